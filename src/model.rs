@@ -1,0 +1,105 @@
+//! What is fixed before any training: the attention layer, its activation, the noise and the teacher.
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel;
+use crate::error::{Error, check};
+use crate::spectrum::{TeacherSpectrum, Wishart};
+
+/// The attention non-linearity `sigma` that acts on the centred logits `h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Activation {
+    /// `sigma(h) = h / T`.
+    Linear,
+}
+
+/// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Teacher {
+    /// `S* = P0^{-1/2} W* W*^T` with `W*` a `D x P0` standard Gaussian matrix, `P0 = kappa0 D`.
+    Wishart {
+        /// Width of the teacher, `kappa0 = P0/D > 0`.
+        kappa0: f64,
+    },
+}
+
+impl Teacher {
+    /// The spectrum of this teacher, behind the trait that the solvers use.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if `kappa0` is not finite and positive.
+    pub fn spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
+        match *self {
+            Self::Wishart { kappa0 } => Ok(Box::new(Wishart::new(kappa0)?)),
+        }
+    }
+}
+
+/// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens, `h(S) = D^{-1}(X S X^T - Tr S I)`,
+/// with labels `y = sigma(h(S*) + sqrt(delta) xi) X`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Number of tokens `T` per sequence: 1 to 8.
+    pub tokens: usize,
+    /// The non-linearity `sigma`.
+    pub activation: Activation,
+    /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
+    pub delta: f64,
+    /// The teacher of the pre-training stage; not needed when the frozen weights are given by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
+}
+
+impl Model {
+    /// The largest number of tokens.
+    pub const MAX_TOKENS: usize = 8;
+
+    /// A layer with linear attention and no teacher.
+    #[must_use]
+    pub fn linear(tokens: usize, delta: f64) -> Self {
+        Self { tokens, activation: Activation::Linear, delta, teacher: None }
+    }
+
+    /// The same layer, taught by `teacher`.
+    #[must_use]
+    pub fn with_teacher(self, teacher: Teacher) -> Self {
+        Self { teacher: Some(teacher), ..self }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8),
+    /// `model.delta` (finite, >= 0), `model.teacher.wishart.kappa0` (finite, > 0).
+    pub fn validate(&self) -> Result<(), Error> {
+        check::integer("model.tokens", self.tokens, 1, Self::MAX_TOKENS)?;
+        check::non_negative("model.delta", self.delta)?;
+        match self.teacher {
+            Some(teacher) => teacher.spectrum().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Number `K' = dim` of label coordinates that the activation can see: `K = T(T+1)/2` for linear attention.
+    #[must_use]
+    pub fn observed_coordinates(&self) -> f64 {
+        match self.activation {
+            Activation::Linear => channel::dimension(self.tokens) as f64,
+        }
+    }
+
+    /// The validated spectrum of the teacher.
+    pub(crate) fn teacher_spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
+        self.teacher
+            .ok_or(Error::MissingField {
+                field: "model.teacher",
+                reason: "pre-training needs the law of the teacher",
+            })?
+            .spectrum()
+    }
+}

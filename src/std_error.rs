@@ -1,0 +1,49 @@
+//! Standard errors of a solution.
+
+use serde::{Deserialize, Serialize};
+
+/// Standard errors, under the names of what they qualify. A field is absent where the value is exact to quadrature, or
+/// where a single scramble gives no estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StdError {
+    /// Of `order.q`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub q: Option<f64>,
+    /// Of `order.m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub m: Option<f64>,
+    /// Of `order.v`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v: Option<f64>,
+    /// Of `order.q_hat`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub q_hat: Option<f64>,
+    /// Of `order.m_hat`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub m_hat: Option<f64>,
+    /// Of `order.v_hat`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v_hat: Option<f64>,
+    /// Of `order.eta`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// Of `objective`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<f64>,
+    /// Of `errors.test`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<f64>,
+    /// Of `errors.test_clean`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_clean: Option<f64>,
+    /// Of `errors.train`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<f64>,
+    /// Of `errors.frozen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<f64>,
+    /// Of `alignment`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<f64>,
+}
