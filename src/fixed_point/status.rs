@@ -1,0 +1,57 @@
+//! How a solve ended.
+
+use serde::{Deserialize, Serialize};
+
+/// How a solve ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Status {
+    /// The residual is within the tolerance.
+    Converged,
+    /// The learned weights are exactly zero, by the collapse criterion: the right answer, not a failure.
+    Collapsed,
+    /// The quasi-Monte-Carlo map stalls at its own jumps, below its own statistical error.
+    NoiseLimited,
+    /// The residual stopped improving above the tolerance.
+    Stalled,
+    /// The bound on the number of iterations was reached.
+    MaxIterations,
+    /// The map left the finite numbers, or the result overflows: the numbers are then NaN (`null` in JSON).
+    NonFinite,
+}
+
+impl Status {
+    /// Whether the solution is what was asked for: converged or collapsed.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        matches!(self, Self::Converged | Self::Collapsed)
+    }
+
+    /// What to try next.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Converged | Self::Collapsed => "nothing to do",
+            Self::NoiseLimited => {
+                "use more nodes (options.log2_nodes), or accept the residual (options.tolerance)"
+            }
+            Self::Stalled => "use more nodes, another start, or a larger alpha or lambda",
+            Self::MaxIterations => "allow more iterations (options.max_iterations)",
+            Self::NonFinite => "the parameters are too extreme for double precision: rescale them",
+        }
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Converged => "converged",
+            Self::Collapsed => "collapsed",
+            Self::NoiseLimited => "noise_limited",
+            Self::Stalled => "stalled",
+            Self::MaxIterations => "max_iterations",
+            Self::NonFinite => "non_finite",
+        })
+    }
+}
