@@ -1,0 +1,510 @@
+//! The Wishart teacher: `s*` is `sqrt(kappa0)` times a Marchenko-Pastur law.
+//!
+//! In units of the noise, with `G` the Stieltjes transform of the law of `y = snr s* + Z` and `w = 1/G`,
+//!
+//! $$ z(w) = w + \frac1w + \mathrm{snr}\sqrt{\kappa_0}\\,\frac{w}{w - a}, \qquad
+//!    a = \mathrm{snr}/\sqrt{\kappa_0} . $$
+//!
+//! The point of this module: `z` is *rational in `w`*. With `p(w) = z(w) - r`, which vanishes at the threshold, every
+//! integral of the soft threshold over the density is, after one integration by parts, the imaginary part of a contour
+//! integral of a rational function of `w` from `w(r)` to the right edge,
+//!
+//! $$ \int f^2\rho = -\frac{1}{3\pi}\,\mathrm{Im}\int \frac{p^3}{w^2}\,dw, \qquad
+//!    \int f\rho = -\frac{1}{2\pi}\,\mathrm{Im}\int \frac{p^2}{w^2}\,dw, \qquad \ldots $$
+//!
+//! along any path in the upper half-plane. There is nothing to resolve at the edges, at a cusp or in a gap of the
+//! support, and one cubic equation to solve in all.
+
+use nalgebra::Complex;
+use std::f64::consts::PI;
+
+use super::contour::{Lanes, imaginary_integrals};
+use super::{Denoised, TeacherSpectrum};
+use crate::error::Error;
+
+/// The law of `s* = S*/sqrt(D)` for `S* = P0^{-1/2} W* W*^T` with `W*` of shape `D x kappa0 D`: mean `sqrt(kappa0)`,
+/// second moment `Q0 = 1 + kappa0`, and an atom of weight `1 - kappa0` at zero if `kappa0 < 1`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wishart {
+    kappa0: f64,
+    mean: f64,
+}
+
+impl Wishart {
+    /// Range of `kappa0`. The eigenvalues of a narrower teacher grow like `kappa0^{-1/2}` on a fraction `kappa0` of the
+    /// directions: beyond it double precision resolves them too poorly to vouch for eleven digits.
+    pub const WIDTHS: [f64; 2] = [1e-5, 1e6];
+
+    /// The teacher of width `kappa0`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if `kappa0` is not in [`Wishart::WIDTHS`].
+    pub fn new(kappa0: f64) -> Result<Self, Error> {
+        let [narrowest, widest] = Self::WIDTHS;
+        if !(kappa0 >= narrowest && kappa0 <= widest) {
+            let allowed = format!("> 0, and between {narrowest:e} and {widest:e} to be resolved");
+            return Err(Error::invalid("model.teacher.wishart.kappa0", kappa0, allowed));
+        }
+        Ok(Self { kappa0, mean: kappa0.sqrt() })
+    }
+
+    /// Weight of the atom of `s*` at zero.
+    #[must_use]
+    pub fn atom_at_zero(&self) -> f64 {
+        (1.0 - self.kappa0).max(0.0)
+    }
+
+    fn uniformised(&self, snr: f64) -> Uniformised {
+        Uniformised::new(self, snr)
+    }
+}
+
+impl TeacherSpectrum for Wishart {
+    fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    fn second_moment(&self) -> f64 {
+        1.0 + self.kappa0
+    }
+
+    fn support(&self, snr: f64) -> Vec<[f64; 2]> {
+        let map = self.uniformised(snr);
+        let (low, high) = (map.z(map.left), map.z(map.right));
+        match map.gap {
+            Some([from, to]) => vec![[low, map.z(from)], [map.z(to), high]],
+            None => vec![[low, high]],
+        }
+    }
+
+    fn top_edge(&self, snr: f64) -> f64 {
+        let map = self.uniformised(snr);
+        map.z(map.right)
+    }
+
+    fn stieltjes(&self, snr: f64, x: f64) -> Complex<f64> {
+        let w = self.uniformised(snr).preimage(x);
+        // G(x - i0) is the conjugate of G on the upper side, where w is taken.
+        w.inv().conj()
+    }
+
+    fn denoise(&self, snr: f64, r: f64) -> Denoised {
+        let map = self.uniformised(snr);
+        if r >= map.z(map.right) {
+            let signal = snr * snr * self.second_moment();
+            return Denoised { risk: signal, ..Denoised::default() };
+        }
+        if r <= map.z(map.left) {
+            return self.denoise_everything(snr, r);
+        }
+        let [below, above] = match map.gap {
+            // Inside the gap the integrands are real: each path may start where it stays close to its own interval.
+            Some([from, to]) if r >= map.z(from) && r <= map.z(to) => {
+                [-map.left, 2.0 * map.a - map.right].map(|w| Complex::new(w.clamp(from, to), 0.0))
+            }
+            _ => [map.preimage(r); 2],
+        };
+        let (mut result, direct_risk) = self.denoise_above(&map, above, r);
+        let signal = snr * snr * self.second_moment();
+        result.risk = if direct_risk > 1e-3 * signal { direct_risk } else { map.risk(below, r, &result) };
+        result
+    }
+}
+
+impl Wishart {
+    /// The threshold is below the whole support: moments.
+    fn denoise_everything(&self, snr: f64, r: f64) -> Denoised {
+        let mean = snr * self.mean;
+        let second = 1.0 + snr * snr * self.second_moment();
+        Denoised {
+            norm: second - 2.0 * r * mean + r * r,
+            overlap: snr * self.second_moment() - r * self.mean,
+            response: 1.0,
+            trace: mean - r,
+            rank_fraction: 1.0,
+            risk: 1.0 + r * r,
+        }
+    }
+
+    /// The integrals over the part of the support above `r = z(start)`, and the risk by its definition, which
+    /// cancels at large `snr`.
+    fn denoise_above(&self, map: &Uniformised, start: Complex<f64>, r: f64) -> (Denoised, f64) {
+        let [rank, trace, norm, response, overlap] =
+            map.integrate(start, Complex::new(map.right, 0.0), |w| {
+                let Excess { inverse, shifted, p } = map.excess(w, r);
+                let u = p.times(&inverse);
+                let square = u.squared();
+                [
+                    u.times(&inverse),
+                    square,
+                    p.times(&square),
+                    square.times(&inverse),
+                    p.times(&shifted).squared(),
+                ]
+            });
+        let denoised = Denoised {
+            norm: -norm / (3.0 * PI),
+            overlap: -self.mean * overlap / (2.0 * PI),
+            response: -response / PI,
+            trace: -trace / (2.0 * PI),
+            rank_fraction: -rank / PI,
+            risk: 0.0,
+        };
+        let signal = map.snr * map.snr * self.second_moment();
+        let direct = signal - 2.0 * map.snr * denoised.overlap + denoised.norm;
+        (denoised, direct)
+    }
+}
+
+/// The rational parametrisation of the law at one `snr`.
+struct Uniformised {
+    snr: f64,
+    /// The finite pole of `z` besides 0, `snr/sqrt(kappa0)`.
+    a: f64,
+    /// `snr sqrt(kappa0)`: the mean of `snr s*`.
+    shift: f64,
+    /// The critical points of `z` whose images are the outer edges of the support: `left < 0 <= a < right`.
+    left: f64,
+    right: f64,
+    /// The critical points between 0 and `a`, whose images are the edges of the gap, if the support has one.
+    gap: Option<[f64; 2]>,
+}
+
+/// The integrand's ingredients at the nodes of one panel.
+struct Excess {
+    /// `1/w`.
+    inverse: Lanes,
+    /// `1/(w - a)`.
+    shifted: Lanes,
+    p: Lanes,
+}
+
+impl Uniformised {
+    fn new(teacher: &Wishart, snr: f64) -> Self {
+        let a = snr / teacher.mean;
+        let mut map = Self { snr, a, shift: snr * teacher.mean, left: 0.0, right: 0.0, gap: None };
+        // z' is concave on each of the three real intervals between and outside its poles, and negative at the starts
+        // below: Newton's method converges monotonically.
+        map.right = map.critical_point((a + snr).max(1.0));
+        map.left = map.critical_point((a - snr).min(-1.0));
+        // On (0, a), z' has its maximum at a/(1 + snr^{2/3}), where it is positive iff a^{2/3} > 1 + snr^{2/3}.
+        if a.cbrt().powi(2) > 1.0 + snr.cbrt().powi(2) {
+            map.gap = Some([map.critical_point(1.0), map.critical_point(a - snr)]);
+        }
+        map
+    }
+
+    /// `p = z(w) - r`, and what it is made of.
+    fn excess(&self, w: &Lanes, r: f64) -> Excess {
+        let inverse = w.reciprocal();
+        let shifted = w.minus(self.a).reciprocal();
+        let p = w.minus(r).plus(1.0, &inverse).plus(self.shift, &w.times(&shifted));
+        Excess { inverse, shifted, p }
+    }
+
+    fn z(&self, w: f64) -> f64 {
+        w + 1.0 / w + self.shift * (w / (w - self.a))
+    }
+
+    /// The zero of `z'(w) = 1 - w^{-2} - (snr/(w - a))^2` that Newton's method reaches monotonically from `w`.
+    fn critical_point(&self, mut w: f64) -> f64 {
+        for _ in 0..100 {
+            let (i, s) = (1.0 / w, 1.0 / (w - self.a));
+            let t = self.snr * s;
+            let slope = 1.0 - i * i - t * t;
+            let curvature = 2.0 * (i * i * i + t * t * s);
+            let step = slope / curvature;
+            if step.is_nan() || step.abs() <= 1e-16 * w.abs() {
+                break;
+            }
+            w -= step;
+        }
+        w
+    }
+
+    /// The point `w` of the closed upper half-plane with `z(w) = x` that is `1/G(x + i0)`.
+    fn preimage(&self, x: f64) -> Complex<f64> {
+        if self.a <= 0.0 {
+            return semicircle_preimage(x);
+        }
+        // w^3 + c2 w^2 + c1 w - a = 0
+        let c2 = self.shift - self.a - x;
+        let c1 = self.a * x + 1.0;
+        if x >= self.z(self.right) {
+            return Complex::new(self.real_preimage(x, self.right.max(x - self.shift)), 0.0);
+        }
+        if x <= self.z(self.left) {
+            return Complex::new(self.real_preimage(x, self.left.min(x - self.shift)), 0.0);
+        }
+        if let Some([from, to]) = self.gap
+            && x >= self.z(from)
+            && x <= self.z(to)
+        {
+            return Complex::new(self.bisect_gap(x, from, to), 0.0);
+        }
+        // In the bulk: one real root, between 0 and a; the pair follows from the coefficients.
+        let real = positive_root(c2, c1, self.a);
+        let re = -0.5 * (c2 + real);
+        let im = (self.a / real - re * re).max(0.0).sqrt();
+        Complex::new(re, im)
+    }
+
+    /// The real solution of `z(w) = x` beyond an outer edge. `z` is monotone and convex (concave on the left) there,
+    /// and `start` is beyond the solution: Newton's method is monotone.
+    fn real_preimage(&self, x: f64, start: f64) -> f64 {
+        let mut w = start;
+        for _ in 0..200 {
+            let (i, s) = (1.0 / w, self.snr / (w - self.a));
+            let step = (self.z(w) - x) / (1.0 - i * i - s * s);
+            if !step.is_finite() || step.abs() <= 1e-16 * w.abs() {
+                break;
+            }
+            w -= step;
+        }
+        w
+    }
+
+    /// The solution of `z(w) = x` in the gap, where `z` increases from `from` to `to`.
+    fn bisect_gap(&self, x: f64, mut from: f64, mut to: f64) -> f64 {
+        for _ in 0..80 {
+            let middle = 0.5 * (from + to);
+            if self.z(middle) < x {
+                from = middle;
+            } else {
+                to = middle;
+            }
+        }
+        0.5 * (from + to)
+    }
+
+    fn integrate<const N: usize>(
+        &self,
+        start: Complex<f64>,
+        end: Complex<f64>,
+        f: impl Fn(&Lanes) -> [Lanes; N],
+    ) -> [f64; N] {
+        imaginary_integrals(start, end, [0.0, self.a], f)
+    }
+
+    /// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk: no cancellation however large the signal is, since
+    /// `f - x` is `-r` above the threshold and `-x` below it, where only noise is left.
+    fn risk(&self, end: Complex<f64>, r: f64, above: &Denoised) -> f64 {
+        let [first, second] = self.integrate(Complex::new(self.left, 0.0), end, |w| {
+            let Excess { inverse, p, .. } = self.excess(w, r);
+            let square = p.times(&inverse).squared();
+            [square, p.times(&square)]
+        });
+        // int (x - r)^k rho below the threshold, for k = 0, 1, 2.
+        let below = [1.0 - above.rank_fraction, -first / (2.0 * PI), -second / (3.0 * PI)];
+        let residual = below[2] + 2.0 * r * below[1] + r * r * (below[0] + above.rank_fraction);
+        residual - 1.0 + 2.0 * above.response
+    }
+}
+
+fn semicircle_preimage(x: f64) -> Complex<f64> {
+    let half = 0.5 * x;
+    let discriminant = half * half - 1.0;
+    if discriminant <= 0.0 {
+        Complex::new(half, (-discriminant).sqrt())
+    } else {
+        Complex::new(half + discriminant.sqrt().copysign(half), 0.0)
+    }
+}
+
+/// The only real root of `w^3 + c2 w^2 + c1 w - a`, `a > 0`, which lies in `(0, a)`: Cardano, then Newton to full
+/// relative accuracy, kept in the bracket.
+fn positive_root(c2: f64, c1: f64, a: f64) -> f64 {
+    let third = c2 / 3.0;
+    let p = c1 / 3.0 - third * third;
+    let half_q = third * (third * third - 0.5 * c1) - 0.5 * a;
+    let discriminant = (half_q * half_q + p * p * p).max(0.0).sqrt();
+    let u = -(half_q.abs() + discriminant).cbrt().copysign(half_q);
+    let cardano = if u.abs() > 0.0 { u - p / u - third } else { -third };
+    let (mut low, mut high) = (0.0, a);
+    let mut w = if cardano > low && cardano < high { cardano } else { 0.5 * a };
+    for _ in 0..100 {
+        let value = ((w + c2) * w + c1) * w - a;
+        if value > 0.0 {
+            high = w;
+        } else {
+            low = w;
+        }
+        let newton = w - value / ((3.0 * w + 2.0 * c2) * w + c1);
+        let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
+        if (next - w).abs() <= 4e-16 * w {
+            return next;
+        }
+        w = next;
+    }
+    w
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq;
+    use gauss_quad::GaussLegendre;
+
+    const CASES: [(f64, f64); 12] = [
+        (0.0, 0.5),
+        (1e-9, 1.0),
+        (1e-3, 1.0),
+        (0.3, 0.5),
+        (1.0, 0.5),
+        (2.0, 1.0),
+        (3.0, 2.0),
+        (4.0, 0.3),
+        (20.0, 0.2),
+        (60.0, 0.9),
+        (0.5, 0.01),
+        (5.0, 8.0),
+    ];
+
+    /// Gauss-Legendre in theta with x = mid + half cos(theta) on one interval: resolves square-root edges.
+    fn integrate(from: f64, to: f64, f: impl Fn(f64) -> f64) -> f64 {
+        if to <= from {
+            return 0.0;
+        }
+        let rule = GaussLegendre::new(std::num::NonZeroUsize::new(1200).unwrap());
+        let (mid, half) = (0.5 * (from + to), 0.5 * (to - from));
+        rule.integrate(0.0, PI, |theta| f(mid + half * theta.cos()) * half * theta.sin())
+    }
+
+    fn above(teacher: &Wishart, snr: f64, r: f64, f: impl Fn(f64) -> f64) -> f64 {
+        teacher.support(snr).iter().map(|[low, high]| integrate(low.max(r), *high, &f)).sum()
+    }
+
+    #[test]
+    fn moments_of_the_density() {
+        for (snr, kappa0) in CASES {
+            let teacher = Wishart::new(kappa0).unwrap();
+            let moment =
+                |k: i32| above(&teacher, snr, f64::NEG_INFINITY, |x| x.powi(k) * teacher.density(snr, x));
+            assert_relative_eq!(moment(0), 1.0, max_relative = 1e-10);
+            assert_relative_eq!(moment(1), snr * kappa0.sqrt(), max_relative = 1e-10, epsilon = 1e-10);
+            assert_relative_eq!(moment(2), 1.0 + snr * snr * (1.0 + kappa0), max_relative = 1e-10);
+        }
+    }
+
+    #[test]
+    fn contour_integrals_equal_integrals_over_the_density() {
+        for (snr, kappa0) in CASES {
+            let teacher = Wishart::new(kappa0).unwrap();
+            let support = teacher.support(snr);
+            let (low, high) = (support[0][0], support[support.len() - 1][1]);
+            for fraction in [0.03, 0.2, 0.45, 0.7, 0.93, 0.999] {
+                let r = low + fraction * (high - low);
+                let denoised = teacher.denoise(snr, r);
+                let rho = |x: f64| teacher.density(snr, x);
+                let re = |x: f64| teacher.stieltjes(snr, x).re;
+                let check = |value: f64, exact: f64| {
+                    // Relative to the value, but for what the comparison itself resolves in the far edge.
+                    assert_relative_eq!(value, exact, max_relative = 2e-10, epsilon = 1e-13);
+                };
+                check(denoised.rank_fraction, above(&teacher, snr, r, rho));
+                check(denoised.trace, above(&teacher, snr, r, |x| (x - r) * rho(x)));
+                check(denoised.norm, above(&teacher, snr, r, |x| (x - r).powi(2) * rho(x)));
+                check(denoised.response, above(&teacher, snr, r, |x| 2.0 * (x - r) * re(x) * rho(x)));
+                if snr > 0.01 {
+                    // M = (int x f rho - V)/snr, the form of the theory, cancels at small snr.
+                    let xf = above(&teacher, snr, r, |x| x * (x - r) * rho(x));
+                    assert_relative_eq!(
+                        snr * denoised.overlap,
+                        xf - denoised.response,
+                        epsilon = 1e-10 * (1.0 + xf)
+                    );
+                }
+                let risk = snr * snr * (1.0 + kappa0) - 2.0 * snr * denoised.overlap + denoised.norm;
+                assert_relative_eq!(denoised.risk, risk, epsilon = 1e-12 * (1.0 + snr * snr));
+            }
+        }
+    }
+
+    #[test]
+    fn support_edges_are_the_roots_of_the_quartic_and_the_gap_is_found() {
+        // z'(w) = 0 is the quartic of the theory; its value at the critical points vanishes.
+        for (snr, kappa0) in CASES {
+            let map = Wishart::new(kappa0).unwrap().uniformised(snr);
+            let mut points = vec![map.left, map.right];
+            points.extend(map.gap.into_iter().flatten());
+            for w in points {
+                let a = map.a;
+                let terms = [
+                    w.powi(4),
+                    -2.0 * a * w.powi(3),
+                    -(1.0 - a * a + snr * snr) * w * w,
+                    2.0 * a * w,
+                    -a * a,
+                ];
+                let scale: f64 = terms.iter().map(|t| t.abs()).sum();
+                assert!(terms.iter().sum::<f64>().abs() < 1e-13 * scale, "snr {snr}, kappa0 {kappa0}, w {w}");
+            }
+        }
+        assert_eq!(Wishart::new(0.3).unwrap().support(4.0).len(), 2);
+        assert_eq!(Wishart::new(0.5).unwrap().support(1.0).len(), 1);
+        assert_eq!(Wishart::new(2.0).unwrap().support(50.0).len(), 1);
+        assert_relative_eq!(Wishart::new(0.3).unwrap().atom_at_zero(), 0.7);
+    }
+
+    #[test]
+    fn weight_of_the_two_intervals() {
+        // Far separated: the lower interval is the smeared atom at zero.
+        let teacher = Wishart::new(0.2).unwrap();
+        let r = teacher.support(40.0)[0][1] + 0.5;
+        assert_relative_eq!(teacher.denoise(40.0, r).rank_fraction, 0.2, max_relative = 1e-12);
+    }
+
+    #[test]
+    fn stieltjes_solves_the_cubic_everywhere_and_decays() {
+        for (snr, kappa0) in CASES {
+            let teacher = Wishart::new(kappa0).unwrap();
+            let map = teacher.uniformised(snr);
+            for x in [-1e3, -2.5, -1.0, 0.0, 0.4, 1.7, 3.0, 8.0, 1e3] {
+                let w = map.preimage(x);
+                let back = w + w.inv() + map.shift * w / (w - map.a);
+                if snr > 0.0 {
+                    assert_relative_eq!(back.re, x, epsilon = 1e-11 * (1.0 + x.abs() + map.a));
+                    assert!(back.im.abs() < 1e-11 * (1.0 + x.abs() + map.a), "{snr} {kappa0} {x}: {back}");
+                }
+                assert!(teacher.density(snr, x) >= 0.0);
+            }
+            let far = 1e6 * (1.0 + snr);
+            assert_relative_eq!(teacher.stieltjes(snr, far).re * far, 1.0, max_relative = 1e-4);
+            assert_relative_eq!(teacher.stieltjes(snr, -far).re * far, -1.0, max_relative = 1e-4);
+        }
+    }
+
+    #[test]
+    fn risk_at_a_strong_signal_is_stable() {
+        // snr -> infinity at a threshold inside the noise bulk: the risk tends to a limit of order one.
+        let teacher = Wishart::new(0.4).unwrap();
+        for r in [1.1, 2.5] {
+            let [a, b] = [1e5, 1e7].map(|snr| teacher.denoise(snr, r).risk);
+            assert_relative_eq!(a, b, max_relative = 1e-4);
+        }
+        // In the gap, the whole noise bulk is cut: r^2 and the noise on the span of the teacher, 2 kappa0 - kappa0^2.
+        assert_relative_eq!(teacher.denoise(1e7, 2.5).risk, 0.4 * 2.5 * 2.5 + 0.64, max_relative = 1e-5);
+        // All of it above the threshold: 1 + r^2.
+        let wide = Wishart::new(3.0).unwrap();
+        assert_relative_eq!(wide.denoise(1e6, 0.7).risk, 1.49, max_relative = 1e-12);
+    }
+
+    #[test]
+    fn thresholds_beyond_the_support() {
+        let teacher = Wishart::new(0.5).unwrap();
+        let beyond = teacher.denoise(1.0, teacher.top_edge(1.0) + 1e-9);
+        assert_eq!(beyond, Denoised { risk: 1.5, ..Denoised::default() });
+        let low = teacher.support(1.0)[0][0];
+        let [all, nearly] = [low - 1e-9, low + 1e-9].map(|r| teacher.denoise(1.0, r));
+        assert_relative_eq!(all.norm, nearly.norm, max_relative = 1e-8);
+        assert_relative_eq!(all.overlap, nearly.overlap, max_relative = 1e-8);
+        assert_relative_eq!(all.risk, nearly.risk, max_relative = 1e-8);
+    }
+
+    #[test]
+    fn bad_widths_are_errors() {
+        for kappa0 in [0.0, -1.0, 1e-6, 1e7, f64::NAN, f64::INFINITY] {
+            assert!(Wishart::new(kappa0).is_err());
+        }
+    }
+}
