@@ -1,0 +1,53 @@
+//! The interpolation threshold of linear pre-training.
+
+use crate::error::Error;
+use crate::model::Model;
+use crate::roots::{Point, bracketed};
+
+/// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`) drives the
+/// train error to zero and the response `V` to infinity.
+///
+/// With `s-bar = (s* + d Z)_+` and `D(d)` its degrees of freedom, `d` solves
+///
+/// $$ d^2 D(d) = Q_0 - 2M(d) + Q(d) + \Delta/2, \qquad \alpha_{\rm interp} = D(d)/(2K'). $$
+///
+/// `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is degenerate, and where the
+/// equation has no root in double precision.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
+pub fn alpha_interp(model: &Model) -> Result<Option<f64>, Error> {
+    model.validate()?;
+    let teacher = model.teacher_spectrum()?;
+    if model.delta <= 0.0 {
+        return Ok(None);
+    }
+    // In units of the noise: D - risk = (Delta/2)/d^2, searched in ln d.
+    let balance = |log_d: f64| {
+        let d = log_d.exp();
+        let denoised = teacher.denoise(1.0 / d, 0.0);
+        d * d * (denoised.response - denoised.risk) - 0.5 * model.delta
+    };
+    // The left side grows from 0 like d for large d: start where the noise is of the size of the teacher.
+    let mut low = 0.5 * (0.5 * model.delta + teacher.second_moment()).ln();
+    let mut high = low;
+    for _ in 0..60 {
+        if balance(low) < 0.0 {
+            break;
+        }
+        low -= 2.0;
+    }
+    for _ in 0..60 {
+        if balance(high) > 0.0 {
+            break;
+        }
+        high += 2.0;
+    }
+    let (a, b) = (Point { x: low, f: balance(low) }, Point { x: high, f: balance(high) });
+    if !(a.f < 0.0 && b.f > 0.0) {
+        return Ok(None);
+    }
+    let root = bracketed(a, b, 1e-15, 1.0, balance);
+    let threshold = teacher.denoise((-root).exp(), 0.0).response / (2.0 * model.observed_coordinates());
+    Ok(Some(threshold).filter(|threshold| threshold.is_finite()))
+}

@@ -1,0 +1,260 @@
+//! Linear attention: the output channel is in closed form, and the fixed point is found by a monotone search.
+//!
+//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, thresholds it at
+//! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`, and the equations of the theory become, as for the LASSO
+//! (M. Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
+//!
+//! $$ 2\alpha K\\,\tau^2 = \Delta/2 + \mathrm{mse}(\tau, r), \qquad
+//!    r\\,\tau\\,(2\alpha K - D(\tau, r)) = \lambda\sqrt\kappa\\,T^2/2, $$
+//!
+//! with `D = V Vhat` the degrees of freedom. At fixed `r` the first has one root `tau(r)`, because the mean square
+//! error is concave in `tau^2`; along it the left side of the second grows with `r`, from below zero up to the
+//! threshold of collapse. So there is one solution at every `lambda`, and a smooth path of them: a quasi-Newton iteration
+//! in `(ln tau, ln r)` finds it from a rough guess in some ten evaluations of the spectral integrals, or follows the path
+//! from the threshold of collapse where the guess was too rough. The original equations would take thousands of steps
+//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there.
+
+use std::cell::Cell;
+
+use super::{Order, Training};
+use crate::channel;
+use crate::fixed_point::{self, Coordinate, Method, Problem, Secant};
+use crate::model::Model;
+use crate::spectrum::{Denoised, TeacherSpectrum};
+
+/// The searches end at the rounding errors: the tolerance is out of reach, the best iterate is returned.
+const SEARCH: fixed_point::Options = fixed_point::Options {
+    tolerance: 2e-15,
+    max_iterations: 60,
+    method: Method::Anderson { memory: 3, mixing: 1.0, warmup: 1, max_step: 0.5 },
+    patience: 4,
+    record_history: false,
+};
+/// Largest residual, in logarithms, of an accepted fixed point. Rounding leaves 1e-15 to 1e-13.
+const ACCEPTED: f64 = 1e-11;
+
+/// What the equations are about.
+pub(super) struct Equations<'a> {
+    teacher: &'a dyn TeacherSpectrum,
+    /// `2 alpha K`: labels per pair of degrees of freedom.
+    budget: f64,
+    half_delta: f64,
+    tokens_squared: f64,
+    /// `lambda sqrt(kappa)`.
+    ridge: f64,
+    max_evaluations: usize,
+    evaluations: Cell<usize>,
+}
+
+/// A fixed point, with the integrals it is made of.
+pub(super) struct FixedPoint {
+    pub(super) order: Order,
+    pub(super) trace: f64,
+    pub(super) rank_fraction: f64,
+    /// `Q0 - 2M + Q + Delta/2`, without cancellation.
+    pub(super) noisy_mse: f64,
+}
+
+impl<'a> Equations<'a> {
+    pub(super) fn new(
+        model: &Model,
+        training: &Training,
+        teacher: &'a dyn TeacherSpectrum,
+        max_evaluations: usize,
+    ) -> Self {
+        let tokens = model.tokens as f64;
+        Self {
+            teacher,
+            budget: 2.0 * training.alpha * channel::dimension(model.tokens) as f64,
+            half_delta: 0.5 * model.delta,
+            tokens_squared: tokens * tokens,
+            ridge: training.lambda * training.kappa.sqrt(),
+            max_evaluations,
+            evaluations: Cell::new(0),
+        }
+    }
+
+    pub(super) fn evaluations(&self) -> usize {
+        self.evaluations.get()
+    }
+
+    fn denoise(&self, tau: f64, r: f64) -> Denoised {
+        self.evaluations.set(self.evaluations.get() + 1);
+        self.teacher.denoise(1.0 / tau, r)
+    }
+
+    /// `tau` at `Q = M = V = 0`.
+    fn tau_of_nothing(&self) -> f64 {
+        ((self.teacher.second_moment() + self.half_delta) / self.budget).sqrt()
+    }
+
+    /// `Vhat` at `V = 0`.
+    fn stiffness_of_nothing(&self) -> f64 {
+        4.0 * self.budget / self.tokens_squared
+    }
+
+    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable: half the top edge of `Y` at `Q = M = V = 0`.
+    pub(super) fn collapse_ridge(&self) -> f64 {
+        let tau = self.tau_of_nothing();
+        0.5 * tau * self.stiffness_of_nothing() * self.teacher.top_edge(1.0 / tau)
+    }
+
+    pub(super) fn collapsed(&self) -> FixedPoint {
+        let noisy_mse = self.teacher.second_moment() + self.half_delta;
+        let v_hat = self.stiffness_of_nothing();
+        let tau = self.tau_of_nothing();
+        let order = Order { q: 0.0, m: 0.0, v: 0.0, q_hat: (tau * v_hat).powi(2), m_hat: v_hat, v_hat };
+        FixedPoint { order, trace: 0.0, rank_fraction: 0.0, noisy_mse }
+    }
+
+    /// The fixed point below the threshold of collapse; `None` if the numbers leave the range of double precision or
+    /// the evaluations run out.
+    pub(super) fn solve(&self) -> Option<FixedPoint> {
+        let target = 0.5 * self.ridge * self.tokens_squared;
+        if target > 0.0 {
+            let guess = self.guess(target);
+            let [tau, r] = self.refine(guess, target).or_else(|| self.continue_to(target))?;
+            self.fixed_point(tau, r)
+        } else {
+            self.fixed_point(self.ridgeless()?, 0.0)
+        }
+    }
+
+    /// A first `(tau, r)`, without any evaluation of the spectral integrals.
+    fn guess(&self, target: f64) -> [f64; 2] {
+        let tau = self.tau_of_nothing();
+        let edge = self.teacher.top_edge(1.0 / tau);
+        // Without degrees of freedom, r tau 2 alpha K would be the target, which collapse reaches at the edge.
+        let closeness = (target / (edge * tau * self.budget)).min(1.0);
+        if closeness > 0.2 {
+            return [tau * (0.5 + 0.5 * closeness), edge * closeness.sqrt()];
+        }
+        // Far from it there are about 1/2 of them, or, when labels are scarce, nearly as many as the labels allow; and
+        // the error is what the threshold and the noise leave.
+        let degrees = (0.6 * self.budget).min(0.5);
+        let threshold = target / (self.budget - degrees);
+        let signal = self.teacher.second_moment();
+        let error = self.half_delta + (threshold * threshold).min(signal);
+        let tau = tau.min((error / (self.budget - 0.75).max(0.2 * self.budget)).sqrt());
+        let scarce = 2.0 * (1.0 - (2.0 * self.budget).min(1.0).powf(0.4));
+        [tau, (threshold / tau).max(scarce)]
+    }
+
+    /// Both equations as logarithms, whose zero is the fixed point.
+    fn residual(&self, [tau, r]: [f64; 2], target: f64) -> [f64; 2] {
+        let denoised = self.denoise(tau, r);
+        // Not ln(2 alpha K - D), which is singular where the labels are interpolated.
+        [self.noise_residual(tau, &denoised), ((denoised.response + target / (r * tau)) / self.budget).ln()]
+    }
+
+    fn noise_residual(&self, tau: f64, denoised: &Denoised) -> f64 {
+        0.5 * ((self.half_delta / (tau * tau) + denoised.risk) / self.budget).ln()
+    }
+
+    /// Quasi-Newton iteration on both equations at once, from a start close enough; `None` if it was not. Converges in
+    /// some ten evaluations, to rounding.
+    fn refine(&self, start: [f64; 2], target: f64) -> Option<[f64; 2]> {
+        const STEP: f64 = 1e-6;
+        // The finite differences below, and one iteration.
+        if self.evaluations() + 4 > self.max_evaluations {
+            return None;
+        }
+        let mut problem = Problem::new(start, [Coordinate::Log; 2]);
+        let here = self.residual(start, target);
+        for axis in 0..2 {
+            let mut moved = start;
+            moved[axis] *= STEP.exp();
+            let there = self.residual(moved, target);
+            let mut step = [0.0; 2];
+            step[axis] = STEP;
+            problem.secants.push(Secant { step, residual_change: [there[0] - here[0], there[1] - here[1]] });
+        }
+        let options = fixed_point::Options {
+            max_iterations: 60.min(self.max_evaluations.saturating_sub(self.evaluations() + 3)).max(1),
+            method: Method::Anderson { memory: 3, mixing: 1.0, warmup: 0, max_step: 0.5 },
+            ..SEARCH
+        };
+        let report = fixed_point::solve(&problem, &options, |x| {
+            let f = self.residual(x, target);
+            [x[0] * f[0].exp(), x[1] * f[1].exp()]
+        });
+        report.ok().filter(|report| report.residual < ACCEPTED).map(|report| report.point)
+    }
+
+    /// Continuation in the ridge, from close to collapse, where the solution is known, down to `target`; the steps
+    /// adapt. The path is unique and smooth, since training is convex.
+    fn continue_to(&self, target: f64) -> Option<[f64; 2]> {
+        const SMALLEST_STEP: f64 = 1e-3;
+        let tau = self.tau_of_nothing();
+        let edge = self.teacher.top_edge(1.0 / tau);
+        let mut position = (edge * tau * self.budget).ln();
+        let end = target.ln();
+        let mut here = [tau, edge];
+        let mut slope = [0.0, 1.0];
+        let mut step: f64 = 0.1;
+        while position > end {
+            if self.evaluations() >= self.max_evaluations || step < SMALLEST_STEP {
+                return None;
+            }
+            let next = (position - step).max(end);
+            let moved = next - position;
+            let guess = [0, 1].map(|i| here[i] * (slope[i] * moved).exp());
+            match self.refine(guess, next.exp()) {
+                Some(found) => {
+                    slope = [0, 1].map(|i| (found[i] / here[i]).ln() / moved);
+                    here = found;
+                    position = next;
+                    step *= 2.0;
+                }
+                None => step *= 0.25,
+            }
+        }
+        Some(here)
+    }
+
+    /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`.
+    fn ridgeless(&self) -> Option<f64> {
+        let problem = Problem::new([(self.half_delta / self.budget).sqrt()], [Coordinate::Log]);
+        let options = fixed_point::Options { max_iterations: self.max_evaluations, ..SEARCH };
+        let report = fixed_point::solve(&problem, &options, |[tau]| {
+            [tau * self.noise_residual(tau, &self.denoise(tau, 0.0)).exp()]
+        });
+        report.ok().filter(|report| report.residual < ACCEPTED).map(|report| report.point[0])
+    }
+
+    fn fixed_point(&self, tau: f64, r: f64) -> Option<FixedPoint> {
+        let denoised = self.denoise(tau, r);
+        // theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where 2 alpha K - D loses them.
+        let v_hat = if self.ridge > 0.0 {
+            2.0 * self.ridge / (r * tau)
+        } else {
+            4.0 * (self.budget - denoised.response) / self.tokens_squared
+        };
+        let order = Order {
+            q: tau * tau * denoised.norm,
+            m: tau * denoised.overlap,
+            v: denoised.response / v_hat,
+            q_hat: (v_hat * tau).powi(2),
+            m_hat: v_hat,
+            v_hat,
+        };
+        let point = FixedPoint {
+            order,
+            trace: tau * denoised.trace,
+            rank_fraction: denoised.rank_fraction,
+            noisy_mse: self.half_delta + tau * tau * denoised.risk,
+        };
+        let Order { q, m, v, q_hat, .. } = order;
+        let sound = [q, m, v, q_hat, v_hat, point.noisy_mse].iter().all(|x| x.is_finite() && *x > 0.0);
+        let bounded = m <= (q.sqrt() * self.teacher.second_moment().sqrt()) * (1.0 + 1e-12);
+        (sound && bounded).then_some(point)
+    }
+
+    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2`.
+    pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
+        let v_hat = self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared);
+        let tau = (noisy_mse / self.budget).sqrt();
+        let denoised = self.denoise(tau, 2.0 * self.ridge / (v_hat * tau));
+        [tau * tau * denoised.norm, tau * denoised.overlap, denoised.response / v_hat]
+    }
+}

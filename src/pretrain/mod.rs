@@ -1,0 +1,317 @@
+//! Pre-training on `N = alpha D^2` sequences: the global minimum of
+//!
+//! $$ L(W) = \sum_\mu D^{-1}\lVert\hat y_\mu(W) - y_\mu\rVert_F^2 + \lambda\lVert W\rVert_F^2 $$
+//!
+//! over `S = P^{-1/2} W W^T`, `W` of shape `D x kappa D`, in the limit of large `D`.
+//!
+//! The order parameters are `Q = D^{-2}|S-hat|_F^2`, `M = D^{-2} Tr(S-hat S*)` and the linear response `V`. The
+//! *output channel* (the loss, through its proximal operator) gives their conjugates,
+//! `Vhat = 4 alpha E[-div g]`, `Mhat = 4 alpha E[div_h g]`, `Qhat = 4 alpha E|g|^2`; the *input channel* (the weights)
+//! turns those back into `Q, M, V` by a soft threshold of the spectrum of `Mhat s* + sqrt(Qhat) Z`
+//! (see [`crate::spectrum`]). For linear attention training is convex and the result exact.
+//!
+//! Source: arXiv:2606.05899; section 3 of the theory.
+
+mod interpolation;
+mod linear;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, check};
+use crate::fixed_point::Status;
+use crate::lora::Frozen;
+use crate::model::{Activation, Model};
+use crate::nullable::number;
+use crate::observables;
+use crate::options::Options;
+use crate::spectrum::TeacherSpectrum;
+use crate::std_error::StdError;
+
+pub use interpolation::alpha_interp;
+use linear::{Equations, FixedPoint};
+
+/// How the layer is pre-trained.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Number of sequences over `D^2`; > 0.
+    pub alpha: f64,
+    /// Ridge on `|W|_F^2`; >= 0, and 0 only above the interpolation threshold.
+    pub lambda: f64,
+    /// Width of the student, `P/D`; > 0. Below 1, the learned rank fraction must fit.
+    #[serde(default = "full_width")]
+    pub kappa: f64,
+}
+
+fn full_width() -> f64 {
+    1.0
+}
+
+impl Training {
+    /// `alpha D^2` sequences, ridge `lambda`, and a student of full width (`kappa = 1`).
+    #[must_use]
+    pub fn new(alpha: f64, lambda: f64) -> Self {
+        Self { alpha, lambda, kappa: 1.0 }
+    }
+
+    /// Checks every field by itself.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), Error> {
+        check::positive("pretrain.alpha", self.alpha)?;
+        check::non_negative("pretrain.lambda", self.lambda)?;
+        check::positive("pretrain.kappa", self.kappa)
+    }
+}
+
+/// Order parameters of pre-training and their conjugates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// `Q = D^{-2} |S-hat|_F^2`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `M = D^{-2} Tr(S-hat S*)`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `V`, the linear response of `S-hat`.
+    #[serde(deserialize_with = "number")]
+    pub v: f64,
+    /// `Qhat = 4 alpha E|g|^2`.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+    /// `Mhat = 4 alpha E[div_h g]`.
+    #[serde(deserialize_with = "number")]
+    pub m_hat: f64,
+    /// `Vhat = 4 alpha E[-div_omega g]`.
+    #[serde(deserialize_with = "number")]
+    pub v_hat: f64,
+}
+
+/// Errors per sequence, in the units of the loss `|sigma(h) - sigma(h*)|_F^2`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Errors {
+    /// `E` on new sequences with noisy labels.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The same with the noise removed from the label.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// On the training sequences.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+}
+
+/// A solved pre-training stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Solution {
+    /// Order parameters and conjugates.
+    pub order: Order,
+    /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
+    #[serde(deserialize_with = "number")]
+    pub q0: f64,
+    /// `tr s-hat`, the normalised trace of `S-hat/sqrt(D)`.
+    #[serde(deserialize_with = "number")]
+    pub trace: f64,
+    /// Rank of `S-hat` over `D`.
+    #[serde(deserialize_with = "number")]
+    pub rank_fraction: f64,
+    /// Train objective `L/D^2 = alpha (train error) + lambda sqrt(kappa) tr s-hat`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Test and train errors.
+    pub errors: Errors,
+    /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// How the solve ended.
+    pub status: Status,
+    /// Undamped residual of the state evolution, in `(ln Q, ln M, ln V)`.
+    #[serde(deserialize_with = "number")]
+    pub residual: f64,
+    /// Evaluations of the spectral map.
+    pub iterations: usize,
+    /// Standard errors; all absent for linear attention, which is exact to quadrature.
+    pub std_error: StdError,
+}
+
+impl Solution {
+    /// The law of the frozen logits that this pre-training hands to fine-tuning.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen {
+        Frozen { q0: self.q0, q: self.order.q, m: self.order.m, v: self.order.v }
+    }
+
+    /// The solution, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] unless the status is converged or collapsed.
+    pub fn into_converged(self) -> Result<Self, Error> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        Err(Error::NotConverged {
+            stage: "pretrain",
+            status: self.status,
+            residual: self.residual,
+            iterations: self.iterations,
+            point: format!("(Q, M, V) = ({}, {}, {})", self.order.q, self.order.m, self.order.v),
+            hint: self.status.hint(),
+        })
+    }
+}
+
+/// Solves the pre-training stage.
+///
+/// Linear attention: every order parameter is exact to about 1e-12 relative, over the whole domain; `lambda -> 0` on
+/// both sides of the interpolation threshold and the neighbourhood of collapse included. Of the options only
+/// `max_iterations` (evaluations of the spectral map; 10 to 20 are typical, some hundreds needed in corners) and
+/// `tolerance` matter.
+///
+/// ```
+/// use lora_asymptotics::{Model, Options, Teacher, pretrain};
+///
+/// let model = Model::linear(3, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+/// let solution = pretrain::solve(&model, &pretrain::Training::new(0.1, 0.1), &Options::default())?.into_converged()?;
+/// assert!((solution.errors.test - 0.927_399_034_266_594_5).abs() < 1e-12);
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or below the
+/// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction.
+pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
+    model.validate()?;
+    training.validate()?;
+    options.validate()?;
+    let teacher = model.teacher_spectrum()?;
+    if training.lambda <= 0.0 {
+        require_over_determined(model, training)?;
+    }
+    match model.activation {
+        Activation::Linear => solve_linear(model, training, options, teacher.as_ref()),
+    }
+}
+
+/// The smallest ridge `lambda_c` at which `S-hat = 0` is stable, so that training collapses to it:
+/// `2 lambda_c sqrt(kappa)` is the top edge of the spectrum of `Y` at `Q = M = V = 0`. The `lambda` of `training` is
+/// not used. Infinite where `alpha` is so large that it overflows.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
+pub fn lambda_collapse(model: &Model, training: &Training) -> Result<f64, Error> {
+    model.validate()?;
+    training.validate()?;
+    let teacher = model.teacher_spectrum()?;
+    match model.activation {
+        Activation::Linear => {
+            let equations = Equations::new(model, training, teacher.as_ref(), usize::MAX);
+            Ok(equations.collapse_ridge() / training.kappa.sqrt())
+        }
+    }
+}
+
+/// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution of linear attention: output channel, then input
+/// channel. [`solve`] does not iterate it (it brackets the fixed point instead); it is here for the curious, and for
+/// [`crate::fixed_point`].
+///
+/// # Errors
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that is not
+/// finite and non-negative.
+pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
+    model.validate()?;
+    training.validate()?;
+    for (field, value) in [("q", q), ("m", m), ("v", v)] {
+        check::non_negative(field, value)?;
+    }
+    let teacher = model.teacher_spectrum()?;
+    let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + 0.5 * model.delta;
+    Ok(Equations::new(model, training, teacher.as_ref(), usize::MAX).step(noisy_mse, v))
+}
+
+fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {
+    let allowed = match alpha_interp(model)? {
+        Some(threshold) if training.alpha > threshold => return Ok(()),
+        Some(threshold) => format!("> 0 at pretrain.alpha <= alpha_interp = {threshold}"),
+        None => "> 0 at model.delta = 0, where every alpha interpolates".to_owned(),
+    };
+    Err(Error::invalid("pretrain.lambda", training.lambda, allowed))
+}
+
+fn solve_linear(
+    model: &Model,
+    training: &Training,
+    options: &Options,
+    teacher: &dyn TeacherSpectrum,
+) -> Result<Solution, Error> {
+    let equations = Equations::new(model, training, teacher, options.max_iterations);
+    let ridge = training.lambda * training.kappa.sqrt();
+    let collapsed = equations.collapse_ridge() <= ridge;
+    let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
+    let iterations = equations.evaluations();
+    let Some(point) = point else {
+        let exhausted = iterations + 4 > options.max_iterations;
+        let status = if exhausted { Status::MaxIterations } else { Status::NonFinite };
+        return Ok(without_numbers(teacher.second_moment(), status, iterations));
+    };
+    let rank_fraction = point.rank_fraction;
+    if rank_fraction > training.kappa {
+        return Err(Error::RankDoesNotFit { kappa: training.kappa, rank_fraction });
+    }
+    let residual = if collapsed { 0.0 } else { residual(&equations, &point) };
+    let status = if collapsed {
+        Status::Collapsed
+    } else if residual <= options.tolerance {
+        Status::Converged
+    } else if iterations >= options.max_iterations {
+        Status::MaxIterations
+    } else {
+        Status::Stalled
+    };
+    let FixedPoint { order, trace, noisy_mse, .. } = point;
+    let tokens = model.tokens;
+    let test = observables::linear_pretraining_error(tokens, noisy_mse);
+    let clean_mse = (noisy_mse - 0.5 * model.delta).max(0.0);
+    let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
+    let train = test / (shrinkage * shrinkage);
+    let q0 = teacher.second_moment();
+    Ok(Solution {
+        order,
+        q0,
+        trace,
+        rank_fraction,
+        objective: training.alpha * train + ridge * trace,
+        errors: Errors { test, test_clean: observables::linear_pretraining_error(tokens, clean_mse), train },
+        alignment: observables::alignment(order.m, order.q, q0),
+        status,
+        residual,
+        iterations,
+        std_error: StdError::default(),
+    })
+}
+
+/// `max |ln F(x) - ln x|` over `(Q, M, V)`.
+fn residual(equations: &Equations, point: &FixedPoint) -> f64 {
+    let Order { q, m, v, .. } = point.order;
+    let image = equations.step(point.noisy_mse, v);
+    // Not f64::max, which would drop a NaN.
+    [q, m, v].iter().zip(image).map(|(x, y)| (y / x).ln().abs()).fold(0.0, |m, d| if d <= m { m } else { d })
+}
+
+/// The outcome of a solve that left the range of double precision, or was not allowed to begin.
+fn without_numbers(q0: f64, status: Status, iterations: usize) -> Solution {
+    let nan = f64::NAN;
+    Solution {
+        order: Order { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan },
+        q0,
+        trace: nan,
+        rank_fraction: nan,
+        objective: nan,
+        errors: Errors { test: nan, test_clean: nan, train: nan },
+        alignment: nan,
+        status,
+        residual: nan,
+        iterations,
+        std_error: StdError::default(),
+    }
+}
