@@ -1,0 +1,303 @@
+//! The law of `N = z* - z + sqrt(Delta) xi`: what the frozen weights leave of the label's logits.
+//!
+//! For linear attention pre-training enters fine-tuning only through this law. On fresh and on reused sequences `N` is
+//! Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively selected ones it is a
+//! Gaussian plus a multiple of a Gaussian conditioned on a ball.
+
+use std::f64::consts::SQRT_2;
+
+use super::{Frozen, Score, Sequences, Training};
+use crate::channel;
+use crate::model::Model;
+use crate::observables;
+use crate::quadrature::{chi_square_cdf, chi_square_quantile, normal_cdf, normal_density};
+
+/// Orthonormal coordinates of `Sym(T)` at most.
+const MAX_COORDINATES: usize = channel::dimension(Model::MAX_TOKENS);
+/// Half-width, in standard deviations, of the quadrature rule of the scalar noise.
+const REACH: f64 = 8.5;
+
+/// The law of `N`, in units of `q0`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum LabelNoise {
+    /// Independent coordinates of equal variance.
+    Gaussian { deviation: f64 },
+    /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction` in the
+    /// scored coordinates, and `n` standard Gaussian.
+    Selected { score: Score, fraction: f64, spread: f64, deviation: f64 },
+}
+
+impl LabelNoise {
+    /// The training law.
+    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
+        let Frozen { q0, q, m, .. } = *frozen;
+        match training.sequences {
+            Sequences::Active(selection) if q > 0.0 && selection.score.coordinates(model.tokens) > 0 => {
+                // z*|z ~ N((M/Q) z, 2 (Q0 - M^2/Q)), and z is multiplied by beta.
+                let spread = (m / q - training.beta).abs() * (2.0 * q).sqrt();
+                let variance = 2.0 * (q0 - m * (m / q)).max(0.0) + model.delta;
+                Self::Selected {
+                    score: selection.score,
+                    fraction: selection.fraction,
+                    spread: spread / training.q0,
+                    deviation: variance.sqrt() / training.q0,
+                }
+            }
+            // Nothing to select by: the score is the same for all sequences, or independent of them.
+            Sequences::Active(_) | Sequences::Fresh => {
+                let noise = observables::effective_noise(q0, q, m, model.delta, training.beta);
+                Self::Gaussian { deviation: (2.0 * noise).sqrt() / training.q0 }
+            }
+            Sequences::Reused => {
+                let noise = reused_noise(model, frozen, training);
+                Self::Gaussian { deviation: (2.0 * noise).sqrt() / training.q0 }
+            }
+        }
+    }
+
+    /// Number of independent standard normals that a sample takes.
+    pub(super) fn dimensions(&self, tokens: usize) -> usize {
+        match self {
+            Self::Gaussian { .. } => channel::dimension(tokens),
+            Self::Selected { .. } => 2 * channel::dimension(tokens),
+        }
+    }
+
+    /// Whether the law is invariant under rotations of the tokens.
+    pub(super) fn is_isotropic(&self) -> bool {
+        !matches!(self, Self::Selected { score: Score::Centred, .. })
+    }
+
+    /// `N` for the given standard normals, [`Self::dimensions`] of them.
+    pub(super) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+        match *self {
+            Self::Gaussian { deviation } => channel::symmetric_from_coordinates(|k| deviation * normal(k)),
+            Self::Selected { score, fraction, spread, deviation } => {
+                let count = channel::dimension(T);
+                let mut z = [0.0; MAX_COORDINATES];
+                for (k, z) in z[..count].iter_mut().enumerate() {
+                    *z = normal(k);
+                }
+                score.condition(T, fraction, &mut z[..count]);
+                channel::symmetric_from_coordinates(|k| spread * z[k] + deviation * normal(count + k))
+            }
+        }
+    }
+
+    /// For one token: the law of the scalar `N`; `None` if there is no noise at all.
+    pub(super) fn scalar(&self) -> Option<ScalarLaw> {
+        let law = match *self {
+            Self::Gaussian { deviation } => {
+                ScalarLaw { half_width: REACH * deviation, total: deviation, cut: None }
+            }
+            Self::Selected { fraction, spread, deviation, .. } => {
+                let bound = chi_square_quantile(1, fraction).sqrt();
+                let total = spread.hypot(deviation);
+                // Given N = x, the selected z is Gaussian of this mean and deviation, cut at the bound.
+                let cut = Cut { bound, fraction, slope: spread / (total * total), rest: deviation / total };
+                ScalarLaw {
+                    half_width: (spread * bound + REACH * deviation).min(REACH * total),
+                    total,
+                    cut: Some(cut),
+                }
+            }
+        };
+        (law.half_width > 0.0).then_some(law)
+    }
+}
+
+/// The law of the scalar `N` of a single token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ScalarLaw {
+    /// Half of the interval, around 0, outside which there is nothing in double precision.
+    pub(super) half_width: f64,
+    /// Standard deviation without selection.
+    total: f64,
+    cut: Option<Cut>,
+}
+
+/// How selection changes the law.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    bound: f64,
+    fraction: f64,
+    slope: f64,
+    rest: f64,
+}
+
+impl ScalarLaw {
+    pub(super) fn density(&self, x: f64) -> f64 {
+        let free = normal_density(x / self.total) / self.total;
+        match self.cut {
+            None => free,
+            Some(Cut { bound, fraction, slope, rest }) => {
+                let below = |z: f64| normal_cdf((z - slope * x) / rest);
+                free * (below(bound) - below(-bound)) / fraction
+            }
+        }
+    }
+}
+
+/// Training effective noise on reused sequences.
+fn reused_noise(model: &Model, frozen: &Frozen, training: &Training) -> f64 {
+    let Frozen { q0, q, m, v } = *frozen;
+    observables::reused_effective_noise(model.tokens, q0, q, m, v, model.delta, training.beta)
+}
+
+/// `Delta_eff` of the training law, half the variance of `N` per coordinate; `None` where the law is anisotropic.
+pub(super) fn train_effective_noise(model: &Model, frozen: &Frozen, training: &Training) -> Option<f64> {
+    let Frozen { q0, q, m, .. } = *frozen;
+    match training.sequences {
+        Sequences::Fresh => Some(observables::effective_noise(q0, q, m, model.delta, training.beta)),
+        Sequences::Reused => Some(reused_noise(model, frozen, training)),
+        Sequences::Active(selection) => {
+            let scored = selection.score.coordinates(model.tokens);
+            if q <= 0.0 || scored == 0 {
+                return Some(observables::effective_noise(q0, q, m, model.delta, training.beta));
+            }
+            if selection.score == Score::Centred {
+                return None;
+            }
+            // E|z|^2 on the ball: chi2 with two more degrees of freedom at the same radius.
+            let radius2 = chi_square_quantile(scored, selection.fraction);
+            let kept = chi_square_cdf(scored + 2, radius2) / selection.fraction;
+            let mismatch = training.beta - m / q;
+            Some(0.5 * model.delta + (q0 - m * (m / q)).max(0.0) + mismatch * mismatch * q * kept)
+        }
+    }
+}
+
+impl Score {
+    /// Number of coordinates of the logits that the score looks at.
+    fn coordinates(self, tokens: usize) -> usize {
+        match self {
+            Self::Frobenius => channel::dimension(tokens),
+            Self::Centred => channel::dimension(tokens) - 1,
+        }
+    }
+
+    /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in the scored
+    /// coordinates: the direction is kept, the radius is mapped by its quantile.
+    fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
+        let flat = match self {
+            Self::Frobenius => 0.0,
+            Self::Centred => z.iter().enumerate().map(|(k, x)| x * flat_direction(tokens, k)).sum(),
+        };
+        let radius2: f64 = z.iter().map(|x| x * x).sum::<f64>() - flat * flat;
+        if radius2 <= 0.0 {
+            return;
+        }
+        let degrees = self.coordinates(tokens);
+        let scale =
+            (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt();
+        for (k, x) in z.iter_mut().enumerate() {
+            let across = if flat == 0.0 { 0.0 } else { flat * flat_direction(tokens, k) };
+            *x = scale * (*x - across) + across;
+        }
+    }
+}
+
+/// Coordinate `k` of `u = 11^T/T`, the direction that softmax cannot see.
+fn flat_direction(tokens: usize, k: usize) -> f64 {
+    if k < tokens { 1.0 / tokens as f64 } else { SQRT_2 / tokens as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::Selection;
+    use crate::quadrature::ScrambledSobol;
+    use approx::assert_relative_eq;
+
+    fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Training) {
+        let sequences = Sequences::Active(Selection { fraction, score });
+        let frozen = Frozen { q0: 2.0, q: 0.6, m: 0.7, v: 0.0 };
+        (Model::linear(2, 0.5), frozen, Training { beta, sequences, ..Training::new(5.0, 0.5) })
+    }
+
+    /// `N` at every node of a scrambled point set, two tokens.
+    fn samples(noise: &LabelNoise) -> Vec<[[f64; 2]; 2]> {
+        let dimensions = noise.dimensions(2);
+        let points = ScrambledSobol::new(dimensions, 15, 3, 0).unwrap();
+        let columns: Vec<_> = (0..dimensions).map(|d| points.normals(d).unwrap()).collect();
+        (0..points.nodes()).map(|node| noise.sample(|k| columns[k][node])).collect()
+    }
+
+    fn mean_square(samples: &[[[f64; 2]; 2]], of: impl Fn(&[[f64; 2]; 2]) -> f64) -> f64 {
+        samples.iter().map(|n| of(n).powi(2)).sum::<f64>() / samples.len() as f64
+    }
+
+    #[test]
+    fn sampled_variance_is_twice_the_effective_noise() {
+        for fraction in [1.0, 0.5, 0.03] {
+            let (model, frozen, training) = selected(Score::Frobenius, fraction, 1.0);
+            let noise = LabelNoise::new(&model, &frozen, &training);
+            let effective = train_effective_noise(&model, &frozen, &training).unwrap();
+            let samples = samples(&noise);
+            for variance in [
+                mean_square(&samples, |n| n[0][0]),
+                mean_square(&samples, |n| n[1][1]),
+                mean_square(&samples, |n| SQRT_2 * n[0][1]),
+            ] {
+                assert_relative_eq!(variance, 2.0 * effective, max_relative = 2e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn everything_selected_is_fresh() {
+        let (model, frozen, training) = selected(Score::Frobenius, 1.0, 0.8);
+        let fresh = observables::effective_noise(frozen.q0, frozen.q, frozen.m, model.delta, 0.8);
+        assert_relative_eq!(
+            train_effective_noise(&model, &frozen, &training).unwrap(),
+            fresh,
+            max_relative = 1e-12
+        );
+    }
+
+    #[test]
+    fn centred_selection_leaves_the_flat_direction_alone() {
+        let (model, frozen, training) = selected(Score::Centred, 0.05, 0.5);
+        assert_eq!(train_effective_noise(&model, &frozen, &training), None);
+        let noise = LabelNoise::new(&model, &frozen, &training);
+        let LabelNoise::Selected { spread, deviation, .. } = noise else { panic!("{noise:?}") };
+        // <N, u> with u = 11^T/2, and a direction across.
+        let samples = samples(&noise);
+        let along = mean_square(&samples, |n| 0.5 * (n[0][0] + n[1][1] + 2.0 * n[0][1]));
+        let across = mean_square(&samples, |n| (n[0][0] - n[1][1]) / SQRT_2);
+        let (z2, rest) = (spread * spread, deviation * deviation);
+        assert_relative_eq!(along, z2 + rest, max_relative = 2e-3);
+        // In the plane across, the ball of probability 0.05 has |z|^2 < 0.103.
+        assert!(across > rest && across < 0.06 * z2 + rest, "{across}");
+    }
+
+    #[test]
+    fn reused_noise_of_the_theory_at_beta_one() {
+        let (q0, q, m, v, delta) = (1.5, 1.3, 1.25, 0.9, 0.5);
+        let shrinkage = 1.0 + 4.0 * v / 9.0;
+        let expected = (0.5 * delta + q0 - 2.0 * m + q) / (shrinkage * shrinkage);
+        let noise = observables::reused_effective_noise(3, q0, q, m, v, delta, 1.0);
+        assert_relative_eq!(noise, expected, max_relative = 1e-13);
+        // Without response the training law is the test law.
+        let fresh = observables::effective_noise(q0, q, m, delta, 0.7);
+        assert_relative_eq!(
+            observables::reused_effective_noise(3, q0, q, m, 0.0, delta, 0.7),
+            fresh,
+            max_relative = 1e-13
+        );
+    }
+
+    #[test]
+    fn scalar_density_has_the_moments_of_the_law() {
+        for (fraction, score) in [(1.0, Score::Frobenius), (0.2, Score::Frobenius), (0.2, Score::Centred)] {
+            let (_, frozen, training) = selected(score, fraction, 0.3);
+            let model = Model::linear(1, 0.5);
+            let law = LabelNoise::new(&model, &frozen, &training).scalar().unwrap();
+            let rule = gauss_quad::GaussLegendre::new(std::num::NonZeroUsize::new(80).unwrap());
+            let moment = |k| rule.integrate(-law.half_width, law.half_width, |x| law.density(x) * x.powi(k));
+            assert_relative_eq!(moment(0), 1.0, max_relative = 1e-9);
+            let effective = train_effective_noise(&model, &frozen, &training).unwrap();
+            assert_relative_eq!(moment(2), 2.0 * effective, max_relative = 1e-9);
+        }
+    }
+}

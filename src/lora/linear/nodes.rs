@@ -1,0 +1,170 @@
+//! The averages by quasi-Monte-Carlo: nodes in the eigenbasis of their labels, made once and frozen for the solve.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::eigen::eigenbasis;
+use super::moments::{COUNT, Moments, OutputChannel, Point};
+use super::prox::{Block, LANES, Lane, accumulate};
+use crate::error::Error;
+use crate::lora::Divergence;
+use crate::lora::label_noise::LabelNoise;
+use crate::options::Options;
+use crate::quadrature::{ChiQuantile, ScrambledSobol};
+
+/// Blocks per unit of parallel work. The sums of the units are added in order: the result does not depend on threads.
+const CHUNK: usize = 128;
+/// `log2` of the numbers of nodes of the cheap levels.
+const COARSE: [usize; 2] = [9, 11];
+
+/// The nodes of one scramble.
+struct Scramble<const T: usize> {
+    blocks: Vec<Block<T>>,
+    /// Secular roots of the last evaluation, to start the next one from.
+    roots: Vec<Lane>,
+}
+
+/// Quasi-Monte-Carlo averages over several scrambles.
+pub(super) struct Nodes<const T: usize> {
+    scrambles: Vec<Scramble<T>>,
+    /// Number of blocks at every level.
+    levels: Vec<usize>,
+}
+
+impl<const T: usize> Nodes<T> {
+    pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
+        let scrambles = (0..options.scrambles)
+            .into_par_iter()
+            .map(|index| Scramble::new(noise, options, index as u64))
+            .collect::<Result<_, _>>()?;
+        let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
+        levels.push(options.log2_nodes);
+        Ok(Self { scrambles, levels: levels.into_iter().map(|level| (1 << level) / LANES).collect() })
+    }
+}
+
+impl<const T: usize> Scramble<T> {
+    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of the label.
+    fn new(noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
+        // If the noise is isotropic, O(T) invariance lets chi* point along the first axis.
+        let star_dimensions = if noise.is_isotropic() { 1 } else { T };
+        let dimensions = star_dimensions + T + noise.dimensions(T);
+        let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, index)?;
+        let columns: Vec<Vec<f64>> =
+            (0..dimensions).into_par_iter().map(|d| points.normals(d)).collect::<Result<_, _>>()?;
+        let columns = Columns {
+            star: &columns[..star_dimensions],
+            free: &columns[star_dimensions..star_dimensions + T],
+            noise: &columns[star_dimensions + T..],
+            radius: ChiQuantile::new(T)?,
+        };
+        let count = points.nodes() / LANES;
+        let blocks = (0..count)
+            .into_par_iter()
+            .with_min_len(CHUNK)
+            .map(|block| columns.block(noise, block * LANES))
+            .collect();
+        Ok(Self { blocks, roots: vec![[0.0; LANES]; count] })
+    }
+
+    fn moments<const FULL: bool>(&mut self, blocks: usize, point: &Point) -> Moments {
+        let chunks: Vec<[f64; COUNT]> = self.blocks[..blocks]
+            .par_chunks(CHUNK)
+            .zip(self.roots[..blocks].par_chunks_mut(CHUNK))
+            .map(|(blocks, roots)| {
+                let mut sums = [[0.0; LANES]; COUNT];
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || {
+                        for (block, roots) in blocks.iter().zip(roots) {
+                            accumulate::<T, FULL>(point, block, roots, &mut sums);
+                        }
+                    },
+                );
+                sums.map(|lane| lane.iter().sum())
+            })
+            .collect();
+        let mut total = [0.0; COUNT];
+        for chunk in &chunks {
+            for (t, x) in total.iter_mut().zip(chunk) {
+                *t += x;
+            }
+        }
+        Moments::from_sums(total.map(|t| t / (blocks * LANES) as f64))
+    }
+}
+
+/// The standard normals that the nodes are made of, one column per coordinate.
+struct Columns<'a> {
+    star: &'a [Vec<f64>],
+    free: &'a [Vec<f64>],
+    noise: &'a [Vec<f64>],
+    radius: ChiQuantile,
+}
+
+impl Columns<'_> {
+    /// The block of nodes that begins with node `first`, in the eigenbases of their labels.
+    fn block<const T: usize>(&self, noise: &LabelNoise, first: usize) -> Block<T> {
+        let zero = [[0.0; LANES]; T];
+        let mut block = Block { b: zero, star: zero, free: zero };
+        for l in 0..LANES {
+            let star = self.star(first + l);
+            let (b, star) = eigenbasis::<T>(self.label(noise, &star, first + l), star);
+            for i in 0..T {
+                block.b[i][l] = b[i];
+                block.star[i][l] = star[i];
+                block.free[i][l] = self.free[i][first + l];
+            }
+        }
+        block
+    }
+
+    fn star<const T: usize>(&self, node: usize) -> [f64; T] {
+        let mut star = [0.0; T];
+        match self.star {
+            [radial] => star[0] = self.radius.at(radial[node]),
+            columns => {
+                for (component, column) in star.iter_mut().zip(columns) {
+                    *component = column[node];
+                }
+            }
+        }
+        star
+    }
+
+    /// `chi* chi*^T - I + N`.
+    fn label<const T: usize>(&self, noise: &LabelNoise, star: &[f64; T], node: usize) -> [[f64; T]; T] {
+        let mut label = noise.sample::<T>(|k| self.noise[k][node]);
+        for i in 0..T {
+            for j in 0..T {
+                label[i][j] += star[i] * star[j];
+            }
+            label[i][i] -= 1.0;
+        }
+        label
+    }
+}
+
+impl<const T: usize> OutputChannel for Nodes<T> {
+    fn levels(&self) -> usize {
+        self.levels.len()
+    }
+
+    fn smooth_divergence(&self) -> Divergence {
+        Divergence::PointwiseAndJump
+    }
+
+    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
+        let blocks = self.levels[level];
+        self.scrambles
+            .par_iter_mut()
+            .map(|scramble| {
+                if full {
+                    scramble.moments::<true>(blocks, point)
+                } else {
+                    scramble.moments::<false>(blocks, point)
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,143 @@
+//! One token: the averages by a product rule over `(chi*, N, omega)`, smooth enough for 1e-7.
+//!
+//! The prox jumps at `omega = 0`, from where `b = 1/(a v)` on. The rules for `omega` and for `N` are split there, and move
+//! with the order parameters, so that everything that is not smooth sits at the ends of the rules.
+
+use std::num::NonZeroUsize;
+
+use gauss_quad::GaussLegendre;
+use rayon::prelude::*;
+
+use super::moments::{COUNT, Moments, OutputChannel, Point};
+use super::prox::{Block, LANES, accumulate};
+use crate::lora::Divergence;
+use crate::lora::label_noise::{LabelNoise, ScalarLaw};
+use crate::quadrature::normal_density;
+
+/// Nodes for `chi*`, and on each side of the split for `N` and for `omega` (twice the last is a multiple of the block size).
+const LEVELS: [[usize; 3]; 3] = [[24, 12, 12], [40, 20, 20], [80, 40, 36]];
+/// Where the Gaussians are cut, in standard deviations.
+const REACH: f64 = 8.5;
+
+/// Power of the grading of the nodes towards a split.
+const GRADING: i32 = 2;
+
+/// The fixed part of the rule at one level: nodes and weights on `[0, 1]` for `N` and `omega`.
+struct Level {
+    star: Vec<(f64, f64)>,
+    noise: Vec<(f64, f64)>,
+    omega: Vec<(f64, f64)>,
+}
+
+/// Averages for `T = 1`.
+pub(super) struct ProductRule {
+    levels: Vec<Level>,
+    law: Option<ScalarLaw>,
+}
+
+impl ProductRule {
+    pub(super) fn new(noise: &LabelNoise) -> Self {
+        let level = |[star, noise, omega]: [usize; 3]| Level {
+            // chi* >= 0 by symmetry.
+            star: unit_rule(star)
+                .into_iter()
+                .map(|(x, w)| (REACH * x, 2.0 * REACH * w * normal_density(REACH * x)))
+                .collect(),
+            noise: unit_rule(noise),
+            omega: unit_rule(omega),
+        };
+        Self { levels: LEVELS.into_iter().map(level).collect(), law: noise.scalar() }
+    }
+}
+
+fn unit_rule(count: usize) -> Vec<(f64, f64)> {
+    NonZeroUsize::new(count).map_or_else(Vec::new, |order| {
+        let rule = GaussLegendre::new(order);
+        rule.as_node_weight_pairs().iter().map(|(x, w)| (0.5 * (1.0 + x), 0.5 * w)).collect()
+    })
+}
+
+/// Nodes and weights on `[-reach, reach]`, split at `split`, for averages over a law with the given density.
+fn split_rule(unit: &[(f64, f64)], split: f64, reach: f64, density: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+    let split = split.clamp(-reach, reach);
+    let mut rule = Vec::with_capacity(2 * unit.len());
+    for side in [-1.0, 1.0] {
+        let length = reach - side * split;
+        for (x, w) in unit {
+            // Graded: the nodes crowd at the split.
+            let node = split + side * length * x.powi(GRADING);
+            rule.push((node, length * f64::from(GRADING) * x.powi(GRADING - 1) * w * density(node)));
+        }
+    }
+    rule
+}
+
+impl Level {
+    /// The weighted sums at one `chi*`, and the sum of the weights.
+    fn sums<const FULL: bool>(
+        &self,
+        law: Option<&ScalarLaw>,
+        star: f64,
+        point: &Point,
+    ) -> ([f64; COUNT], f64) {
+        let omega = split_rule(&self.omega, -point.m * star / point.deviation(), REACH, normal_density);
+        // b without N; a = 4/T^2 = 4.
+        let base = star * star - 1.0;
+        let onset = 0.25 / point.v - point.q() - base;
+        let noise = law.map_or_else(
+            || vec![(0.0, 1.0)],
+            |law| split_rule(&self.noise, onset, law.half_width, |x| law.density(x)),
+        );
+        let mut sums = [0.0; COUNT];
+        let mut total = 0.0;
+        for (label, label_weight) in noise {
+            let b = base + label;
+            for nodes in omega.chunks_exact(LANES) {
+                let mut free = [0.0; LANES];
+                let mut weights = [0.0; LANES];
+                for (l, (node, weight)) in nodes.iter().enumerate() {
+                    free[l] = *node;
+                    weights[l] = label_weight * weight;
+                    total += weights[l];
+                }
+                let block = Block { b: [[b; LANES]], star: [[star; LANES]], free: [free] };
+                let mut terms = [[0.0; LANES]; COUNT];
+                accumulate::<1, FULL>(point, &block, &mut [0.0; LANES], &mut terms);
+                for (sum, term) in sums.iter_mut().zip(&terms) {
+                    *sum += term.iter().zip(&weights).map(|(x, w)| x * w).sum::<f64>();
+                }
+            }
+        }
+        (sums, total)
+    }
+
+    fn moments<const FULL: bool>(&self, law: Option<&ScalarLaw>, point: &Point) -> Moments {
+        let rows: Vec<_> =
+            self.star.par_iter().map(|(star, _)| self.sums::<FULL>(law, *star, point)).collect();
+        let mut sums = [0.0; COUNT];
+        let mut total = 0.0;
+        for ((row, row_total), (_, weight)) in rows.iter().zip(&self.star) {
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += weight * x;
+            }
+            total += weight * row_total;
+        }
+        Moments::from_sums(sums.map(|sum| sum / total))
+    }
+}
+
+impl OutputChannel for ProductRule {
+    fn levels(&self) -> usize {
+        self.levels.len()
+    }
+
+    fn smooth_divergence(&self) -> Divergence {
+        // The Jacobian is singular where the jump sets in, g itself is not: a rule without noise has no use for it.
+        Divergence::IntegrationByParts
+    }
+
+    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
+        let (level, law) = (&self.levels[level], self.law.as_ref());
+        vec![if full { level.moments::<true>(law, point) } else { level.moments::<false>(law, point) }]
+    }
+}

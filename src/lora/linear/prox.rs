@@ -1,0 +1,206 @@
+//! The proximal operator of the linear fine-tuning loss, and everything that is averaged over it, for a block of samples.
+//!
+//! For one sample, with `a = 4/T^2` and `B = chi* chi*^T + (q - q0) I + N`, the global minimiser of
+//! `T^{-2} |chi chi^T - B|_F^2 + |chi - omega|^2/(2v)` is, in the eigenbasis of `B` (eigenvalues `b_1 >= ... >= b_T`),
+//!
+//! $$ \chi_i = \frac{\omega_i/v}{\tau - a b_i}, \qquad
+//!    \sum_i \frac{(\omega_i/v)^2}{(\tau - a b_i)^2} = \frac{\tau - 1/v}{a}, \qquad \tau > \max(a b_1, 1/v), $$
+//!
+//! with one root `tau` (the secular equation). The eigenbasis does not depend on the order parameters, so that a sample is
+//! given in it once and for all.
+//!
+//! Samples are processed in blocks of [`LANES`], one array per coordinate: the loops over a block compile to vector
+//! instructions.
+
+use std::f64::consts::PI;
+
+use super::moments::{COUNT, Point};
+
+/// Samples per block.
+pub(super) const LANES: usize = 8;
+/// One number per sample of a block.
+pub(super) type Lane = [f64; LANES];
+
+/// A block of samples, in the eigenbasis of the label and in units of `q0`.
+pub(super) struct Block<const T: usize> {
+    /// Eigenvalues of `chi* chi*^T - I + N`, decreasing.
+    pub(super) b: [Lane; T],
+    /// Components of `chi*`.
+    pub(super) star: [Lane; T],
+    /// Components of the part of `omega` that is independent of `chi*`, in units of its standard deviation.
+    pub(super) free: [Lane; T],
+}
+
+/// The excess `t = tau - max(a b_1, 1/v)` of the secular root for every sample, by Newton's method on
+/// `psi(t) = S^{-1/2} - R^{-1/2}`, `S` and `R` the two sides of the secular equation. `psi` is increasing and concave:
+/// from anywhere the first step lands left of the root, and the others approach it monotonically.
+#[inline(always)]
+fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: &Lane, a: f64, t: &mut Lane) {
+    const MAX_STEPS: usize = 200;
+    // The step before the last: the convergence is quadratic.
+    const CLOSE: f64 = 3e-7;
+    for _ in 0..MAX_STEPS {
+        let mut s = [0.0; LANES];
+        let mut slope = [0.0; LANES];
+        for i in 0..T {
+            for l in 0..LANES {
+                let x = 1.0 / (t[l] + gaps[i][l]);
+                let term = weights[i][l] * x * x;
+                s[l] += term;
+                slope[l] += term * x;
+            }
+        }
+        let mut largest: f64 = 0.0;
+        for l in 0..LANES {
+            let right = t[l] + offset[l];
+            let left = a * s[l];
+            let ratio = (left / right).sqrt();
+            let step = 2.0 * (ratio - 1.0) * left * right / (2.0 * a * slope[l] * right + ratio * left);
+            let next = (t[l] + step).max(0.05 * t[l]);
+            largest = largest.max((next - t[l]).abs() / next);
+            t[l] = next;
+        }
+        // Also ends if a sample is not a number: f64::max ignores it.
+        if largest < CLOSE {
+            break;
+        }
+    }
+}
+
+/// Adds the terms of [`Moments`](super::moments::Moments) for every sample of a block to `sums`, in the order of
+/// [`Moments::from_sums`](super::moments::Moments::from_sums); the last ones only if `FULL`. `t` is the excess of the
+/// secular root: a start (0 if there is none), then the result.
+#[inline(always)]
+pub(super) fn accumulate<const T: usize, const FULL: bool>(
+    point: &Point,
+    block: &Block<T>,
+    t: &mut Lane,
+    sums: &mut [Lane; COUNT],
+) {
+    let Point { m, v, .. } = *point;
+    let (q, deviation) = (point.q(), point.deviation());
+    let a = 4.0 / (T * T) as f64;
+    let stiffness = 1.0 / v;
+    let zero = [0.0; LANES];
+
+    let mut omega = [zero; T];
+    let mut b = [zero; T];
+    let mut weights = [zero; T];
+    let mut omega2 = zero;
+    for i in 0..T {
+        for l in 0..LANES {
+            b[i][l] = block.b[i][l] + q;
+            omega[i][l] = m * block.star[i][l] + deviation * block.free[i][l];
+            let pull = omega[i][l] * stiffness;
+            weights[i][l] = (pull * pull).max(f64::MIN_POSITIVE);
+            omega2[l] += omega[i][l] * omega[i][l];
+        }
+    }
+    let mut offset = zero;
+    let mut gaps = [zero; T];
+    for l in 0..LANES {
+        let pole = (a * b[0][l]).max(stiffness);
+        offset[l] = pole - stiffness;
+        for i in 0..T {
+            gaps[i][l] = pole - a * b[i][l];
+        }
+        if t[l] <= 0.0 {
+            // chi close to omega, where tau = a |omega|^2 + 1/v.
+            let scale = a * omega2[l];
+            t[l] = (scale - offset[l]).max(0.05 * scale).max(f64::MIN_POSITIVE);
+        }
+    }
+    secular_roots(&weights, &gaps, &offset, a, t);
+
+    // With H = tau I - a B + 2a chi chi^T the Hessian, by Sherman-Morrison: H^{-1} = X - 2a y y^T / denominator,
+    // X = diag(1/(tau - a b_i)), y = X chi.
+    let [mut norm, mut trace_b, mut trace_x, mut y2, mut chi_y, mut y_star, mut chi_star] = [zero; 7];
+    let [mut star2, mut chi_b_chi, mut b2, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 6];
+    for i in 0..T {
+        for l in 0..LANES {
+            let x = 1.0 / (t[l] + gaps[i][l]);
+            let chi = omega[i][l] * stiffness * x;
+            let y = chi * x;
+            let g = (chi - omega[i][l]) * stiffness;
+            let star = block.star[i][l];
+            norm[l] += chi * chi;
+            trace_b[l] += b[i][l];
+            trace_x[l] += x;
+            y2[l] += y * y;
+            chi_y[l] += chi * y;
+            y_star[l] += y * star;
+            chi_star[l] += chi * star;
+            star2[l] += star * star;
+            sums[4][l] += g * g;
+            sums[6][l] += g * omega[i][l];
+            sums[7][l] += g * star;
+            sums[9][l] += omega[i][l] * star;
+            if FULL {
+                chi_b_chi[l] += chi * chi * b[i][l];
+                b2[l] += b[i][l] * b[i][l];
+                trace_x2[l] += x * x;
+                y_x_y[l] += y * y * x;
+                star_x_star[l] += star * star * x;
+            }
+        }
+    }
+    let per_t2 = 1.0 / (T * T) as f64;
+    for l in 0..LANES {
+        let denominator = 1.0 + 2.0 * a * chi_y[l];
+        let trace_inverse = trace_x[l] - 2.0 * a * y2[l] / denominator;
+        sums[0][l] += (trace_inverse * stiffness - T as f64) * stiffness;
+        sums[1][l] += a * (chi_star[l] * trace_inverse + y_star[l] / denominator) * stiffness;
+        sums[5][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
+        sums[8][l] += omega2[l];
+        sums[10][l] += star2[l];
+        if FULL {
+            sums[11][l] += per_t2 * (norm[l] * norm[l] - 2.0 * chi_b_chi[l] + b2[l]);
+            let ratio = 2.0 * a / denominator;
+            let trace_inverse2 = trace_x2[l] - 2.0 * ratio * y_x_y[l] + (ratio * y2[l]).powi(2);
+            sums[12][l] += (trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness
+                + T as f64)
+                .max(0.0);
+            let star_inverse_star = star_x_star[l] - ratio * y_star[l] * y_star[l];
+            sums[13][l] += (star_inverse_star * stiffness - star2[l]) * stiffness;
+        }
+    }
+    add_jumps::<T, FULL>(point, block, &b, &omega, sums);
+}
+
+/// The prox jumps where `omega_1 = 0`, if `b_1` is large enough: the two minima `+-chi_1` exchange. The distributional
+/// divergences have a surface term there, the height of the jump times the density of `omega_1` at 0.
+#[inline(always)]
+fn add_jumps<const T: usize, const FULL: bool>(
+    point: &Point,
+    block: &Block<T>,
+    b: &[Lane; T],
+    omega: &[Lane; T],
+    sums: &mut [Lane; COUNT],
+) {
+    let stiffness = 1.0 / point.v;
+    let a = 4.0 / (T * T) as f64;
+    let onset = stiffness / a;
+    for l in 0..LANES {
+        if b[0][l] <= onset {
+            continue;
+        }
+        let mut height2 = b[0][l] - onset;
+        let mut tilt = 0.0;
+        for i in 1..T {
+            let gap = b[0][l] - b[i][l];
+            height2 -= (omega[i][l] * onset / gap).powi(2);
+            tilt += omega[i][l] * block.star[i][l] / gap;
+        }
+        if height2 > 0.0 {
+            let deviation = point.deviation();
+            let centre = point.m * block.star[0][l] / deviation;
+            let density = (-0.5 * centre * centre).exp() / ((2.0 * PI).sqrt() * deviation);
+            let jump = 2.0 * height2.sqrt() * stiffness * density;
+            sums[2][l] += jump;
+            sums[3][l] += jump * tilt;
+            if FULL {
+                sums[13][l] += jump * block.star[0][l].powi(2);
+            }
+        }
+    }
+}

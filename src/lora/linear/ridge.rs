@@ -1,0 +1,80 @@
+//! The input channel: the ridge problem for the weights, between the averages and the order parameters.
+
+use super::moments::{Moments, Point};
+use crate::lora::Divergence;
+
+/// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, below
+/// everything that double precision resolves in `q - m^2`.
+pub(super) const SMALLEST_S2: f64 = 1e-26;
+
+/// Factor on `v` where the curvature is negative: at a small response it is positive. A larger step than any that leads
+/// to a fixed point, so that no such point is ever the best one seen.
+const RETREAT: f64 = 0.02;
+
+/// What closes the equations, in units of `q0`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ridge {
+    pub(super) tokens: f64,
+    pub(super) alpha: f64,
+    pub(super) lambda: f64,
+    pub(super) divergence: Divergence,
+}
+
+/// The conjugates of one evaluation of the output channel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conjugates {
+    pub(super) v_hat: f64,
+    pub(super) m_hat: f64,
+    pub(super) q_hat: f64,
+    pub(super) eta: f64,
+}
+
+impl Ridge {
+    pub(super) fn conjugates(&self, moments: &Moments) -> Conjugates {
+        let [omega, star] = match self.divergence {
+            Divergence::PointwiseAndJump => [0, 1].map(|i| moments.pointwise[i] + moments.jump[i]),
+            Divergence::IntegrationByParts => by_parts(moments, self.tokens),
+        };
+        Conjugates {
+            v_hat: -self.alpha * omega,
+            m_hat: self.alpha * star,
+            q_hat: self.alpha * moments.gradient2,
+            eta: self.alpha * moments.centring,
+        }
+    }
+
+    /// The order parameters that the averages at `point` lead to.
+    ///
+    /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` lose its sign: the image
+    /// then moves in the direction that mends it, by a step that cannot be mistaken for convergence.
+    pub(super) fn image(&self, point: &Point, moments: &Moments) -> Point {
+        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(moments);
+        let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
+        if r <= 0.0 {
+            return Point { v: RETREAT * point.v, ..*point };
+        }
+        let m = if point.m > 0.0 { (m_hat / r).max(0.1 * point.m) } else { 0.0 };
+        Point { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
+    }
+
+    /// `J`: the share of the jumps in `vhat`.
+    pub(super) fn jump_share(&self, moments: &Moments) -> f64 {
+        let v_hat = self.conjugates(moments).v_hat;
+        if moments.jump[0] > 0.0 { self.alpha * moments.jump[0] / v_hat.abs() } else { 0.0 }
+    }
+
+    /// The growth rate of a small `m` at `m = 0`: the fixed point is unstable above 1.
+    pub(super) fn growth(&self, moments: &Moments) -> f64 {
+        let Conjugates { v_hat, eta, .. } = self.conjugates(moments);
+        (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
+    }
+}
+
+/// Gaussian integration by parts, `E[g.(omega, chi*)] = C (div_omega g, div_chi* g)`, with `C` the second moments per
+/// token of the very nodes of the average: this removes the error of the linear part of `g`.
+fn by_parts(moments: &Moments, tokens: f64) -> [f64; 2] {
+    let [g_omega, g_star] = moments.overlaps;
+    let [omega2, cross, star2] = moments.seconds.map(|second| second / tokens);
+    let determinant = omega2 * star2 - cross * cross;
+    [(star2 * g_omega - cross * g_star) / determinant, (omega2 * g_star - cross * g_omega) / determinant]
+}

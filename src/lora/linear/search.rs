@@ -1,0 +1,395 @@
+//! The search for the fixed points: a ladder of accuracy levels, two starts, and the sensitivity that error bars need.
+
+use nalgebra::{DMatrix, DVector};
+
+use super::moments::{Moments, OutputChannel, Point};
+use super::ridge::{Ridge, SMALLEST_S2};
+use crate::channel;
+use crate::error::Error;
+use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Secant, Status};
+use crate::lora::validity::{Validity, Verdict};
+use crate::lora::{Branch, Divergence, Training};
+use crate::options::{Options, Start};
+
+/// Residual at which the first, the middle levels hand over to the next.
+const FIRST_TOLERANCE: f64 = 1e-4;
+const MIDDLE_TOLERANCE: f64 = 1e-6;
+/// Residual of the first level that is no cause for alarm: its own jumps may keep it from the tolerance.
+const CLOSE: f64 = 1e-2;
+/// Residual of the first level beyond which finer ones will not help.
+const HOPELESS: f64 = 0.1;
+/// Logarithmic step of the finite differences: large against the jumps of the discretised map.
+const STEP: f64 = 1e-2;
+/// `m^2/q` below which an iterate is on its way to `m = 0`.
+const VANISHING: f64 = 1e-10;
+/// Share of the jumps in `vhat` above which integration by parts has the smaller error.
+const JUMPS_DOMINATE: f64 = 0.13;
+
+/// A fixed point in units of `q0`, and what is known about it.
+pub(super) struct Found {
+    pub(super) point: Point,
+    pub(super) moments: Moments,
+    pub(super) ridge: Ridge,
+    pub(super) branch: Branch,
+    pub(super) status: Status,
+    pub(super) residual: f64,
+    pub(super) iterations: usize,
+    /// Fixed point and averages of every scramble by itself, to first order.
+    pub(super) replicates: Vec<(Point, Moments)>,
+}
+
+impl Found {
+    pub(super) fn validity(&self) -> Validity {
+        Validity::linear(self.ridge.jump_share(&self.moments), self.ridge.alpha * self.moments.replicon)
+    }
+
+    fn objective(&self) -> f64 {
+        objective(&self.ridge, &self.point, &self.moments)
+    }
+}
+
+fn objective(ridge: &Ridge, point: &Point, moments: &Moments) -> f64 {
+    ridge.alpha * moments.loss + ridge.lambda * point.q()
+}
+
+/// First derivatives of the averages in the coordinates iterated on.
+struct Sensitivity<const N: usize> {
+    secants: Vec<Secant<N>>,
+    base: Moments,
+    moved: Vec<Moments>,
+}
+
+/// The point with coordinates `(m, s2, v)`, or `(s2, v)` at `m = 0`.
+fn point_at<const N: usize>(x: &[f64; N]) -> Point {
+    Point { m: if N == 3 { x[0] } else { 0.0 }, s2: x[N - 2], v: x[N - 1] }
+}
+
+fn coordinates<const N: usize>(point: &Point) -> [f64; N] {
+    let all = [point.m, point.s2, point.v];
+    std::array::from_fn(|i| all[3 - N + i])
+}
+
+/// How long to iterate.
+#[derive(Clone, Copy)]
+struct Effort {
+    tolerance: f64,
+    evaluations: usize,
+    patience: usize,
+}
+
+pub(super) struct Search<'a> {
+    channel: &'a mut dyn OutputChannel,
+    ridge: Ridge,
+    options: &'a Options,
+    evaluations: usize,
+    last: Option<(Point, Vec<Moments>)>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(
+        tokens: usize,
+        training: &Training,
+        options: &'a Options,
+        channel: &'a mut dyn OutputChannel,
+    ) -> Self {
+        let ridge = Ridge {
+            tokens: tokens as f64,
+            alpha: training.alpha,
+            lambda: training.lambda / training.q0,
+            divergence: channel.smooth_divergence(),
+        };
+        Self { channel, ridge, options, evaluations: 0, last: None }
+    }
+
+    pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
+        match start {
+            Start::Informed => self.informed(),
+            Start::Uninformed => self.uninformed(),
+            Start::Best => {
+                let informed = self.informed()?;
+                let settled = informed.point.m <= 0.0 || informed.validity().verdict == Verdict::Unreliable;
+                if settled || !self.nothing_may_be_better(&informed)? {
+                    return Ok(informed);
+                }
+                let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
+                Ok(if nothing.objective() < informed.objective() { nothing } else { informed })
+            }
+        }
+    }
+
+    /// From near-perfect overlap.
+    fn informed(&mut self) -> Result<Found, Error> {
+        let v = self.typical_response();
+        let found = self.ladder([0.95, 1.0 - 0.95 * 0.95, v], Branch::Informed)?;
+        if found.status == Status::Converged && !vanishes(&found.point) {
+            return Ok(found);
+        }
+        // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
+        let nothing = self.ladder(self.start_of_nothing(), Branch::Informed)?;
+        let stable = nothing.ridge.growth(&nothing.moments) <= 1.0;
+        let solved = matches!(nothing.status, Status::Converged | Status::NoiseLimited);
+        Ok(if vanishes(&found.point) || (stable && solved) { nothing } else { found })
+    }
+
+    /// From vanishing overlap: the fixed point `m = 0` if it is stable, else what a small overlap grows into.
+    fn uninformed(&mut self) -> Result<Found, Error> {
+        let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
+        if nothing.ridge.growth(&nothing.moments) <= 1.0 {
+            return Ok(nothing);
+        }
+        let Point { s2, v, .. } = nothing.point;
+        let found = self.ladder([0.1 * s2.sqrt(), s2, v], Branch::Uninformed)?;
+        Ok(if vanishes(&found.point) { nothing } else { found })
+    }
+
+    /// Whether `m = 0` may have the lower train objective, judged on few nodes: the finest level decides if they do not.
+    fn nothing_may_be_better(&mut self, informed: &Found) -> Result<bool, Error> {
+        let problem = Problem::new(self.start_of_nothing(), [Coordinate::Log; 2]);
+        let nothing = point_at(&self.approach(&problem)?.point);
+        let ridge = self.ridge;
+        let [nothing, informed] = [nothing, informed.point].map(|point| {
+            let replicates = self.replicates(0, &point, true);
+            replicates.iter().map(|moments| objective(&ridge, &point, moments)).collect::<Vec<_>>()
+        });
+        // On the same nodes, the difference has a much smaller error than either.
+        let excess = nothing.iter().zip(&informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
+        let scale = informed.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        Ok(excess < 0.05 * scale)
+    }
+
+    fn start_of_nothing(&self) -> [f64; 2] {
+        [1.0, self.typical_response()]
+    }
+
+    /// `v` where `vhat` is most of what the loss can give.
+    fn typical_response(&self) -> f64 {
+        let Ridge { tokens, alpha, lambda, .. } = self.ridge;
+        let curvature = 2.0 * 4.0 * channel::dimension(tokens as usize) as f64 / (tokens * tokens);
+        1.0 / (2.0 * lambda + 0.6 * alpha * curvature)
+    }
+
+    fn cheap_level(&self) -> usize {
+        1.min(self.channel.levels() - 1)
+    }
+
+    /// From a start to the finest level.
+    fn ladder<const N: usize>(&mut self, start: [f64; N], branch: Branch) -> Result<Found, Error> {
+        let first = self.evaluations;
+        let mut problem = Problem::new(start, [Coordinate::Log; N]);
+        self.ridge.divergence = self.channel.smooth_divergence();
+        let mut report = self.approach(&problem)?;
+        let coarse = Moments::mean(&self.replicates(0, &point_at(&report.point), false));
+        if self.ridge.jump_share(&coarse) > JUMPS_DOMINATE {
+            self.ridge.divergence = Divergence::IntegrationByParts;
+            problem.start = report.point;
+            report = self.approach(&problem)?;
+        }
+        let finest = self.channel.levels() - 1;
+        let sensitivity = self.sensitivity(&problem, &report.point);
+        if report.residual <= HOPELESS {
+            problem.secants.clone_from(&sensitivity.secants);
+            for level in 1.min(finest)..=finest {
+                problem.start = report.point;
+                let tolerance = if level == finest { self.options.tolerance } else { MIDDLE_TOLERANCE };
+                report = self.polish(level, tolerance, &problem)?;
+            }
+        } else {
+            // Only to report the residual of that point at the finest level.
+            problem.start = report.point;
+            let status = report.status;
+            report = self.iterate(
+                finest,
+                Effort { tolerance: 0.0, evaluations: 1, patience: 1 },
+                Method::Picard,
+                &problem,
+            )?;
+            report.status = status;
+        }
+        let point = point_at(&report.point);
+        let replicates = self.replicates(finest, &point, true);
+        let moments = Moments::mean(&replicates);
+        let spread = self.spread(&problem, &point, &moments, &replicates, &sensitivity);
+        let status = self.status(&report, &point, &spread);
+        let replicates = replicates
+            .iter()
+            .zip(&spread)
+            .map(|(own, (_, shift))| replicate(&problem, &report.point, own, shift, &sensitivity))
+            .collect();
+        Ok(Found {
+            point,
+            moments,
+            ridge: self.ridge,
+            branch,
+            status,
+            residual: report.residual,
+            iterations: self.evaluations - first,
+            replicates,
+        })
+    }
+
+    /// From a start into the neighbourhood of a fixed point, at the cheapest level: accelerated, or, where that fails,
+    /// slowly, the way the dynamics flows.
+    fn approach<const N: usize>(&mut self, problem: &Problem<N>) -> Result<Report<N>, Error> {
+        let accelerated = Method::Anderson { memory: 5, mixing: 0.7, warmup: 5, max_step: 0.7 };
+        let effort = Effort { tolerance: FIRST_TOLERANCE, evaluations: 300, patience: 20 };
+        let report = self.iterate(0, effort, accelerated, problem)?;
+        if report.residual <= CLOSE {
+            return Ok(report);
+        }
+        let slow = self.iterate(0, effort, Method::Damped { mixing: 0.4 }, problem)?;
+        Ok(if slow.residual < report.residual { slow } else { report })
+    }
+
+    /// From the neighbourhood of a fixed point, whose slopes are known, to the fixed point of another level.
+    fn polish<const N: usize>(
+        &mut self,
+        level: usize,
+        tolerance: f64,
+        problem: &Problem<N>,
+    ) -> Result<Report<N>, Error> {
+        let newton = Method::Anderson { memory: 5, mixing: 1.0, warmup: 0, max_step: 0.3 };
+        self.iterate(level, Effort { tolerance, evaluations: usize::MAX, patience: 10 }, newton, problem)
+    }
+
+    fn iterate<const N: usize>(
+        &mut self,
+        level: usize,
+        effort: Effort,
+        method: Method,
+        problem: &Problem<N>,
+    ) -> Result<Report<N>, Error> {
+        let allowed = self.options.max_iterations.saturating_sub(self.evaluations);
+        let options = fixed_point::Options {
+            tolerance: effort.tolerance,
+            max_iterations: allowed.min(effort.evaluations).max(1),
+            method,
+            patience: effort.patience,
+            record_history: false,
+        };
+        fixed_point::solve(problem, &options, |x| {
+            let point = point_at(&x);
+            let moments = Moments::mean(&self.replicates(level, &point, false));
+            coordinates(&self.ridge.image(&point, &moments))
+        })
+    }
+
+    /// The averages at `point`. At the finest level they are complete and remembered: the last iterate is most often the
+    /// result, and costs the most.
+    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
+        if level + 1 < self.channel.levels() {
+            self.evaluations += 1;
+            return self.channel.replicates(level, point, full);
+        }
+        if let Some((known, replicates)) = &self.last
+            && known == point
+        {
+            return replicates.clone();
+        }
+        self.evaluations += 1;
+        let replicates = self.channel.replicates(level, point, true);
+        self.last = Some((*point, replicates.clone()));
+        replicates
+    }
+
+    /// Finite differences at the cheap level.
+    fn sensitivity<const N: usize>(&mut self, problem: &Problem<N>, x: &[f64; N]) -> Sensitivity<N> {
+        let level = self.cheap_level();
+        let mut residual_and_moments = |x: &[f64; N]| {
+            let point = point_at(x);
+            let moments = Moments::mean(&self.replicates(level, &point, true));
+            let image = problem.iterated(&coordinates(&self.ridge.image(&point, &moments)));
+            let here = problem.iterated(x);
+            let residual: [f64; N] = std::array::from_fn(|i| image[i] - here[i]);
+            (residual, moments)
+        };
+        let (residual, base) = residual_and_moments(x);
+        let mut secants = Vec::with_capacity(N);
+        let mut moved = Vec::with_capacity(N);
+        for axis in 0..N {
+            let mut y = *x;
+            y[axis] *= STEP.exp();
+            let (there, moments) = residual_and_moments(&y);
+            let mut step = [0.0; N];
+            step[axis] = STEP;
+            secants.push(Secant { step, residual_change: std::array::from_fn(|i| there[i] - residual[i]) });
+            moved.push(moments);
+        }
+        Sensitivity { secants, base, moved }
+    }
+
+    /// For every scramble, the distance of its image from the common image, and the distance of its own fixed point from
+    /// the common one, to first order: `(1 - F') dx = F_s(x) - F(x)`.
+    fn spread<const N: usize>(
+        &self,
+        problem: &Problem<N>,
+        point: &Point,
+        moments: &Moments,
+        replicates: &[Moments],
+        sensitivity: &Sensitivity<N>,
+    ) -> Vec<([f64; N], [f64; N])> {
+        let image = |moments| problem.iterated(&coordinates::<N>(&self.ridge.image(point, moments)));
+        let common = image(moments);
+        let matrix = DMatrix::from_fn(N, N, |i, j| -sensitivity.secants[j].residual_change[i] / STEP);
+        let decomposition = matrix.lu();
+        replicates
+            .iter()
+            .map(|own| {
+                let own = image(own);
+                let difference: [f64; N] = std::array::from_fn(|i| own[i] - common[i]);
+                let solved = decomposition.solve(&DVector::from_column_slice(&difference));
+                let shift = std::array::from_fn(|i| solved.as_ref().map_or(f64::NAN, |x| x[i]));
+                (difference, shift)
+            })
+            .collect()
+    }
+
+    fn status<const N: usize>(
+        &self,
+        report: &Report<N>,
+        point: &Point,
+        spread: &[([f64; N], [f64; N])],
+    ) -> Status {
+        if !report.point.iter().all(|x| x.is_finite()) {
+            return Status::NonFinite;
+        }
+        // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
+        let unresolved = point.q() <= 10.0 * SMALLEST_S2;
+        match report.status {
+            Status::Converged if unresolved => Status::NoiseLimited,
+            Status::Stalled => {
+                let count = spread.len() as f64;
+                let variance = |i: usize| spread.iter().map(|(d, _)| d[i] * d[i]).sum::<f64>();
+                let noise = (0..N)
+                    .map(|i| (variance(i) / (count * (count - 1.0).max(1.0))).sqrt())
+                    .fold(0.0, f64::max);
+                let resolution = if spread.len() > 1 { 3.0 * noise } else { SINGLE_SCRAMBLE_NOISE };
+                if report.residual <= resolution { Status::NoiseLimited } else { Status::Stalled }
+            }
+            status => status,
+        }
+    }
+}
+
+/// Residual below which a stall on a single scramble, whose error is unknown, counts as noise.
+const SINGLE_SCRAMBLE_NOISE: f64 = 1e-3;
+
+fn vanishes(point: &Point) -> bool {
+    point.m > 0.0 && point.m * point.m < VANISHING * point.q()
+}
+
+/// The fixed point and the averages of one scramble.
+fn replicate<const N: usize>(
+    problem: &Problem<N>,
+    x: &[f64; N],
+    own: &Moments,
+    shift: &[f64; N],
+    sensitivity: &Sensitivity<N>,
+) -> (Point, Moments) {
+    let iterated = problem.iterated(x);
+    let shifted: [f64; N] = std::array::from_fn(|i| iterated[i] + shift[i]);
+    let mut moments = *own;
+    for (moved, shift) in sensitivity.moved.iter().zip(shift) {
+        moments = moments.shifted(shift / STEP, *moved, sensitivity.base);
+    }
+    (point_at(&problem.physical(&shifted)), moments)
+}

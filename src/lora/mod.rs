@@ -1,0 +1,312 @@
+//! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global minimum of
+//!
+//! $$ L'(w) = \sum_\mu D^{-1}\lVert\sigma(\beta h(\hat S) + h_1(w)) X - y'_\mu\rVert_F^2 + \lambda'|w|^2 $$
+//!
+//! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of large `D`.
+//!
+//! The order parameters are `q = |w-hat|^2/D`, `m = w-hat.w*/D` and the linear response `v`. The *output channel* averages
+//! the proximal point `chi_p = argmin l'(chi; q) + |chi - omega|^2/(2v)`, `g = (chi_p - omega)/v`, over the frozen
+//! logits and the Gaussian fields of each token, `(chi*, omega) ~ N(0, [[q0, m], [m, q]])`:
+//!
+//! $$ \hat v = \alpha' E[-\mathrm{div}_\omega g], \quad \hat m = \alpha' E[\mathrm{div}_{\chi^*} g], \quad
+//!    \hat q = \alpha' E|g|^2, \quad \eta = \alpha' E[\partial_q l'(\chi_p; q)] , $$
+//!
+//! and the *input channel* is a ridge problem: with `r = vhat + 2 lambda' + 2 eta`,
+//!
+//! $$ m = \hat m q_0/r, \qquad q = (\hat m^2 q_0 + \hat q)/r^2, \qquad v = 1/r . $$
+//!
+//! The treatment is replica symmetric, and the loss is not convex: see [`Validity`] for when to trust a solution.
+//! Source: arXiv:2606.05899; sections 4, 5, 8 and 9 of the theory.
+
+mod label_noise;
+mod linear;
+mod validity;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, check};
+use crate::fixed_point::Status;
+use crate::model::{Activation, Model};
+use crate::nullable::number;
+use crate::options::Options;
+use crate::std_error::StdError;
+
+pub use validity::{Validity, Verdict};
+
+/// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen
+/// logits `h`, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate on new sequences.
+///
+/// Made by [`pretrain::Solution::freeze`](crate::pretrain::Solution::freeze), or by hand from measured overlaps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frozen {
+    /// `Q0 = |S*|_F^2/D^2` of the true weights; > 0.
+    pub q0: f64,
+    /// `Q = |S-hat|_F^2/D^2` of the frozen weights, before recalibration; >= 0.
+    pub q: f64,
+    /// `M = Tr(S-hat S*)/D^2`; `0 <= M <= sqrt(Q Q0)`.
+    pub m: f64,
+    /// `V >= 0`, the linear response of the pre-training; it matters on reused sequences only.
+    #[serde(default)]
+    pub v: f64,
+}
+
+impl Frozen {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), Error> {
+        check::positive("frozen.q0", self.q0)?;
+        check::non_negative("frozen.q", self.q)?;
+        check::non_negative("frozen.m", self.m)?;
+        check::non_negative("frozen.v", self.v)?;
+        let bound = self.q.sqrt() * self.q0.sqrt();
+        // Overlaps of a solved pre-training, or typed in with all their digits, may touch the bound.
+        if self.m > bound * (1.0 + 1e-9) {
+            return Err(Error::invalid("frozen.m", self.m, format!("<= sqrt(q q0) = {bound}")));
+        }
+        Ok(())
+    }
+}
+
+/// Which coordinates of the frozen logits `z` active selection looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// `|z|_F`, all `T(T+1)/2` coordinates.
+    #[default]
+    Frobenius,
+    /// `|z - <z, u> u|_F` with `u = 11^T/T`, the direction that softmax cannot see.
+    Centred,
+}
+
+/// Active selection: of the fresh sequences at hand, keep those with the smallest scores.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// Fraction kept, in `(0, 1]`.
+    pub fraction: f64,
+    /// The score.
+    #[serde(default)]
+    pub score: Score,
+}
+
+/// Which sequences fine-tuning is trained on. The test law is always that of new sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Sequences {
+    /// New ones.
+    #[default]
+    Fresh,
+    /// A subset of the pre-training sequences, with the same label noise.
+    Reused,
+    /// Selected among new ones by a score of the frozen logits.
+    Active(Selection),
+}
+
+/// How the perturbation is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Number of sequences trained on (after selection), over `D`; > 0.
+    pub alpha: f64,
+    /// Ridge `lambda'` on `|w|^2`; >= 0.
+    pub lambda: f64,
+    /// Variance `q0` of the entries of the true perturbation; > 0.
+    #[serde(default = "one")]
+    pub q0: f64,
+    /// Recalibration of the frozen weights, `S-hat -> beta S-hat`; >= 0.
+    #[serde(default = "one")]
+    pub beta: f64,
+    /// The sequences trained on.
+    #[serde(default)]
+    pub sequences: Sequences,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Training {
+    /// `alpha D` fresh sequences and ridge `lambda`, with `q0 = 1` and no recalibration.
+    #[must_use]
+    pub fn new(alpha: f64, lambda: f64) -> Self {
+        Self { alpha, lambda, q0: 1.0, beta: 1.0, sequences: Sequences::Fresh }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), Error> {
+        check::positive("lora.alpha", self.alpha)?;
+        check::non_negative("lora.lambda", self.lambda)?;
+        check::positive("lora.q0", self.q0)?;
+        check::non_negative("lora.beta", self.beta)?;
+        match self.sequences {
+            Sequences::Active(Selection { fraction, .. }) if !(fraction > 0.0 && fraction <= 1.0) => {
+                Err(Error::invalid("lora.sequences.active.fraction", fraction, "in (0, 1]"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Order parameters of fine-tuning and their conjugates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// `q = |w-hat|^2/D`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `m = w-hat.w*/D >= 0`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `v`, the linear response of `w-hat`.
+    #[serde(deserialize_with = "number")]
+    pub v: f64,
+    /// `qhat = alpha' E|g|^2`.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+    /// `mhat = alpha' E[div_chi* g]`.
+    #[serde(deserialize_with = "number")]
+    pub m_hat: f64,
+    /// `vhat = alpha' E[-div_omega g]`.
+    #[serde(deserialize_with = "number")]
+    pub v_hat: f64,
+    /// `eta = alpha' E[dl'/dq]`: the shift of the ridge, because the centring of `h1(w)` depends on `|w|^2`.
+    #[serde(deserialize_with = "number")]
+    pub eta: f64,
+}
+
+/// Errors per sequence, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Errors {
+    /// `E'` on new sequences with noisy labels.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The same with the noise removed from the label.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// On the training sequences.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+    /// The frozen baseline: `E'` at `w = 0`.
+    #[serde(deserialize_with = "number")]
+    pub frozen: f64,
+}
+
+/// Half the variance, per coordinate, of what the frozen weights leave of the label's logits (linear attention).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EffectiveNoise {
+    /// On the training sequences; `None` where it is not a scalar (selection by the centred score).
+    pub train: Option<f64>,
+    /// On new sequences.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+}
+
+/// Which estimator gave the divergences of `g`. Both are exact on average; the better one is chosen by regime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Divergence {
+    /// The Jacobian of the proximal point, plus the surface terms where it jumps: least noise where jumps are rare.
+    PointwiseAndJump,
+    /// Gaussian integration by parts: where jumps dominate.
+    IntegrationByParts,
+}
+
+/// Which start the returned fixed point was reached from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Branch {
+    /// From near-perfect overlap.
+    Informed,
+    /// From vanishing overlap.
+    Uninformed,
+}
+
+/// A solved fine-tuning stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Solution {
+    /// Order parameters and conjugates.
+    pub order: Order,
+    /// Train objective `L'/D = alpha' (train error) + lambda' q`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Test and train errors, and the frozen baseline.
+    pub errors: Errors,
+    /// `o_w = m/sqrt(q q0)`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// `Delta_eff`; `None` where pre-training does not enter through an effective noise alone.
+    pub effective_noise: Option<EffectiveNoise>,
+    /// Whether to trust replica symmetry here.
+    pub validity: Validity,
+    /// How the divergences were computed.
+    pub divergence: Divergence,
+    /// The start from which this fixed point was reached.
+    pub branch: Branch,
+    /// How the solve ended.
+    pub status: Status,
+    /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`.
+    #[serde(deserialize_with = "number")]
+    pub residual: f64,
+    /// Evaluations of the state-evolution map, at any number of nodes.
+    pub iterations: usize,
+    /// Standard errors, from independent scrambles; absent for `T = 1`, which is done by quadrature, to about 1e-7.
+    pub std_error: StdError,
+}
+
+impl Solution {
+    /// The solution, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] unless the status is converged or collapsed.
+    pub fn into_converged(self) -> Result<Self, Error> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        Err(Error::NotConverged {
+            stage: "lora",
+            status: self.status,
+            residual: self.residual,
+            iterations: self.iterations,
+            point: format!("(q, m, v) = ({}, {}, {})", self.order.q, self.order.m, self.order.v),
+            hint: self.status.hint(),
+        })
+    }
+}
+
+/// Solves the fine-tuning stage on top of frozen weights. The teacher of `model` is not used.
+///
+/// ```
+/// use lora_asymptotics::{Model, Options, lora};
+///
+/// let model = Model::linear(2, 0.5);
+/// let frozen = lora::Frozen { q0: 1.5, q: 1.3, m: 1.25, v: 0.0 };
+/// let solution = lora::solve(&model, &frozen, &lora::Training::new(3.0, 0.2), &Options::default())?.into_converged()?;
+/// assert!(solution.validity.reliable);
+/// assert!(solution.alignment > 0.9 && solution.errors.test < solution.errors.frozen);
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input.
+pub fn solve(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<Solution, Error> {
+    model.validate()?;
+    frozen.validate()?;
+    training.validate()?;
+    options.validate()?;
+    match model.activation {
+        Activation::Linear => linear::solve(model, frozen, training, options),
+    }
+}

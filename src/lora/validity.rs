@@ -1,0 +1,49 @@
+//! When to trust replica symmetry: practical gauges, calibrated on finite-size simulation.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nullable::number;
+
+/// How far the replica-symmetric prediction can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Agrees with simulation within error bars, everywhere it was compared.
+    Good,
+    /// Off by a few percent at most (`o_w` within 0.04).
+    Marginal,
+    /// Do not use.
+    Unreliable,
+}
+
+/// Gauges of replica symmetry at the returned fixed point, and what they say (section 9 of the theory).
+///
+/// The proximal operator jumps, so that the replicon is formally infinite; the gauges below are practical ones.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Validity {
+    /// `J = alpha' (jump part of div_omega g)/vhat`: the share of the response that comes from jumps.
+    #[serde(deserialize_with = "number")]
+    pub jump: f64,
+    /// `alpha' v^2 E|dg/domega|_F^2`, the replicon away from jumps.
+    #[serde(deserialize_with = "number")]
+    pub replicon: f64,
+    /// Whether the verdict is good or marginal.
+    pub reliable: bool,
+    /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13.
+    pub verdict: Verdict,
+}
+
+impl Validity {
+    /// The verdict for linear attention.
+    pub(super) fn linear(jump: f64, replicon: f64) -> Self {
+        // A gauge that is not a number is no reason to trust.
+        let verdict = if jump <= 0.02 {
+            Verdict::Good
+        } else if jump <= 0.13 {
+            Verdict::Marginal
+        } else {
+            Verdict::Unreliable
+        };
+        Self { jump, replicon, reliable: verdict != Verdict::Unreliable, verdict }
+    }
+}
