@@ -1,0 +1,20 @@
+#![doc = "x"]
+pub mod channel;
+pub mod error;
+pub mod fixed_point;
+pub mod lora;
+pub mod model;
+mod nullable;
+pub mod observables;
+pub mod options;
+pub mod pretrain;
+pub mod quadrature;
+mod roots;
+pub mod scenario;
+pub mod spectrum;
+mod std_error;
+pub use error::Error;
+pub use model::{Activation, Model, Teacher};
+pub use options::{Options, Start};
+pub use scenario::{Estimator, Outcome, Scenario};
+pub use std_error::StdError;
