@@ -7,7 +7,7 @@ use crate::fixed_point::Status;
 /// Everything that can go wrong before a number exists, and the refusal to treat an unconverged number as one.
 ///
 /// An invalid input is always an `Err`; a solve that does not converge is an `Ok(Solution)` with a
-/// [`Status`](crate::fixed_point::Status) that says so, until the caller asks for
+/// [`Status`] that says so, until the caller asks for
 /// `into_converged()`, which turns it into [`Error::NotConverged`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -18,8 +18,8 @@ pub fn alignment(m: f64, q: f64, q0: f64) -> f64 {
 /// the label that the frozen weights leave unexplained on sequences they were not trained on.
 #[must_use]
 pub fn effective_noise(q0: f64, q: f64, m: f64, delta: f64, beta: f64) -> f64 {
-    // (1 - beta)^2-like cancellation at perfect recovery is the caller's: overlaps are all there is to go by.
-    (0.5 * delta + (q0 - 2.0 * beta * m + beta * beta * q).max(0.0)).max(0.0)
+    // At perfect recovery, rounding may leave a tiny negative number.
+    0.5 * delta + (q0 - 2.0 * beta * m + beta * beta * q).max(0.0)
 }
 
 /// The training effective noise on reused sequences, for any recalibration `beta`: with the response `V` of the

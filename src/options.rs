@@ -51,7 +51,7 @@ impl Default for Options {
 
 impl Options {
     /// `log2` of the largest number of nodes of all scrambles together.
-    const MAX_LOG2_TOTAL: u32 = 23;
+    const MAX_LOG2_TOTAL: u32 = 22;
 
     /// Checks every field.
     ///

@@ -30,7 +30,7 @@ pub(super) enum LabelNoise {
 impl LabelNoise {
     /// The training law.
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
-        let Frozen { q0, q, m, .. } = *frozen;
+        let Frozen { q0, q, m, v } = *frozen;
         match training.sequences {
             Sequences::Active(selection) if q > 0.0 && selection.score.coordinates(model.tokens) > 0 => {
                 // z*|z ~ N((M/Q) z, 2 (Q0 - M^2/Q)), and z is multiplied by beta.
@@ -49,8 +49,32 @@ impl LabelNoise {
                 Self::Gaussian { deviation: (2.0 * noise).sqrt() / training.q0 }
             }
             Sequences::Reused => {
-                let noise = reused_noise(model, frozen, training);
+                let noise = observables::reused_effective_noise(
+                    model.tokens,
+                    q0,
+                    q,
+                    m,
+                    v,
+                    model.delta,
+                    training.beta,
+                );
                 Self::Gaussian { deviation: (2.0 * noise).sqrt() / training.q0 }
+            }
+        }
+    }
+
+    /// Half the variance of a coordinate: `Delta_eff` of the training law, in units of `q0^2`. `None` where the law is
+    /// anisotropic.
+    pub(super) fn effective(&self, tokens: usize) -> Option<f64> {
+        match *self {
+            Self::Gaussian { deviation } => Some(0.5 * deviation * deviation),
+            Self::Selected { score: Score::Centred, .. } => None,
+            Self::Selected { score: Score::Frobenius, fraction, spread, deviation } => {
+                // E|z|^2 on the ball: chi2 with two more degrees of freedom at the same radius.
+                let degrees = channel::dimension(tokens);
+                let radius2 = chi_square_quantile(degrees, fraction);
+                let kept = chi_square_cdf(degrees + 2, radius2) / fraction;
+                Some(0.5 * (spread * spread * kept + deviation * deviation))
             }
         }
     }
@@ -138,35 +162,6 @@ impl ScalarLaw {
     }
 }
 
-/// Training effective noise on reused sequences.
-fn reused_noise(model: &Model, frozen: &Frozen, training: &Training) -> f64 {
-    let Frozen { q0, q, m, v } = *frozen;
-    observables::reused_effective_noise(model.tokens, q0, q, m, v, model.delta, training.beta)
-}
-
-/// `Delta_eff` of the training law, half the variance of `N` per coordinate; `None` where the law is anisotropic.
-pub(super) fn train_effective_noise(model: &Model, frozen: &Frozen, training: &Training) -> Option<f64> {
-    let Frozen { q0, q, m, .. } = *frozen;
-    match training.sequences {
-        Sequences::Fresh => Some(observables::effective_noise(q0, q, m, model.delta, training.beta)),
-        Sequences::Reused => Some(reused_noise(model, frozen, training)),
-        Sequences::Active(selection) => {
-            let scored = selection.score.coordinates(model.tokens);
-            if q <= 0.0 || scored == 0 {
-                return Some(observables::effective_noise(q0, q, m, model.delta, training.beta));
-            }
-            if selection.score == Score::Centred {
-                return None;
-            }
-            // E|z|^2 on the ball: chi2 with two more degrees of freedom at the same radius.
-            let radius2 = chi_square_quantile(scored, selection.fraction);
-            let kept = chi_square_cdf(scored + 2, radius2) / selection.fraction;
-            let mismatch = training.beta - m / q;
-            Some(0.5 * model.delta + (q0 - m * (m / q)).max(0.0) + mismatch * mismatch * q * kept)
-        }
-    }
-}
-
 impl Score {
     /// Number of coordinates of the logits that the score looks at.
     fn coordinates(self, tokens: usize) -> usize {
@@ -232,7 +227,7 @@ mod tests {
         for fraction in [1.0, 0.5, 0.03] {
             let (model, frozen, training) = selected(Score::Frobenius, fraction, 1.0);
             let noise = LabelNoise::new(&model, &frozen, &training);
-            let effective = train_effective_noise(&model, &frozen, &training).unwrap();
+            let effective = LabelNoise::new(&model, &frozen, &training).effective(2).unwrap();
             let samples = samples(&noise);
             for variance in [
                 mean_square(&samples, |n| n[0][0]),
@@ -249,7 +244,7 @@ mod tests {
         let (model, frozen, training) = selected(Score::Frobenius, 1.0, 0.8);
         let fresh = observables::effective_noise(frozen.q0, frozen.q, frozen.m, model.delta, 0.8);
         assert_relative_eq!(
-            train_effective_noise(&model, &frozen, &training).unwrap(),
+            LabelNoise::new(&model, &frozen, &training).effective(2).unwrap(),
             fresh,
             max_relative = 1e-12
         );
@@ -258,8 +253,8 @@ mod tests {
     #[test]
     fn centred_selection_leaves_the_flat_direction_alone() {
         let (model, frozen, training) = selected(Score::Centred, 0.05, 0.5);
-        assert_eq!(train_effective_noise(&model, &frozen, &training), None);
         let noise = LabelNoise::new(&model, &frozen, &training);
+        assert_eq!(noise.effective(2), None);
         let LabelNoise::Selected { spread, deviation, .. } = noise else { panic!("{noise:?}") };
         // <N, u> with u = 11^T/2, and a direction across.
         let samples = samples(&noise);
@@ -296,7 +291,7 @@ mod tests {
             let rule = gauss_quad::GaussLegendre::new(std::num::NonZeroUsize::new(80).unwrap());
             let moment = |k| rule.integrate(-law.half_width, law.half_width, |x| law.density(x) * x.powi(k));
             assert_relative_eq!(moment(0), 1.0, max_relative = 1e-9);
-            let effective = train_effective_noise(&model, &frozen, &training).unwrap();
+            let effective = LabelNoise::new(&model, &frozen, &training).effective(1).unwrap();
             assert_relative_eq!(moment(2), 2.0 * effective, max_relative = 1e-9);
         }
     }

@@ -1,6 +1,6 @@
 //! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global minimum of
 //!
-//! $$ L'(w) = \sum_\mu D^{-1}\lVert\sigma(\beta h(\hat S) + h_1(w)) X - y'_\mu\rVert_F^2 + \lambda'|w|^2 $$
+//! $$ L^{\prime}(w) = \sum_\mu D^{-1}\lVert\sigma(\beta h(\hat S) + h_1(w)) X - y^{\prime}_\mu\rVert_F^2 + \lambda^{\prime}|w|^2 $$
 //!
 //! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of large `D`.
 //!
@@ -8,8 +8,8 @@
 //! the proximal point `chi_p = argmin l'(chi; q) + |chi - omega|^2/(2v)`, `g = (chi_p - omega)/v`, over the frozen
 //! logits and the Gaussian fields of each token, `(chi*, omega) ~ N(0, [[q0, m], [m, q]])`:
 //!
-//! $$ \hat v = \alpha' E[-\mathrm{div}_\omega g], \quad \hat m = \alpha' E[\mathrm{div}_{\chi^*} g], \quad
-//!    \hat q = \alpha' E|g|^2, \quad \eta = \alpha' E[\partial_q l'(\chi_p; q)] , $$
+//! $$ \hat v = \alpha^{\prime} E[-\mathrm{div}\_\omega g], \quad \hat m = \alpha^{\prime} E[\mathrm{div}\_{\chi^\star} g], \quad
+//!    \hat q = \alpha^{\prime} E|g|^2, \quad \eta = \alpha^{\prime} E[\partial_q l^{\prime}(\chi_p; q)] , $$
 //!
 //! and the *input channel* is a ridge problem: with `r = vhat + 2 lambda' + 2 eta`,
 //!
@@ -279,6 +279,14 @@ impl Solution {
             hint: self.status.hint(),
         })
     }
+}
+
+/// The output channel of linear attention as a closure: for the benchmarks of this crate only.
+#[doc(hidden)]
+pub fn output_channel_benchmark(tokens: usize, log2_nodes: usize) -> Result<impl FnMut() -> f64, Error> {
+    let options = Options { log2_nodes, scrambles: 1, ..Options::default() };
+    options.validate()?;
+    linear::benchmark(&Model::linear(tokens, 1.0), &Training::new(2.0, 0.5), &options)
 }
 
 /// Solves the fine-tuning stage on top of frozen weights. The teacher of `model` is not used.

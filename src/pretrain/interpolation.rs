@@ -9,7 +9,7 @@ use crate::roots::{Point, bracketed};
 ///
 /// With `s-bar = (s* + d Z)_+` and `D(d)` its degrees of freedom, `d` solves
 ///
-/// $$ d^2 D(d) = Q_0 - 2M(d) + Q(d) + \Delta/2, \qquad \alpha_{\rm interp} = D(d)/(2K'). $$
+/// $$ d^2 D(d) = Q_0 - 2M(d) + Q(d) + \Delta/2, \qquad \alpha_{\rm interp} = D(d)/(2K^{\prime}). $$
 ///
 /// `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is degenerate, and where the
 /// equation has no root in double precision.

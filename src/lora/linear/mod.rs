@@ -35,7 +35,26 @@ pub(super) fn solve(
         let mut channel = output_channel(model.tokens, &noise, options)?;
         Search::new(model.tokens, training, options, channel.as_mut()).run(options.start)
     })?;
-    Ok(Reporter::new(model, frozen, training).solution(&found))
+    Ok(Reporter::new(model, frozen, training, &noise).solution(&found))
+}
+
+/// One evaluation of the output channel on warm nodes, as the benchmarks time it: at two points in turn, as far apart as
+/// two iterates of a solve are.
+pub(super) fn benchmark(
+    model: &Model,
+    training: &Training,
+    options: &Options,
+) -> Result<impl FnMut() -> f64 + use<>, Error> {
+    let noise = LabelNoise::Gaussian { deviation: 1.0 };
+    let mut channel = output_channel(model.tokens, &noise, options)?;
+    let finest = channel.levels() - 1;
+    let v = 1.0 / (2.0 * training.lambda + 4.0 * training.alpha);
+    let mut m = 0.92;
+    Ok(move || {
+        m = 1.841 - m;
+        let point = moments::Point { m, s2: 0.1, v };
+        channel.replicates(finest, &point, false).iter().map(|moments| moments.gradient2).sum()
+    })
 }
 
 fn output_channel(

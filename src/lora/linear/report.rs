@@ -4,7 +4,7 @@ use super::moments::{Moments, Point};
 use super::ridge::{Conjugates, Ridge};
 use super::search::Found;
 use crate::fixed_point::Status;
-use crate::lora::label_noise::train_effective_noise;
+use crate::lora::label_noise::LabelNoise;
 use crate::lora::{EffectiveNoise, Errors, Frozen, Order, Solution, Training};
 use crate::model::Model;
 use crate::observables;
@@ -27,10 +27,10 @@ struct Observed {
 }
 
 impl Reporter {
-    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
+    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training, noise: &LabelNoise) -> Self {
         let Frozen { q0, q, m, .. } = *frozen;
         let noise = EffectiveNoise {
-            train: train_effective_noise(model, frozen, training),
+            train: noise.effective(model.tokens).map(|noise| training.q0 * training.q0 * noise),
             test: observables::effective_noise(q0, q, m, model.delta, training.beta),
         };
         Self { tokens: model.tokens, q0: training.q0, delta: model.delta, noise }
