@@ -24,7 +24,7 @@ pub enum Start {
 pub struct Options {
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve. In `[1e-14, 1e-1]`.
     pub tolerance: f64,
-    /// Bound on the evaluations of the state-evolution map, per fixed point. At least 1.
+    /// Bound on the iterations per fixed point, at least 1. A few evaluations more measure slopes and errors.
     pub max_iterations: usize,
     /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble: 6 to 20.
     pub log2_nodes: usize,

@@ -255,7 +255,7 @@ pub struct Solution {
     /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
-    /// Evaluations of the state-evolution map, at any number of nodes.
+    /// Iterations, at any number of nodes.
     pub iterations: usize,
     /// Standard errors, from independent scrambles; absent for `T = 1`, which is done by quadrature, to about 1e-7.
     pub std_error: StdError,

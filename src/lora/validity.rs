@@ -21,7 +21,7 @@ pub enum Verdict {
 /// The proximal operator jumps, so that the replicon is formally infinite; the gauges below are practical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Validity {
-    /// `J = alpha' (jump part of div_omega g)/vhat`: the share of the response that comes from jumps.
+    /// `J = alpha' (jump part of div_omega g)/|vhat|`: the share of the response that comes from jumps.
     #[serde(deserialize_with = "number")]
     pub jump: f64,
     /// `alpha' v^2 E|dg/domega|_F^2`, the replicon away from jumps.
@@ -29,17 +29,19 @@ pub struct Validity {
     pub replicon: f64,
     /// Whether the verdict is good or marginal.
     pub reliable: bool,
-    /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13.
+    /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13. Unreliable in any case if there are
+    /// jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
     pub verdict: Verdict,
 }
 
 impl Validity {
-    /// The verdict for linear attention.
-    pub(super) fn linear(jump: f64, replicon: f64) -> Self {
+    /// The verdict for linear attention; `responds` if `vhat > 0`.
+    pub(super) fn linear(jump: f64, replicon: f64, responds: bool) -> Self {
+        let measured = responds || jump <= 0.0;
         // A gauge that is not a number is no reason to trust.
-        let verdict = if jump <= 0.02 {
+        let verdict = if measured && jump <= 0.02 {
             Verdict::Good
-        } else if jump <= 0.13 {
+        } else if measured && jump <= 0.13 {
             Verdict::Marginal
         } else {
             Verdict::Unreliable

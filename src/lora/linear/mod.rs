@@ -11,6 +11,7 @@ mod prox;
 mod report;
 mod ridge;
 mod search;
+mod sensitivity;
 
 use super::label_noise::LabelNoise;
 use super::{Frozen, Solution, Training};

@@ -1,12 +1,11 @@
-//! The search for the fixed points: a ladder of accuracy levels, two starts, and the sensitivity that error bars need.
-
-use nalgebra::{DMatrix, DVector};
+//! The search for the fixed points: two starts, a ladder of accuracy levels, and the choice between the results.
 
 use super::moments::{Moments, OutputChannel, Point};
 use super::ridge::{Ridge, SMALLEST_S2};
+use super::sensitivity::Sensitivity;
 use crate::channel;
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Secant, Status};
+use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Status};
 use crate::lora::validity::{Validity, Verdict};
 use crate::lora::{Branch, Divergence, Training};
 use crate::options::{Options, Start};
@@ -18,8 +17,6 @@ const MIDDLE_TOLERANCE: f64 = 1e-6;
 const CLOSE: f64 = 1e-2;
 /// Residual of the first level beyond which finer ones will not help.
 const HOPELESS: f64 = 0.1;
-/// Logarithmic step of the finite differences: large against the jumps of the discretised map.
-const STEP: f64 = 1e-2;
 /// `m^2/q` below which an iterate is on its way to `m = 0`.
 const VANISHING: f64 = 1e-10;
 /// Share of the jumps in `vhat` above which integration by parts has the smaller error.
@@ -40,7 +37,9 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn validity(&self) -> Validity {
-        Validity::linear(self.ridge.jump_share(&self.moments), self.ridge.alpha * self.moments.replicon)
+        let Ridge { alpha, .. } = self.ridge;
+        let responds = self.ridge.conjugates(&self.moments).v_hat > 0.0;
+        Validity::linear(self.ridge.jump_share(&self.moments), alpha * self.moments.replicon, responds)
     }
 
     fn objective(&self) -> f64 {
@@ -50,13 +49,6 @@ impl Found {
 
 fn objective(ridge: &Ridge, point: &Point, moments: &Moments) -> f64 {
     ridge.alpha * moments.loss + ridge.lambda * point.q()
-}
-
-/// First derivatives of the averages in the coordinates iterated on.
-struct Sensitivity<const N: usize> {
-    secants: Vec<Secant<N>>,
-    base: Moments,
-    moved: Vec<Moments>,
 }
 
 /// The point with coordinates `(m, s2, v)`, or `(s2, v)` at `m = 0`.
@@ -81,7 +73,8 @@ pub(super) struct Search<'a> {
     channel: &'a mut dyn OutputChannel,
     ridge: Ridge,
     options: &'a Options,
-    evaluations: usize,
+    /// Iterations spent on the fixed point in hand.
+    iterations: usize,
     last: Option<(Point, Vec<Moments>)>,
 }
 
@@ -98,7 +91,7 @@ impl<'a> Search<'a> {
             lambda: training.lambda / training.q0,
             divergence: channel.smooth_divergence(),
         };
-        Self { channel, ridge, options, evaluations: 0, last: None }
+        Self { channel, ridge, options, iterations: 0, last: None }
     }
 
     pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
@@ -121,7 +114,7 @@ impl<'a> Search<'a> {
     fn informed(&mut self) -> Result<Found, Error> {
         let v = self.typical_response();
         let found = self.ladder([0.95, 1.0 - 0.95 * 0.95, v], Branch::Informed)?;
-        if found.status == Status::Converged && !vanishes(&found.point) {
+        if found.residual <= CLOSE && !vanishes(&found.point) {
             return Ok(found);
         }
         // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
@@ -144,6 +137,7 @@ impl<'a> Search<'a> {
 
     /// Whether `m = 0` may have the lower train objective, judged on few nodes: the finest level decides if they do not.
     fn nothing_may_be_better(&mut self, informed: &Found) -> Result<bool, Error> {
+        self.iterations = 0;
         let problem = Problem::new(self.start_of_nothing(), [Coordinate::Log; 2]);
         let nothing = point_at(&self.approach(&problem)?.point);
         let ridge = self.ridge;
@@ -174,7 +168,7 @@ impl<'a> Search<'a> {
 
     /// From a start to the finest level.
     fn ladder<const N: usize>(&mut self, start: [f64; N], branch: Branch) -> Result<Found, Error> {
-        let first = self.evaluations;
+        self.iterations = 0;
         let mut problem = Problem::new(start, [Coordinate::Log; N]);
         self.ridge.divergence = self.channel.smooth_divergence();
         let mut report = self.approach(&problem)?;
@@ -185,9 +179,9 @@ impl<'a> Search<'a> {
             report = self.approach(&problem)?;
         }
         let finest = self.channel.levels() - 1;
-        let sensitivity = self.sensitivity(&problem, &report.point);
+        let sensitivity = Sensitivity::measure(&report.point, |x| self.residual_and_moments(&problem, x));
         if report.residual <= HOPELESS {
-            problem.secants.clone_from(&sensitivity.secants);
+            problem.secants = sensitivity.secants().to_vec();
             for level in 1.min(finest)..=finest {
                 problem.start = report.point;
                 let tolerance = if level == finest { self.options.tolerance } else { MIDDLE_TOLERANCE };
@@ -208,12 +202,22 @@ impl<'a> Search<'a> {
         let point = point_at(&report.point);
         let replicates = self.replicates(finest, &point, true);
         let moments = Moments::mean(&replicates);
-        let spread = self.spread(&problem, &point, &moments, &replicates, &sensitivity);
-        let status = self.status(&report, &point, &spread);
-        let replicates = replicates
+        let image = |moments| problem.iterated(&coordinates::<N>(&self.ridge.image(&point, moments)));
+        let common = image(&moments);
+        let differences: Vec<[f64; N]> = replicates
             .iter()
-            .zip(&spread)
-            .map(|(own, (_, shift))| replicate(&problem, &report.point, own, shift, &sensitivity))
+            .map(|own| image(own))
+            .map(|own| std::array::from_fn(|i| own[i] - common[i]))
+            .collect();
+        let status = status(&report, &point, &differences);
+        let replicates = replicates
+            .into_iter()
+            .zip(sensitivity.shifts(&differences))
+            .map(|(own, shift)| {
+                let factors = shift.map(f64::exp);
+                let own_point = point_at::<N>(&std::array::from_fn(|i| report.point[i] * factors[i]));
+                (own_point, sensitivity.moved(own, &shift))
+            })
             .collect();
         Ok(Found {
             point,
@@ -222,7 +226,7 @@ impl<'a> Search<'a> {
             branch,
             status,
             residual: report.residual,
-            iterations: self.evaluations - first,
+            iterations: self.iterations,
             replicates,
         })
     }
@@ -258,7 +262,7 @@ impl<'a> Search<'a> {
         method: Method,
         problem: &Problem<N>,
     ) -> Result<Report<N>, Error> {
-        let allowed = self.options.max_iterations.saturating_sub(self.evaluations);
+        let allowed = self.options.max_iterations.saturating_sub(self.iterations);
         let options = fixed_point::Options {
             tolerance: effort.tolerance,
             max_iterations: allowed.min(effort.evaluations).max(1),
@@ -266,18 +270,32 @@ impl<'a> Search<'a> {
             patience: effort.patience,
             record_history: false,
         };
-        fixed_point::solve(problem, &options, |x| {
+        let report = fixed_point::solve(problem, &options, |x| {
             let point = point_at(&x);
             let moments = Moments::mean(&self.replicates(level, &point, false));
             coordinates(&self.ridge.image(&point, &moments))
-        })
+        })?;
+        self.iterations += report.iterations;
+        Ok(report)
+    }
+
+    /// The undamped residual at `x`, in logarithms, and the averages, at the cheap level.
+    fn residual_and_moments<const N: usize>(
+        &mut self,
+        problem: &Problem<N>,
+        x: &[f64; N],
+    ) -> ([f64; N], Moments) {
+        let point = point_at(x);
+        let moments = Moments::mean(&self.replicates(self.cheap_level(), &point, true));
+        let image = problem.iterated(&coordinates(&self.ridge.image(&point, &moments)));
+        let here = problem.iterated(x);
+        (std::array::from_fn(|i| image[i] - here[i]), moments)
     }
 
     /// The averages at `point`. At the finest level they are complete and remembered: the last iterate is most often the
     /// result, and costs the most.
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
         if level + 1 < self.channel.levels() {
-            self.evaluations += 1;
             return self.channel.replicates(level, point, full);
         }
         if let Some((known, replicates)) = &self.last
@@ -285,88 +303,9 @@ impl<'a> Search<'a> {
         {
             return replicates.clone();
         }
-        self.evaluations += 1;
         let replicates = self.channel.replicates(level, point, true);
         self.last = Some((*point, replicates.clone()));
         replicates
-    }
-
-    /// Finite differences at the cheap level.
-    fn sensitivity<const N: usize>(&mut self, problem: &Problem<N>, x: &[f64; N]) -> Sensitivity<N> {
-        let level = self.cheap_level();
-        let mut residual_and_moments = |x: &[f64; N]| {
-            let point = point_at(x);
-            let moments = Moments::mean(&self.replicates(level, &point, true));
-            let image = problem.iterated(&coordinates(&self.ridge.image(&point, &moments)));
-            let here = problem.iterated(x);
-            let residual: [f64; N] = std::array::from_fn(|i| image[i] - here[i]);
-            (residual, moments)
-        };
-        let (residual, base) = residual_and_moments(x);
-        let mut secants = Vec::with_capacity(N);
-        let mut moved = Vec::with_capacity(N);
-        for axis in 0..N {
-            let mut y = *x;
-            y[axis] *= STEP.exp();
-            let (there, moments) = residual_and_moments(&y);
-            let mut step = [0.0; N];
-            step[axis] = STEP;
-            secants.push(Secant { step, residual_change: std::array::from_fn(|i| there[i] - residual[i]) });
-            moved.push(moments);
-        }
-        Sensitivity { secants, base, moved }
-    }
-
-    /// For every scramble, the distance of its image from the common image, and the distance of its own fixed point from
-    /// the common one, to first order: `(1 - F') dx = F_s(x) - F(x)`.
-    fn spread<const N: usize>(
-        &self,
-        problem: &Problem<N>,
-        point: &Point,
-        moments: &Moments,
-        replicates: &[Moments],
-        sensitivity: &Sensitivity<N>,
-    ) -> Vec<([f64; N], [f64; N])> {
-        let image = |moments| problem.iterated(&coordinates::<N>(&self.ridge.image(point, moments)));
-        let common = image(moments);
-        let matrix = DMatrix::from_fn(N, N, |i, j| -sensitivity.secants[j].residual_change[i] / STEP);
-        let decomposition = matrix.lu();
-        replicates
-            .iter()
-            .map(|own| {
-                let own = image(own);
-                let difference: [f64; N] = std::array::from_fn(|i| own[i] - common[i]);
-                let solved = decomposition.solve(&DVector::from_column_slice(&difference));
-                let shift = std::array::from_fn(|i| solved.as_ref().map_or(f64::NAN, |x| x[i]));
-                (difference, shift)
-            })
-            .collect()
-    }
-
-    fn status<const N: usize>(
-        &self,
-        report: &Report<N>,
-        point: &Point,
-        spread: &[([f64; N], [f64; N])],
-    ) -> Status {
-        if !report.point.iter().all(|x| x.is_finite()) {
-            return Status::NonFinite;
-        }
-        // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
-        let unresolved = point.q() <= 10.0 * SMALLEST_S2;
-        match report.status {
-            Status::Converged if unresolved => Status::NoiseLimited,
-            Status::Stalled => {
-                let count = spread.len() as f64;
-                let variance = |i: usize| spread.iter().map(|(d, _)| d[i] * d[i]).sum::<f64>();
-                let noise = (0..N)
-                    .map(|i| (variance(i) / (count * (count - 1.0).max(1.0))).sqrt())
-                    .fold(0.0, f64::max);
-                let resolution = if spread.len() > 1 { 3.0 * noise } else { SINGLE_SCRAMBLE_NOISE };
-                if report.residual <= resolution { Status::NoiseLimited } else { Status::Stalled }
-            }
-            status => status,
-        }
     }
 }
 
@@ -377,19 +316,26 @@ fn vanishes(point: &Point) -> bool {
     point.m > 0.0 && point.m * point.m < VANISHING * point.q()
 }
 
-/// The fixed point and the averages of one scramble.
-fn replicate<const N: usize>(
-    problem: &Problem<N>,
-    x: &[f64; N],
-    own: &Moments,
-    shift: &[f64; N],
-    sensitivity: &Sensitivity<N>,
-) -> (Point, Moments) {
-    let iterated = problem.iterated(x);
-    let shifted: [f64; N] = std::array::from_fn(|i| iterated[i] + shift[i]);
-    let mut moments = *own;
-    for (moved, shift) in sensitivity.moved.iter().zip(shift) {
-        moments = moments.shifted(shift / STEP, *moved, sensitivity.base);
+/// How the search ended, given the distance of every scramble's image from the common one.
+fn status<const N: usize>(report: &Report<N>, point: &Point, differences: &[[f64; N]]) -> Status {
+    if !report.point.iter().all(|x| x.is_finite()) {
+        return Status::NonFinite;
     }
-    (point_at(&problem.physical(&shifted)), moments)
+    // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
+    let unresolved = point.q() <= 10.0 * SMALLEST_S2;
+    match report.status {
+        Status::Converged if unresolved => Status::NoiseLimited,
+        Status::Stalled if report.residual <= noise(differences) => Status::NoiseLimited,
+        status => status,
+    }
+}
+
+/// Three standard errors of the image, in its noisiest coordinate.
+fn noise<const N: usize>(differences: &[[f64; N]]) -> f64 {
+    let count = differences.len() as f64;
+    if count < 2.0 {
+        return SINGLE_SCRAMBLE_NOISE;
+    }
+    let variance = |i: usize| differences.iter().map(|d| d[i] * d[i]).sum::<f64>() / (count - 1.0);
+    (0..N).map(|i| 3.0 * (variance(i) / count).sqrt()).fold(0.0, f64::max)
 }
