@@ -19,6 +19,8 @@ const CLOSE: f64 = 1e-2;
 const HOPELESS: f64 = 0.1;
 /// `m^2/q` below which an iterate is on its way to `m = 0`.
 const VANISHING: f64 = 1e-10;
+/// `m^2/q` below which an iteration that has stalled may be slowly losing its overlap.
+const WEAK: f64 = 0.01;
 /// Share of the jumps in `vhat` above which integration by parts has the smaller error.
 const JUMPS_DOMINATE: f64 = 0.13;
 
@@ -114,7 +116,8 @@ impl<'a> Search<'a> {
     fn informed(&mut self) -> Result<Found, Error> {
         let v = self.typical_response();
         let found = self.ladder([0.95, 1.0 - 0.95 * 0.95, v], Branch::Informed)?;
-        if found.residual <= CLOSE && !vanishes(&found.point) {
+        let settled = found.status == Status::Converged && !vanishes(&found.point);
+        if settled || (found.residual <= CLOSE && found.point.m.powi(2) > WEAK * found.point.q()) {
             return Ok(found);
         }
         // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
@@ -204,11 +207,8 @@ impl<'a> Search<'a> {
         let moments = Moments::mean(&replicates);
         let image = |moments| problem.iterated(&coordinates::<N>(&self.ridge.image(&point, moments)));
         let common = image(&moments);
-        let differences: Vec<[f64; N]> = replicates
-            .iter()
-            .map(|own| image(own))
-            .map(|own| std::array::from_fn(|i| own[i] - common[i]))
-            .collect();
+        let differences: Vec<[f64; N]> =
+            replicates.iter().map(image).map(|own| std::array::from_fn(|i| own[i] - common[i])).collect();
         let status = status(&report, &point, &differences);
         let replicates = replicates
             .into_iter()
