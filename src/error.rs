@@ -75,6 +75,20 @@ impl Error {
         Self::InvalidParameter { field, value: value.to_string(), allowed: allowed.into() }
     }
 
+    /// [`Error::NotConverged`] unless the status is a success.
+    pub(crate) fn unless_converged(
+        stage: &'static str,
+        status: Status,
+        residual: f64,
+        iterations: usize,
+        point: String,
+    ) -> Result<(), Self> {
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(Self::NotConverged { stage, status, residual, iterations, point, hint: status.hint() })
+    }
+
     /// A stable, machine-readable name of the variant, as printed by `examples/solve.rs`.
     #[must_use]
     pub fn kind(&self) -> &'static str {

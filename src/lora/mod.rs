@@ -267,17 +267,10 @@ impl Solution {
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged or collapsed.
     pub fn into_converged(self) -> Result<Self, Error> {
-        if self.status.is_success() {
-            return Ok(self);
-        }
-        Err(Error::NotConverged {
-            stage: "lora",
-            status: self.status,
-            residual: self.residual,
-            iterations: self.iterations,
-            point: format!("(q, m, v) = ({}, {}, {})", self.order.q, self.order.m, self.order.v),
-            hint: self.status.hint(),
-        })
+        let Order { q, m, v, .. } = self.order;
+        let point = format!("(q, m, v) = ({q}, {m}, {v})");
+        Error::unless_converged("lora", self.status, self.residual, self.iterations, point)?;
+        Ok(self)
     }
 }
 

@@ -147,17 +147,10 @@ impl Solution {
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged or collapsed.
     pub fn into_converged(self) -> Result<Self, Error> {
-        if self.status.is_success() {
-            return Ok(self);
-        }
-        Err(Error::NotConverged {
-            stage: "pretrain",
-            status: self.status,
-            residual: self.residual,
-            iterations: self.iterations,
-            point: format!("(Q, M, V) = ({}, {}, {})", self.order.q, self.order.m, self.order.v),
-            hint: self.status.hint(),
-        })
+        let Order { q, m, v, .. } = self.order;
+        let point = format!("(Q, M, V) = ({q}, {m}, {v})");
+        Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
+        Ok(self)
     }
 }
 
