@@ -79,6 +79,14 @@ impl LabelNoise {
         }
     }
 
+    /// Standard deviation of a coordinate, before selection.
+    pub(super) fn deviation(&self) -> f64 {
+        match *self {
+            Self::Gaussian { deviation } => deviation,
+            Self::Selected { spread, deviation, .. } => spread.hypot(deviation),
+        }
+    }
+
     /// Number of independent standard normals that a sample takes.
     pub(super) fn dimensions(&self, tokens: usize) -> usize {
         match self {

@@ -30,11 +30,17 @@ pub struct Validity {
     /// Whether the verdict is good or marginal.
     pub reliable: bool,
     /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13. Unreliable in any case if there are
-    /// jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
+    /// jumps and `vhat` is not positive, as where the ridge has all but killed the weights, or if the solve has not converged.
     pub verdict: Verdict,
 }
 
 impl Validity {
+    /// Whatever the gauges say, this is not to be trusted.
+    pub(super) fn distrust(&mut self) {
+        self.verdict = Verdict::Unreliable;
+        self.reliable = false;
+    }
+
     /// The verdict for linear attention; `responds` if `vhat > 0`.
     pub(super) fn linear(jump: f64, replicon: f64, responds: bool) -> Self {
         let measured = responds || jump <= 0.0;

@@ -1,7 +1,9 @@
-//! Helpers shared by the integration tests of pre-training.
+//! Helpers shared by the integration tests.
 
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses a part of it")]
 
+use lora_asymptotics::fixed_point::Status;
+use lora_asymptotics::lora::{self, Frozen, Verdict};
 use lora_asymptotics::pretrain::{self, Solution, Training};
 use lora_asymptotics::{Model, Options, Teacher};
 
@@ -36,4 +38,42 @@ pub fn assert_close(what: &str, value: f64, expected: f64, tolerance: f64) {
         "{what}: {value:e}, expected {expected:e}, relative error {:e} > {tolerance:e}",
         error / expected.abs()
     );
+}
+
+/// Linear attention with frozen weights that leave exactly the effective noise `delta_eff` on fresh sequences.
+pub fn perfectly_frozen(tokens: usize, delta_eff: f64) -> (Model, Frozen) {
+    (Model::linear(tokens, 2.0 * delta_eff), Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 })
+}
+
+/// What every fine-tuning solution must satisfy, converged or not.
+#[track_caller]
+pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
+    let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
+    let lora::Errors { test, test_clean, train, frozen } = solution.errors;
+    let objective = solution.objective;
+    let numbers =
+        [q, m, v, q_hat, m_hat, v_hat, eta, test, test_clean, train, frozen, objective, solution.alignment];
+    if solution.status == Status::NonFinite {
+        assert!(numbers.iter().all(|x| x.is_nan()), "no number at all rather than some: {solution:?}");
+        return;
+    }
+    assert!(numbers.iter().all(|x| x.is_finite()), "{solution:?}");
+    assert!(q >= 0.0 && m >= 0.0 && v > 0.0 && q_hat >= 0.0, "{solution:?}");
+    assert!(m <= q.sqrt() * q0.sqrt() * (1.0 + 1e-9), "{solution:?}");
+    assert!((0.0..=1.0).contains(&solution.alignment), "{solution:?}");
+    assert!([test, test_clean, train, frozen, objective].iter().all(|x| *x >= 0.0), "{solution:?}");
+    assert!(test_clean <= test && solution.residual >= 0.0, "{solution:?}");
+    let validity = solution.validity;
+    let solved = matches!(solution.status, Status::Converged | Status::NoiseLimited);
+    let gauged = solved && (v_hat > 0.0 || validity.jump <= 0.0);
+    let by_jump = if gauged && validity.jump <= 0.02 {
+        Verdict::Good
+    } else if gauged && validity.jump <= 0.13 {
+        Verdict::Marginal
+    } else {
+        Verdict::Unreliable
+    };
+    assert_eq!(validity.verdict, by_jump, "{solution:?}");
+    assert_eq!(validity.reliable, validity.verdict != Verdict::Unreliable, "{solution:?}");
+    assert!(validity.jump >= 0.0 && validity.replicon >= 0.0, "{solution:?}");
 }

@@ -34,7 +34,7 @@ pub(super) fn solve(
     // Enter the thread pool once, not at each of the many short parallel loops.
     let found = rayon::scope(|_| {
         let mut channel = output_channel(model.tokens, &noise, options)?;
-        Search::new(model.tokens, training, options, channel.as_mut()).run(options.start)
+        Search::new(model.tokens, training, &noise, options, channel.as_mut()).run(options.start)
     })?;
     Ok(Reporter::new(model, frozen, training, &noise).solution(&found))
 }

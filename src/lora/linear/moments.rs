@@ -36,9 +36,9 @@ pub(super) struct Moments {
     pub(super) gradient2: f64,
     /// `d l'/dq` at the proximal point.
     pub(super) centring: f64,
-    /// `g.omega` and `g.chi*`.
+    /// `g.f` and `g.chi*`, where `omega = m chi* + s f`.
     pub(super) overlaps: [f64; 2],
-    /// `|omega|^2`, `omega.chi*` and `|chi*|^2` on the very nodes of the average.
+    /// `|f|^2`, `f.chi*` and `|chi*|^2` on the very nodes of the average.
     pub(super) seconds: [f64; 3],
     /// `l'` at the proximal point (zero unless asked for, as are those below).
     pub(super) loss: f64,
@@ -95,6 +95,9 @@ pub(super) trait OutputChannel {
 
     /// The estimator of the divergences with the smaller error where jumps are rare.
     fn smooth_divergence(&self) -> Divergence;
+
+    /// Residual at which jumps of the discretised averages explain a stall, if there are no replicates to tell.
+    fn resolution(&self) -> f64;
 
     /// The averages at `point`, one entry per independent replicate. The last three moments are computed only if `full`.
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments>;

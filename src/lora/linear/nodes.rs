@@ -154,6 +154,11 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         Divergence::PointwiseAndJump
     }
 
+    fn resolution(&self) -> f64 {
+        // A few nodes in a thousand that change sides.
+        1e-3
+    }
+
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
         let blocks = self.levels[level];
         self.scrambles

@@ -136,6 +136,11 @@ impl OutputChannel for ProductRule {
         Divergence::IntegrationByParts
     }
 
+    fn resolution(&self) -> f64 {
+        // The rule moves with the order parameters: there are no jumps.
+        0.0
+    }
+
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
         let (level, law) = (&self.levels[level], self.law.as_ref());
         vec![if full { level.moments::<true>(law, point) } else { level.moments::<false>(law, point) }]

@@ -36,9 +36,9 @@ pub(super) struct Block<const T: usize> {
 /// from anywhere the first step lands left of the root, and the others approach it monotonically.
 #[inline(always)]
 fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: &Lane, a: f64, t: &mut Lane) {
-    const MAX_STEPS: usize = 200;
+    const MAX_STEPS: usize = 60;
     // The step before the last: the convergence is quadratic.
-    const CLOSE: f64 = 3e-7;
+    const CLOSE: f64 = 3e-8;
     for _ in 0..MAX_STEPS {
         let mut s = [0.0; LANES];
         let mut slope = [0.0; LANES];
@@ -122,7 +122,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             let chi = omega[i][l] * stiffness * x;
             let y = chi * x;
             let g = (chi - omega[i][l]) * stiffness;
-            let star = block.star[i][l];
+            let (star, free) = (block.star[i][l], block.free[i][l]);
             norm[l] += chi * chi;
             trace_b[l] += b[i][l];
             trace_x[l] += x;
@@ -132,9 +132,10 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             chi_star[l] += chi * star;
             star2[l] += star * star;
             sums[4][l] += g * g;
-            sums[6][l] += g * omega[i][l];
+            sums[6][l] += g * free;
             sums[7][l] += g * star;
-            sums[9][l] += omega[i][l] * star;
+            sums[8][l] += free * free;
+            sums[9][l] += free * star;
             if FULL {
                 chi_b_chi[l] += chi * chi * b[i][l];
                 b2[l] += b[i][l] * b[i][l];
@@ -151,7 +152,6 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
         sums[0][l] += (trace_inverse * stiffness - T as f64) * stiffness;
         sums[1][l] += a * (chi_star[l] * trace_inverse + y_star[l] / denominator) * stiffness;
         sums[5][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
-        sums[8][l] += omega2[l];
         sums[10][l] += star2[l];
         if FULL {
             sums[11][l] += per_t2 * (norm[l] * norm[l] - 2.0 * chi_b_chi[l] + b2[l]);

@@ -69,6 +69,11 @@ impl Reporter {
             iterations: found.iterations,
             std_error: self.std_error(found),
         };
+        if !matches!(found.status, Status::Converged | Status::NoiseLimited) {
+            // Neither gauges nor error bars mean anything away from a fixed point.
+            solution.validity.distrust();
+            solution.std_error = StdError::default();
+        }
         if !finite || found.status == Status::NonFinite {
             erase(&mut solution);
         }
@@ -77,7 +82,7 @@ impl Reporter {
 
     fn observe(&self, ridge: &Ridge, point: &Point, moments: &Moments) -> Observed {
         let unit = self.q0;
-        let Conjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(moments);
+        let Conjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
         let (q, m) = (unit * point.q(), unit * point.m);
         let order = Order {
             q,

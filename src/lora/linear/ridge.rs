@@ -5,7 +5,7 @@ use crate::lora::Divergence;
 
 /// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, below
 /// everything that double precision resolves in `q - m^2`.
-pub(super) const SMALLEST_S2: f64 = 1e-26;
+pub(super) const SMALLEST_S2: f64 = 1e-14;
 
 /// Factor on `v` where the curvature is negative: at a small response it is positive. A larger step than any that leads
 /// to a fixed point, so that no such point is ever the best one seen.
@@ -30,10 +30,10 @@ pub(super) struct Conjugates {
 }
 
 impl Ridge {
-    pub(super) fn conjugates(&self, moments: &Moments) -> Conjugates {
+    pub(super) fn conjugates(&self, point: &Point, moments: &Moments) -> Conjugates {
         let [omega, star] = match self.divergence {
             Divergence::PointwiseAndJump => [0, 1].map(|i| moments.pointwise[i] + moments.jump[i]),
-            Divergence::IntegrationByParts => by_parts(moments, self.tokens),
+            Divergence::IntegrationByParts => by_parts(point, moments, self.tokens),
         };
         Conjugates {
             v_hat: -self.alpha * omega,
@@ -48,7 +48,7 @@ impl Ridge {
     /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` lose its sign: the image
     /// then moves in the direction that mends it, by a step that cannot be mistaken for convergence.
     pub(super) fn image(&self, point: &Point, moments: &Moments) -> Point {
-        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(moments);
+        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
         let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
         if r <= 0.0 {
             return Point { v: RETREAT * point.v, ..*point };
@@ -58,23 +58,28 @@ impl Ridge {
     }
 
     /// `J`: the share of the jumps in `vhat`.
-    pub(super) fn jump_share(&self, moments: &Moments) -> f64 {
-        let v_hat = self.conjugates(moments).v_hat;
-        if moments.jump[0] > 0.0 { self.alpha * moments.jump[0] / v_hat.abs() } else { 0.0 }
+    pub(super) fn jump_share(&self, point: &Point, moments: &Moments) -> f64 {
+        let v_hat = self.conjugates(point, moments).v_hat;
+        // f64::min drops a NaN: jumps and no response at all are as bad as it gets.
+        if moments.jump[0] > 0.0 { (self.alpha * moments.jump[0] / v_hat.abs()).min(f64::MAX) } else { 0.0 }
     }
 
     /// The growth rate of a small `m` at `m = 0`: the fixed point is unstable above 1.
-    pub(super) fn growth(&self, moments: &Moments) -> f64 {
-        let Conjugates { v_hat, eta, .. } = self.conjugates(moments);
+    pub(super) fn growth(&self, point: &Point, moments: &Moments) -> f64 {
+        let Conjugates { v_hat, eta, .. } = self.conjugates(point, moments);
         (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
     }
 }
 
-/// Gaussian integration by parts, `E[g.(omega, chi*)] = C (div_omega g, div_chi* g)`, with `C` the second moments per
-/// token of the very nodes of the average: this removes the error of the linear part of `g`.
-fn by_parts(moments: &Moments, tokens: f64) -> [f64; 2] {
-    let [g_omega, g_star] = moments.overlaps;
-    let [omega2, cross, star2] = moments.seconds.map(|second| second / tokens);
-    let determinant = omega2 * star2 - cross * cross;
-    [(star2 * g_omega - cross * g_star) / determinant, (omega2 * g_star - cross * g_omega) / determinant]
+/// Gaussian integration by parts with the second moments of the very nodes of the average, which removes the error of the
+/// linear part of `g`: the least-squares fit `g = A omega + B chi*` has `E div_omega g = T A` and `E div_chi* g = T B`. It is done in
+/// `f` and `chi*`, where `omega = m chi* + s f`, since `omega` and `chi*` are nearly parallel close to perfect recovery.
+fn by_parts(point: &Point, moments: &Moments, tokens: f64) -> [f64; 2] {
+    let [g_free, g_star] = moments.overlaps;
+    let [free2, cross, star2] = moments.seconds;
+    let determinant = free2 * star2 - cross * cross;
+    let along_free = (star2 * g_free - cross * g_star) / determinant;
+    let along_star = (free2 * g_star - cross * g_free) / determinant;
+    let a = along_free / point.deviation();
+    [tokens * a, tokens * (along_star - point.m * a)]
 }

@@ -6,6 +6,7 @@ use super::sensitivity::Sensitivity;
 use crate::channel;
 use crate::error::Error;
 use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Status};
+use crate::lora::label_noise::LabelNoise;
 use crate::lora::validity::{Validity, Verdict};
 use crate::lora::{Branch, Divergence, Training};
 use crate::options::{Options, Start};
@@ -40,8 +41,12 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn validity(&self) -> Validity {
         let Ridge { alpha, .. } = self.ridge;
-        let responds = self.ridge.conjugates(&self.moments).v_hat > 0.0;
-        Validity::linear(self.ridge.jump_share(&self.moments), alpha * self.moments.replicon, responds)
+        let responds = self.ridge.conjugates(&self.point, &self.moments).v_hat > 0.0;
+        Validity::linear(
+            self.ridge.jump_share(&self.point, &self.moments),
+            alpha * self.moments.replicon,
+            responds,
+        )
     }
 
     fn objective(&self) -> f64 {
@@ -74,6 +79,8 @@ struct Effort {
 pub(super) struct Search<'a> {
     channel: &'a mut dyn OutputChannel,
     ridge: Ridge,
+    /// Standard deviation of the label noise, per coordinate.
+    noise: f64,
     options: &'a Options,
     /// Iterations spent on the fixed point in hand.
     iterations: usize,
@@ -84,6 +91,7 @@ impl<'a> Search<'a> {
     pub(super) fn new(
         tokens: usize,
         training: &Training,
+        noise: &LabelNoise,
         options: &'a Options,
         channel: &'a mut dyn OutputChannel,
     ) -> Self {
@@ -93,7 +101,7 @@ impl<'a> Search<'a> {
             lambda: training.lambda / training.q0,
             divergence: channel.smooth_divergence(),
         };
-        Self { channel, ridge, options, iterations: 0, last: None }
+        Self { channel, ridge, noise: noise.deviation(), options, iterations: 0, last: None }
     }
 
     pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
@@ -114,15 +122,19 @@ impl<'a> Search<'a> {
 
     /// From near-perfect overlap.
     fn informed(&mut self) -> Result<Found, Error> {
-        let v = self.typical_response();
-        let found = self.ladder([0.95, 1.0 - 0.95 * 0.95, v], Branch::Informed)?;
+        // Closer to perfect overlap where nothing, or little, stands against it: on the way there, the logarithm of the
+        // distance would fall by the same amount in every step.
+        let distance = (10.0 * (self.noise + self.ridge.lambda)).min(1.0);
+        let m = 1.0 - 0.05 * distance;
+        let s2 = (0.1 * distance * distance).max(SMALLEST_S2);
+        let found = self.ladder([m, s2, self.typical_response()], Branch::Informed)?;
         let settled = found.status == Status::Converged && !vanishes(&found.point);
         if settled || (found.residual <= CLOSE && found.point.m.powi(2) > WEAK * found.point.q()) {
             return Ok(found);
         }
         // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
         let nothing = self.ladder(self.start_of_nothing(), Branch::Informed)?;
-        let stable = nothing.ridge.growth(&nothing.moments) <= 1.0;
+        let stable = nothing.ridge.growth(&nothing.point, &nothing.moments) <= 1.0;
         let solved = matches!(nothing.status, Status::Converged | Status::NoiseLimited);
         Ok(if vanishes(&found.point) || (stable && solved) { nothing } else { found })
     }
@@ -130,7 +142,7 @@ impl<'a> Search<'a> {
     /// From vanishing overlap: the fixed point `m = 0` if it is stable, else what a small overlap grows into.
     fn uninformed(&mut self) -> Result<Found, Error> {
         let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
-        if nothing.ridge.growth(&nothing.moments) <= 1.0 {
+        if nothing.ridge.growth(&nothing.point, &nothing.moments) <= 1.0 {
             return Ok(nothing);
         }
         let Point { s2, v, .. } = nothing.point;
@@ -175,8 +187,9 @@ impl<'a> Search<'a> {
         let mut problem = Problem::new(start, [Coordinate::Log; N]);
         self.ridge.divergence = self.channel.smooth_divergence();
         let mut report = self.approach(&problem)?;
-        let coarse = Moments::mean(&self.replicates(0, &point_at(&report.point), false));
-        if self.ridge.jump_share(&coarse) > JUMPS_DOMINATE {
+        let coarse = point_at(&report.point);
+        let moments = Moments::mean(&self.replicates(0, &coarse, false));
+        if self.ridge.jump_share(&coarse, &moments) > JUMPS_DOMINATE {
             self.ridge.divergence = Divergence::IntegrationByParts;
             problem.start = report.point;
             report = self.approach(&problem)?;
@@ -209,7 +222,7 @@ impl<'a> Search<'a> {
         let common = image(&moments);
         let differences: Vec<[f64; N]> =
             replicates.iter().map(image).map(|own| std::array::from_fn(|i| own[i] - common[i])).collect();
-        let status = status(&report, &point, &differences);
+        let status = self.status(&report, &point, &differences);
         let replicates = replicates
             .into_iter()
             .zip(sensitivity.shifts(&differences))
@@ -252,7 +265,7 @@ impl<'a> Search<'a> {
         problem: &Problem<N>,
     ) -> Result<Report<N>, Error> {
         let newton = Method::Anderson { memory: 5, mixing: 1.0, warmup: 0, max_step: 0.3 };
-        self.iterate(level, Effort { tolerance, evaluations: usize::MAX, patience: 10 }, newton, problem)
+        self.iterate(level, Effort { tolerance, evaluations: 60, patience: 10 }, newton, problem)
     }
 
     fn iterate<const N: usize>(
@@ -307,35 +320,32 @@ impl<'a> Search<'a> {
         self.last = Some((*point, replicates.clone()));
         replicates
     }
-}
 
-/// Residual below which a stall on a single scramble, whose error is unknown, counts as noise.
-const SINGLE_SCRAMBLE_NOISE: f64 = 1e-3;
+    /// How the search ended, given the distance of every replicate's image from the common one.
+    fn status<const N: usize>(&self, report: &Report<N>, point: &Point, differences: &[[f64; N]]) -> Status {
+        if !report.point.iter().all(|x| x.is_finite()) {
+            return Status::NonFinite;
+        }
+        let noise = if differences.len() > 1 { noise(differences) } else { self.channel.resolution() };
+        // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
+        let unresolved = point.m <= 0.0 && point.q() <= 10.0 * SMALLEST_S2;
+        match report.status {
+            Status::Converged if unresolved => Status::NoiseLimited,
+            Status::Stalled if report.residual <= noise => Status::NoiseLimited,
+            // The bound on one level's effort, not the caller's.
+            Status::MaxIterations if self.iterations < self.options.max_iterations => Status::Stalled,
+            status => status,
+        }
+    }
+}
 
 fn vanishes(point: &Point) -> bool {
     point.m > 0.0 && point.m * point.m < VANISHING * point.q()
 }
 
-/// How the search ended, given the distance of every scramble's image from the common one.
-fn status<const N: usize>(report: &Report<N>, point: &Point, differences: &[[f64; N]]) -> Status {
-    if !report.point.iter().all(|x| x.is_finite()) {
-        return Status::NonFinite;
-    }
-    // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
-    let unresolved = point.q() <= 10.0 * SMALLEST_S2;
-    match report.status {
-        Status::Converged if unresolved => Status::NoiseLimited,
-        Status::Stalled if report.residual <= noise(differences) => Status::NoiseLimited,
-        status => status,
-    }
-}
-
-/// Three standard errors of the image, in its noisiest coordinate.
+/// Three standard errors of the image, in its noisiest coordinate, from the distances of the replicates' images.
 fn noise<const N: usize>(differences: &[[f64; N]]) -> f64 {
     let count = differences.len() as f64;
-    if count < 2.0 {
-        return SINGLE_SCRAMBLE_NOISE;
-    }
     let variance = |i: usize| differences.iter().map(|d| d[i] * d[i]).sum::<f64>() / (count - 1.0);
     (0..N).map(|i| 3.0 * (variance(i) / count).sqrt()).fold(0.0, f64::max)
 }

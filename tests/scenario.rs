@@ -1,0 +1,530 @@
+//! The JSON schema, scenarios end to end, and the program that solves one scenario per line.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use common::assert_labelled;
+use lora_asymptotics::fixed_point::Status;
+use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
+use lora_asymptotics::{
+    Activation, Error, Estimator, Model, Options, Outcome, Scenario, Start, Teacher, lora, pretrain,
+};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+fn pretrained() -> Value {
+    json!({
+        "model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.2, "lambda": 0.1},
+        "lora": {"alpha": 3.0, "lambda": 0.2, "sequences": "reused"},
+        "options": {"log2_nodes": 8},
+    })
+}
+
+fn frozen() -> Value {
+    json!({
+        "model": {"tokens": 2, "activation": "linear", "delta": 0.5},
+        "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
+        "lora": {"alpha": 5.0, "lambda": 0.5},
+        "options": {"log2_nodes": 8},
+    })
+}
+
+/// `base` with the value at a path (names joined by `/`) replaced; `None` removes it.
+fn with(mut base: Value, path: &str, value: Option<Value>) -> Value {
+    let mut names: Vec<&str> = path.split('/').collect();
+    let last = names.pop().unwrap();
+    let parent = names.into_iter().fold(&mut base, |at, name| &mut at[name]).as_object_mut().unwrap();
+    match value {
+        Some(value) => parent.insert(last.to_owned(), value),
+        None => parent.remove(last),
+    };
+    base
+}
+
+fn parse(value: &Value) -> Result<Scenario, Error> {
+    Scenario::from_json(&value.to_string())
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+mod schema {
+    use super::*;
+
+    #[test]
+    fn defaults() {
+        let scenario = parse(&with(pretrained(), "options", None)).unwrap();
+        assert_eq!(scenario.pretrain.unwrap().kappa.to_bits(), 1.0_f64.to_bits());
+        assert_eq!(scenario.estimator, Estimator::Erm);
+        let options = scenario.options;
+        assert_eq!(options, Options::default());
+        assert_eq!((options.log2_nodes, options.scrambles, options.seed), (14, 4, 0));
+        assert_eq!((options.max_iterations, options.start), (1000, Start::Best));
+        assert_eq!(options.tolerance.to_bits(), 1e-10_f64.to_bits());
+
+        let scenario = parse(&frozen()).unwrap();
+        assert_eq!(scenario.frozen, Some(Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 }));
+        assert_eq!(scenario.lora, Some(lora::Training::new(5.0, 0.5)));
+        assert_eq!(scenario.lora.unwrap().sequences, Sequences::Fresh);
+        assert_eq!(scenario.options, Options { log2_nodes: 8, ..Options::default() });
+
+        let active = with(frozen(), "lora/sequences", Some(json!({"active": {"fraction": 0.1}})));
+        let sequences = parse(&active).unwrap().lora.unwrap().sequences;
+        assert_eq!(sequences, Sequences::Active(Selection { fraction: 0.1, score: Score::Frobenius }));
+    }
+
+    #[test]
+    fn every_value_of_the_schema_is_understood() {
+        let full = json!({
+            "model": {"tokens": 3, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 1.0}}},
+            "pretrain": {"alpha": 0.1, "lambda": 0.1, "kappa": 1.5},
+            "lora": {"alpha": 3.0, "lambda": 0.5, "q0": 1.2, "beta": 0.9,
+                     "sequences": {"active": {"fraction": 0.1, "score": "centred"}}},
+            "estimator": "erm",
+            "options": {"tolerance": 1e-9, "max_iterations": 500, "log2_nodes": 9, "scrambles": 3, "seed": 7,
+                        "start": "uninformed"},
+        });
+        let scenario = parse(&full).unwrap();
+        let expected = Scenario {
+            model: Model {
+                tokens: 3,
+                activation: Activation::Linear,
+                delta: 0.5,
+                teacher: Some(Teacher::Wishart { kappa0: 1.0 }),
+            },
+            pretrain: Some(pretrain::Training { alpha: 0.1, lambda: 0.1, kappa: 1.5 }),
+            frozen: None,
+            lora: Some(lora::Training {
+                alpha: 3.0,
+                lambda: 0.5,
+                q0: 1.2,
+                beta: 0.9,
+                sequences: Sequences::Active(Selection { fraction: 0.1, score: Score::Centred }),
+            }),
+            estimator: Estimator::Erm,
+            options: Options {
+                tolerance: 1e-9,
+                max_iterations: 500,
+                log2_nodes: 9,
+                scrambles: 3,
+                seed: 7,
+                start: Start::Uninformed,
+            },
+        };
+        assert_eq!(scenario, expected);
+        // What is written is what was read: the schema has no other names.
+        assert_eq!(serde_json::to_value(&scenario).unwrap(), full);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let cases = [
+            (with(frozen(), "color", Some(json!(1))), "color"),
+            (with(frozen(), "model/depth", Some(json!(1))), "depth"),
+            (with(frozen(), "frozen/beta", Some(json!(1.0))), "beta"),
+            (with(frozen(), "lora/kappa", Some(json!(1.0))), "kappa"),
+            (with(pretrained(), "pretrain/q0", Some(json!(1.0))), "q0"),
+            (with(frozen(), "options/nodes", Some(json!(9))), "nodes"),
+            (with(frozen(), "lora/sequences", Some(json!({"active": {"rho": 0.1}}))), "rho"),
+            (with(frozen(), "model/activation", Some(json!("softmax"))), "softmax"),
+            (with(frozen(), "estimator", Some(json!("oracle"))), "oracle"),
+            (with(frozen(), "lora/sequences", Some(json!("old"))), "old"),
+            (with(frozen(), "options/start", Some(json!("warm"))), "warm"),
+            (with(pretrained(), "model/teacher", Some(json!({"uniform": {}}))), "uniform"),
+            (with(frozen(), "model", None), "model"),
+            (with(frozen(), "model/tokens", None), "tokens"),
+            (with(frozen(), "model/delta", None), "delta"),
+            (with(frozen(), "model/activation", None), "activation"),
+            (with(frozen(), "lora/alpha", None), "alpha"),
+            (with(frozen(), "lora/lambda", None), "lambda"),
+            (with(frozen(), "frozen/q", None), "q"),
+            (with(pretrained(), "pretrain/lambda", None), "lambda"),
+            (with(frozen(), "model/tokens", Some(json!(2.5))), "2.5"),
+            (with(frozen(), "model/tokens", Some(json!(-2))), "-2"),
+            (with(frozen(), "lora/alpha", Some(json!("3"))), "\"3\""),
+            (with(frozen(), "lora/alpha", Some(json!(null))), "null"),
+        ];
+        for (scenario, name) in cases {
+            match parse(&scenario) {
+                Err(error @ Error::Syntax(_)) => {
+                    assert!(error.to_string().contains(name), "{scenario}: {error}");
+                    assert_eq!(error.kind(), "syntax");
+                }
+                other => panic!("{scenario}: {other:?}"),
+            }
+        }
+        for text in ["", "{", "[]", "null", "3", "{\"model\": NaN}", "{} {}"] {
+            assert!(matches!(Scenario::from_json(text), Err(Error::Syntax(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_together() {
+        let teacher = json!({"wishart": {"kappa0": 1.0}});
+        let training = json!({"alpha": 0.2, "lambda": 0.1});
+        let cases = [
+            (with(frozen(), "model/teacher", Some(teacher)), "conflict", "model.teacher"),
+            (with(frozen(), "pretrain", Some(training)), "conflict", "frozen"),
+            (with(frozen(), "frozen", None), "missing_field", "pretrain"),
+            (with(frozen(), "lora", None), "missing_field", "lora"),
+            (with(pretrained(), "model/teacher", None), "missing_field", "model.teacher"),
+            (with(pretrained(), "pretrain", None), "missing_field", "pretrain"),
+            (with(frozen(), "model/tokens", Some(json!(9))), "invalid_parameter", "model.tokens"),
+            (with(frozen(), "model/delta", Some(json!(-1))), "invalid_parameter", "model.delta"),
+            (with(frozen(), "frozen/m", Some(json!(2))), "invalid_parameter", "frozen.m"),
+            (with(frozen(), "lora/beta", Some(json!(-1))), "invalid_parameter", "lora.beta"),
+            (with(frozen(), "options/scrambles", Some(json!(0))), "invalid_parameter", "options.scrambles"),
+            (with(pretrained(), "pretrain/kappa", Some(json!(0))), "invalid_parameter", "pretrain.kappa"),
+            (with(pretrained(), "pretrain/kappa", Some(json!(0.01))), "rank_does_not_fit", "pretrain.kappa"),
+        ];
+        for (scenario, kind, field) in cases {
+            let error = parse(&scenario).unwrap().solve().unwrap_err();
+            assert_eq!(error.kind(), kind, "{scenario}");
+            assert!(error.to_string().starts_with(field), "{scenario}: {error}");
+        }
+    }
+
+    #[test]
+    fn scenarios_survive_a_round_trip() {
+        for scenario in (0..300).map(|seed| random(seed).1) {
+            let text = serde_json::to_string(&scenario).unwrap();
+            let back = Scenario::from_json(&text).unwrap();
+            // Digits, not bits: reading may be off by a unit in the last place.
+            let mut pairs = Vec::new();
+            numbers("", &serde_json::to_value(&scenario).unwrap(), &mut pairs);
+            let mut others = Vec::new();
+            numbers("", &serde_json::to_value(&back).unwrap(), &mut others);
+            same(&pairs, &others, &text);
+        }
+    }
+
+    /// Every leaf with its path.
+    fn numbers(path: &str, value: &Value, into: &mut Vec<(String, Value)>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    numbers(&format!("{path}/{name}"), value, into);
+                }
+            }
+            leaf => into.push((path.to_owned(), leaf.clone())),
+        }
+    }
+
+    fn same(a: &[(String, Value)], b: &[(String, Value)], what: &str) {
+        assert_eq!(a.len(), b.len(), "{what}");
+        for ((name, x), (other, y)) in a.iter().zip(b) {
+            assert_eq!(name, other, "{what}");
+            match (x.as_f64(), y.as_f64()) {
+                (Some(x), Some(y)) => {
+                    assert!((x - y).abs() <= 2.0 * f64::EPSILON * x.abs(), "{what}: {name}, {x:e}, {y:e}");
+                }
+                _ => assert_eq!(x, y, "{what}: {name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn outcomes_survive_a_round_trip() {
+        let mut single = frozen();
+        single["options"]["scrambles"] = json!(1);
+        let mut one_token = frozen();
+        one_token["model"]["tokens"] = json!(1);
+        let centred = json!({"active": {"fraction": 0.1, "score": "centred"}});
+        // Overflows: no numbers at all.
+        let huge = with(frozen(), "lora/q0", Some(json!(1e300)));
+        let scenarios = [
+            pretrained(),
+            frozen(),
+            single,
+            one_token,
+            with(frozen(), "lora/sequences", Some(centred)),
+            huge,
+        ];
+        for (i, scenario) in scenarios.iter().enumerate() {
+            let outcome = parse(scenario).unwrap().solve().unwrap();
+            let text = serde_json::to_string(&outcome).unwrap();
+            let back: Outcome = serde_json::from_str(&text).unwrap();
+            let [mut a, mut b] = [Vec::new(), Vec::new()];
+            numbers("", &serde_json::to_value(&outcome).unwrap(), &mut a);
+            numbers("", &serde_json::to_value(&back).unwrap(), &mut b);
+            same(&a, &b, &text);
+            if i == 5 {
+                let lora = back.lora.unwrap();
+                assert_eq!(lora.status, Status::NonFinite);
+                assert!(lora.order.q.is_nan() && text.contains("\"q\":null"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_the_outcome() {
+        let outcome = serde_json::to_value(parse(&pretrained()).unwrap().solve().unwrap()).unwrap();
+        assert_eq!(keys(&outcome), ["lora", "pretrain"]);
+        let stage = &outcome["pretrain"];
+        for name in [
+            "order",
+            "trace",
+            "rank_fraction",
+            "objective",
+            "errors",
+            "alignment",
+            "status",
+            "residual",
+            "iterations",
+        ] {
+            assert!(!stage[name].is_null(), "pretrain.{name}");
+        }
+        assert_eq!(keys(&stage["order"]), ["m", "m_hat", "q", "q_hat", "v", "v_hat"]);
+        assert_eq!(keys(&stage["errors"]), ["test", "test_clean", "train"]);
+        assert_eq!(stage["status"], "converged");
+        assert!(stage["std_error"].as_object().unwrap().is_empty());
+
+        let stage = &outcome["lora"];
+        for name in [
+            "order",
+            "objective",
+            "errors",
+            "alignment",
+            "effective_noise",
+            "validity",
+            "status",
+            "residual",
+            "iterations",
+        ] {
+            assert!(!stage[name].is_null(), "lora.{name}");
+        }
+        assert_eq!(keys(&stage["order"]), ["eta", "m", "m_hat", "q", "q_hat", "v", "v_hat"]);
+        assert_eq!(keys(&stage["errors"]), ["frozen", "test", "test_clean", "train"]);
+        assert_eq!(keys(&stage["effective_noise"]), ["test", "train"]);
+        assert_eq!(keys(&stage["validity"]), ["jump", "reliable", "replicon", "verdict"]);
+        let mut qualified = [
+            "q",
+            "m",
+            "v",
+            "q_hat",
+            "m_hat",
+            "v_hat",
+            "eta",
+            "objective",
+            "test",
+            "test_clean",
+            "train",
+            "alignment",
+        ];
+        qualified.sort_unstable();
+        assert_eq!(keys(&stage["std_error"]), qualified);
+        assert_eq!((&stage["status"], &stage["validity"]["verdict"]), (&json!("converged"), &json!("good")));
+
+        let alone = serde_json::to_value(parse(&frozen()).unwrap().solve().unwrap()).unwrap();
+        assert_eq!(keys(&alone), ["lora"]);
+        let alone = parse(&with(pretrained(), "lora", None)).unwrap().solve().unwrap();
+        assert_eq!(keys(&serde_json::to_value(alone).unwrap()), ["pretrain"]);
+    }
+}
+
+/// A scenario somewhere in the domain, and the `q0` of its perturbation.
+fn random(seed: u64) -> (f64, Scenario) {
+    let mut rng = Pcg64::seed_from_u64(seed);
+    let mut log = |low: f64, high: f64| 10f64.powf(rng.random_range(low..high));
+    let [kappa0, delta, q0, beta, fraction] =
+        [log(-1.0, 1.0), log(-3.0, 1.0), log(-1.0, 1.0), log(-1.0, 0.5), log(-3.0, 0.0)];
+    let [alpha, lambda, lora_alpha, lora_lambda] =
+        [log(-2.0, 1.0), log(-3.0, 1.0), log(-1.0, 1.5), log(-3.0, 1.0)];
+    let [frozen_q0, frozen_q, frozen_v] = [log(-1.0, 1.0), log(-2.0, 1.0), log(-2.0, 1.0)];
+    let overlap = rng.random_range(0.0..1.0);
+    let tokens = rng.random_range(1..=8);
+    let by_hand = rng.random_bool(0.5);
+    let sequences = match rng.random_range(0..4) {
+        0 => Sequences::Fresh,
+        1 => Sequences::Reused,
+        2 => Sequences::Active(Selection { fraction, score: Score::Frobenius }),
+        _ => Sequences::Active(Selection { fraction, score: Score::Centred }),
+    };
+    let m = overlap * (frozen_q * frozen_q0).sqrt();
+    let teacher = (!by_hand).then_some(Teacher::Wishart { kappa0 });
+    let scenario = Scenario {
+        model: Model { tokens, activation: Activation::Linear, delta, teacher },
+        pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda)),
+        frozen: by_hand.then_some(Frozen { q0: frozen_q0, q: frozen_q, m, v: frozen_v }),
+        lora: Some(lora::Training { alpha: lora_alpha, lambda: lora_lambda, q0, beta, sequences }),
+        estimator: Estimator::Erm,
+        options: Options { log2_nodes: 7, scrambles: 2, seed, ..Options::default() },
+    };
+    (q0, scenario)
+}
+
+/// Over the whole domain: no panic, nothing that is not finite, every outcome labelled.
+#[test]
+fn random_scenarios() {
+    const COUNT: u64 = 2000;
+    let labels: Vec<(Status, bool)> = (0..COUNT)
+        .into_par_iter()
+        .map(|seed| {
+            let (q0, scenario) = random(seed);
+            let outcome = scenario.solve().unwrap_or_else(|error| panic!("{scenario:?}: {error}"));
+            if let Some(stage) = &outcome.pretrain {
+                let pretrain::Order { q, m, v, .. } = stage.order;
+                assert!(stage.status.is_success(), "{scenario:?}: {stage:?}");
+                assert!(
+                    q >= 0.0 && v >= 0.0 && m >= 0.0 && m <= (q * stage.q0).sqrt() * (1.0 + 1e-9),
+                    "{stage:?}"
+                );
+                let pretrain::Errors { test, test_clean, train } = stage.errors;
+                assert!([test, test_clean, train, stage.objective].iter().all(|x| *x >= 0.0), "{stage:?}");
+                assert!((0.0..=1.0).contains(&stage.alignment), "{stage:?}");
+            }
+            let lora = outcome.lora.expect("pre-training succeeded");
+            assert_labelled(&lora, q0);
+            assert_ne!(lora.status, Status::NonFinite, "{scenario:?}");
+            (lora.status, lora.validity.reliable)
+        })
+        .collect();
+    let mut counts = BTreeMap::new();
+    for (status, reliable) in &labels {
+        *counts.entry((status.to_string(), *reliable)).or_insert(0) += 1;
+    }
+    println!("{counts:?}");
+    let reliable = labels.iter().filter(|(_, reliable)| *reliable).count();
+    let solved = labels.iter().filter(|(status, reliable)| {
+        // On few nodes the map has jumps of its own, and says so.
+        *reliable && (status.is_success() || *status == Status::NoiseLimited)
+    });
+    let solved = solved.count();
+    assert!(reliable > COUNT as usize / 3, "{counts:?}");
+    assert!(solved as f64 >= 0.95 * reliable as f64, "{counts:?}");
+}
+
+mod program {
+    use super::*;
+
+    /// The example, built in the profile and directory of this test. It need not be there: `cargo test --test scenario` builds
+    /// no examples, and one that is there may be out of date.
+    fn executable() -> PathBuf {
+        let test = std::env::current_exe().unwrap();
+        let profile_directory = test.parent().and_then(|deps| deps.parent()).unwrap();
+        let target = profile_directory.parent().unwrap();
+        let profile = match profile_directory.file_name().and_then(|name| name.to_str()).unwrap() {
+            "debug" => "dev",
+            other => other,
+        };
+        let built = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--offline",
+                "--example",
+                "solve",
+                "--profile",
+                profile,
+                "--target-dir",
+            ])
+            .arg(target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(built.success(), "building the example: {built}");
+        profile_directory.join("examples").join(format!("solve{}", std::env::consts::EXE_SUFFIX))
+    }
+
+    fn run(input: &[u8]) -> (Output, Vec<Value>) {
+        let mut child =
+            Command::new(executable()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let values = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        (output, values)
+    }
+
+    #[test]
+    fn good_lines_are_answered_in_order() {
+        let lines: Vec<Value> = [2.0, 1.0, 0.5, 0.1]
+            .into_iter()
+            .flat_map(|lambda| {
+                [
+                    with(frozen(), "lora/lambda", Some(json!(lambda))),
+                    with(pretrained(), "lora/lambda", Some(json!(lambda))),
+                ]
+            })
+            .collect();
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        // Without a final end of line, and with the line ends of another system.
+        for input in [text.clone(), text.trim_end().to_owned(), text.replace('\n', "\r\n")] {
+            let (output, answers) = run(input.as_bytes());
+            assert_eq!(output.status.code(), Some(0));
+            assert_eq!(answers.len(), lines.len());
+            for (line, answer) in lines.iter().zip(&answers) {
+                assert_eq!(
+                    answer,
+                    &serde_json::from_str::<Value>(
+                        &serde_json::to_string(&parse(line).unwrap().solve().unwrap()).unwrap()
+                    )
+                    .unwrap()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_answered_by_errors_and_do_not_stop_the_others() {
+        /// Kind and cause of the error, if there is to be one.
+        type Expected = Option<(&'static str, &'static str)>;
+        let good = frozen().to_string();
+        let unknown = with(frozen(), "lora/gamma", Some(json!(1))).to_string();
+        let impossible = with(frozen(), "lora/alpha", Some(json!(-3))).to_string();
+        let softmax = with(frozen(), "model/activation", Some(json!("softmax"))).to_string();
+        let lines: [(&[u8], Expected); 8] = [
+            (good.as_bytes(), None),
+            (b"{\"model\": ", Some(("syntax", "EOF"))),
+            (unknown.as_bytes(), Some(("syntax", "gamma"))),
+            (impossible.as_bytes(), Some(("invalid_parameter", "lora.alpha = -3"))),
+            (b"{\"model\": \"\xff\xfe\"}", Some(("syntax", "utf-8"))),
+            (softmax.as_bytes(), Some(("syntax", "softmax"))),
+            (b"{}", Some(("syntax", "model"))),
+            (good.as_bytes(), None),
+        ];
+        let mut input = Vec::new();
+        for (line, _) in &lines {
+            input.extend_from_slice(line);
+            // Empty lines are passed over.
+            input.extend_from_slice(b"\n \n\n");
+        }
+        let (output, answers) = run(&input);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(answers.len(), lines.len());
+        for ((line, expected), answer) in lines.iter().zip(&answers) {
+            let line = String::from_utf8_lossy(line);
+            match expected {
+                None => assert_eq!(answer["lora"]["status"], "converged", "{line}"),
+                Some((kind, cause)) => {
+                    assert_eq!(keys(answer), ["error"], "{line}");
+                    assert_eq!(keys(&answer["error"]), ["kind", "message"], "{line}");
+                    assert_eq!(answer["error"]["kind"], *kind, "{line}");
+                    let message = answer["error"]["message"].as_str().unwrap();
+                    assert!(message.contains(cause), "{line}: {message}");
+                }
+            }
+        }
+        assert_eq!(answers[0], answers[7]);
+    }
+
+    #[test]
+    fn no_convergence_is_no_failure() {
+        let line = with(frozen(), "options/max_iterations", Some(json!(2)));
+        let (output, answers) = run(format!("{line}\n").as_bytes());
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(answers[0]["lora"]["status"], "max_iterations");
+        let (output, answers) = run(b"");
+        assert!(output.status.success() && answers.is_empty());
+    }
+}
