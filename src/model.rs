@@ -22,7 +22,7 @@ pub enum Activation {
 pub enum Teacher {
     /// `S* = P0^{-1/2} W* W*^T` with `W*` a `D x P0` standard Gaussian matrix, `P0 = kappa0 D`.
     Wishart {
-        /// Width of the teacher, `kappa0 = P0/D > 0`.
+        /// Width of the teacher, `kappa0 = P0/D`, in [`Wishart::WIDTHS`] (1e-5 to 1e6).
         kappa0: f64,
     },
 }
@@ -31,7 +31,7 @@ impl Teacher {
     /// The spectrum of this teacher, behind the trait that the solvers use.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if `kappa0` is not finite and positive.
+    /// [`Error::InvalidParameter`] if `kappa0` is not in [`Wishart::WIDTHS`].
     pub fn spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
         match *self {
             Self::Wishart { kappa0 } => Ok(Box::new(Wishart::new(kappa0)?)),
@@ -75,7 +75,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8),
-    /// `model.delta` (finite, >= 0), `model.teacher.wishart.kappa0` (finite, > 0).
+    /// `model.delta` (finite, >= 0), `model.teacher.wishart.kappa0` (1e-5 to 1e6).
     pub fn validate(&self) -> Result<(), Error> {
         check::integer("model.tokens", self.tokens, 1, Self::MAX_TOKENS)?;
         check::non_negative("model.delta", self.delta)?;

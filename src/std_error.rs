@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Standard errors, under the names of what they qualify. A field is absent where the value is exact to quadrature, or
-/// where a single scramble gives no estimate.
+/// Standard errors, under the names of what they qualify. A field is absent where the value is exact to quadrature, and
+/// where there is no estimate: with a single scramble, or for a solve that has not converged (see its status).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StdError {

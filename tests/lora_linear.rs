@@ -821,6 +821,17 @@ mod validity {
 
     /// On the way from many sequences to few, all verdicts are passed through, in order.
     #[test]
+    fn a_solve_that_has_not_converged_is_never_reliable() {
+        let options = Options { log2_nodes: 8, scrambles: 2, max_iterations: 3, ..Options::default() };
+        let training = Training::new(5.0, 0.5);
+        let (model, frozen) = perfectly_frozen(2, 0.5);
+        let solution = lora::solve(&model, &frozen, &training, &options).unwrap();
+        assert_eq!(solution.status, Status::MaxIterations);
+        assert_eq!(solution.validity.verdict, Verdict::Unreliable);
+        assert!(!solution.validity.reliable && solution.std_error.q.is_none(), "{solution:?}");
+    }
+
+    #[test]
     fn the_verdict_worsens_with_fewer_sequences() {
         let rank = |verdict| match verdict {
             Verdict::Good => 0,
@@ -935,6 +946,19 @@ mod effects {
     }
 
     /// For one token the centred score looks at nothing at all.
+    #[test]
+    fn one_token_with_a_sharply_selected_noise() {
+        // Without recalibration and nearly without noise, the law of N is a Gaussian cut at two edges of width 0.01, which a
+        // rule must resolve. Reference: the same product rule with 4/3 to 2 times the nodes, and no break at the edges.
+        let selection = Sequences::Active(Selection { fraction: 0.5, score: Score::Frobenius });
+        for (delta, q) in [(1e-2, 1.011_566_99), (1e-4, 1.010_102_28)] {
+            let training = Training { beta: 0.0, sequences: selection, ..Training::new(4.0, 0.2) };
+            let (model, frozen) = perfectly_frozen(1, 0.5 * delta);
+            let solution = lora::solve(&model, &frozen, &training, &Options::default()).unwrap();
+            assert_close("q", solution.order.q, q, 2e-8);
+        }
+    }
+
     #[test]
     fn one_token_has_no_centred_score() {
         let (model, frozen) = (Model::linear(1, 0.5), Frozen { q0: 2.0, q: 1.2, m: 0.6, v: 0.0 });

@@ -763,6 +763,14 @@ mod unconverged {
     }
 
     #[test]
+    fn a_full_width_student_always_fits() {
+        // The learned rank is full here: rounding must not make it more than that.
+        let training = Training::new(0.346_736_850_452_531_6, 2f64.sqrt() * 0.101_589_239_873_607_59);
+        let solution = solved(&model(2, 0.5, 5.0), &training);
+        assert!(solution.rank_fraction <= 1.0 && solution.rank_fraction > 1.0 - 1e-9, "{solution:?}");
+    }
+
+    #[test]
     fn every_bound_on_the_iterations_is_labelled_or_enough() {
         let (model, training) = (model(2, 0.5, 0.5), Training::new(0.2, 0.1));
         let exact = solved(&model, &training);
@@ -812,7 +820,9 @@ mod unconverged {
             assert_eq!(back.order.q.is_nan(), solution.order.q.is_nan());
         }
         // NaN has no JSON: it is null, and NaN again.
-        let text = serde_json::to_string(&failed()).unwrap();
+        let overflown = solve(&model(1, 1e-8, 7e-3), &Training::new(2.5e299, 7e181));
+        assert_eq!(overflown.status, Status::NonFinite);
+        let text = serde_json::to_string(&overflown).unwrap();
         assert!(text.contains("\"q\":null"), "{text}");
         let back: Solution = serde_json::from_str(&text).unwrap();
         assert!([back.order.q, back.errors.test, back.objective, back.residual].iter().all(|x| x.is_nan()));

@@ -9,7 +9,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 /// Dimension `K = T(T+1)/2` of `Sym(T)`.
 #[must_use]
 pub const fn dimension(tokens: usize) -> usize {
-    tokens * (tokens + 1) / 2
+    tokens.saturating_mul(tokens.saturating_add(1)) / 2
 }
 
 /// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the upper triangle.

@@ -97,7 +97,8 @@ pub struct Options {
     pub max_iterations: usize,
     /// The update rule.
     pub method: Method,
-    /// Number of evaluations without a 10% lower residual after which the iteration has stalled, at least 1.
+    /// Number of evaluations without a 10% lower residual after which the iteration has stalled, at least 1. An iteration
+    /// that has to leave the neighbourhood of an unstable fixed point first needs more of it.
     pub patience: usize,
     /// Whether [`Report::history`] is filled.
     pub record_history: bool,
@@ -218,8 +219,8 @@ struct Best<const N: usize> {
 /// Iterates `map` from `problem.start` until `x = map(x)` to `options.tolerance`.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for options out of range, or a start that is not finite in the coordinates iterated
-/// on. A solve that does not converge is not an error: see [`Report::status`].
+/// [`Error::InvalidParameter`] for options out of range, secants that are not finite, or a start that is not finite in
+/// the coordinates iterated on. A solve that does not converge is not an error: see [`Report::status`].
 pub fn solve<const N: usize>(
     problem: &Problem<N>,
     options: &Options,
@@ -228,6 +229,11 @@ pub fn solve<const N: usize>(
     const MAX_RETREATS: usize = 12;
     options.validate()?;
     let mut x = problem.iterated(&problem.start);
+    let finite =
+        |secant: &Secant<N>| secant.step.iter().chain(&secant.residual_change).all(|c| c.is_finite());
+    if !problem.secants.iter().all(finite) {
+        return Err(Error::invalid("secants", format!("{:?}", problem.secants), "finite"));
+    }
     if !x.iter().all(|c| c.is_finite()) {
         let allowed = "finite, and > 0 in logarithmic coordinates";
         return Err(Error::invalid("start", format!("{:?}", problem.start), allowed));

@@ -158,6 +158,16 @@ struct Cut {
 }
 
 impl ScalarLaw {
+    /// Where the density changes fast: on both sides of the two edges that selection cuts, which the noise smears.
+    pub(super) fn breaks(&self) -> Vec<f64> {
+        self.cut.map_or_else(Vec::new, |Cut { bound, slope, rest, .. }| {
+            // In units of the whole deviation, spread = slope total and the smearing is rest.
+            let edge = slope * self.total * self.total * bound;
+            let width = REACH * rest * self.total;
+            vec![-edge - width, -edge + width, edge - width, edge + width]
+        })
+    }
+
     pub(super) fn density(&self, x: f64) -> f64 {
         let free = normal_density(x / self.total) / self.total;
         match self.cut {

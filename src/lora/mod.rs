@@ -16,7 +16,7 @@
 //! $$ m = \hat m q_0/r, \qquad q = (\hat m^2 q_0 + \hat q)/r^2, \qquad v = 1/r . $$
 //!
 //! The treatment is replica symmetric, and the loss is not convex: see [`Validity`] for when to trust a solution.
-//! Source: arXiv:2606.05899; sections 4, 5, 8 and 9 of the theory.
+//! Source: arXiv:2606.05899.
 
 mod label_noise;
 mod linear;

@@ -16,7 +16,7 @@ pub enum Verdict {
     Unreliable,
 }
 
-/// Gauges of replica symmetry at the returned fixed point, and what they say (section 9 of the theory).
+/// Gauges of replica symmetry at the returned fixed point, and what they say.
 ///
 /// The proximal operator jumps, so that the replicon is formally infinite; the gauges below are practical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -51,8 +51,8 @@ pub(super) struct FixedPoint {
     pub(super) order: Order,
     pub(super) trace: f64,
     pub(super) rank_fraction: f64,
-    /// `Q0 - 2M + Q + Delta/2`, without cancellation.
-    pub(super) noisy_mse: f64,
+    /// `Q0 - 2M + Q`, without cancellation.
+    pub(super) mse: f64,
 }
 
 impl<'a> Equations<'a> {
@@ -100,20 +100,19 @@ impl<'a> Equations<'a> {
     }
 
     pub(super) fn collapsed(&self) -> FixedPoint {
-        let noisy_mse = self.teacher.second_moment() + self.half_delta;
         let v_hat = self.stiffness_of_nothing();
         let tau = self.tau_of_nothing();
         let order = Order { q: 0.0, m: 0.0, v: 0.0, q_hat: (tau * v_hat).powi(2), m_hat: v_hat, v_hat };
-        FixedPoint { order, trace: 0.0, rank_fraction: 0.0, noisy_mse }
+        FixedPoint { order, trace: 0.0, rank_fraction: 0.0, mse: self.teacher.second_moment() }
     }
 
-    /// The fixed point below the threshold of collapse; `None` if the numbers leave the range of double precision or
-    /// the evaluations run out.
+    /// The fixed point below the threshold of collapse, or what comes closest to it; `None` if the numbers leave the range
+    /// of double precision.
     pub(super) fn solve(&self) -> Option<FixedPoint> {
         let target = 0.5 * self.ridge * self.tokens_squared;
         if target > 0.0 {
             let guess = self.guess(target);
-            let [tau, r] = self.refine(guess, target).or_else(|| self.continue_to(target))?;
+            let [tau, r] = self.refine(guess, target).unwrap_or_else(|| self.continue_to(target, guess));
             self.fixed_point(tau, r)
         } else {
             self.fixed_point(self.ridgeless()?, 0.0)
@@ -182,8 +181,9 @@ impl<'a> Equations<'a> {
     }
 
     /// Continuation in the ridge, from close to collapse, where the solution is known, down to `target`; the steps
-    /// adapt. The path is unique and smooth, since training is convex.
-    fn continue_to(&self, target: f64) -> Option<[f64; 2]> {
+    /// adapt. The path is unique and smooth, since training is convex. If it cannot be followed to its end, the last point
+    /// on it, or else `guess`: the residual will tell.
+    fn continue_to(&self, target: f64, guess: [f64; 2]) -> [f64; 2] {
         const SMALLEST_STEP: f64 = 1e-3;
         let tau = self.tau_of_nothing();
         let edge = self.teacher.top_edge(1.0 / tau);
@@ -192,9 +192,10 @@ impl<'a> Equations<'a> {
         let mut here = [tau, edge];
         let mut slope = [0.0, 1.0];
         let mut step: f64 = 0.1;
+        let mut moving = false;
         while position > end {
-            if self.evaluations() >= self.max_evaluations || step < SMALLEST_STEP {
-                return None;
+            if self.evaluations() + 4 > self.max_evaluations || step < SMALLEST_STEP {
+                return if moving { here } else { guess };
             }
             let next = (position - step).max(end);
             let moved = next - position;
@@ -205,11 +206,12 @@ impl<'a> Equations<'a> {
                     here = found;
                     position = next;
                     step *= 2.0;
+                    moving = true;
                 }
                 None => step *= 0.25,
             }
         }
-        Some(here)
+        here
     }
 
     /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`.
@@ -242,10 +244,10 @@ impl<'a> Equations<'a> {
             order,
             trace: tau * denoised.trace,
             rank_fraction: denoised.rank_fraction,
-            noisy_mse: self.half_delta + tau * tau * denoised.risk,
+            mse: tau * tau * denoised.risk,
         };
         let Order { q, m, v, q_hat, .. } = order;
-        let sound = [q, m, v, q_hat, v_hat, point.noisy_mse].iter().all(|x| x.is_finite() && *x > 0.0);
+        let sound = [q, m, v, q_hat, v_hat, point.mse].iter().all(|x| x.is_finite() && *x > 0.0);
         let bounded = m <= (q.sqrt() * self.teacher.second_moment().sqrt()) * (1.0 + 1e-12);
         (sound && bounded).then_some(point)
     }

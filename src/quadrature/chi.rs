@@ -22,6 +22,10 @@ use std::sync::OnceLock;
 /// Largest number of degrees of freedom of a [`ChiQuantile`].
 pub const MAX_CHI_DOF: usize = 64;
 
+/// Largest number of degrees of freedom of the chi-square functions: their series have as many
+/// terms.
+const MAX_SERIES_DOF: usize = 10_000;
+
 /// Half-width of the grid: more than the largest normal a point set can hold, 8.21.
 const LIMIT: f64 = 8.3125;
 
@@ -129,9 +133,13 @@ fn hermite(left: &Jet, right: &Jet) -> [f64; 6] {
 /// Distribution function of the chi-square law with `dof` degrees of freedom, at `x`.
 ///
 /// The relative error is below 1e-12 for `dof` up to 64. It is 0 for negative `x`; zero degrees
-/// of freedom are the unit mass at the origin. `NaN` gives `NaN`.
+/// of freedom are the unit mass at the origin. `NaN` gives `NaN`, and so do more than
+/// 10,000 degrees of freedom, which the series is not made for.
 #[must_use]
 pub fn chi_square_cdf(dof: usize, x: f64) -> f64 {
+    if dof > MAX_SERIES_DOF {
+        return f64::NAN;
+    }
     if x < 0.0 || (x <= 0.0 && dof > 0) {
         return 0.0;
     }
@@ -148,10 +156,11 @@ pub fn chi_square_cdf(dof: usize, x: f64) -> f64 {
 ///
 /// The relative error is below 1e-12 for `dof` up to 64 and `1e-300 < p < 1 - 1e-16`. It is 0 at
 /// `p = 0` and where the quantile underflows, `+inf` at `p = 1`, and `NaN` outside `[0, 1]` or
-/// for a `NaN`; zero degrees of freedom are the unit mass at the origin.
+/// for a `NaN` or more than 10,000 degrees of freedom; zero degrees of freedom are the unit mass
+/// at the origin.
 #[must_use]
 pub fn chi_square_quantile(dof: usize, p: f64) -> f64 {
-    if !(0.0..=1.0).contains(&p) {
+    if !(0.0..=1.0).contains(&p) || dof > MAX_SERIES_DOF {
         return f64::NAN;
     }
     if dof == 0 || p <= 0.0 {

@@ -8,7 +8,7 @@
 //! everything that training needs are the integrals in [`Denoised`]. A teacher is one implementation of
 //! [`TeacherSpectrum`]; [`Wishart`] has them by contour integrals of rational functions, exact to rounding.
 //!
-//! Source: arXiv:2606.05899, section 3 of the theory; P. Biane, Indiana Univ. Math. J. 46, 705 (1997), for the free
+//! Source: arXiv:2606.05899; P. Biane, Indiana Univ. Math. J. 46, 705 (1997), for the free
 //! convolution with the semicircle.
 
 mod contour;

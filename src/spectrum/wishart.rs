@@ -147,7 +147,7 @@ impl Wishart {
             overlap: -self.mean * overlap / (2.0 * PI),
             response: -response / PI,
             trace: -trace / (2.0 * PI),
-            rank_fraction: -rank / PI,
+            rank_fraction: (-rank / PI).clamp(0.0, 1.0),
             risk: 0.0,
         };
         let signal = map.snr * map.snr * self.second_moment();
@@ -189,7 +189,9 @@ impl Uniformised {
         map.left = map.critical_point((a - snr).min(-1.0));
         // On (0, a), z' has its maximum at a/(1 + snr^{2/3}), where it is positive iff a^{2/3} > 1 + snr^{2/3}.
         if a.cbrt().powi(2) > 1.0 + snr.cbrt().powi(2) {
-            map.gap = Some([map.critical_point(1.0), map.critical_point(a - snr)]);
+            let gap = [map.critical_point(1.0), map.critical_point(a - snr)];
+            // Rounding may leave nothing of a gap that has just opened.
+            map.gap = Some(gap).filter(|[from, to]| from < to && map.z(*from) < map.z(*to));
         }
         map
     }
@@ -499,6 +501,15 @@ mod tests {
         assert_relative_eq!(all.norm, nearly.norm, max_relative = 1e-8);
         assert_relative_eq!(all.overlap, nearly.overlap, max_relative = 1e-8);
         assert_relative_eq!(all.risk, nearly.risk, max_relative = 1e-8);
+    }
+
+    #[test]
+    fn a_gap_that_is_nothing_but_rounding_is_none() {
+        // The critical points of a gap about to open may come out in the wrong order.
+        let (kappa0, snr) = (9.544_670_763_292_53e-1, 5.105_131_419_736_453_6e2);
+        let denoised = Wishart::new(kappa0).unwrap().denoise(snr, 3.705_458_431_127_323_6e-1);
+        assert_relative_eq!(denoised.rank_fraction, kappa0, max_relative = 1e-4);
+        assert!(denoised.risk > 1.0 && denoised.risk < 1.5, "{denoised:?}");
     }
 
     #[test]

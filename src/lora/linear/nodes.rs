@@ -33,8 +33,8 @@ pub(super) struct Nodes<const T: usize> {
 
 impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
+        // One after the other: the columns of normals of a scramble take more memory than its nodes.
         let scrambles = (0..options.scrambles)
-            .into_par_iter()
             .map(|index| Scramble::new(noise, options, index as u64))
             .collect::<Result<_, _>>()?;
         let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();

@@ -57,16 +57,33 @@ fn unit_rule(count: usize) -> Vec<(f64, f64)> {
     })
 }
 
-/// Nodes and weights on `[-reach, reach]`, split at `split`, for averages over a law with the given density.
-fn split_rule(unit: &[(f64, f64)], split: f64, reach: f64, density: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+/// Nodes and weights on `[-reach, reach]`, in pieces between the given `breaks` and the `split`, for averages over a law with the
+/// given density. The nodes crowd at the split, where the integrand is not smooth.
+fn split_rule(
+    unit: &[(f64, f64)],
+    split: f64,
+    mut breaks: Vec<f64>,
+    reach: f64,
+    density: impl Fn(f64) -> f64,
+) -> Vec<(f64, f64)> {
     let split = split.clamp(-reach, reach);
-    let mut rule = Vec::with_capacity(2 * unit.len());
-    for side in [-1.0, 1.0] {
-        let length = reach - side * split;
+    breaks.retain(|x| x.abs() < reach);
+    breaks.extend([-reach, split, reach]);
+    breaks.sort_unstable_by(f64::total_cmp);
+    let mut rule = Vec::with_capacity(unit.len() * breaks.len());
+    for ends in breaks.windows(2) {
+        let [left, right] = [ends[0], ends[1]];
+        // From the end at which the nodes crowd, if any, to the other.
+        let (from, to, power) = if (left - split).abs() <= 0.0 {
+            (left, right, GRADING)
+        } else if (right - split).abs() <= 0.0 {
+            (right, left, GRADING)
+        } else {
+            (left, right, 1)
+        };
         for (x, w) in unit {
-            // Graded: the nodes crowd at the split.
-            let node = split + side * length * x.powi(GRADING);
-            rule.push((node, length * f64::from(GRADING) * x.powi(GRADING - 1) * w * density(node)));
+            let node = from + (to - from) * x.powi(power);
+            rule.push((node, (right - left) * f64::from(power) * x.powi(power - 1) * w * density(node)));
         }
     }
     rule
@@ -80,13 +97,14 @@ impl Level {
         star: f64,
         point: &Point,
     ) -> ([f64; COUNT], f64) {
-        let omega = split_rule(&self.omega, -point.m * star / point.deviation(), REACH, normal_density);
+        let omega =
+            split_rule(&self.omega, -point.m * star / point.deviation(), Vec::new(), REACH, normal_density);
         // b without N; a = 4/T^2 = 4.
         let base = star * star - 1.0;
         let onset = 0.25 / point.v - point.q() - base;
         let noise = law.map_or_else(
             || vec![(0.0, 1.0)],
-            |law| split_rule(&self.noise, onset, law.half_width, |x| law.density(x)),
+            |law| split_rule(&self.noise, onset, law.breaks(), law.half_width, |x| law.density(x)),
         );
         let mut sums = [0.0; COUNT];
         let mut total = 0.0;

@@ -153,6 +153,7 @@ fn erase(solution: &mut Solution) {
     solution.objective = nan;
     solution.errors = Errors { test: nan, test_clean: nan, train: nan, frozen: nan };
     solution.alignment = nan;
+    solution.residual = nan;
     solution.effective_noise = None;
     solution.std_error = StdError::default();
 }

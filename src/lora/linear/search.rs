@@ -49,6 +49,11 @@ impl Found {
         )
     }
 
+    /// At `m = 0`: whether a small overlap shrinks.
+    fn is_stable(&self) -> bool {
+        self.ridge.growth(&self.point, &self.moments) <= 1.0
+    }
+
     fn objective(&self) -> f64 {
         objective(&self.ridge, &self.point, &self.moments)
     }
@@ -115,7 +120,11 @@ impl<'a> Search<'a> {
                     return Ok(informed);
                 }
                 let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
-                Ok(if nothing.objective() < informed.objective() { nothing } else { informed })
+                // Where it is unstable, or outside the validity of replica symmetry, its objective means nothing.
+                let trusted = nothing.status == Status::Converged
+                    && nothing.is_stable()
+                    && nothing.validity().verdict != Verdict::Unreliable;
+                Ok(if trusted && nothing.objective() < informed.objective() { nothing } else { informed })
             }
         }
     }
@@ -134,15 +143,14 @@ impl<'a> Search<'a> {
         }
         // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
         let nothing = self.ladder(self.start_of_nothing(), Branch::Informed)?;
-        let stable = nothing.ridge.growth(&nothing.point, &nothing.moments) <= 1.0;
         let solved = matches!(nothing.status, Status::Converged | Status::NoiseLimited);
-        Ok(if vanishes(&found.point) || (stable && solved) { nothing } else { found })
+        Ok(if vanishes(&found.point) || (nothing.is_stable() && solved) { nothing } else { found })
     }
 
     /// From vanishing overlap: the fixed point `m = 0` if it is stable, else what a small overlap grows into.
     fn uninformed(&mut self) -> Result<Found, Error> {
         let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
-        if nothing.ridge.growth(&nothing.point, &nothing.moments) <= 1.0 {
+        if nothing.is_stable() {
             return Ok(nothing);
         }
         let Point { s2, v, .. } = nothing.point;
@@ -197,7 +205,7 @@ impl<'a> Search<'a> {
         let finest = self.channel.levels() - 1;
         let sensitivity = Sensitivity::measure(&report.point, |x| self.residual_and_moments(&problem, x));
         if report.residual <= HOPELESS {
-            problem.secants = sensitivity.secants().to_vec();
+            problem.secants = sensitivity.secants();
             for level in 1.min(finest)..=finest {
                 problem.start = report.point;
                 let tolerance = if level == finest { self.options.tolerance } else { MIDDLE_TOLERANCE };

@@ -37,9 +37,10 @@ impl<const N: usize> Sensitivity<N> {
         Self { secants, base, moved }
     }
 
-    /// The slopes, for Anderson acceleration.
-    pub(super) fn secants(&self) -> &[Secant<N>] {
-        &self.secants
+    /// The slopes, for Anderson acceleration, as far as they are finite.
+    pub(super) fn secants(&self) -> Vec<Secant<N>> {
+        let finite = |secant: &&Secant<N>| secant.residual_change.iter().all(|c| c.is_finite());
+        self.secants.iter().filter(finite).copied().collect()
     }
 
     /// How far a fixed point moves, to first order, if the map changes by `difference`: `(1 - F') dx = difference`. NaN if
