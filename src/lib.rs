@@ -61,7 +61,7 @@
 //!
 //! # What to expect of a number
 //!
-//! Pre-training of linear attention is exact to about 1e-12. Fine-tuning is an average over Gaussian fields by scrambled
+//! Pre-training of linear attention is exact to about 1e-12; where it is not (extreme corners), the status says so. Fine-tuning is an average over Gaussian fields by scrambled
 //! quasi-Monte-Carlo: `std_error` has the standard error of everything it can be given for (1e-5 to 3e-4 at the default
 //! options, in the reliable region); a single token is done by quadrature, to 1e-7. A solve that does not converge says so
 //! in its [`Status`](fixed_point::Status). The same input gives the same bits on any number of threads.

@@ -14,6 +14,9 @@ use crate::quadrature::{ChiQuantile, ScrambledSobol};
 
 /// Blocks per unit of parallel work. The sums of the units are added in order: the result does not depend on threads.
 const CHUNK: usize = 128;
+/// Largest number of nodes whose scrambles are made at the same time: the columns of normals take more memory than the
+/// nodes made of them.
+const AT_ONCE: usize = 1 << 18;
 /// `log2` of the numbers of nodes of the cheap levels.
 const COARSE: [usize; 2] = [9, 11];
 
@@ -33,10 +36,12 @@ pub(super) struct Nodes<const T: usize> {
 
 impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
-        // One after the other: the columns of normals of a scramble take more memory than its nodes.
-        let scrambles = (0..options.scrambles)
-            .map(|index| Scramble::new(noise, options, index as u64))
-            .collect::<Result<_, _>>()?;
+        let build = |index: usize| Scramble::new(noise, options, index as u64);
+        let scrambles = if options.scrambles << options.log2_nodes <= AT_ONCE {
+            (0..options.scrambles).into_par_iter().map(build).collect::<Result<_, _>>()?
+        } else {
+            (0..options.scrambles).map(build).collect::<Result<_, _>>()?
+        };
         let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
         levels.push(options.log2_nodes);
         Ok(Self { scrambles, levels: levels.into_iter().map(|level| (1 << level) / LANES).collect() })
