@@ -1048,6 +1048,16 @@ mod inputs {
     }
 
     #[test]
+    fn a_nearly_perfect_fit_has_no_negative_error() {
+        // The loss is a difference of terms of size one, of which nothing is left.
+        let training =
+            Training { q0: 4.160_505_573_227_761e35, ..Training::new(9.469_959_414_848_077e-68, 5e-4) };
+        let frozen = Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 1.0 };
+        let solution = lora::solve(&Model::linear(1, 1.0), &frozen, &training, &OPTIONS).unwrap();
+        assert_labelled(&solution, training.q0);
+    }
+
+    #[test]
     fn overlaps_obey_cauchy_and_schwarz() {
         let training = Training::new(3.0, 0.3);
         let bound = (1.2_f64 * 2.0).sqrt();

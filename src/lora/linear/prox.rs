@@ -115,7 +115,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     // With H = tau I - a B + 2a chi chi^T the Hessian, by Sherman-Morrison: H^{-1} = X - 2a y y^T / denominator,
     // X = diag(1/(tau - a b_i)), y = X chi.
     let [mut norm, mut trace_b, mut trace_x, mut y2, mut chi_y, mut y_star, mut chi_star] = [zero; 7];
-    let [mut star2, mut chi_b_chi, mut b2, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 6];
+    let [mut star2, mut misfit, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 5];
     for i in 0..T {
         for l in 0..LANES {
             let x = 1.0 / (t[l] + gaps[i][l]);
@@ -123,7 +123,8 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             let y = chi * x;
             let g = (chi - omega[i][l]) * stiffness;
             let (star, free) = (block.star[i][l], block.free[i][l]);
-            norm[l] += chi * chi;
+            let (square, before) = (chi * chi, norm[l]);
+            norm[l] += square;
             trace_b[l] += b[i][l];
             trace_x[l] += x;
             y2[l] += y * y;
@@ -137,8 +138,8 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             sums[8][l] += free * free;
             sums[9][l] += free * star;
             if FULL {
-                chi_b_chi[l] += chi * chi * b[i][l];
-                b2[l] += b[i][l] * b[i][l];
+                // |chi chi^T - B|^2, diagonal and off-diagonal part: no cancellation where the fit is good.
+                misfit[l] += (b[i][l] - square).powi(2) + 2.0 * square * before;
                 trace_x2[l] += x * x;
                 y_x_y[l] += y * y * x;
                 star_x_star[l] += star * star * x;
@@ -154,7 +155,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
         sums[5][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
         sums[10][l] += star2[l];
         if FULL {
-            sums[11][l] += per_t2 * (norm[l] * norm[l] - 2.0 * chi_b_chi[l] + b2[l]);
+            sums[11][l] += per_t2 * misfit[l];
             let ratio = 2.0 * a / denominator;
             let trace_inverse2 = trace_x2[l] - 2.0 * ratio * y_x_y[l] + (ratio * y2[l]).powi(2);
             sums[12][l] += (trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness

@@ -3,8 +3,8 @@
 use super::moments::{Moments, Point};
 use crate::lora::Divergence;
 
-/// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, below
-/// everything that double precision resolves in `q - m^2`.
+/// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, just above
+/// where the rounding errors of `g`, which is of the order of its root, would keep the iteration from its tolerance.
 pub(super) const SMALLEST_S2: f64 = 1e-14;
 
 /// Factor on `v` where the curvature is negative: at a small response it is positive. A larger step than any that leads
