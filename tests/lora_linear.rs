@@ -1137,7 +1137,7 @@ mod inputs {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(common::cases(1000))]
         #[test]
         fn anything_goes_in_and_an_error_or_a_label_comes_out(
             tokens in prop_oneof![9 => 1_usize..=8, 1 => any::<usize>()],

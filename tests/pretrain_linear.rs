@@ -832,12 +832,7 @@ mod unconverged {
 
 mod properties {
     use super::*;
-
-    fn cases(cases: u32) -> ProptestConfig {
-        // Without a record of failures on disk: they are printed. Few attempts to simplify one, since each may take the
-        // whole time allowed.
-        ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4, ..ProptestConfig::default() }
-    }
+    use common::cases;
 
     /// Any bit pattern; half of them valid numbers of any size, lest every case ends at the validation.
     fn any_number() -> impl Strategy<Value = f64> {

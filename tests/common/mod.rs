@@ -6,6 +6,8 @@ use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{self, Frozen, Verdict};
 use lora_asymptotics::pretrain::{self, Solution, Training};
 use lora_asymptotics::{Model, Options, Teacher};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
 
 /// Linear attention with a Wishart teacher.
 pub fn model(tokens: usize, delta: f64, kappa0: f64) -> Model {
@@ -76,4 +78,15 @@ pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     assert_eq!(validity.verdict, by_jump, "{solution:?}");
     assert_eq!(validity.reliable, validity.verdict != Verdict::Unreliable, "{solution:?}");
     assert!(validity.jump >= 0.0 && validity.replicon >= 0.0, "{solution:?}");
+}
+
+/// Random cases, the same in every run; `PROPTEST_RNG_SEED` in the environment chooses others. Failures are printed, not
+/// recorded on disk, and few attempts are made to simplify one, since each may take the whole time allowed.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let rng_seed = match default.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(2026),
+        chosen => chosen,
+    };
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 16, rng_seed, ..default }
 }
