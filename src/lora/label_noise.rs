@@ -43,24 +43,23 @@ impl LabelNoise {
                     deviation: variance.sqrt() / training.q0,
                 }
             }
+            Sequences::Reused => {
+                let Model { tokens, delta, .. } = *model;
+                Self::gaussian(
+                    observables::reused_effective_noise(tokens, q0, q, m, v, delta, training.beta),
+                    training,
+                )
+            }
             // Nothing to select by: the score is the same for all sequences, or independent of them.
             Sequences::Active(_) | Sequences::Fresh => {
-                let noise = observables::effective_noise(q0, q, m, model.delta, training.beta);
-                Self::Gaussian { deviation: (2.0 * noise).sqrt() / training.q0 }
-            }
-            Sequences::Reused => {
-                let noise = observables::reused_effective_noise(
-                    model.tokens,
-                    q0,
-                    q,
-                    m,
-                    v,
-                    model.delta,
-                    training.beta,
-                );
-                Self::Gaussian { deviation: (2.0 * noise).sqrt() / training.q0 }
+                Self::gaussian(observables::effective_noise(q0, q, m, model.delta, training.beta), training)
             }
         }
+    }
+
+    /// The isotropic law with the given effective noise.
+    fn gaussian(effective_noise: f64, training: &Training) -> Self {
+        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0 }
     }
 
     /// Half the variance of a coordinate: `Delta_eff` of the training law, in units of `q0^2`. `None` where the law is

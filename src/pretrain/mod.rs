@@ -248,13 +248,8 @@ fn solve_linear(
     let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
     let iterations = equations.evaluations();
     let Some(point) = point else {
-        return Ok(without_numbers(teacher.second_moment(), Status::NonFinite, iterations));
+        return Ok(without_numbers(teacher.second_moment(), iterations));
     };
-    let rank_fraction = point.rank_fraction;
-    // The allowance is for rounding.
-    if rank_fraction > training.kappa * (1.0 + 1e-12) {
-        return Err(Error::RankDoesNotFit { kappa: training.kappa, rank_fraction });
-    }
     let residual = if collapsed { 0.0 } else { residual(&equations, &point, 0.5 * model.delta) };
     let status = if collapsed {
         Status::Collapsed
@@ -265,7 +260,11 @@ fn solve_linear(
     } else {
         Status::Stalled
     };
-    let FixedPoint { order, trace, mse, .. } = point;
+    let FixedPoint { order, trace, rank_fraction, mse } = point;
+    // Only a solution has a learned rank to refuse. The allowance is for rounding.
+    if status.is_success() && rank_fraction > training.kappa * (1.0 + 1e-12) {
+        return Err(Error::RankDoesNotFit { kappa: training.kappa, rank_fraction });
+    }
     let tokens = model.tokens;
     let test = observables::linear_pretraining_error(tokens, mse + 0.5 * model.delta);
     let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
@@ -294,8 +293,8 @@ fn residual(equations: &Equations, point: &FixedPoint, half_delta: f64) -> f64 {
     [q, m, v].iter().zip(image).map(|(x, y)| (y / x).ln().abs()).fold(0.0, |m, d| if d <= m { m } else { d })
 }
 
-/// The outcome of a solve that left the range of double precision, or was not allowed to begin.
-fn without_numbers(q0: f64, status: Status, iterations: usize) -> Solution {
+/// The outcome of a solve that left the range of double precision.
+fn without_numbers(q0: f64, iterations: usize) -> Solution {
     let nan = f64::NAN;
     Solution {
         order: Order { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan },
@@ -305,7 +304,7 @@ fn without_numbers(q0: f64, status: Status, iterations: usize) -> Solution {
         objective: nan,
         errors: Errors { test: nan, test_clean: nan, train: nan },
         alignment: nan,
-        status,
+        status: Status::NonFinite,
         residual: nan,
         iterations,
         std_error: StdError::default(),
