@@ -73,6 +73,7 @@ struct ReadmeExamples;
 pub mod channel;
 pub mod error;
 pub mod fixed_point;
+mod lanes;
 pub mod lora;
 pub mod model;
 mod nullable;

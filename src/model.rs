@@ -13,6 +13,8 @@ use crate::spectrum::{TeacherSpectrum, Wishart};
 pub enum Activation {
     /// `sigma(h) = h / T`.
     Linear,
+    /// Row-wise softmax of the logits, `sigma(h)_ab = exp(b h_ab) / sum_c exp(b h_ac)` with inverse temperature `b`.
+    Softmax,
 }
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
@@ -44,12 +46,15 @@ impl Teacher {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Number of tokens `T` per sequence: 1 to 8.
+    /// Number of tokens `T` per sequence: 1 to 8, 2 to 8 for softmax (one token attends to itself only).
     pub tokens: usize,
     /// The non-linearity `sigma`.
     pub activation: Activation,
     /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
     pub delta: f64,
+    /// What multiplies the logits in the softmax; > 0, and 1 if not given. Softmax only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inverse_temperature: Option<f64>,
     /// The teacher of the pre-training stage; not needed when the frozen weights are given by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<Teacher>,
@@ -62,7 +67,13 @@ impl Model {
     /// A layer with linear attention and no teacher.
     #[must_use]
     pub fn linear(tokens: usize, delta: f64) -> Self {
-        Self { tokens, activation: Activation::Linear, delta, teacher: None }
+        Self { tokens, activation: Activation::Linear, delta, inverse_temperature: None, teacher: None }
+    }
+
+    /// A layer with softmax attention, inverse temperature 1 and no teacher.
+    #[must_use]
+    pub fn softmax(tokens: usize, delta: f64) -> Self {
+        Self { activation: Activation::Softmax, ..Self::linear(tokens, delta) }
     }
 
     /// The same layer, taught by `teacher`.
@@ -74,23 +85,45 @@ impl Model {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8),
-    /// `model.delta` (finite, >= 0), `model.teacher.wishart.kappa0` (1e-5 to 1e6).
+    /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8 for linear, 2 to 8 for
+    /// softmax), `model.delta` (finite, >= 0), `model.inverse_temperature` (finite, > 0),
+    /// `model.teacher.wishart.kappa0` (1e-5 to 1e6). [`Error::Conflict`] for an inverse temperature of linear attention.
     pub fn validate(&self) -> Result<(), Error> {
-        check::integer("model.tokens", self.tokens, 1, Self::MAX_TOKENS)?;
+        let fewest = match self.activation {
+            Activation::Linear => 1,
+            Activation::Softmax => 2,
+        };
+        check::integer("model.tokens", self.tokens, fewest, Self::MAX_TOKENS)?;
         check::non_negative("model.delta", self.delta)?;
+        if let Some(inverse_temperature) = self.inverse_temperature {
+            if self.activation == Activation::Linear {
+                return Err(Error::Conflict {
+                    field: "model.inverse_temperature",
+                    with: "the linear activation",
+                });
+            }
+            check::positive("model.inverse_temperature", inverse_temperature)?;
+        }
         match self.teacher {
             Some(teacher) => teacher.spectrum().map(drop),
             None => Ok(()),
         }
     }
 
-    /// Number `K' = dim` of label coordinates that the activation can see: `K = T(T+1)/2` for linear attention.
+    /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2` for linear attention, `K - 1` for
+    /// softmax, which is flat along `11^T/T`.
     #[must_use]
     pub fn observed_coordinates(&self) -> f64 {
+        let all = channel::dimension(self.tokens);
         match self.activation {
-            Activation::Linear => channel::dimension(self.tokens) as f64,
+            Activation::Linear => all as f64,
+            Activation::Softmax => all.saturating_sub(1) as f64,
         }
+    }
+
+    /// What multiplies the logits.
+    pub(crate) fn logit_scale(&self) -> f64 {
+        self.inverse_temperature.unwrap_or(1.0)
     }
 
     /// The validated spectrum of the teacher.

@@ -47,3 +47,11 @@ pub struct StdError {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alignment: Option<f64>,
 }
+
+/// Standard deviation of the mean; `None` if it is not finite.
+pub(crate) fn standard_error(values: impl ExactSizeIterator<Item = f64> + Clone) -> Option<f64> {
+    let count = values.len() as f64;
+    let mean = values.clone().sum::<f64>() / count;
+    let variance = values.map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
+    Some((variance / count).sqrt()).filter(|error| error.is_finite())
+}

@@ -1,10 +1,17 @@
-//! What both stages share about the losses: the geometry of the `T x T` logits.
+//! What both stages share about the losses: the geometry of the `T x T` logits, and the softmax.
 //!
 //! The logits live in `Sym(T)`, symmetric matrices with the Frobenius product. Orthonormal coordinates are
 //! `h_aa` and `sqrt(2) h_ab` (`a < b`), `K = T(T+1)/2` of them; in these coordinates `h(S) ~ N(0, 2 Q I_K)`
 //! and the label noise `sqrt(Delta) xi ~ N(0, Delta I_K)`.
 
-use std::f64::consts::FRAC_1_SQRT_2;
+mod eigen;
+mod softmax;
+
+use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
+
+pub(crate) use eigen::eigenbasis;
+pub(crate) use softmax::{Row, softmax_row};
+pub use softmax::{SoftmaxLoss, softmax};
 
 /// Dimension `K = T(T+1)/2` of `Sym(T)`.
 #[must_use]
@@ -27,9 +34,41 @@ pub(crate) fn symmetric_from_coordinates<const T: usize>(coordinate: impl Fn(usi
     matrix
 }
 
+/// Coordinate `k` of `u = 11^T/T`, the direction that softmax cannot see.
+pub(crate) fn flat_direction(tokens: usize, k: usize) -> f64 {
+    if k < tokens { 1.0 / tokens as f64 } else { SQRT_2 / tokens as f64 }
+}
+
+/// The symmetric matrix orthogonal to `u` with the given `K - 1` coordinates, in an orthonormal basis of that subspace: the
+/// reflection that exchanges `u` with the first coordinate axis takes the others there.
+pub(crate) fn centred_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+    // The reflection is 1 - n n^T / (1 - u_0) with n = e_0 - u.
+    let along: f64 = (1..dimension(T)).map(|k| flat_direction(T, k) * coordinate(k - 1)).sum();
+    let scale = along / (1.0 - flat_direction(T, 0));
+    symmetric_from_coordinates(
+        |k| {
+            if k == 0 { along } else { coordinate(k - 1) - scale * flat_direction(T, k) }
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn centred_coordinates_are_orthonormal_and_orthogonal_to_u() {
+        let matrix = |k: usize| centred_from_coordinates::<3>(|j| if j == k { 1.0 } else { 0.0 });
+        for i in 0..5 {
+            let a = matrix(i);
+            assert!(a.iter().flatten().sum::<f64>().abs() < 1e-15);
+            for j in 0..5 {
+                let b = matrix(j);
+                let product: f64 = a.iter().flatten().zip(b.iter().flatten()).map(|(x, y)| x * y).sum();
+                approx::assert_relative_eq!(product, if i == j { 1.0 } else { 0.0 }, epsilon = 1e-15);
+            }
+        }
+    }
 
     #[test]
     fn coordinates_are_orthonormal() {

@@ -25,11 +25,13 @@
 //!   gives up with [`Status::NonFinite`].
 
 mod anderson;
+mod sensitivity;
 mod status;
 
 use crate::error::Error;
 use anderson::Anderson;
 
+pub(crate) use sensitivity::{Sensitivity, noise};
 pub use status::Status;
 
 /// How one component of the vector is iterated on.

@@ -4,8 +4,6 @@
 //! Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively selected ones it is a
 //! Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
-use std::f64::consts::SQRT_2;
-
 use super::{Frozen, Score, Sequences, Training};
 use crate::channel;
 use crate::model::Model;
@@ -193,25 +191,25 @@ impl Score {
     fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
         let flat = match self {
             Self::Frobenius => 0.0,
-            Self::Centred => z.iter().enumerate().map(|(k, x)| x * flat_direction(tokens, k)).sum(),
+            Self::Centred => z.iter().enumerate().map(|(k, x)| x * channel::flat_direction(tokens, k)).sum(),
         };
         let radius2: f64 = z.iter().map(|x| x * x).sum::<f64>() - flat * flat;
-        if radius2 <= 0.0 {
-            return;
-        }
-        let degrees = self.coordinates(tokens);
-        let scale =
-            (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt();
+        let scale = self.shrinkage(tokens, fraction, radius2);
         for (k, x) in z.iter_mut().enumerate() {
-            let across = if flat == 0.0 { 0.0 } else { flat * flat_direction(tokens, k) };
+            let across = if flat == 0.0 { 0.0 } else { flat * channel::flat_direction(tokens, k) };
             *x = scale * (*x - across) + across;
         }
     }
-}
 
-/// Coordinate `k` of `u = 11^T/T`, the direction that softmax cannot see.
-fn flat_direction(tokens: usize, k: usize) -> f64 {
-    if k < tokens { 1.0 / tokens as f64 } else { SQRT_2 / tokens as f64 }
+    /// What the scored coordinates of a standard Gaussian sample, of squared norm `radius2`, are multiplied by to condition it
+    /// on their ball of probability `fraction`.
+    pub(super) fn shrinkage(self, tokens: usize, fraction: f64, radius2: f64) -> f64 {
+        if radius2 <= 0.0 {
+            return 1.0;
+        }
+        let degrees = self.coordinates(tokens);
+        (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt()
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +218,7 @@ mod tests {
     use crate::lora::Selection;
     use crate::quadrature::ScrambledSobol;
     use approx::assert_relative_eq;
+    use std::f64::consts::SQRT_2;
 
     fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Training) {
         let sequences = Sequences::Active(Selection { fraction, score });

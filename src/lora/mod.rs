@@ -20,7 +20,14 @@
 
 mod label_noise;
 mod linear;
+mod moments;
+mod report;
+mod ridge;
+mod search;
+mod softmax;
+mod units;
 mod validity;
+mod zero_weights;
 
 use serde::{Deserialize, Serialize};
 
@@ -274,12 +281,50 @@ impl Solution {
     }
 }
 
-/// The output channel of linear attention as a closure: for the benchmarks of this crate only.
+/// The output channel as a closure: for the benchmarks of this crate only.
 #[doc(hidden)]
-pub fn output_channel_benchmark(tokens: usize, log2_nodes: usize) -> Result<impl FnMut() -> f64, Error> {
+pub fn output_channel_benchmark(
+    activation: Activation,
+    tokens: usize,
+    log2_nodes: usize,
+) -> Result<Box<dyn FnMut() -> f64>, Error> {
     let options = Options { log2_nodes, scrambles: 1, ..Options::default() };
     options.validate()?;
-    linear::benchmark(&Model::linear(tokens, 1.0), &Training::new(2.0, 0.5), &options)
+    let training = Training::new(2.0, 0.5);
+    Ok(match activation {
+        Activation::Linear => Box::new(linear::benchmark(&Model::linear(tokens, 1.0), &training, &options)?),
+        Activation::Softmax => {
+            Box::new(softmax::benchmark(&Model::softmax(tokens, 0.5), &training, &options)?)
+        }
+    })
+}
+
+/// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that fine-tuning
+/// collapses: with `H0` the curvature of the loss of a sample at `w = 0`, `R = H0 (I + v H0)^{-1}`, and
+/// `eta0 = alpha' E[dl'/dq]` there,
+///
+/// $$ \alpha^{\prime} E[\mathrm{tr} R - \chi^{\star\top} R \chi^\star/q_0] = 1/v, \qquad
+///    \lambda^{\prime}\_c = -\frac{\alpha^{\prime}}{2} E[\chi^{\star\top} R \chi^\star]/q_0 - \eta_0 . $$
+///
+/// `None` where the first equation has no root (little data), and for linear attention, whose loss is not bounded. The
+/// `lambda` of `training` is not used.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input.
+pub fn lambda_collapse(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<Option<f64>, Error> {
+    model.validate()?;
+    frozen.validate()?;
+    training.validate()?;
+    options.validate()?;
+    match model.activation {
+        Activation::Linear => Ok(None),
+        Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
+    }
 }
 
 /// Solves the fine-tuning stage on top of frozen weights. The teacher of `model` is not used.
@@ -309,5 +354,6 @@ pub fn solve(
     options.validate()?;
     match model.activation {
         Activation::Linear => linear::solve(model, frozen, training, options),
+        Activation::Softmax => softmax::solve(model, frozen, training, options),
     }
 }

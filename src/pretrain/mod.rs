@@ -186,6 +186,7 @@ pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<So
     }
     match model.activation {
         Activation::Linear => solve_linear(model, training, options, teacher.as_ref()),
+        Activation::Softmax => Err(Error::invalid("model.activation", "softmax", "linear")),
     }
 }
 
@@ -204,6 +205,7 @@ pub fn lambda_collapse(model: &Model, training: &Training) -> Result<f64, Error>
             let equations = Equations::new(model, training, teacher.as_ref(), usize::MAX);
             Ok(equations.collapse_ridge() / training.kappa.sqrt())
         }
+        Activation::Softmax => Err(Error::invalid("model.activation", "softmax", "linear")),
     }
 }
 

@@ -3,26 +3,26 @@
 //! Pre-training enters only through the law of `N` (see [`super::label_noise`]), and `q0` only as a unit: everything in this
 //! module is in units with `q0 = 1` (`chi` in units of `sqrt(q0)`, the loss in units of `q0^2`).
 
-mod eigen;
-mod moments;
 mod nodes;
 mod product;
 mod prox;
-mod report;
-mod ridge;
-mod search;
-mod sensitivity;
+mod test_errors;
 
 use super::label_noise::LabelNoise;
-use super::{Frozen, Solution, Training};
+use super::moments::{OutputChannel, Point};
+use super::report::Reporter;
+use super::ridge::{JumpGauge, Ridge};
+use super::search::{Guess, Search};
+use super::units::Units;
+use super::{EffectiveNoise, Frozen, Solution, Training};
+use crate::channel;
 use crate::error::Error;
 use crate::model::Model;
+use crate::observables;
 use crate::options::Options;
-use moments::OutputChannel;
 use nodes::Nodes;
 use product::ProductRule;
-use report::Reporter;
-use search::Search;
+use test_errors::ClosedForm;
 
 pub(super) fn solve(
     model: &Model,
@@ -31,12 +31,32 @@ pub(super) fn solve(
     options: &Options,
 ) -> Result<Solution, Error> {
     let noise = LabelNoise::new(model, frozen, training);
+    let units = Units { q0: training.q0, loss: training.q0 * training.q0 };
+    let tokens = model.tokens as f64;
     // Enter the thread pool once, not at each of the many short parallel loops.
     let found = rayon::scope(|_| {
         let mut channel = output_channel(model.tokens, &noise, options)?;
-        Search::new(model.tokens, training, &noise, options, channel.as_mut()).run(options.start)
+        let ridge = Ridge {
+            tokens,
+            alpha: training.alpha,
+            lambda: units.scaled_ridge(training.lambda),
+            divergence: channel.smooth_divergence(),
+            gauge: JumpGauge::Surface,
+        };
+        // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
+        let curvature = 0.6 * 8.0 * channel::dimension(model.tokens) as f64 / (tokens * tokens);
+        let guess = Guess { noise: noise.deviation(), curvature };
+        Search::new(ridge, guess, options, channel.as_mut()).run(options.start)
     })?;
-    Ok(Reporter::new(model, frozen, training, &noise).solution(&found))
+    let Frozen { q0, q, m, .. } = *frozen;
+    let effective = EffectiveNoise {
+        train: noise.effective(model.tokens).map(|noise| units.loss * noise),
+        test: observables::effective_noise(q0, q, m, model.delta, training.beta),
+    };
+    let errors =
+        ClosedForm { tokens: model.tokens, q0: training.q0, delta: model.delta, noise: effective.test };
+    let reporter = Reporter { units, effective_noise: Some(effective) };
+    Ok(reporter.solution(&found, &errors))
 }
 
 /// One evaluation of the output channel on warm nodes, as the benchmarks time it: at two points in turn, as far apart as
@@ -53,7 +73,7 @@ pub(super) fn benchmark(
     let mut m = 0.92;
     Ok(move || {
         m = 1.841 - m;
-        let point = moments::Point { m, s2: 0.1, v };
+        let point = Point { m, s2: 0.1, v };
         channel.replicates(finest, &point, false).iter().map(|moments| moments.gradient2).sum()
     })
 }

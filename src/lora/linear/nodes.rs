@@ -1,18 +1,18 @@
 //! The averages by quasi-Monte-Carlo: nodes in the eigenbasis of their labels, made once and frozen for the solve.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
-use super::eigen::eigenbasis;
-use super::moments::{COUNT, Moments, OutputChannel, Point};
-use super::prox::{Block, LANES, Lane, accumulate};
+use super::prox::{Block, accumulate};
+use crate::channel::eigenbasis;
 use crate::error::Error;
+use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::lora::Divergence;
 use crate::lora::label_noise::LabelNoise;
+use crate::lora::moments::{Moments, OutputChannel, Point};
 use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 
-/// Blocks per unit of parallel work. The sums of the units are added in order: the result does not depend on threads.
+/// Blocks per unit of parallel work.
 const CHUNK: usize = 128;
 /// Largest number of nodes whose scrambles are made at the same time: the columns of normals take more memory than the
 /// nodes made of them.
@@ -73,29 +73,13 @@ impl<const T: usize> Scramble<T> {
     }
 
     fn moments<const FULL: bool>(&mut self, blocks: usize, point: &Point) -> Moments {
-        let chunks: Vec<[f64; COUNT]> = self.blocks[..blocks]
-            .par_chunks(CHUNK)
-            .zip(self.roots[..blocks].par_chunks_mut(CHUNK))
-            .map(|(blocks, roots)| {
-                let mut sums = [[0.0; LANES]; COUNT];
-                Arch::new().dispatch(
-                    #[inline(always)]
-                    || {
-                        for (block, roots) in blocks.iter().zip(roots) {
-                            accumulate::<T, FULL>(point, block, roots, &mut sums);
-                        }
-                    },
-                );
-                sums.map(|lane| lane.iter().sum())
-            })
-            .collect();
-        let mut total = [0.0; COUNT];
-        for chunk in &chunks {
-            for (t, x) in total.iter_mut().zip(chunk) {
-                *t += x;
-            }
-        }
-        Moments::from_sums(total.map(|t| t / (blocks * LANES) as f64))
+        let sums = sum_over_blocks(
+            &self.blocks[..blocks],
+            &mut self.roots[..blocks],
+            #[inline(always)]
+            |block, roots, sums| accumulate::<T, FULL>(point, block, roots, sums),
+        );
+        Moments::from_sums(sums.map(|sum| sum / (blocks * LANES) as f64))
     }
 }
 

@@ -8,10 +8,11 @@ use std::num::NonZeroUsize;
 use gauss_quad::GaussLegendre;
 use rayon::prelude::*;
 
-use super::moments::{COUNT, Moments, OutputChannel, Point};
-use super::prox::{Block, LANES, accumulate};
+use super::prox::{Block, accumulate};
+use crate::lanes::LANES;
 use crate::lora::Divergence;
 use crate::lora::label_noise::{LabelNoise, ScalarLaw};
+use crate::lora::moments::{COUNT, Moments, OutputChannel, Point};
 use crate::quadrature::normal_density;
 
 /// Nodes for `chi*`, and on each side of the split for `N` and for `omega` (twice the last is a multiple of the block size).

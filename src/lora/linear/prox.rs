@@ -9,17 +9,13 @@
 //! with one root `tau` (the secular equation). The eigenbasis does not depend on the order parameters, so that a sample is
 //! given in it once and for all.
 //!
-//! Samples are processed in blocks of [`LANES`], one array per coordinate: the loops over a block compile to vector
+//! Samples are processed in blocks of `LANES`, one array per coordinate: the loops over a block compile to vector
 //! instructions.
 
 use std::f64::consts::PI;
 
-use super::moments::{COUNT, Point};
-
-/// Samples per block.
-pub(super) const LANES: usize = 8;
-/// One number per sample of a block.
-pub(super) type Lane = [f64; LANES];
+use crate::lanes::{LANES, Lane};
+use crate::lora::moments::{COUNT, Point};
 
 /// A block of samples, in the eigenbasis of the label and in units of `q0`.
 pub(super) struct Block<const T: usize> {
@@ -67,8 +63,8 @@ fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: 
     }
 }
 
-/// Adds the terms of [`Moments`](super::moments::Moments) for every sample of a block to `sums`, in the order of
-/// [`Moments::from_sums`](super::moments::Moments::from_sums); the last ones only if `FULL`. `t` is the excess of the
+/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the order of
+/// [`Moments::from_sums`](crate::lora::moments::Moments::from_sums); the last ones only if `FULL`. `t` is the excess of the
 /// secular root: a start (0 if there is none), then the result.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize, const FULL: bool>(

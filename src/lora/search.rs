@@ -2,13 +2,10 @@
 
 use super::moments::{Moments, OutputChannel, Point};
 use super::ridge::{Ridge, SMALLEST_S2};
-use super::sensitivity::Sensitivity;
-use crate::channel;
+use super::validity::{Validity, Verdict};
+use super::{Branch, Divergence};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Status};
-use crate::lora::label_noise::LabelNoise;
-use crate::lora::validity::{Validity, Verdict};
-use crate::lora::{Branch, Divergence, Training};
+use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, noise};
 use crate::options::{Options, Start};
 
 /// Residual at which the first, the middle levels hand over to the next.
@@ -22,6 +19,8 @@ const HOPELESS: f64 = 0.1;
 const VANISHING: f64 = 1e-10;
 /// `m^2/q` below which an iteration that has stalled may be slowly losing its overlap.
 const WEAK: f64 = 0.01;
+/// `q` below which the weights may be about to vanish altogether.
+const GONE: f64 = 1e-4;
 /// Share of the jumps in `vhat` above which integration by parts has the smaller error.
 const JUMPS_DOMINATE: f64 = 0.13;
 
@@ -40,13 +39,7 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn validity(&self) -> Validity {
-        let Ridge { alpha, .. } = self.ridge;
-        let responds = self.ridge.conjugates(&self.point, &self.moments).v_hat > 0.0;
-        Validity::linear(
-            self.ridge.jump_share(&self.point, &self.moments),
-            alpha * self.moments.replicon,
-            responds,
-        )
+        self.ridge.validity(&self.point, &self.moments)
     }
 
     /// At `m = 0`: whether a small overlap shrinks.
@@ -55,12 +48,17 @@ impl Found {
     }
 
     fn objective(&self) -> f64 {
-        objective(&self.ridge, &self.point, &self.moments)
+        self.ridge.objective(&self.point, &self.moments)
     }
 }
 
-fn objective(ridge: &Ridge, point: &Point, moments: &Moments) -> f64 {
-    ridge.alpha * moments.loss + ridge.lambda * point.q()
+/// What the starts are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guess {
+    /// Standard deviation of what the frozen weights leave of the label's logits.
+    pub(super) noise: f64,
+    /// Typical `vhat/alpha'`.
+    pub(super) curvature: f64,
 }
 
 /// The point with coordinates `(m, s2, v)`, or `(s2, v)` at `m = 0`.
@@ -84,8 +82,7 @@ struct Effort {
 pub(super) struct Search<'a> {
     channel: &'a mut dyn OutputChannel,
     ridge: Ridge,
-    /// Standard deviation of the label noise, per coordinate.
-    noise: f64,
+    guess: Guess,
     options: &'a Options,
     /// Iterations spent on the fixed point in hand.
     iterations: usize,
@@ -94,19 +91,12 @@ pub(super) struct Search<'a> {
 
 impl<'a> Search<'a> {
     pub(super) fn new(
-        tokens: usize,
-        training: &Training,
-        noise: &LabelNoise,
+        ridge: Ridge,
+        guess: Guess,
         options: &'a Options,
         channel: &'a mut dyn OutputChannel,
     ) -> Self {
-        let ridge = Ridge {
-            tokens: tokens as f64,
-            alpha: training.alpha,
-            lambda: training.lambda / training.q0,
-            divergence: channel.smooth_divergence(),
-        };
-        Self { channel, ridge, noise: noise.deviation(), options, iterations: 0, last: None }
+        Self { channel, ridge, guess, options, iterations: 0, last: None }
     }
 
     pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
@@ -116,12 +106,18 @@ impl<'a> Search<'a> {
             Start::Best => {
                 let informed = self.informed()?;
                 let settled = informed.point.m <= 0.0 || informed.validity().verdict == Verdict::Unreliable;
-                if settled || !self.nothing_may_be_better(&informed)? {
+                if settled {
                     return Ok(informed);
                 }
-                let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
+                let nothing = match self.vanished(Branch::Uninformed) {
+                    Some(vanished) => vanished,
+                    None if self.nothing_may_be_better(&informed)? => {
+                        self.ladder(self.start_of_nothing(), Branch::Uninformed)?
+                    }
+                    None => return Ok(informed),
+                };
                 // Where it is unstable, or outside the validity of replica symmetry, its objective means nothing.
-                let trusted = nothing.status == Status::Converged
+                let trusted = nothing.status.is_success()
                     && nothing.is_stable()
                     && nothing.validity().verdict != Verdict::Unreliable;
                 Ok(if trusted && nothing.objective() < informed.objective() { nothing } else { informed })
@@ -133,29 +129,61 @@ impl<'a> Search<'a> {
     fn informed(&mut self) -> Result<Found, Error> {
         // Closer to perfect overlap where nothing, or little, stands against it: on the way there, the logarithm of the
         // distance would fall by the same amount in every step.
-        let distance = (10.0 * (self.noise + self.ridge.lambda)).min(1.0);
+        let distance = (10.0 * (self.guess.noise + self.ridge.lambda)).min(1.0);
         let m = 1.0 - 0.05 * distance;
         let s2 = (0.1 * distance * distance).max(SMALLEST_S2);
         let found = self.ladder([m, s2, self.typical_response()], Branch::Informed)?;
+        if found.point.q() < GONE
+            && let Some(vanished) = self.vanished(Branch::Informed)
+        {
+            return Ok(vanished);
+        }
         let settled = found.status == Status::Converged && !vanishes(&found.point);
         if settled || (found.residual <= CLOSE && found.point.m.powi(2) > WEAK * found.point.q()) {
             return Ok(found);
         }
         // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
-        let nothing = self.ladder(self.start_of_nothing(), Branch::Informed)?;
-        let solved = matches!(nothing.status, Status::Converged | Status::NoiseLimited);
+        let nothing = self.nothing(Branch::Informed)?;
+        let solved = nothing.status.is_success() || nothing.status == Status::NoiseLimited;
         Ok(if vanishes(&found.point) || (nothing.is_stable() && solved) { nothing } else { found })
     }
 
     /// From vanishing overlap: the fixed point `m = 0` if it is stable, else what a small overlap grows into.
     fn uninformed(&mut self) -> Result<Found, Error> {
-        let nothing = self.ladder(self.start_of_nothing(), Branch::Uninformed)?;
+        let nothing = self.nothing(Branch::Uninformed)?;
         if nothing.is_stable() {
             return Ok(nothing);
         }
         let Point { s2, v, .. } = nothing.point;
         let found = self.ladder([0.1 * s2.sqrt(), s2, v], Branch::Uninformed)?;
         Ok(if vanishes(&found.point) { nothing } else { found })
+    }
+
+    /// The fixed point without overlap: no weights at all if that is stable.
+    fn nothing(&mut self, branch: Branch) -> Result<Found, Error> {
+        match self.vanished(branch) {
+            Some(vanished) => Ok(vanished),
+            None => self.ladder(self.start_of_nothing(), branch),
+        }
+    }
+
+    /// The collapsed solution `w = 0`, where it is stable.
+    fn vanished(&mut self, branch: Branch) -> Option<Found> {
+        // The proximal point is smooth at w = 0.
+        let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.ridge };
+        let replicates = self.channel.zero_weights()?.stable(&ridge)?;
+        let (points, moments): (Vec<Point>, Vec<Moments>) = replicates.iter().copied().unzip();
+        let v = points.iter().map(|point| point.v).sum::<f64>() / points.len() as f64;
+        Some(Found {
+            point: Point { m: 0.0, s2: 0.0, v },
+            moments: Moments::mean(&moments),
+            ridge,
+            branch,
+            status: Status::Collapsed,
+            residual: 0.0,
+            iterations: self.iterations,
+            replicates,
+        })
     }
 
     /// Whether `m = 0` may have the lower train objective, judged on few nodes: the finest level decides if they do not.
@@ -166,7 +194,7 @@ impl<'a> Search<'a> {
         let ridge = self.ridge;
         let [nothing, informed] = [nothing, informed.point].map(|point| {
             let replicates = self.replicates(0, &point, true);
-            replicates.iter().map(|moments| objective(&ridge, &point, moments)).collect::<Vec<_>>()
+            replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
         });
         // On the same nodes, the difference has a much smaller error than either.
         let excess = nothing.iter().zip(&informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
@@ -180,9 +208,7 @@ impl<'a> Search<'a> {
 
     /// `v` where `vhat` is most of what the loss can give.
     fn typical_response(&self) -> f64 {
-        let Ridge { tokens, alpha, lambda, .. } = self.ridge;
-        let curvature = 2.0 * 4.0 * channel::dimension(tokens as usize) as f64 / (tokens * tokens);
-        1.0 / (2.0 * lambda + 0.6 * alpha * curvature)
+        1.0 / (2.0 * self.ridge.lambda + self.ridge.alpha * self.guess.curvature)
     }
 
     fn cheap_level(&self) -> usize {
@@ -197,13 +223,18 @@ impl<'a> Search<'a> {
         let mut report = self.approach(&problem)?;
         let coarse = point_at(&report.point);
         let moments = Moments::mean(&self.replicates(0, &coarse, false));
-        if self.ridge.jump_share(&coarse, &moments) > JUMPS_DOMINATE {
+        if self.ridge.divergence != Divergence::IntegrationByParts
+            && self.ridge.jump_share(&coarse, &moments) > JUMPS_DOMINATE
+        {
             self.ridge.divergence = Divergence::IntegrationByParts;
             problem.start = report.point;
             report = self.approach(&problem)?;
         }
         let finest = self.channel.levels() - 1;
-        let sensitivity = Sensitivity::measure(&report.point, |x| self.residual_and_moments(&problem, x));
+        let sensitivity = Sensitivity::measure(&report.point, |x| {
+            let (residual, moments) = self.residual_and_moments(&problem, x);
+            (residual, moments.to_sums())
+        });
         if report.residual <= HOPELESS {
             problem.secants = sensitivity.secants();
             for level in 1.min(finest)..=finest {
@@ -237,7 +268,7 @@ impl<'a> Search<'a> {
             .map(|(own, shift)| {
                 let factors = shift.map(f64::exp);
                 let own_point = point_at::<N>(&std::array::from_fn(|i| report.point[i] * factors[i]));
-                (own_point, sensitivity.moved(own, &shift))
+                (own_point, Moments::from_sums(sensitivity.moved(own.to_sums(), &shift)))
             })
             .collect();
         Ok(Found {
@@ -349,11 +380,4 @@ impl<'a> Search<'a> {
 
 fn vanishes(point: &Point) -> bool {
     point.m > 0.0 && point.m * point.m < VANISHING * point.q()
-}
-
-/// Three standard errors of the image, in its noisiest coordinate, from the distances of the replicates' images.
-fn noise<const N: usize>(differences: &[[f64; N]]) -> f64 {
-    let count = differences.len() as f64;
-    let variance = |i: usize| differences.iter().map(|d| d[i] * d[i]).sum::<f64>() / (count - 1.0);
-    (0..N).map(|i| 3.0 * (variance(i) / count).sqrt()).fold(0.0, f64::max)
 }

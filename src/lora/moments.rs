@@ -1,6 +1,7 @@
 //! The averages over one evaluation of the output channel, and the order parameters they belong to.
 
-use crate::lora::Divergence;
+use super::Divergence;
+use super::zero_weights::ZeroWeights;
 
 /// Number of averages.
 pub(super) const COUNT: usize = 14;
@@ -28,9 +29,10 @@ impl Point {
 /// Averages per sample. `g = (chi_p - omega)/v`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Moments {
-    /// Pointwise parts of `div_omega g` and `div_chi* g`.
+    /// Pointwise parts of `div_omega g` and `div_chi* g` (the latter only if it is used, see
+    /// [`OutputChannel::smooth_divergence`]).
     pub(super) pointwise: [f64; 2],
-    /// Jump parts of the same.
+    /// Jump parts of the same, where they are known in closed form.
     pub(super) jump: [f64; 2],
     /// `|g|^2`.
     pub(super) gradient2: f64,
@@ -64,16 +66,10 @@ impl Moments {
         }
     }
 
-    fn to_sums(self) -> [f64; COUNT] {
+    pub(super) fn to_sums(self) -> [f64; COUNT] {
         let Self { pointwise: [a, b], jump: [c, d], overlaps: [e, f], seconds: [g, h, i], .. } = self;
         let Self { gradient2, centring, loss, replicon, stability, .. } = self;
         [a, b, c, d, gradient2, centring, e, f, g, h, i, loss, replicon, stability]
-    }
-
-    /// `self + factor (other - base)`, term by term.
-    pub(super) fn shifted(self, factor: f64, other: Self, base: Self) -> Self {
-        let (x, y, z) = (self.to_sums(), other.to_sums(), base.to_sums());
-        Self::from_sums(std::array::from_fn(|i| x[i] + factor * (y[i] - z[i])))
     }
 
     /// The mean of several, in order.
@@ -98,6 +94,11 @@ pub(super) trait OutputChannel {
 
     /// Residual at which jumps of the discretised averages explain a stall, if there are no replicates to tell.
     fn resolution(&self) -> f64;
+
+    /// What decides whether the weights vanish altogether; `None` for a loss that never lets them.
+    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
+        None
+    }
 
     /// The averages at `point`, one entry per independent replicate. The last three moments are computed only if `full`.
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments>;

@@ -3,19 +3,30 @@
 use super::moments::{Moments, Point};
 use super::ridge::{Conjugates, Ridge};
 use super::search::Found;
+use super::units::Units;
+use super::{EffectiveNoise, Errors, Order, Solution};
 use crate::fixed_point::Status;
-use crate::lora::label_noise::LabelNoise;
-use crate::lora::{EffectiveNoise, Errors, Frozen, Order, Solution, Training};
-use crate::model::Model;
 use crate::observables;
-use crate::std_error::StdError;
+use crate::std_error::{StdError, standard_error};
+
+/// Errors on new sequences, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct TestErrors {
+    pub(super) test: f64,
+    pub(super) test_clean: f64,
+    pub(super) frozen: f64,
+}
+
+/// The law of new sequences.
+pub(super) trait TestLaw {
+    /// The errors at the common fixed point, and those of every replicate, by itself, at its own.
+    fn errors(&self, common: &Point, own: &[Point]) -> (TestErrors, Vec<TestErrors>);
+}
 
 /// What the observables need besides the fixed point.
 pub(super) struct Reporter {
-    tokens: usize,
-    q0: f64,
-    delta: f64,
-    noise: EffectiveNoise,
+    pub(super) units: Units,
+    pub(super) effective_noise: Option<EffectiveNoise>,
 }
 
 /// Everything that has a standard error.
@@ -27,18 +38,12 @@ struct Observed {
 }
 
 impl Reporter {
-    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training, noise: &LabelNoise) -> Self {
-        let Frozen { q0, q, m, .. } = *frozen;
-        let noise = EffectiveNoise {
-            train: noise.effective(model.tokens).map(|noise| training.q0 * training.q0 * noise),
-            test: observables::effective_noise(q0, q, m, model.delta, training.beta),
-        };
-        Self { tokens: model.tokens, q0: training.q0, delta: model.delta, noise }
-    }
-
-    pub(super) fn solution(&self, found: &Found) -> Solution {
+    pub(super) fn solution(&self, found: &Found, law: &impl TestLaw) -> Solution {
+        let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
+        let (errors, own_errors) = law.errors(&found.point, &own);
+        let std_error = self.std_error(found, &own_errors);
         let Observed { order, objective, errors, alignment } =
-            self.observe(&found.ridge, &found.point, &found.moments);
+            self.observe(&found.ridge, &found.point, &found.moments, errors);
         let numbers = [
             order.q,
             order.m,
@@ -60,16 +65,16 @@ impl Reporter {
             objective,
             errors,
             alignment,
-            effective_noise: Some(self.noise),
+            effective_noise: self.effective_noise,
             validity: found.validity(),
             divergence: found.ridge.divergence,
             branch: found.branch,
             status: found.status,
             residual: found.residual,
             iterations: found.iterations,
-            std_error: self.std_error(found),
+            std_error,
         };
-        if !matches!(found.status, Status::Converged | Status::NoiseLimited) {
+        if !matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
             // Neither gauges nor error bars mean anything away from a fixed point.
             solution.validity.distrust();
             solution.std_error = StdError::default();
@@ -80,42 +85,36 @@ impl Reporter {
         solution
     }
 
-    fn observe(&self, ridge: &Ridge, point: &Point, moments: &Moments) -> Observed {
-        let unit = self.q0;
+    fn observe(&self, ridge: &Ridge, point: &Point, moments: &Moments, errors: TestErrors) -> Observed {
+        let Units { q0, loss } = self.units;
+        let stiffness = self.units.stiffness();
         let Conjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
-        let (q, m) = (unit * point.q(), unit * point.m);
-        let order = Order {
-            q,
-            m,
-            v: point.v / unit,
-            q_hat: unit.powi(3) * q_hat,
-            m_hat: unit * m_hat,
-            v_hat: unit * v_hat,
-            eta: unit * eta,
-        };
-        let error = |noise, q, m| observables::linear_finetuning_error(self.tokens, noise, q, m, unit);
-        let clean = (self.noise.test - 0.5 * self.delta).max(0.0);
+        let TestErrors { test, test_clean, frozen } = errors;
         Observed {
-            order,
-            objective: unit * unit * (ridge.alpha * moments.loss + ridge.lambda * point.q()),
-            errors: Errors {
-                test: error(self.noise.test, q, m),
-                test_clean: error(clean, q, m),
-                train: unit * unit * moments.loss,
-                frozen: error(self.noise.test, 0.0, 0.0),
+            order: Order {
+                q: q0 * point.q(),
+                m: q0 * point.m,
+                v: point.v / stiffness,
+                q_hat: loss * stiffness * q_hat,
+                m_hat: stiffness * m_hat,
+                v_hat: stiffness * v_hat,
+                eta: stiffness * eta,
             },
+            objective: loss * ridge.objective(point, moments),
+            errors: Errors { test, test_clean, train: loss * moments.loss, frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
         }
     }
 
-    fn std_error(&self, found: &Found) -> StdError {
+    fn std_error(&self, found: &Found, errors: &[TestErrors]) -> StdError {
         if found.replicates.len() < 2 {
             return StdError::default();
         }
         let observed: Vec<Observed> = found
             .replicates
             .iter()
-            .map(|(point, moments)| self.observe(&found.ridge, point, moments))
+            .zip(errors)
+            .map(|((point, moments), errors)| self.observe(&found.ridge, point, moments, *errors))
             .collect();
         let of = |value: fn(&Observed) -> f64| standard_error(observed.iter().map(value));
         StdError {
@@ -130,19 +129,11 @@ impl Reporter {
             test: of(|o| o.errors.test),
             test_clean: of(|o| o.errors.test_clean),
             train: of(|o| o.errors.train),
-            // In closed form.
-            frozen: None,
+            // Exactly the same for all replicates where it is in closed form.
+            frozen: of(|o| o.errors.frozen).filter(|error| *error > 0.0),
             alignment: of(|o| o.alignment),
         }
     }
-}
-
-/// Standard deviation of the mean; `None` if it is not finite.
-fn standard_error(values: impl ExactSizeIterator<Item = f64> + Clone) -> Option<f64> {
-    let count = values.len() as f64;
-    let mean = values.clone().sum::<f64>() / count;
-    let variance = values.map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
-    Some((variance / count).sqrt()).filter(|error| error.is_finite())
 }
 
 /// No number at all rather than some of them.

@@ -5,7 +5,7 @@
 /// Cyclic Jacobi on fixed-size arrays. It is our own because one rotation diagonalises the 2 x 2 case exactly, which is
 /// most of what is asked for (once per node), and because the eigenvectors themselves are never needed: the rotations are
 /// applied to the vector at once.
-pub(super) fn eigenbasis<const T: usize>(mut a: [[f64; T]; T], mut vector: [f64; T]) -> ([f64; T], [f64; T]) {
+pub(crate) fn eigenbasis<const T: usize>(mut a: [[f64; T]; T], mut vector: [f64; T]) -> ([f64; T], [f64; T]) {
     const MAX_SWEEPS: usize = 30;
     for _ in 0..MAX_SWEEPS {
         let mut rotated = false;

@@ -1,7 +1,8 @@
 //! The input channel: the ridge problem for the weights, between the averages and the order parameters.
 
+use super::Divergence;
 use super::moments::{Moments, Point};
-use crate::lora::Divergence;
+use super::validity::Validity;
 
 /// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, just above
 /// where the rounding errors of `g`, which is of the order of its root, would keep the iteration from its tolerance.
@@ -11,6 +12,15 @@ pub(super) const SMALLEST_S2: f64 = 1e-14;
 /// to a fixed point, so that no such point is ever the best one seen.
 const RETREAT: f64 = 0.02;
 
+/// How the share of the jumps in the response is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JumpGauge {
+    /// The surface terms of the divergence are known in closed form.
+    Surface,
+    /// As what integration by parts has beyond the pointwise divergence.
+    Difference,
+}
+
 /// What closes the equations, in units of `q0`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ridge {
@@ -18,6 +28,7 @@ pub(super) struct Ridge {
     pub(super) alpha: f64,
     pub(super) lambda: f64,
     pub(super) divergence: Divergence,
+    pub(super) gauge: JumpGauge,
 }
 
 /// The conjugates of one evaluation of the output channel.
@@ -60,8 +71,28 @@ impl Ridge {
     /// `J`: the share of the jumps in `vhat`.
     pub(super) fn jump_share(&self, point: &Point, moments: &Moments) -> f64 {
         let v_hat = self.conjugates(point, moments).v_hat;
+        let jump = match self.gauge {
+            JumpGauge::Surface => moments.jump[0],
+            JumpGauge::Difference => -v_hat / self.alpha - moments.pointwise[0],
+        };
         // f64::min drops a NaN: jumps and no response at all are as bad as it gets.
-        if moments.jump[0] > 0.0 { (self.alpha * moments.jump[0] / v_hat.abs()).min(f64::MAX) } else { 0.0 }
+        if jump > 0.0 { (self.alpha * jump / v_hat.abs()).min(f64::MAX) } else { 0.0 }
+    }
+
+    /// The verdict on replica symmetry.
+    pub(super) fn validity(&self, point: &Point, moments: &Moments) -> Validity {
+        let jump = self.jump_share(point, moments);
+        let replicon = self.alpha * moments.replicon;
+        let responds = self.conjugates(point, moments).v_hat > 0.0;
+        match self.gauge {
+            JumpGauge::Surface => Validity::linear(jump, replicon, responds),
+            JumpGauge::Difference => Validity::softmax(jump, replicon, responds),
+        }
+    }
+
+    /// The train objective.
+    pub(super) fn objective(&self, point: &Point, moments: &Moments) -> f64 {
+        self.alpha * moments.loss + self.lambda * point.q()
     }
 
     /// The growth rate of a small `m` at `m = 0`: the fixed point is unstable above 1.

@@ -1,0 +1,178 @@
+//! The joint law of the frozen logits and of the label's logits, on new sequences and on those trained on.
+//!
+//! All logits are multiplied by the inverse temperature, and live in the `K' = K - 1` coordinates that softmax can see.
+//! Per coordinate, with `z` the frozen logits before recalibration and `t = z* + sqrt(Delta) xi` those of the label,
+//! `z ~ N(0, 2Q)` and `t | z ~ N((M/Q) z, 2(Q0 - M^2/Q) + Delta)` on new sequences. On reused ones `z` is replaced by the
+//! proximal point of pre-training for the same label, on actively selected ones it is conditioned on a ball.
+
+use crate::channel;
+use crate::lanes::{LANES, Lane};
+use crate::lora::{Frozen, Score, Selection, Sequences, Training};
+use crate::model::Model;
+
+/// A symmetric matrix of logits for every sample of a block.
+pub(super) type Logits<const T: usize> = [[Lane; T]; T];
+
+/// The law.
+pub(super) struct Fields {
+    tokens: usize,
+    /// Standard deviation of `z`.
+    frozen: f64,
+    /// `M/Q`.
+    slope: f64,
+    /// Standard deviation of `t` given `z`.
+    label: f64,
+    /// `z*` given `z` and `t`: its slope in `t - E[t|z]`, and its standard deviation.
+    clean: [f64; 2],
+    beta: f64,
+    /// `V` of pre-training, where its sequences are reused.
+    response: f64,
+    sequences: Sequences,
+}
+
+/// Columns of standard normals, `K'` each, and one more for the coordinate that softmax does not see.
+pub(super) struct Normals<'a> {
+    pub(super) label: &'a [Vec<f64>],
+    pub(super) frozen: &'a [Vec<f64>],
+    pub(super) flat: Option<&'a Vec<f64>>,
+}
+
+impl Fields {
+    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
+        let scale = model.logit_scale();
+        let Frozen { q0, q, m, v } = *frozen;
+        let slope = if q > 0.0 { m / q } else { 0.0 };
+        let rest = 2.0 * (q0 - m * slope).max(0.0);
+        let total = rest + model.delta;
+        let share = if total > 0.0 { rest / total } else { 1.0 };
+        let sequences = match training.sequences {
+            // Frozen weights without response, or none at all: reused sequences are like new ones.
+            Sequences::Reused if v <= 0.0 => Sequences::Fresh,
+            other => other,
+        };
+        Self {
+            tokens: model.tokens,
+            frozen: scale * (2.0 * q).sqrt(),
+            slope,
+            label: scale * total.sqrt(),
+            clean: [share, scale * (share * model.delta).sqrt()],
+            beta: training.beta,
+            response: scale * scale * v,
+            sequences,
+        }
+    }
+
+    /// Number of coordinates that softmax sees.
+    pub(super) fn coordinates(&self) -> usize {
+        channel::dimension(self.tokens) - 1
+    }
+
+    /// Whether the training law needs the coordinate that softmax does not see.
+    pub(super) fn needs_flat(&self) -> bool {
+        matches!(self.sequences, Sequences::Active(Selection { score: Score::Frobenius, .. }))
+    }
+
+    /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with `first`.
+    pub(super) fn training<const T: usize, const K: usize>(
+        &self,
+        normals: &Normals<'_>,
+        first: usize,
+    ) -> (Logits<T>, Logits<T>) {
+        let mut frozen = self.frozen_logits::<T>(normals, first);
+        if let Sequences::Active(selection) = self.sequences {
+            self.select(&mut frozen, selection, normals, first);
+        }
+        let label = self.label_logits(normals, first, &frozen);
+        if self.sequences == Sequences::Reused {
+            frozen = self.trained::<T, K>(&frozen, &label);
+        }
+        (scaled(&frozen, self.beta), label)
+    }
+
+    /// Recalibrated frozen logits, label logits and noiseless label logits of new sequences; `clean` are the standard normals
+    /// that tell the last two apart.
+    pub(super) fn test<const T: usize>(
+        &self,
+        normals: &Normals<'_>,
+        clean: &[Vec<f64>],
+        first: usize,
+    ) -> [Logits<T>; 3] {
+        let frozen = self.frozen_logits::<T>(normals, first);
+        let label = self.label_logits(normals, first, &frozen);
+        let spread = gather::<T>(clean, first);
+        let [share, deviation] = self.clean;
+        let mut noiseless = label;
+        for a in 0..T {
+            for b in 0..T {
+                for l in 0..LANES {
+                    let mean = self.slope * frozen[a][b][l];
+                    noiseless[a][b][l] = mean + share * (label[a][b][l] - mean) + deviation * spread[a][b][l];
+                }
+            }
+        }
+        [scaled(&frozen, self.beta), label, noiseless]
+    }
+
+    fn frozen_logits<const T: usize>(&self, normals: &Normals<'_>, first: usize) -> Logits<T> {
+        scaled(&gather(normals.frozen, first), self.frozen)
+    }
+
+    fn label_logits<const T: usize>(
+        &self,
+        normals: &Normals<'_>,
+        first: usize,
+        frozen: &Logits<T>,
+    ) -> Logits<T> {
+        let mut label = gather::<T>(normals.label, first);
+        for a in 0..T {
+            for b in 0..T {
+                for l in 0..LANES {
+                    label[a][b][l] = self.slope * frozen[a][b][l] + self.label * label[a][b][l];
+                }
+            }
+        }
+        label
+    }
+
+    /// Conditions the frozen logits on the selected ball.
+    fn select<const T: usize>(
+        &self,
+        frozen: &mut Logits<T>,
+        selection: Selection,
+        normals: &Normals<'_>,
+        first: usize,
+    ) {
+        for l in 0..LANES {
+            let seen: f64 = normals.frozen.iter().map(|column| column[first + l].powi(2)).sum();
+            let unseen = normals.flat.map_or(0.0, |column| column[first + l].powi(2));
+            let shrinkage = selection.score.shrinkage(self.tokens, selection.fraction, seen + unseen);
+            for logit in frozen.iter_mut().flatten() {
+                logit[l] *= shrinkage;
+            }
+        }
+    }
+
+    /// What pre-training makes of the frozen logits `omega` on a sequence that it was trained on.
+    fn trained<const T: usize, const K: usize>(&self, omega: &Logits<T>, label: &Logits<T>) -> Logits<T> {
+        let _ = (label, self.response);
+        *omega
+    }
+}
+
+/// The matrices orthogonal to `u` whose coordinates are the given standard normals.
+fn gather<const T: usize>(columns: &[Vec<f64>], first: usize) -> Logits<T> {
+    let mut block = [[[0.0; LANES]; T]; T];
+    for l in 0..LANES {
+        let matrix = channel::centred_from_coordinates::<T>(|k| columns[k][first + l]);
+        for a in 0..T {
+            for b in 0..T {
+                block[a][b][l] = matrix[a][b];
+            }
+        }
+    }
+    block
+}
+
+fn scaled<const T: usize>(logits: &Logits<T>, factor: f64) -> Logits<T> {
+    logits.map(|row| row.map(|lane| lane.map(|x| factor * x)))
+}

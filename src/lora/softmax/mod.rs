@@ -1,0 +1,156 @@
+//! Softmax attention, rank one.
+//!
+//! The averages run over `2K' + 2T` Gaussians, `K' = K - 1` (softmax does not see `u = 11^T/T`): the frozen logits, the
+//! label's logits given those, `chi*` and `omega`. `chi` is in units of `sqrt(q0)`; the inverse temperature `b` multiplies all
+//! logits, so that `b q0` is what couples them to `chi chi^T`.
+
+mod fields;
+mod nodes;
+mod prox;
+mod test_law;
+
+use super::moments::{OutputChannel, Point};
+use super::report::Reporter;
+use super::ridge::{JumpGauge, Ridge};
+use super::search::{Found, Guess, Search};
+use super::units::Units;
+use super::{Divergence, Frozen, Solution, Training};
+use crate::error::Error;
+use crate::model::Model;
+use crate::observables;
+use crate::options::Options;
+use fields::Fields;
+use nodes::Nodes;
+use test_law::TestAverages;
+
+/// One problem, for a number of tokens known at run time.
+struct Problem<'a> {
+    model: &'a Model,
+    training: &'a Training,
+    options: &'a Options,
+    units: Units,
+    fields: Fields,
+    /// Inverse temperature times `q0`.
+    coupling: f64,
+    /// Standard deviation of what the frozen weights leave of the label's logits.
+    noise: f64,
+}
+
+impl<'a> Problem<'a> {
+    fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
+        let units = Units { q0: training.q0, loss: 1.0 };
+        let Frozen { q0, q, m, .. } = *frozen;
+        let effective = observables::effective_noise(q0, q, m, model.delta, training.beta);
+        Self {
+            model,
+            training,
+            options,
+            units,
+            fields: Fields::new(model, frozen, training),
+            coupling: model.logit_scale() * training.q0,
+            noise: (2.0 * effective).sqrt() / training.q0,
+        }
+    }
+
+    fn ridge(&self) -> Ridge {
+        Ridge {
+            tokens: self.model.tokens as f64,
+            alpha: self.training.alpha,
+            lambda: self.units.scaled_ridge(self.training.lambda),
+            divergence: Divergence::IntegrationByParts,
+            gauge: JumpGauge::Difference,
+        }
+    }
+
+    fn channel(&self) -> Result<Box<dyn OutputChannel>, Error> {
+        let Self { fields, coupling, options, .. } = self;
+        let tokens = self.model.tokens;
+        Ok(match tokens {
+            2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options)?),
+            3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options)?),
+            4 => Box::new(Nodes::<4>::new::<10>(fields, *coupling, options)?),
+            5 => Box::new(Nodes::<5>::new::<15>(fields, *coupling, options)?),
+            6 => Box::new(Nodes::<6>::new::<21>(fields, *coupling, options)?),
+            7 => Box::new(Nodes::<7>::new::<28>(fields, *coupling, options)?),
+            8 => Box::new(Nodes::<8>::new::<36>(fields, *coupling, options)?),
+            _ => return Err(unknown(tokens)),
+        })
+    }
+
+    fn search(&self) -> Result<Found, Error> {
+        let mut channel = self.channel()?;
+        // The softmax saturates where the coupling is large.
+        let saturation = self.coupling / (1.0 + self.coupling);
+        let curvature = self.model.observed_coordinates() * saturation * saturation;
+        let guess = Guess { noise: self.noise, curvature };
+        Search::new(self.ridge(), guess, self.options, channel.as_mut()).run(self.options.start)
+    }
+
+    fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
+        let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
+        let tokens = self.model.tokens;
+        let averages = match tokens {
+            2 => TestAverages::new::<2>,
+            3 => TestAverages::new::<3>,
+            4 => TestAverages::new::<4>,
+            5 => TestAverages::new::<5>,
+            6 => TestAverages::new::<6>,
+            7 => TestAverages::new::<7>,
+            8 => TestAverages::new::<8>,
+            _ => return Err(unknown(tokens)),
+        };
+        averages(&self.fields, self.coupling, self.options, &found.point, &own)
+    }
+}
+
+fn unknown(tokens: usize) -> Error {
+    Error::invalid("model.tokens", tokens, "between 2 and 8")
+}
+
+pub(super) fn solve(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<Solution, Error> {
+    let problem = Problem::new(model, frozen, training, options);
+    // Enter the thread pool once, not at each of the many short parallel loops.
+    rayon::scope(|_| {
+        let found = problem.search()?;
+        let errors = problem.test_errors(&found)?;
+        let reporter = Reporter { units: problem.units, effective_noise: None };
+        Ok(reporter.solution(&found, &errors))
+    })
+}
+
+/// `lambda'_c`, if there is one.
+pub(super) fn lambda_collapse(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<Option<f64>, Error> {
+    let problem = Problem::new(model, frozen, training, options);
+    let mut channel = problem.channel()?;
+    let ridge = problem.ridge();
+    let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));
+    Ok(critical.map(|lambda| problem.units.stiffness() * lambda))
+}
+
+/// One evaluation of the output channel, as the benchmarks time it: at two points in turn, as far apart as two iterates of
+/// a solve are.
+pub(super) fn benchmark(
+    model: &Model,
+    training: &Training,
+    options: &Options,
+) -> Result<impl FnMut() -> f64 + use<>, Error> {
+    let frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+    let mut channel = Problem::new(model, &frozen, training, options).channel()?;
+    let finest = channel.levels() - 1;
+    let mut m = 0.72;
+    Ok(move || {
+        m = 1.441 - m;
+        let point = Point { m, s2: 0.13, v: 0.3 };
+        channel.replicates(finest, &point, false).iter().map(|moments| moments.gradient2).sum()
+    })
+}

@@ -1,0 +1,219 @@
+//! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
+
+use rayon::prelude::*;
+
+use super::fields::{Fields, Normals};
+use super::prox::{Block, Vector, accumulate};
+use crate::channel::{self, Row, softmax_row};
+use crate::error::Error;
+use crate::lanes::{LANES, sum_over_blocks};
+use crate::lora::Divergence;
+use crate::lora::moments::{Moments, OutputChannel, Point};
+use crate::lora::zero_weights::{Curvature, Samples, ZeroWeights};
+use crate::options::Options;
+use crate::quadrature::ScrambledSobol;
+
+/// Blocks per unit of parallel work.
+const CHUNK: usize = 64;
+/// `log2` of the numbers of nodes of the cheap levels.
+const COARSE: [usize; 2] = [9, 11];
+
+/// The nodes of one scramble.
+struct Scramble<const T: usize> {
+    blocks: Vec<Block<T>>,
+    /// Proximal points of the last evaluation.
+    warm: Vec<Vector<T>>,
+}
+
+/// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`.
+pub(super) struct Nodes<const T: usize> {
+    coupling: f64,
+    scrambles: Vec<Scramble<T>>,
+    /// Number of blocks at every level.
+    levels: Vec<usize>,
+    zero_weights: Option<ZeroWeights>,
+}
+
+/// The columns of standard normals that the nodes of one scramble are made of. The most important come first.
+pub(super) struct Columns {
+    star: Vec<Vec<f64>>,
+    free: Vec<Vec<f64>>,
+    label: Vec<Vec<f64>>,
+    frozen: Vec<Vec<f64>>,
+    /// What tells noisy and noiseless labels apart: for the test law only.
+    pub(super) clean: Vec<Vec<f64>>,
+    flat: Option<Vec<f64>>,
+}
+
+impl Columns {
+    pub(super) fn new(
+        tokens: usize,
+        fields: &Fields,
+        options: &Options,
+        scramble: usize,
+        test: bool,
+    ) -> Result<Self, Error> {
+        let seen = fields.coordinates();
+        let dimensions = 2 * tokens + 3 * seen + 1;
+        let points =
+            ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, scramble as u64)?;
+        let next = std::cell::Cell::new(0);
+        let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
+            let first = next.replace(next.get() + count);
+            let end = if wanted { first + count } else { first };
+            (first..end).into_par_iter().map(|d| points.normals(d)).collect()
+        };
+        Ok(Self {
+            star: take(tokens, true)?,
+            free: take(tokens, true)?,
+            label: take(seen, true)?,
+            frozen: take(seen, true)?,
+            clean: take(seen, test)?,
+            flat: take(1, !test && fields.needs_flat())?.pop(),
+        })
+    }
+
+    pub(super) fn logits(&self) -> Normals<'_> {
+        Normals { label: &self.label, frozen: &self.frozen, flat: self.flat.as_ref() }
+    }
+
+    /// Number of nodes.
+    pub(super) fn nodes(&self) -> usize {
+        self.star.first().map_or(0, Vec::len)
+    }
+
+    /// `chi*` and the free part of `omega` of the block that begins with node `first`.
+    pub(super) fn weights<const T: usize>(&self, first: usize) -> [Vector<T>; 2] {
+        [&self.star, &self.free]
+            .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
+    }
+}
+
+impl<const T: usize> Nodes<T> {
+    /// `coupling` is the inverse temperature times `q0`.
+    pub(super) fn new<const K: usize>(
+        fields: &Fields,
+        coupling: f64,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let scrambles = (0..options.scrambles)
+            .map(|index| Scramble::new::<K>(fields, coupling, options, index))
+            .collect::<Result<_, _>>()?;
+        let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
+        levels.push(options.log2_nodes);
+        let levels = levels.into_iter().map(|level| (1 << level) / LANES).collect();
+        Ok(Self { coupling, scrambles, levels, zero_weights: None })
+    }
+}
+
+impl<const T: usize> Scramble<T> {
+    fn new<const K: usize>(
+        fields: &Fields,
+        coupling: f64,
+        options: &Options,
+        index: usize,
+    ) -> Result<Self, Error> {
+        let columns = Columns::new(T, fields, options, index, false)?;
+        let count = (1 << options.log2_nodes) / LANES;
+        let blocks: Vec<_> = (0..count)
+            .into_par_iter()
+            .with_min_len(CHUNK)
+            .map(|block| {
+                let first = block * LANES;
+                let [star, free] = columns.weights(first);
+                let (frozen, mut label) = fields.training::<T, K>(&columns.logits(), first);
+                perturb(&mut label, &star, 1.0, coupling);
+                Block { frozen, label, star, free }
+            })
+            .collect();
+        Ok(Self { blocks, warm: vec![[[f64::NAN; LANES]; T]; count] })
+    }
+
+    fn moments(&mut self, blocks: usize, coupling: f64, point: &Point) -> Moments {
+        let sums = sum_over_blocks(
+            &self.blocks[..blocks],
+            &mut self.warm[..blocks],
+            #[inline(always)]
+            |block, warm, sums| accumulate(coupling, point, block, warm, sums),
+        );
+        Moments::from_sums(sums.map(|sum| sum / (blocks * LANES) as f64))
+    }
+
+    /// The curvatures of the loss at `w = 0`.
+    fn at_zero(&self, coupling: f64) -> Samples {
+        let parts: Vec<([Curvature; T], [f64; 2])> = self
+            .blocks
+            .par_iter()
+            .with_min_len(CHUNK)
+            .flat_map_iter(|block| {
+                (0..LANES).map(move |l| {
+                    let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
+                        let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
+                        Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
+                    });
+                    let curvature =
+                        |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
+                    let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
+                    let (values, star) =
+                        channel::eigenbasis::<T>(matrix, block.star.map(|component| component[l]));
+                    let spectrum =
+                        std::array::from_fn(|i| Curvature { value: values[i], star2: star[i] * star[i] });
+                    let loss = rows.iter().map(|row| row.loss[0]).sum();
+                    let centring = -0.5 * values.iter().sum::<f64>();
+                    (spectrum, [loss, centring])
+                })
+            })
+            .collect();
+        let count = parts.len() as f64;
+        let mean = |k: usize| parts.iter().map(|(_, terms)| terms[k]).sum::<f64>() / count;
+        let (loss, centring) = (mean(0), mean(1));
+        let curvatures = parts.into_iter().flat_map(|(spectrum, _)| spectrum).collect();
+        Samples { curvatures, loss, centring, count }
+    }
+}
+
+/// Adds `coupling (chi chi^T - q I)` to logits.
+#[inline(always)]
+pub(super) fn perturb<const T: usize>(
+    logits: &mut super::fields::Logits<T>,
+    chi: &Vector<T>,
+    q: f64,
+    coupling: f64,
+) {
+    for a in 0..T {
+        for b in 0..T {
+            for l in 0..LANES {
+                let own = if a == b { q } else { 0.0 };
+                logits[a][b][l] += coupling * (chi[a][l] * chi[b][l] - own);
+            }
+        }
+    }
+}
+
+impl<const T: usize> OutputChannel for Nodes<T> {
+    fn levels(&self) -> usize {
+        self.levels.len()
+    }
+
+    fn smooth_divergence(&self) -> Divergence {
+        // The jumps are not known in closed form.
+        Divergence::IntegrationByParts
+    }
+
+    fn resolution(&self) -> f64 {
+        // A few nodes in a thousand that change sides.
+        1e-3
+    }
+
+    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
+        let Self { zero_weights, scrambles, coupling, .. } = self;
+        Some(zero_weights.get_or_insert_with(|| {
+            ZeroWeights::new(scrambles.iter().map(|scramble| scramble.at_zero(*coupling)).collect())
+        }))
+    }
+
+    fn replicates(&mut self, level: usize, point: &Point, _full: bool) -> Vec<Moments> {
+        let (blocks, coupling) = (self.levels[level], self.coupling);
+        self.scrambles.par_iter_mut().map(|scramble| scramble.moments(blocks, coupling, point)).collect()
+    }
+}

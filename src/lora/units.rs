@@ -1,0 +1,23 @@
+//! The units of the solvers: `q0 = 1`, and the loss in units of its own.
+
+/// Sizes of the units. With `chi` in units of `sqrt(q0)`, `v` is in units of `q0/loss` and the ridge, like all conjugates of
+/// second derivatives, in units of `loss/q0`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Units {
+    /// Of `q`, `m` and the square of `chi`.
+    pub(super) q0: f64,
+    /// Of the loss and of the objective.
+    pub(super) loss: f64,
+}
+
+impl Units {
+    /// `loss/q0`.
+    pub(super) fn stiffness(&self) -> f64 {
+        self.loss / self.q0
+    }
+
+    /// `lambda'` in these units.
+    pub(super) fn scaled_ridge(&self, lambda: f64) -> f64 {
+        lambda / self.stiffness()
+    }
+}

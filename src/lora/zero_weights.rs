@@ -1,0 +1,138 @@
+//! Collapse: where the ridge is so strong that the learned perturbation vanishes altogether, `w = 0`.
+//!
+//! There `l' = const + chi^T G chi + ...` for every sample, with curvature `H0 = G + G^T`, and the proximal point is linear
+//! in a small `omega`: `g = -R omega` with `R = H0 (I + v H0)^{-1}`. So, with `eta0 = -alpha' E tr G`,
+//!
+//! $$ 1/v = \alpha^{\prime} E\\,\mathrm{tr} R + 2\lambda^{\prime} + 2\eta_0 $$
+//!
+//! at `w = 0`, which is stable if neither an overlap nor a norm grows:
+//! `-alpha' E[chi*^T R chi*]/q0 <= 2 (lambda' + eta0)` and `alpha' v^2 E tr R^2 <= 1`. At the threshold `lambda'_c` the first
+//! holds with equality. Bounded losses (softmax) have such a threshold, unbounded ones (linear attention) do not.
+
+use super::moments::{Moments, Point};
+use super::ridge::Ridge;
+use crate::roots;
+
+/// Ratio of consecutive values of `v` in the search for the first root.
+const SCAN: f64 = 1.25;
+/// Where that search begins, over the largest response.
+const FIRST: f64 = 1e-5;
+
+/// One eigenvalue of `H0` for one sample, and the square of the component of `chi*` along it, in units of `q0`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Curvature {
+    pub(super) value: f64,
+    pub(super) star2: f64,
+}
+
+/// The samples of one scramble.
+pub(super) struct Samples {
+    /// All eigenvalues of all samples.
+    pub(super) curvatures: Vec<Curvature>,
+    /// Mean of `l'`.
+    pub(super) loss: f64,
+    /// Mean of `dl'/dq = -tr G`.
+    pub(super) centring: f64,
+    /// Number of samples.
+    pub(super) count: f64,
+}
+
+/// The averages at `w = 0`, in units of `q0`.
+pub(super) struct ZeroWeights {
+    samples: Vec<Samples>,
+    /// `1/|smallest eigenvalue of H0|`: beyond, the proximal point of some sample is not 0.
+    largest_response: f64,
+}
+
+impl Samples {
+    fn moments(&self, v: f64) -> Moments {
+        let [mut trace, mut star, mut square] = [0.0; 3];
+        for &Curvature { value, star2 } in &self.curvatures {
+            let r = value / (1.0 + v * value);
+            trace += r;
+            star += r * star2;
+            square += (v * r) * (v * r);
+        }
+        Moments {
+            pointwise: [-trace / self.count, 0.0],
+            centring: self.centring,
+            loss: self.loss,
+            replicon: square / self.count,
+            stability: -star / self.count,
+            ..Moments::default()
+        }
+    }
+}
+
+impl ZeroWeights {
+    pub(super) fn new(samples: Vec<Samples>) -> Self {
+        let lowest =
+            samples.iter().flat_map(|samples| &samples.curvatures).fold(0.0, |m: f64, c| m.min(c.value));
+        let largest_response = if lowest < 0.0 { -1.0 / lowest } else { f64::INFINITY };
+        Self { samples, largest_response }
+    }
+
+    /// Every replicate's response and averages at `w = 0`, if that is stable.
+    pub(super) fn stable(&self, ridge: &Ridge) -> Option<Vec<(Point, Moments)>> {
+        let v = self.response(|moments| total_curvature(ridge, moments))?;
+        let moments = self.mean(v);
+        let point = at_zero(v);
+        let stable = ridge.growth(&point, &moments) <= 1.0 && ridge.alpha * moments.replicon <= 1.0;
+        stable.then(|| {
+            // To first order, the response of every replicate by itself.
+            let excess = |v: f64, moments: &Moments| v * total_curvature(ridge, moments) - 1.0;
+            let step = 1e-5 * v;
+            let slope = (excess(v + step, &self.mean(v + step)) - excess(v, &moments)) / step;
+            self.samples
+                .iter()
+                .map(|samples| {
+                    let own = v - excess(v, &samples.moments(v)) / slope;
+                    (at_zero(own), samples.moments(own))
+                })
+                .collect()
+        })
+    }
+
+    /// The smallest ridge at which `w = 0` is stable against an overlap, in the same units as `ridge`, whose own `lambda` is not
+    /// used; `None` where there is no such threshold.
+    pub(super) fn critical_ridge(&self, ridge: &Ridge) -> Option<f64> {
+        let alpha = ridge.alpha;
+        let v = self.response(|moments| alpha * (moments.stability - moments.pointwise[0]))?;
+        let moments = self.mean(v);
+        Some(alpha * (0.5 * moments.stability - moments.centring))
+    }
+
+    /// The smallest `v` with `v curvature(averages at v) = 1`.
+    fn response(&self, curvature: impl Fn(&Moments) -> f64) -> Option<f64> {
+        let excess = |v: f64| v * curvature(&self.mean(v)) - 1.0;
+        // Where no curvature is negative, 1/v is of the order of the typical one.
+        let scale = 1.0 / curvature(&self.mean(0.0)).abs();
+        let end = self.largest_response.min(1e6 * scale);
+        let mut below = FIRST * end.min(scale);
+        let mut f = excess(below);
+        while below < end {
+            let next = (SCAN * below).min(end);
+            // At the very end one sample alone diverges.
+            let above = excess(if next < end { next } else { next * (1.0 - 1e-9) });
+            if f < 0.0 && above >= 0.0 {
+                let (a, b) = (roots::Point { x: below, f }, roots::Point { x: next, f: above });
+                return Some(roots::bracketed(a, b, 1e-14, next, excess));
+            }
+            (below, f) = (next, above);
+        }
+        None
+    }
+
+    fn mean(&self, v: f64) -> Moments {
+        Moments::mean(&self.samples.iter().map(|samples| samples.moments(v)).collect::<Vec<_>>())
+    }
+}
+
+fn at_zero(v: f64) -> Point {
+    Point { m: 0.0, s2: 0.0, v }
+}
+
+/// `r = vhat + 2 lambda + 2 eta` at `w = 0`.
+fn total_curvature(ridge: &Ridge, moments: &Moments) -> f64 {
+    ridge.alpha * (2.0 * moments.centring - moments.pointwise[0]) + 2.0 * ridge.lambda
+}
