@@ -71,6 +71,7 @@
 struct ReadmeExamples;
 
 pub mod channel;
+mod descent;
 pub mod error;
 pub mod fixed_point;
 mod lanes;

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::fields::{Fields, Normals};
-use super::prox::{Block, Vector, accumulate};
+use super::prox::{Block, accumulate};
 use crate::channel::{self, Row, softmax_row};
+use crate::descent::Vector;
 use crate::error::Error;
 use crate::lanes::{LANES, sum_over_blocks};
 use crate::lora::Divergence;

@@ -1,0 +1,191 @@
+//! Local minima of a smooth function of `N` variables plus a quadratic pull, for a block of samples at once: a damped Newton
+//! (Levenberg-Marquardt) method.
+//!
+//! All samples of a block go through the same instructions, and what differs between them is selected, not branched on, so
+//! that the loops over a block compile to vector instructions. (K. Levenberg, Q. Appl. Math. 2, 164 (1944).)
+
+use crate::lanes::{LANES, Lane};
+
+/// `N` components for every sample.
+pub(crate) type Vector<const N: usize> = [Lane; N];
+/// `N x N` entries for every sample.
+pub(crate) type Matrix<const N: usize> = [[Lane; N]; N];
+
+/// An objective and its derivatives at one point, with `E` more values that are wanted at the minimum.
+#[derive(Clone, Copy)]
+pub(crate) struct Local<const N: usize, const E: usize> {
+    pub(crate) value: Lane,
+    pub(crate) gradient: Vector<N>,
+    pub(crate) hessian: Matrix<N>,
+    pub(crate) extra: [Lane; E],
+}
+
+/// What is minimised.
+pub(crate) trait Descent<const N: usize, const E: usize> {
+    /// Curvature of the quadratic pull.
+    fn stiffness(&self) -> f64;
+
+    /// Everything at `x`.
+    fn local(&self, x: &Vector<N>) -> Local<N, E>;
+}
+
+impl<const N: usize, const E: usize> Local<N, E> {
+    /// Keeps, for every sample, the lower of two minima; `x` and `other` are where they are.
+    #[inline(always)]
+    pub(crate) fn keep_lower(&mut self, x: &mut Vector<N>, found: &Self, other: &Vector<N>) {
+        for l in 0..LANES {
+            // Not for rounding's sake: the same minimum found twice is one.
+            let better = found.value[l] < self.value[l] - 1e-12 * (1.0 + self.value[l]);
+            self.value[l] = if better { found.value[l] } else { self.value[l] };
+            for e in 0..E {
+                self.extra[e][l] = if better { found.extra[e][l] } else { self.extra[e][l] };
+            }
+            for i in 0..N {
+                x[i][l] = if better { other[i][l] } else { x[i][l] };
+                self.gradient[i][l] = if better { found.gradient[i][l] } else { self.gradient[i][l] };
+                for j in 0..N {
+                    self.hessian[i][j][l] =
+                        if better { found.hessian[i][j][l] } else { self.hessian[i][j][l] };
+                }
+            }
+        }
+    }
+}
+
+/// A local minimum downhill from `x`, which is moved there.
+#[inline(always)]
+pub(crate) fn descend<const N: usize, const E: usize>(
+    objective: &impl Descent<N, E>,
+    x: &mut Vector<N>,
+) -> Local<N, E> {
+    let stiffness = objective.stiffness();
+    const MAX_STEPS: usize = 60;
+    // Relative size of a full Newton step after which the error is below rounding.
+    const CLOSE: f64 = 1e-8;
+    let mut here = objective.local(x);
+    let mut damping = [0.0; LANES];
+    // 1 while a sample is on its way, 0 when it has arrived.
+    let mut moving = [1.0; LANES];
+    for _ in 0..MAX_STEPS {
+        let (factor, definite) = cholesky(&here.hessian, &damping);
+        let step = solve(&factor, &here.gradient);
+        let mut predicted = [0.0; LANES];
+        let mut trial = *x;
+        for i in 0..N {
+            for l in 0..LANES {
+                let allowed = if moving[l] * definite[l] > 0.0 { step[i][l] } else { 0.0 };
+                trial[i][l] = x[i][l] - allowed;
+                predicted[l] += 0.5 * here.gradient[i][l] * allowed;
+            }
+        }
+        let there = objective.local(&trial);
+        let mut accepted = [0.0; LANES];
+        let (mut step2, mut size2) = ([0.0; LANES], [0.0; LANES]);
+        for i in 0..N {
+            for l in 0..LANES {
+                step2[l] += step[i][l] * step[i][l];
+                size2[l] += trial[i][l] * trial[i][l];
+            }
+        }
+        let mut left = 0.0;
+        for l in 0..LANES {
+            let rounding = 1e-14 * (1.0 + here.value[l]);
+            let decrease = here.value[l] - there.value[l];
+            // Below rounding, the objective cannot tell an improvement.
+            let small = if predicted[l] < rounding { 1.0 } else { 0.0 };
+            let enough = if decrease >= 1e-4 * predicted[l] { 1.0 } else { 0.0 };
+            let harmless = if decrease >= -rounding { small } else { 0.0 };
+            accepted[l] = definite[l] * moving[l] * if enough + harmless > 0.0 { 1.0 } else { 0.0 };
+            let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
+            let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
+            // A rejected step below rounding: nothing more to gain.
+            let stuck = (1.0 - accepted[l]) * definite[l] * small;
+            moving[l] *= (1.0 - arrived) * (1.0 - stuck);
+            let raised = (4.0 * damping[l]).max(1e-2 * stiffness + 1e-3);
+            let lowered = if damping[l] < 4e-6 { 0.0 } else { 0.25 * damping[l] };
+            damping[l] = if accepted[l] > 0.0 { lowered } else { raised };
+            left += moving[l];
+        }
+        for l in 0..LANES {
+            let accepted = accepted[l] > 0.0;
+            here.value[l] = if accepted { there.value[l] } else { here.value[l] };
+            for e in 0..E {
+                here.extra[e][l] = if accepted { there.extra[e][l] } else { here.extra[e][l] };
+            }
+        }
+        for i in 0..N {
+            for l in 0..LANES {
+                let accepted = accepted[l] > 0.0;
+                x[i][l] = if accepted { trial[i][l] } else { x[i][l] };
+                here.gradient[i][l] = if accepted { there.gradient[i][l] } else { here.gradient[i][l] };
+            }
+            for j in 0..N {
+                for l in 0..LANES {
+                    let accepted = accepted[l] > 0.0;
+                    here.hessian[i][j][l] =
+                        if accepted { there.hessian[i][j][l] } else { here.hessian[i][j][l] };
+                }
+            }
+        }
+        if left == 0.0 {
+            break;
+        }
+    }
+    here
+}
+
+/// Lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the diagonal, and 1 where the
+/// matrix is positive definite, else 0.
+#[inline(always)]
+pub(crate) fn cholesky<const N: usize>(matrix: &Matrix<N>, damping: &Lane) -> (Matrix<N>, Lane) {
+    let mut factor = [[[0.0; LANES]; N]; N];
+    let mut definite = [1.0; LANES];
+    for i in 0..N {
+        for j in 0..=i {
+            let mut sum = matrix[i][j];
+            for k in 0..j {
+                for l in 0..LANES {
+                    sum[l] -= factor[i][k][l] * factor[j][k][l];
+                }
+            }
+            for l in 0..LANES {
+                if i == j {
+                    let pivot = sum[l] + damping[l];
+                    let good = pivot > 1e-14;
+                    definite[l] = if good { definite[l] } else { 0.0 };
+                    factor[i][i][l] = 1.0 / (if good { pivot } else { 1.0 }).sqrt();
+                } else {
+                    factor[i][j][l] = sum[l] * factor[j][j][l];
+                }
+            }
+        }
+    }
+    (factor, definite)
+}
+
+/// The solution `x` of `L L^T x = b` for a factor made by [`cholesky`].
+#[inline(always)]
+pub(crate) fn solve<const N: usize>(factor: &Matrix<N>, b: &Vector<N>) -> Vector<N> {
+    let mut x = *b;
+    for i in 0..N {
+        for k in 0..i {
+            for l in 0..LANES {
+                x[i][l] -= factor[i][k][l] * x[k][l];
+            }
+        }
+        for l in 0..LANES {
+            x[i][l] *= factor[i][i][l];
+        }
+    }
+    for i in (0..N).rev() {
+        for k in i + 1..N {
+            for l in 0..LANES {
+                x[i][l] -= factor[k][i][l] * x[k][l];
+            }
+        }
+        for l in 0..LANES {
+            x[i][l] *= factor[i][i][l];
+        }
+    }
+    x
+}
