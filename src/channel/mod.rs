@@ -5,11 +5,13 @@
 //! and the label noise `sqrt(Delta) xi ~ N(0, Delta I_K)`.
 
 mod eigen;
+mod matrix_prox;
 mod softmax;
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 pub(crate) use eigen::eigenbasis;
+pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use softmax::{Row, softmax_row};
 pub use softmax::{SoftmaxLoss, softmax};
 

@@ -14,12 +14,13 @@
 
 mod interpolation;
 mod linear;
+mod softmax;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, check};
 use crate::fixed_point::Status;
-use crate::lora::Frozen;
+use crate::lora::{Divergence, Frozen};
 use crate::model::{Activation, Model};
 use crate::nullable::number;
 use crate::observables;
@@ -124,9 +125,13 @@ pub struct Solution {
     /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
+    /// How the divergences of `g` were computed; `None` for linear attention, where they are in closed form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
     /// How the solve ended.
     pub status: Status,
-    /// Undamped residual of the state evolution, in `(ln Q, ln M, ln V)`.
+    /// Undamped residual of the state evolution: in `(ln Q, ln M, ln V)` for linear attention, for softmax with
+    /// `Q - M^2/(Q0 + Delta/2)` in place of `Q`.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
     /// Evaluations of the spectral map.
@@ -186,7 +191,7 @@ pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<So
     }
     match model.activation {
         Activation::Linear => solve_linear(model, training, options, teacher.as_ref()),
-        Activation::Softmax => Err(Error::invalid("model.activation", "softmax", "linear")),
+        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref()),
     }
 }
 
@@ -205,7 +210,7 @@ pub fn lambda_collapse(model: &Model, training: &Training) -> Result<f64, Error>
             let equations = Equations::new(model, training, teacher.as_ref(), usize::MAX);
             Ok(equations.collapse_ridge() / training.kappa.sqrt())
         }
-        Activation::Softmax => Err(Error::invalid("model.activation", "softmax", "linear")),
+        Activation::Softmax => softmax::lambda_collapse(model, training, teacher.as_ref()),
     }
 }
 
@@ -219,6 +224,9 @@ pub fn lambda_collapse(model: &Model, training: &Training) -> Result<f64, Error>
 pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
     model.validate()?;
     training.validate()?;
+    if model.activation != Activation::Linear {
+        return Err(Error::invalid("model.activation", "softmax", "linear"));
+    }
     for (field, value) in [("q", q), ("m", m), ("v", v)] {
         check::non_negative(field, value)?;
     }
@@ -280,6 +288,7 @@ fn solve_linear(
         objective: training.alpha * train + ridge * trace,
         errors: Errors { test, test_clean: observables::linear_pretraining_error(tokens, mse), train },
         alignment: observables::alignment(order.m, order.q, q0),
+        divergence: None,
         status,
         residual,
         iterations,
@@ -306,6 +315,7 @@ fn without_numbers(q0: f64, iterations: usize) -> Solution {
         objective: nan,
         errors: Errors { test: nan, test_clean: nan, train: nan },
         alignment: nan,
+        divergence: None,
         status: Status::NonFinite,
         residual: nan,
         iterations,

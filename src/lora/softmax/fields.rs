@@ -5,7 +5,7 @@
 //! `z ~ N(0, 2Q)` and `t | z ~ N((M/Q) z, 2(Q0 - M^2/Q) + Delta)` on new sequences. On reused ones `z` is replaced by the
 //! proximal point of pre-training for the same label, on actively selected ones it is conditioned on a ball.
 
-use crate::channel;
+use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
 use crate::lanes::{LANES, Lane};
 use crate::lora::{Frozen, Score, Selection, Sequences, Training};
 use crate::model::Model;
@@ -154,8 +154,10 @@ impl Fields {
 
     /// What pre-training makes of the frozen logits `omega` on a sequence that it was trained on.
     fn trained<const T: usize, const K: usize>(&self, omega: &Logits<T>, label: &Logits<T>) -> Logits<T> {
-        let _ = (label, self.response);
-        *omega
+        let y = std::array::from_fn(|a| softmax_row(&label[a]));
+        let prox = MatrixProx::<T, K> { omega: coordinates(omega), y: &y, v: self.response };
+        let none = [[f64::NAN; LANES]; K];
+        matrices(&prox.global(&coordinates(label), &none).h)
     }
 }
 

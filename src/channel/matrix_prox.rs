@@ -1,0 +1,360 @@
+//! The proximal operator of the softmax loss on `Sym(T)`, for a block of samples.
+//!
+//! For logits `omega` and label probabilities `y`, the proximal point is the global minimum
+//!
+//! $$ h_p = \arg\min_h \lVert\sigma(h)-y\rVert_F^2 + \frac{\lVert h-\omega\rVert_F^2}{4V},
+//!    \qquad g = \frac{h_p-\omega}{2V} = -\nabla l(h_p) . $$
+//!
+//! Everything is done in the `K` orthonormal coordinates of `Sym(T)`, where row `a` of the logits touches `T` coordinates only.
+//! The loss is flat along `u = 11^T/T`, so that no step leaves the plane of `omega` orthogonal to `u`.
+
+use std::f64::consts::FRAC_1_SQRT_2;
+
+use super::softmax::{Row, softmax_row};
+use crate::descent::{Descent, Local, Matrix, Vector, cholesky, descend, solve};
+use crate::lanes::{LANES, Lane};
+
+/// One proximal problem per sample.
+pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
+    /// The coordinates of `omega`, orthogonal to `u`.
+    pub(crate) omega: Vector<K>,
+    /// `sigma` of the label's logits.
+    pub(crate) y: &'a Matrix<T>,
+    /// `V > 0`.
+    pub(crate) v: f64,
+}
+
+/// A proximal point.
+pub(crate) struct Minimum<const K: usize> {
+    pub(crate) h: Vector<K>,
+    /// The objective there; its one extra value is the loss.
+    pub(crate) local: Local<K, 1>,
+    /// 1 for samples whose starts led to different minima, else 0.
+    pub(crate) contested: Lane,
+}
+
+/// The coordinate of matrix element `(a, b)`, in the order of
+/// [`symmetric_from_coordinates`](super::symmetric_from_coordinates).
+#[inline(always)]
+const fn coordinate(tokens: usize, a: usize, b: usize) -> usize {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    if low == high { low } else { tokens + low * tokens - low * (low + 1) / 2 + high - low - 1 }
+}
+
+/// Matrix element over coordinate.
+#[inline(always)]
+const fn weight(a: usize, b: usize) -> f64 {
+    if a == b { 1.0 } else { FRAC_1_SQRT_2 }
+}
+
+/// Symmetric matrices with the given coordinates.
+#[inline(always)]
+pub(crate) fn matrices<const T: usize, const K: usize>(h: &Vector<K>) -> Matrix<T> {
+    let mut matrix = [[[0.0; LANES]; T]; T];
+    for a in 0..T {
+        for b in 0..T {
+            for l in 0..LANES {
+                matrix[a][b][l] = weight(a, b) * h[coordinate(T, a, b)][l];
+            }
+        }
+    }
+    matrix
+}
+
+/// The coordinates of symmetric matrices.
+#[inline(always)]
+pub(crate) fn coordinates<const T: usize, const K: usize>(matrix: &Matrix<T>) -> Vector<K> {
+    let mut h = [[0.0; LANES]; K];
+    for a in 0..T {
+        for b in a..T {
+            for l in 0..LANES {
+                h[coordinate(T, a, b)][l] = matrix[a][b][l] / weight(a, b);
+            }
+        }
+    }
+    h
+}
+
+/// `sigma` of symmetric matrices with the given coordinates.
+#[inline(always)]
+pub(crate) fn probabilities<const T: usize, const K: usize>(h: &Vector<K>) -> Matrix<T> {
+    let logits = matrices::<T, K>(h);
+    let mut y = logits;
+    for a in 0..T {
+        y[a] = softmax_row(&logits[a]);
+    }
+    y
+}
+
+impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
+    fn stiffness(&self) -> f64 {
+        0.5 / self.v
+    }
+
+    #[inline(always)]
+    fn local(&self, h: &Vector<K>) -> Local<K, 1> {
+        let stiffness = self.stiffness();
+        let logits = matrices::<T, K>(h);
+        let mut loss = [0.0; LANES];
+        let mut value = [0.0; LANES];
+        let mut gradient = [[0.0; LANES]; K];
+        let mut hessian = [[[0.0; LANES]; K]; K];
+        for k in 0..K {
+            for l in 0..LANES {
+                let d = h[k][l] - self.omega[k][l];
+                value[l] += 0.5 * stiffness * d * d;
+                gradient[k][l] = stiffness * d;
+                hessian[k][k][l] = stiffness;
+            }
+        }
+        for a in 0..T {
+            let row = Row::new(&logits[a], &self.y[a]);
+            for l in 0..LANES {
+                loss[l] += row.loss[l];
+            }
+            for b in 0..T {
+                let (i, wi) = (coordinate(T, a, b), 2.0 * weight(a, b));
+                for l in 0..LANES {
+                    gradient[i][l] += wi * row.slope[b][l];
+                }
+                for c in 0..T {
+                    let (j, w) = (coordinate(T, a, c), wi * weight(a, c));
+                    for l in 0..LANES {
+                        let own = if b == c { row.weight[b][l] } else { 0.0 };
+                        let (pb, pc) = (row.p[b][l], row.p[c][l]);
+                        let half =
+                            own - row.weight[b][l] * pc - pb * row.weight[c][l] + row.norm2[l] * pb * pc;
+                        hessian[i][j][l] += w * half;
+                    }
+                }
+            }
+        }
+        for l in 0..LANES {
+            value[l] += loss[l];
+        }
+        Local { value, gradient, hessian, extra: [loss] }
+    }
+}
+
+impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
+    /// The minimum downhill from `start`.
+    #[inline(always)]
+    pub(crate) fn from(&self, start: &Vector<K>) -> Minimum<K> {
+        let mut h = *start;
+        let local = descend(self, &mut h);
+        Minimum { h, local, contested: [0.0; LANES] }
+    }
+
+    /// The lowest of the minima downhill from `omega`, the logits `label` of the label, the point between them and `warm` (if
+    /// it is a number); from zero, too, if those disagree.
+    #[inline(always)]
+    pub(crate) fn global(&self, label: &Vector<K>, warm: &Vector<K>) -> Minimum<K> {
+        let mut best = self.from(&self.omega);
+        let mut between = self.omega;
+        for k in 0..K {
+            for l in 0..LANES {
+                between[k][l] = 0.5 * (between[k][l] + label[k][l]);
+            }
+        }
+        self.challenge(&mut best, label);
+        self.challenge(&mut best, &between);
+        if warm[0][0].is_finite() {
+            self.challenge(&mut best, warm);
+        }
+        if best.contested.iter().sum::<f64>() > 0.0 {
+            self.challenge(&mut best, &[[0.0; LANES]; K]);
+        }
+        best
+    }
+
+    #[inline(always)]
+    fn challenge(&self, best: &mut Minimum<K>, start: &Vector<K>) {
+        let other = self.from(start);
+        for l in 0..LANES {
+            let apart = (other.local.value[l] - best.local.value[l]).abs();
+            let same = apart <= 1e-9 * (1.0 + best.local.value[l]);
+            best.contested[l] = if same { best.contested[l] } else { 1.0 };
+        }
+        best.local.keep_lower(&mut best.h, &other.local, &other.h);
+    }
+
+    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a proximal point, with
+    /// `A = (Hess l + 1/(2V))^{-1}` and `X` the derivative of `grad l` in the label's logits `t`.
+    #[inline(always)]
+    pub(crate) fn divergences(&self, minimum: &Minimum<K>) -> [Lane; 2] {
+        let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
+        let mut inverse = [[[0.0; LANES]; K]; K];
+        for k in 0..K {
+            let mut unit = [[0.0; LANES]; K];
+            unit[k] = [1.0; LANES];
+            inverse[k] = solve(&factor, &unit);
+        }
+        let logits = matrices::<T, K>(&minimum.h);
+        let mut sums = [[0.0; LANES]; 2];
+        for a in 0..T {
+            let row = Row::new(&logits[a], &self.y[a]);
+            let y = &self.y[a];
+            let mut overlap = [0.0; LANES];
+            for d in 0..T {
+                for l in 0..LANES {
+                    overlap[l] += row.p[d][l] * y[d][l];
+                }
+            }
+            for b in 0..T {
+                for c in 0..T {
+                    let entry = &inverse[coordinate(T, a, b)][coordinate(T, a, c)];
+                    let w = 2.0 * weight(a, b) * weight(a, c);
+                    for l in 0..LANES {
+                        let (pb, pc, yb, yc) = (row.p[b][l], row.p[c][l], y[b][l], y[c][l]);
+                        let (own, product) = if b == c { (row.weight[b][l], pb * yb) } else { (0.0, 0.0) };
+                        let half =
+                            own - row.weight[b][l] * pc - pb * row.weight[c][l] + row.norm2[l] * pb * pc;
+                        // -(diag p - p p^T)(diag y - y y^T), element (b, c).
+                        let cross = -(product - pb * yb * yc - pb * pc * yc + pb * yc * overlap[l]);
+                        sums[0][l] -= w * half * entry[l];
+                        sums[1][l] -= w * cross * entry[l];
+                    }
+                }
+            }
+        }
+        sums.map(|sum| sum.map(|x| x * self.stiffness()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{centred_from_coordinates, dimension};
+    use approx::assert_relative_eq;
+
+    /// Random-looking logits orthogonal to `u`, different in every lane.
+    fn logits<const T: usize, const K: usize>(scale: f64, seed: usize) -> Vector<K> {
+        let mut block = [[[0.0; LANES]; T]; T];
+        for l in 0..LANES {
+            let at = |k: usize| scale * ((k * 5 + 31 * l + 113 * seed) as f64 * 1.3 + 0.2).sin() * 1.4;
+            let matrix = centred_from_coordinates::<T>(at);
+            for a in 0..T {
+                for b in 0..T {
+                    block[a][b][l] = matrix[a][b];
+                }
+            }
+        }
+        coordinates::<T, K>(&block)
+    }
+
+    fn solved<const T: usize, const K: usize>(omega: &Vector<K>, label: &Vector<K>, v: f64) -> Minimum<K> {
+        let y = probabilities::<T, K>(label);
+        MatrixProx { omega: *omega, y: &y, v }.global(label, &[[f64::NAN; LANES]; K])
+    }
+
+    fn stationary<const T: usize, const K: usize>() {
+        assert_eq!(K, dimension(T));
+        for seed in 0..10 {
+            for v in [1e-6, 0.1, 1.0, 20.0, 1e6] {
+                let minimum = solved::<T, K>(&logits::<T, K>(2.0, seed), &logits::<T, K>(2.0, seed + 50), v);
+                let largest = minimum.local.gradient.iter().flatten().fold(0.0, |m: f64, g| m.max(g.abs()));
+                assert!(largest < 1e-11 * (1.0 + 1.0 / v), "T = {T}, V = {v}: {largest:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn stationary_at_any_number_of_tokens_and_any_response() {
+        stationary::<2, 3>();
+        stationary::<3, 6>();
+        stationary::<6, 21>();
+        stationary::<8, 36>();
+    }
+
+    #[test]
+    fn global_minimum_against_a_grid() {
+        // Two tokens: a plane. Large logits and V, where there are several minima.
+        for (scale, v) in [(1.5, 1.0), (3.0, 20.0), (4.0, 100.0)] {
+            for seed in 0..6 {
+                let (omega, label) = (logits::<2, 3>(scale, seed), logits::<2, 3>(scale, seed + 70));
+                let y = probabilities::<2, 3>(&label);
+                let prox = MatrixProx::<2, 3> { omega, y: &y, v };
+                let minimum = prox.global(&label, &[[f64::NAN; LANES]; 3]);
+                for i in 0..81 {
+                    for j in 0..81 {
+                        let c = [f64::from(i) * 0.2 - 8.0, f64::from(j) * 0.2 - 8.0];
+                        let matrix = centred_from_coordinates::<2>(|k| c[k]);
+                        let grid = coordinates::<2, 3>(&matrix.map(|row| row.map(|x| [x; LANES])));
+                        let there = prox.local(&grid);
+                        for l in 0..LANES {
+                            assert!(minimum.local.value[l] <= there.value[l] + 1e-12, "{scale} {v} {seed}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn divergences_by_finite_differences<const T: usize, const K: usize>() {
+        let (omega, label, v) = (logits::<T, K>(1.0, 3), logits::<T, K>(1.0, 90), 0.7);
+        let y = probabilities::<T, K>(&label);
+        let prox = MatrixProx::<T, K> { omega, y: &y, v };
+        let exact = prox.divergences(&prox.from(&omega));
+        let g = |omega: &Vector<K>, label: &Vector<K>, k: usize| {
+            let h = solved::<T, K>(omega, label, v).h;
+            std::array::from_fn::<f64, LANES, _>(|l| (h[k][l] - omega[k][l]) / (2.0 * v))
+        };
+        let step = 1e-4;
+        let mut sums = [[0.0; LANES]; 2];
+        for k in 0..K {
+            let moved = |x: &Vector<K>, step: f64| {
+                let mut x = *x;
+                x[k] = x[k].map(|x| x + step);
+                x
+            };
+            let pairs = [
+                [step, -step].map(|step| g(&moved(&omega, step), &label, k)),
+                [step, -step].map(|step| g(&omega, &moved(&label, step), k)),
+            ];
+            for (sum, [up, down]) in sums.iter_mut().zip(pairs) {
+                for l in 0..LANES {
+                    sum[l] += (up[l] - down[l]) / (2.0 * step);
+                }
+            }
+        }
+        for (sum, exact) in sums.iter().flatten().zip(exact.iter().flatten()) {
+            assert_relative_eq!(sum, exact, max_relative = 1e-6, epsilon = 1e-8);
+        }
+    }
+
+    #[test]
+    fn divergences_are_those_of_the_proximal_point() {
+        divergences_by_finite_differences::<2, 3>();
+        divergences_by_finite_differences::<3, 6>();
+    }
+
+    #[test]
+    fn small_logits_are_linear() {
+        // l = T^{-2} |(h - t) P|_F^2 with P = I - 11^T/T: on the part of the logits with zero row sums, T^{-2} times the
+        // identity, and half of that on the rest, so that the prox is closed.
+        let scale = 1e-4;
+        let (omega, label, v) = (logits::<3, 6>(scale, 4), logits::<3, 6>(scale, 40), 2.0);
+        let h = matrices::<3, 6>(&solved::<3, 6>(&omega, &label, v).h);
+        let (omega, label) = (matrices::<3, 6>(&omega), matrices::<3, 6>(&label));
+        for l in 0..LANES {
+            let part = |m: &Matrix<3>, a: usize, b: usize| {
+                let sum = |a: usize| m[a].iter().map(|lane| lane[l]).sum::<f64>() / 3.0;
+                // Row sums are those of the rest; nothing along u.
+                let rest = sum(a) + sum(b);
+                (m[a][b][l] - rest, rest)
+            };
+            for a in 0..3 {
+                for b in 0..3 {
+                    let (h_pure, h_rest) = part(&h, a, b);
+                    let (omega_pure, omega_rest) = part(&omega, a, b);
+                    let (t_pure, t_rest) = part(&label, a, b);
+                    let mixed = |omega: f64, t: f64, c: f64| (omega + 4.0 * v * c * t) / (1.0 + 4.0 * v * c);
+                    let pure = mixed(omega_pure, t_pure, 1.0 / 9.0);
+                    let rest = mixed(omega_rest, t_rest, 0.5 / 9.0);
+                    assert_relative_eq!(h_pure, pure, epsilon = 10.0 * scale * scale);
+                    assert_relative_eq!(h_rest, rest, epsilon = 10.0 * scale * scale);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! One step of the state evolution: from the averages over the losses to the order parameters.
+
+use super::nodes::{Averages, COUNT, Label, Point};
+use crate::lora::Divergence;
+use crate::pretrain::{Order, Training};
+use crate::spectrum::{Denoised, TeacherSpectrum};
+
+/// What closes the equations.
+pub(super) struct Equations<'a> {
+    pub(super) teacher: &'a dyn TeacherSpectrum,
+    pub(super) alpha: f64,
+    /// `lambda sqrt(kappa)`.
+    pub(super) ridge: f64,
+    /// Square of the inverse temperature: scaled overlaps, and scaled inverse conjugates, over physical ones.
+    pub(super) scale: f64,
+    /// Number of coordinates that softmax sees.
+    pub(super) seen: f64,
+    pub(super) label: Label,
+    pub(super) divergence: Divergence,
+}
+
+/// Order parameters in physical units, and the integrals that go with them.
+pub(super) struct Image {
+    pub(super) order: Order,
+    pub(super) trace: f64,
+    pub(super) rank_fraction: f64,
+}
+
+impl<'a> Equations<'a> {
+    pub(super) fn new(
+        teacher: &'a dyn TeacherSpectrum,
+        training: &Training,
+        scale: f64,
+        seen: f64,
+        delta: f64,
+    ) -> Self {
+        Self {
+            teacher,
+            alpha: training.alpha,
+            ridge: training.lambda * training.kappa.sqrt(),
+            scale,
+            seen,
+            label: Label { q0: scale * teacher.second_moment(), delta: scale * delta },
+            divergence: Divergence::PointwiseAndJump,
+        }
+    }
+
+    /// `Qhat, Mhat, Vhat` in physical units.
+    fn conjugates(&self, point: &Point, averages: &Averages) -> [f64; 3] {
+        let [omega, label, g1, g2, s11, s12, s22, gradient2, ..] = *averages;
+        let [omega, label] = match self.divergence {
+            Divergence::PointwiseAndJump => [omega, label],
+            // The least-squares fit g = A z_2 + B z_1, on the very nodes of the average.
+            Divergence::IntegrationByParts => {
+                let determinant = s11 * s22 - s12 * s12;
+                let a = (s11 * g2 - s12 * g1) / determinant;
+                let b = (s22 * g1 - s12 * g2) / determinant;
+                let deviation = (2.0 * self.label.q0 + self.label.delta).sqrt();
+                let slope = 2.0 * point.m / (deviation * deviation);
+                let omega = self.seen * a / (2.0 * point.s2).sqrt();
+                [omega, self.seen * b / deviation - slope * omega]
+            }
+        };
+        let factor = 4.0 * self.alpha * self.scale;
+        [factor * gradient2, factor * label, -factor * omega]
+    }
+
+    /// Where the averages at `point` lead; `None` if the soft threshold leaves nothing, or the conjugates make no sense.
+    pub(super) fn image(&self, point: &Point, averages: &Averages) -> Option<Image> {
+        let [q_hat, m_hat, v_hat] = self.conjugates(point, averages);
+        if !(q_hat > 0.0 && v_hat > 0.0 && m_hat > 0.0) {
+            return None;
+        }
+        let noise = q_hat.sqrt();
+        let size = noise / v_hat;
+        let Denoised { norm, overlap, response, trace, rank_fraction, .. } =
+            self.teacher.denoise(m_hat / noise, 2.0 * self.ridge / noise);
+        let order =
+            Order { q: size * size * norm, m: size * overlap, v: response / v_hat, q_hat, m_hat, v_hat };
+        let sound = [order.q, order.m, order.v].iter().all(|x| x.is_finite() && *x > 0.0);
+        sound.then_some(Image { order, trace: size * trace, rank_fraction })
+    }
+
+    /// The point that belongs to physical order parameters.
+    pub(super) fn point(&self, order: &Order) -> Point {
+        let (q, m) = (self.scale * order.q, self.scale * order.m);
+        let norm = self.label.q0 + 0.5 * self.label.delta;
+        // Rounding is all that is left at perfect recovery.
+        Point { m, s2: (q - m * (m / norm)).max(1e-15 * q), v: self.scale * order.v }
+    }
+
+    /// Physical `Q` and `M` at a point.
+    pub(super) fn overlaps(&self, point: &Point) -> [f64; 2] {
+        let norm = self.label.q0 + 0.5 * self.label.delta;
+        [(point.s2 + point.m * (point.m / norm)) / self.scale, point.m / self.scale]
+    }
+
+    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable, given the averages there: half the top edge of `Y`.
+    pub(super) fn collapse_ridge(&self, zero: &[f64; 3]) -> f64 {
+        let [q_hat, m_hat, _] = self.conjugates_at_zero(zero);
+        let noise = q_hat.sqrt();
+        0.5 * noise * self.teacher.top_edge(m_hat / noise)
+    }
+
+    pub(super) fn conjugates_at_zero(&self, zero: &[f64; 3]) -> [f64; 3] {
+        zero.map(|x| 4.0 * self.alpha * self.scale * x)
+    }
+}
+
+/// The mean of several scrambles, in order.
+pub(super) fn mean<const N: usize>(all: &[[f64; N]]) -> [f64; N] {
+    let mut total = [0.0; N];
+    for averages in all {
+        for (t, x) in total.iter_mut().zip(averages) {
+            *t += x;
+        }
+    }
+    total.map(|t| t / all.len() as f64)
+}
+
+/// Fraction of the samples whose starts lead to different minima.
+pub(super) fn contested(averages: &Averages) -> f64 {
+    averages[COUNT - 1]
+}

@@ -1,0 +1,274 @@
+//! The averages over the output channel by quasi-Monte-Carlo, in logits multiplied by the inverse temperature.
+//!
+//! Per coordinate, `t = s z_1` are the logits of the label, `s^2 = 2 Q0 + Delta`, and `omega = (2M/s) z_1 + r z_2` with
+//! `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates that softmax sees are sampled.
+
+use rayon::prelude::*;
+
+use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
+use crate::descent::{Matrix, Vector};
+use crate::error::Error;
+use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::options::Options;
+use crate::quadrature::ScrambledSobol;
+
+/// Number of averages.
+pub(super) const COUNT: usize = 10;
+/// `log2` of the numbers of nodes of the cheap levels.
+const COARSE: [usize; 2] = [9, 11];
+
+/// The scaled overlaps of the label, fixed for the solve.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Label {
+    pub(super) q0: f64,
+    pub(super) delta: f64,
+}
+
+/// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, which keeps the covariance positive by itself, and `V`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Point {
+    pub(super) m: f64,
+    pub(super) s2: f64,
+    pub(super) v: f64,
+}
+
+/// The averages of one scramble.
+pub(super) type Averages = [f64; COUNT];
+
+/// The averages at any accuracy level.
+pub(super) trait OutputChannel {
+    fn levels(&self) -> usize;
+
+    /// One entry per scramble. All starts of the proximal point are tried if `thorough`, else only where they led to
+    /// different minima before.
+    fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages>;
+
+    /// Test error with noisy and with noiseless labels, one entry per scramble, at one point `(Q, M)` each.
+    fn test_errors(&self, points: &[[f64; 2]]) -> Vec<[f64; 2]>;
+
+    /// At `Q = M = V = 0`, where `g = -grad l(0)`: `E|g|^2`, `E div_t g` and `-E div_omega g`, one entry per scramble.
+    fn at_zero(&self) -> Vec<[f64; 3]>;
+}
+
+struct Block<const T: usize, const K: usize> {
+    /// Coordinates of `z_1` and `z_2`.
+    normals: [Vector<K>; 2],
+    /// Softmax of the label's logits.
+    y: Matrix<T>,
+}
+
+/// The last proximal points of a block, and whether the starts led to different ones.
+#[derive(Clone)]
+struct Known<const K: usize> {
+    h: Vector<K>,
+    contested: bool,
+}
+
+struct Scramble<const T: usize, const K: usize> {
+    blocks: Vec<Block<T, K>>,
+    known: Vec<Known<K>>,
+}
+
+/// Nodes of several scrambles.
+pub(super) struct Nodes<const T: usize, const K: usize> {
+    label: Label,
+    scrambles: Vec<Scramble<T, K>>,
+    levels: Vec<usize>,
+}
+
+impl<const T: usize, const K: usize> Nodes<T, K> {
+    pub(super) fn new(label: Label, options: &Options) -> Result<Self, Error> {
+        let scrambles = (0..options.scrambles)
+            .map(|index| Scramble::new(label, options, index as u64))
+            .collect::<Result<_, _>>()?;
+        let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
+        levels.push(options.log2_nodes);
+        let levels = levels.into_iter().map(|level| (1 << level) / LANES).collect();
+        Ok(Self { label, scrambles, levels })
+    }
+}
+
+impl<const T: usize, const K: usize> Scramble<T, K> {
+    fn new(label: Label, options: &Options, index: u64) -> Result<Self, Error> {
+        let seen = K - 1;
+        let points = ScrambledSobol::new(2 * seen, options.log2_nodes as u32, options.seed, index)?;
+        let columns: Vec<Vec<f64>> =
+            (0..2 * seen).into_par_iter().map(|d| points.normals(d)).collect::<Result<_, _>>()?;
+        let deviation = (2.0 * label.q0 + label.delta).sqrt();
+        let blocks: Vec<_> = (0..points.nodes() / LANES)
+            .into_par_iter()
+            .with_min_len(64)
+            .map(|block| {
+                let [z1, z2] = [&columns[..seen], &columns[seen..]]
+                    .map(|columns| gather::<T, K>(columns, block * LANES));
+                let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
+                Block { normals: [z1, z2], y }
+            })
+            .collect();
+        let known = vec![Known { h: [[f64::NAN; LANES]; K], contested: true }; blocks.len()];
+        Ok(Self { blocks, known })
+    }
+}
+
+/// Coordinates, orthogonal to `u`, of the matrices made of the given standard normals.
+fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> Vector<K> {
+    let mut block = [[[0.0; LANES]; T]; T];
+    for l in 0..LANES {
+        let matrix = channel::centred_from_coordinates::<T>(|k| columns[k][first + l]);
+        for a in 0..T {
+            for b in 0..T {
+                block[a][b][l] = matrix[a][b];
+            }
+        }
+    }
+    coordinates(&block)
+}
+
+/// `a x + b y`.
+#[inline(always)]
+fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K> {
+    let mut sum = *x;
+    for k in 0..K {
+        for l in 0..LANES {
+            sum[k][l] = a * x[k][l] + b * y[k][l];
+        }
+    }
+    sum
+}
+
+/// Adds the terms of the averages: pointwise divergences in `omega` and in `t`; `g.z_1`, `g.z_2`; `|z_1|^2`, `z_1.z_2`,
+/// `|z_2|^2`; `|g|^2`; the loss; and 1 where the starts disagree.
+#[inline(always)]
+fn accumulate<const T: usize, const K: usize>(
+    label: &Label,
+    point: &Point,
+    thorough: bool,
+    block: &Block<T, K>,
+    known: &mut Known<K>,
+    sums: &mut [Lane; COUNT],
+) {
+    let deviation = (2.0 * label.q0 + label.delta).sqrt();
+    let omega = combine(&block.normals, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
+    let prox = MatrixProx::<T, K> { omega, y: &block.y, v: point.v };
+    let minimum = if thorough || known.contested {
+        let t = block.normals[0].map(|lane| lane.map(|x| deviation * x));
+        let minimum = prox.global(&t, &known.h);
+        known.contested = minimum.contested.iter().sum::<f64>() > 0.0;
+        minimum
+    } else {
+        prox.from(&known.h)
+    };
+    known.h = minimum.h;
+    let [pointwise_omega, pointwise_label] = prox.divergences(&minimum);
+    let [z1, z2] = &block.normals;
+    for k in 0..K {
+        for l in 0..LANES {
+            let g = (minimum.h[k][l] - prox.omega[k][l]) / (2.0 * point.v);
+            sums[2][l] += g * z1[k][l];
+            sums[3][l] += g * z2[k][l];
+            sums[4][l] += z1[k][l] * z1[k][l];
+            sums[5][l] += z1[k][l] * z2[k][l];
+            sums[6][l] += z2[k][l] * z2[k][l];
+            sums[7][l] += g * g;
+        }
+    }
+    for l in 0..LANES {
+        sums[0][l] += pointwise_omega[l];
+        sums[1][l] += pointwise_label[l];
+        sums[8][l] += minimum.local.extra[0][l];
+        sums[9][l] += minimum.contested[l];
+    }
+}
+
+impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
+    fn levels(&self) -> usize {
+        self.levels.len()
+    }
+
+    fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages> {
+        let (blocks, label) = (self.levels[level], self.label);
+        self.scrambles
+            .par_iter_mut()
+            .map(|scramble| {
+                let sums = sum_over_blocks(
+                    &scramble.blocks[..blocks],
+                    &mut scramble.known[..blocks],
+                    #[inline(always)]
+                    |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
+                );
+                sums.map(|sum| sum / (blocks * LANES) as f64)
+            })
+            .collect()
+    }
+
+    fn test_errors(&self, points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+        let Label { q0, delta } = self.label;
+        self.scrambles
+            .iter()
+            .zip(points)
+            .map(|(scramble, &[q, m])| {
+                let laws = [q0 + 0.5 * delta, q0].map(|norm| {
+                    let slope = if norm > 0.0 { m / norm } else { 0.0 };
+                    [(2.0 * norm).sqrt(), slope, (2.0 * (q - m * slope).max(0.0)).sqrt()]
+                });
+                let sums = sum_over_blocks(
+                    &scramble.blocks,
+                    &mut vec![(); scramble.blocks.len()],
+                    #[inline(always)]
+                    |block: &Block<T, K>, (), sums: &mut [Lane; 2]| {
+                        for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
+                            let label = combine(&block.normals, *deviation, 0.0);
+                            let output = combine(&block.normals, slope * deviation, *rest);
+                            let [y, p] = [label, output].map(|h| probabilities::<T, K>(&h));
+                            for a in 0..T {
+                                for b in 0..T {
+                                    for l in 0..LANES {
+                                        sum[l] += (p[a][b][l] - y[a][b][l]).powi(2);
+                                    }
+                                }
+                            }
+                        }
+                    },
+                );
+                sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64)
+            })
+            .collect()
+    }
+
+    fn at_zero(&self) -> Vec<[f64; 3]> {
+        let tokens = T as f64;
+        let uniform = softmax_row(&[[0.0; LANES]; T])[0];
+        self.scrambles
+            .iter()
+            .map(|scramble| {
+                let sums = sum_over_blocks(
+                    &scramble.blocks,
+                    &mut vec![(); scramble.blocks.len()],
+                    #[inline(always)]
+                    |block: &Block<T, K>, (), sums: &mut [Lane; 3]| {
+                        // The quadratic pull only adds to the diagonal of the Hessian.
+                        let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
+                        let hessian = crate::descent::Descent::local(&prox, &[[0.0; LANES]; K]).hessian;
+                        for k in 0..K {
+                            for l in 0..LANES {
+                                sums[2][l] += hessian[k][k][l] - 0.5;
+                            }
+                        }
+                        for a in 0..T {
+                            for b in 0..T {
+                                for l in 0..LANES {
+                                    let (y, transposed) = (block.y[a][b][l], block.y[b][a][l]);
+                                    let g = (y + transposed - 2.0 * uniform[l]) / tokens;
+                                    sums[0][l] += g * g;
+                                    let own = if a == b { 2.0 } else { 1.0 };
+                                    sums[1][l] += own / tokens * y * (1.0 - y);
+                                }
+                            }
+                        }
+                    },
+                );
+                sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64)
+            })
+            .collect()
+    }
+}
