@@ -52,16 +52,20 @@ impl<const N: usize, const E: usize> Local<N, E> {
     }
 }
 
-/// A local minimum downhill from `x`, which is moved there.
+/// A local minimum downhill from `x`, which is moved there. Samples that come close to `known` (NaN if there is none), a
+/// minimum found before, end there: it would be found again.
 #[inline(always)]
 pub(crate) fn descend<const N: usize, const E: usize>(
     objective: &impl Descent<N, E>,
     x: &mut Vector<N>,
+    known: &Vector<N>,
 ) -> Local<N, E> {
     let stiffness = objective.stiffness();
     const MAX_STEPS: usize = 60;
     // Relative size of a full Newton step after which the error is below rounding.
     const CLOSE: f64 = 1e-8;
+    // Relative distance between points in the same basin.
+    const SAME: f64 = 1e-2;
     let mut here = objective.local(x);
     let mut damping = [0.0; LANES];
     // 1 while a sample is on its way, 0 when it has arrived.
@@ -80,11 +84,12 @@ pub(crate) fn descend<const N: usize, const E: usize>(
         }
         let there = objective.local(&trial);
         let mut accepted = [0.0; LANES];
-        let (mut step2, mut size2) = ([0.0; LANES], [0.0; LANES]);
+        let (mut step2, mut size2, mut apart2) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for i in 0..N {
             for l in 0..LANES {
                 step2[l] += step[i][l] * step[i][l];
                 size2[l] += trial[i][l] * trial[i][l];
+                apart2[l] += (trial[i][l] - known[i][l]) * (trial[i][l] - known[i][l]);
             }
         }
         let mut left = 0.0;
@@ -98,9 +103,10 @@ pub(crate) fn descend<const N: usize, const E: usize>(
             accepted[l] = definite[l] * moving[l] * if enough + harmless > 0.0 { 1.0 } else { 0.0 };
             let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
             let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
+            let again = if apart2[l] <= SAME * SAME * (size2[l] + 1e-2) { accepted[l] } else { 0.0 };
             // A rejected step below rounding: nothing more to gain.
             let stuck = (1.0 - accepted[l]) * definite[l] * small;
-            moving[l] *= (1.0 - arrived) * (1.0 - stuck);
+            moving[l] *= (1.0 - arrived) * (1.0 - again) * (1.0 - stuck);
             let raised = (4.0 * damping[l]).max(1e-2 * stiffness + 1e-3);
             let lowered = if damping[l] < 4e-6 { 0.0 } else { 0.25 * damping[l] };
             damping[l] = if accepted[l] > 0.0 { lowered } else { raised };

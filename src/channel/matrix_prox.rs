@@ -140,8 +140,13 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// The minimum downhill from `start`.
     #[inline(always)]
     pub(crate) fn from(&self, start: &Vector<K>) -> Minimum<K> {
+        self.descend(start, &[[f64::NAN; LANES]; K])
+    }
+
+    #[inline(always)]
+    fn descend(&self, start: &Vector<K>, known: &Vector<K>) -> Minimum<K> {
         let mut h = *start;
-        let local = descend(self, &mut h);
+        let local = descend(self, &mut h, known);
         Minimum { h, local, contested: [0.0; LANES] }
     }
 
@@ -169,10 +174,17 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
 
     #[inline(always)]
     fn challenge(&self, best: &mut Minimum<K>, start: &Vector<K>) {
-        let other = self.from(start);
+        let other = self.descend(start, &best.h);
+        let (mut apart2, mut size2) = ([0.0; LANES], [0.0; LANES]);
+        for k in 0..K {
+            for l in 0..LANES {
+                apart2[l] += (other.h[k][l] - best.h[k][l]).powi(2);
+                size2[l] += best.h[k][l] * best.h[k][l];
+            }
+        }
         for l in 0..LANES {
-            let apart = (other.local.value[l] - best.local.value[l]).abs();
-            let same = apart <= 1e-9 * (1.0 + best.local.value[l]);
+            // Wider than the distance at which a descent stops.
+            let same = apart2[l] <= 1e-3 * (size2[l] + 1e-2);
             best.contested[l] = if same { best.contested[l] } else { 1.0 };
         }
         best.local.keep_lower(&mut best.h, &other.local, &other.h);

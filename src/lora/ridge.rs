@@ -83,10 +83,11 @@ impl Ridge {
     pub(super) fn validity(&self, point: &Point, moments: &Moments) -> Validity {
         let jump = self.jump_share(point, moments);
         let replicon = self.alpha * moments.replicon;
-        let responds = self.conjugates(point, moments).v_hat > 0.0;
         match self.gauge {
-            JumpGauge::Surface => Validity::linear(jump, replicon, responds),
-            JumpGauge::Difference => Validity::softmax(jump, replicon, responds),
+            JumpGauge::Surface => {
+                Validity::linear(jump, replicon, self.conjugates(point, moments).v_hat > 0.0)
+            }
+            JumpGauge::Difference => Validity::softmax(jump, replicon),
         }
     }
 

@@ -31,8 +31,8 @@ pub struct Validity {
     pub reliable: bool,
     /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13. For softmax by the replicon and by the
     /// share `1/(1 + J)` of `vhat` in its pointwise value: good if the one is at most 0.9 and the other at least 0.95, marginal
-    /// if at most 1.2 and at least 0.9. Unreliable in any case if there are jumps and `vhat` is not positive, as where the
-    /// ridge has all but killed the weights, or if the solve has not converged.
+    /// if at most 1.2 and at least 0.9. Unreliable in any case if the solve has not converged, and for linear attention if
+    /// there are jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
     pub verdict: Verdict,
 }
 
@@ -48,12 +48,12 @@ impl Validity {
         Self::judge(jump, replicon, responds, jump <= 0.02, jump <= 0.13)
     }
 
-    /// The verdict for softmax attention; `responds` if `vhat > 0`.
-    pub(super) fn softmax(jump: f64, replicon: f64, responds: bool) -> Self {
-        // vhat over its pointwise value.
+    /// The verdict for softmax attention.
+    pub(super) fn softmax(jump: f64, replicon: f64) -> Self {
+        // vhat over its pointwise value. Both may be negative, near collapse; with opposite signs, jump > 1.
         let ratio = 1.0 / (1.0 + jump);
         let good = replicon <= 0.9 && ratio >= 0.95;
-        Self::judge(jump, replicon, responds, good, replicon <= 1.2 && ratio >= 0.9)
+        Self::judge(jump, replicon, true, good, replicon <= 1.2 && ratio >= 0.9)
     }
 
     fn judge(jump: f64, replicon: f64, responds: bool, good: bool, marginal: bool) -> Self {

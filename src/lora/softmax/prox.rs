@@ -307,10 +307,10 @@ fn global_minimum<const T: usize>(
     }
     screen(&mut list, objective, block);
     let mut chi = list.points[0];
-    let mut best = descend(objective, &mut chi);
+    let mut best = descend(objective, &mut chi, &[[f64::NAN; LANES]; T]);
     for start in &list.points[1..] {
         let mut other = *start;
-        let found = descend(objective, &mut other);
+        let found = descend(objective, &mut other, &chi);
         best.keep_lower(&mut chi, &found, &other);
     }
     (chi, best)
@@ -443,7 +443,7 @@ mod tests {
                 let mut lowest = best.value;
                 for attempt in 0..tries {
                     let mut chi = std::array::from_fn(|i| [starts(attempt, i); LANES]);
-                    let found = descend(&objective, &mut chi);
+                    let found = descend(&objective, &mut chi, &[[f64::NAN; LANES]; T]);
                     for l in 0..LANES {
                         lowest[l] = lowest[l].min(found.value[l]);
                     }
