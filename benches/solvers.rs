@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lora_asymptotics::spectrum::{TeacherSpectrum, Wishart};
-use lora_asymptotics::{Error, Model, Options, Teacher, lora, pretrain};
+use lora_asymptotics::{Activation, Error, Model, Options, Teacher, lora, pretrain};
 
 /// All integrals of the soft threshold over the spectrum, at three kinds of place.
 fn spectral_map(criterion: &mut Criterion) -> Result<(), Error> {
@@ -49,7 +49,7 @@ fn lora_prox(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("lora_prox");
     group.throughput(Throughput::Elements(1 << LOG2_NODES));
     for tokens in [2, 3, 4, 8] {
-        let mut evaluate = lora::output_channel_benchmark(tokens, LOG2_NODES)?;
+        let mut evaluate = lora::output_channel_benchmark(Activation::Linear, tokens, LOG2_NODES)?;
         group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| bencher.iter(&mut evaluate));
     }
     group.finish();
@@ -78,8 +78,44 @@ fn lora_solve(criterion: &mut Criterion) -> Result<(), Error> {
     Ok(())
 }
 
+/// As [`lora_prox`], for softmax: screened starts and descents from the best of them.
+fn softmax_lora_prox(criterion: &mut Criterion) -> Result<(), Error> {
+    const LOG2_NODES: usize = 12;
+    let mut group = criterion.benchmark_group("softmax_lora_prox");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(1 << LOG2_NODES));
+    for tokens in [2, 3, 4] {
+        let mut evaluate = lora::output_channel_benchmark(Activation::Softmax, tokens, LOG2_NODES)?;
+        group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| bencher.iter(&mut evaluate));
+    }
+    group.finish();
+    Ok(())
+}
+
+/// Cost against the number of tokens, and, at two tokens, against the number of nodes.
+fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
+    let mut group = criterion.benchmark_group("softmax_solve");
+    group.sample_size(10);
+    let frozen = lora::Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+    for (tokens, log2_nodes) in [(2, 10), (2, 12), (2, 14), (3, 14), (4, 14)] {
+        let options = Options { log2_nodes, tolerance: 1e-7, ..Options::default() };
+        let model = Model::softmax(tokens, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+        let name = format!("T{tokens}_2^{log2_nodes}");
+        let training = pretrain::Training::new(0.2, 0.1);
+        group.bench_function(BenchmarkId::new("pretrain", &name), |bencher| {
+            bencher.iter(|| pretrain::solve(black_box(&model), &training, &options));
+        });
+        let training = lora::Training::new(5.0, 0.5);
+        group.bench_function(BenchmarkId::new("lora", &name), |bencher| {
+            bencher.iter(|| lora::solve(black_box(&model), &frozen, &training, &options));
+        });
+    }
+    group.finish();
+    Ok(())
+}
+
 fn all(criterion: &mut Criterion) {
-    for bench in [spectral_map, pretrain_solve, lora_prox, lora_solve] {
+    for bench in [spectral_map, pretrain_solve, lora_prox, lora_solve, softmax_lora_prox, softmax_solve] {
         if let Err(error) = bench(criterion) {
             eprintln!("{error}");
         }

@@ -54,7 +54,7 @@ pub(crate) fn exp<const L: usize>(x: &[f64; L]) -> [f64; L] {
     // Adding it rounds to an integer, and leaves that integer in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
     // ln 2 in two parts; products of the first with integers below 2^11 are exact.
-    const LN_2_HIGH: f64 = 0.693_147_180_369_123_816_49;
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     let mut result = [0.0; L];
     for l in 0..L {

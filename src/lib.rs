@@ -8,7 +8,7 @@
 //! the output:
 //!
 //! $$ h(S) = D^{-1}(X S X^\top - \mathrm{Tr}\\,S\\; I_T), \qquad \hat y = \sigma(h) X, \qquad
-//!    \sigma(h) = h/T \ \text{(linear)} . $$
+//!    \sigma(h) = h/T \ \text{(linear)} \quad\text{or}\quad \mathrm{softmax}(b h) \ \text{by rows} . $$
 //!
 //! **Pre-training**, on $\alpha D^2$ sequences: a teacher $S^\star$ of extensive rank labels them,
 //! $y = \sigma(h(S^\star) + \sqrt\Delta\\,\xi) X$; the student $S = P^{-1/2} W W^\top$, $W\in\mathbb R^{D\times P}$, $P =
@@ -47,7 +47,7 @@
 //!
 //! | paper | here | meaning |
 //! |---|---|---|
-//! | $T$, $\sigma$, $\Delta$ | [`Model::tokens`], [`Model::activation`], [`Model::delta`] | the layer and its label noise |
+//! | $T$, $\sigma$, $b$, $\Delta$ | [`Model::tokens`], [`Model::activation`], [`Model::inverse_temperature`], [`Model::delta`] | the layer and its label noise |
 //! | $\kappa_0$ | [`Teacher::Wishart`] | width of the teacher, $P_0/D$ |
 //! | $\alpha, \lambda, \kappa$ | [`pretrain::Training`] | sequences over $D^2$, ridge, width of the student |
 //! | $Q_0, Q, M, V$ | `q0`, [`pretrain::Order`] | norms of true and learned weights, their overlap, response |
@@ -63,7 +63,7 @@
 //!
 //! Pre-training of linear attention is exact to about 1e-12; where it is not (extreme corners), the status says so. Fine-tuning is an average over Gaussian fields by scrambled
 //! quasi-Monte-Carlo: `std_error` has the standard error of everything it can be given for (1e-5 to 3e-4 at the default
-//! options, in the reliable region); a single token is done by quadrature, to 1e-7. A solve that does not converge says so
+//! options, in the reliable region; up to 1e-3 for softmax); a single token is done by quadrature, to 1e-7. A solve that does not converge says so
 //! in its [`Status`](fixed_point::Status). The same input gives the same bits on any number of threads.
 
 #[cfg(doctest)]

@@ -100,6 +100,7 @@ mod schema {
                 tokens: 3,
                 activation: Activation::Linear,
                 delta: 0.5,
+                inverse_temperature: None,
                 teacher: Some(Teacher::Wishart { kappa0: 1.0 }),
             },
             pretrain: Some(pretrain::Training { alpha: 0.1, lambda: 0.1, kappa: 1.5 }),
@@ -136,7 +137,7 @@ mod schema {
             (with(pretrained(), "pretrain/q0", Some(json!(1.0))), "q0"),
             (with(frozen(), "options/nodes", Some(json!(9))), "nodes"),
             (with(frozen(), "lora/sequences", Some(json!({"active": {"rho": 0.1}}))), "rho"),
-            (with(frozen(), "model/activation", Some(json!("softmax"))), "softmax"),
+            (with(frozen(), "model/activation", Some(json!("sigmoid"))), "sigmoid"),
             (with(frozen(), "estimator", Some(json!("oracle"))), "oracle"),
             (with(frozen(), "lora/sequences", Some(json!("old"))), "old"),
             (with(frozen(), "options/start", Some(json!("warm"))), "warm"),
@@ -353,7 +354,7 @@ fn random(seed: u64) -> (f64, Scenario) {
     let m = overlap * (frozen_q * frozen_q0).sqrt();
     let teacher = (!by_hand).then_some(Teacher::Wishart { kappa0 });
     let scenario = Scenario {
-        model: Model { tokens, activation: Activation::Linear, delta, teacher },
+        model: Model { tokens, activation: Activation::Linear, delta, inverse_temperature: None, teacher },
         pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda)),
         frozen: by_hand.then_some(Frozen { q0: frozen_q0, q: frozen_q, m, v: frozen_v }),
         lora: Some(lora::Training { alpha: lora_alpha, lambda: lora_lambda, q0, beta, sequences }),
@@ -482,14 +483,14 @@ mod program {
         let good = frozen().to_string();
         let unknown = with(frozen(), "lora/gamma", Some(json!(1))).to_string();
         let impossible = with(frozen(), "lora/alpha", Some(json!(-3))).to_string();
-        let softmax = with(frozen(), "model/activation", Some(json!("softmax"))).to_string();
+        let sigmoid = with(frozen(), "model/activation", Some(json!("sigmoid"))).to_string();
         let lines: [(&[u8], Expected); 8] = [
             (good.as_bytes(), None),
             (b"{\"model\": ", Some(("syntax", "EOF"))),
             (unknown.as_bytes(), Some(("syntax", "gamma"))),
             (impossible.as_bytes(), Some(("invalid_parameter", "lora.alpha = -3"))),
             (b"{\"model\": \"\xff\xfe\"}", Some(("syntax", "utf-8"))),
-            (softmax.as_bytes(), Some(("syntax", "softmax"))),
+            (sigmoid.as_bytes(), Some(("syntax", "sigmoid"))),
             (b"{}", Some(("syntax", "model"))),
             (good.as_bytes(), None),
         ];

@@ -15,6 +15,8 @@ use crate::roots;
 
 /// Ratio of consecutive values of `v` in the search for the first root.
 const SCAN: f64 = 1.25;
+/// Where it ends, over the largest response: closer to the pole, the one sample that makes it decides alone.
+const POLE: f64 = 0.97;
 /// Where that search begins, over the largest response.
 const FIRST: f64 = 1e-5;
 
@@ -107,13 +109,12 @@ impl ZeroWeights {
         let excess = |v: f64| v * curvature(&self.mean(v)) - 1.0;
         // Where no curvature is negative, 1/v is of the order of the typical one.
         let scale = 1.0 / curvature(&self.mean(0.0)).abs();
-        let end = self.largest_response.min(1e6 * scale);
+        let end = (POLE * self.largest_response).min(1e6 * scale);
         let mut below = FIRST * end.min(scale);
         let mut f = excess(below);
         while below < end {
             let next = (SCAN * below).min(end);
-            // At the very end one sample alone diverges.
-            let above = excess(if next < end { next } else { next * (1.0 - 1e-9) });
+            let above = excess(next);
             if f < 0.0 && above >= 0.0 {
                 let (a, b) = (roots::Point { x: below, f }, roots::Point { x: next, f: above });
                 return Some(roots::bracketed(a, b, 1e-14, next, excess));

@@ -1,0 +1,243 @@
+//! Softmax fine-tuning: reference values, verdicts, collapse, identities, limits, error bars.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+#[path = "common/reference.rs"]
+mod reference;
+
+use common::{assert_close, cases};
+use lora_asymptotics::fixed_point::Status;
+use lora_asymptotics::lora::{
+    self, Branch, Frozen, Score, Selection, Sequences, Solution, Training, Verdict,
+};
+use lora_asymptotics::{Model, Options, Start, Teacher, pretrain};
+use proptest::prelude::*;
+
+const FROZEN: Frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+
+fn few_nodes() -> Options {
+    Options { log2_nodes: 10, tolerance: 1e-8, ..Options::default() }
+}
+
+fn solve(tokens: usize, training: &Training, options: &Options) -> Solution {
+    lora::solve(&Model::softmax(tokens, 0.5), &FROZEN, training, options).unwrap()
+}
+
+#[test]
+fn reference_values_on_fresh_sequences() {
+    reference::compare(include_str!("data/lora_softmax.jsonl"), 12);
+}
+
+#[test]
+fn reference_values_with_selection_and_recalibration() {
+    reference::compare(include_str!("data/lora_active_softmax.jsonl"), 12);
+}
+
+#[test]
+fn verdicts_at_a_small_ridge() {
+    let options = Options { log2_nodes: 12, tolerance: 1e-6, ..Options::default() };
+    for (alpha, verdict) in [
+        (2.0, Verdict::Unreliable),
+        (3.0, Verdict::Unreliable),
+        (5.0, Verdict::Marginal),
+        (10.0, Verdict::Good),
+    ] {
+        let solution = solve(2, &Training::new(alpha, 0.05), &options);
+        assert_eq!(solution.validity.verdict, verdict, "{alpha}: {:?}", solution.validity);
+        assert_eq!(solution.branch, Branch::Informed, "{alpha}");
+        assert_eq!(solution.validity.reliable, verdict != Verdict::Unreliable);
+    }
+}
+
+#[test]
+fn collapse_threshold() {
+    let options = Options { log2_nodes: 15, ..Options::default() };
+    let model = Model::softmax(2, 0.5);
+    let threshold =
+        |alpha| lora::lambda_collapse(&model, &FROZEN, &Training::new(alpha, 0.0), &options).unwrap();
+    for (alpha, expected) in [(2.0, 1.690), (5.0, 2.644), (10.0, 4.400)] {
+        let found = threshold(alpha).unwrap();
+        // The published digits, and the error of the nodes: a few samples are close to the pole of R.
+        assert_close("lambda'_c", found, expected, 4e-3);
+    }
+    assert_eq!(threshold(0.3), None);
+    assert_eq!(
+        lora::lambda_collapse(&Model::linear(2, 0.5), &FROZEN, &Training::new(2.0, 0.0), &options),
+        Ok(None)
+    );
+    for start in [Start::Informed, Start::Uninformed, Start::Best] {
+        let above = solve(2, &Training::new(2.0, 1.8), &Options { start, ..few_nodes() });
+        assert_eq!(above.status, Status::Collapsed, "{start:?}");
+        assert!(above.order.q + above.order.m + above.alignment <= 0.0);
+        assert_close("E' of w = 0", above.errors.test, above.errors.frozen, 1e-12);
+        assert_close("1/v", 1.0 / above.order.v, above.order.v_hat + 3.6 + 2.0 * above.order.eta, 1e-9);
+    }
+    assert_eq!(solve(2, &Training::new(2.0, 1.0), &few_nodes()).status, Status::Converged);
+}
+
+#[test]
+fn identities_of_the_fixed_point() {
+    let training = Training::new(5.0, 0.5);
+    let solution = solve(3, &training, &few_nodes());
+    let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
+    assert_close("v^2 qhat", v * v * q_hat, q - m * m, 1e-6);
+    assert_close("1/v", 1.0 / v, v_hat + 1.0 + 2.0 * eta, 1e-6);
+    assert_close("m r", m / v, m_hat, 1e-6);
+    assert_close("objective", solution.objective, 5.0 * solution.errors.train + 0.5 * q, 1e-9);
+}
+
+/// `d(objective)/d lambda' = q`, within the errors of the divergences by parts on frozen nodes.
+#[test]
+fn envelope() {
+    let options = Options { log2_nodes: 14, ..Options::default() };
+    let at = |lambda| solve(2, &Training::new(10.0, lambda), &options);
+    let (up, down, here) = (at(0.52), at(0.48), at(0.5));
+    assert_close("d objective/d lambda'", (up.objective - down.objective) / 0.04, here.order.q, 0.02);
+}
+
+/// Units: an inverse temperature multiplies all logits, so that `b`, or `sqrt(b)` on the weights, is the same problem.
+#[test]
+fn inverse_temperature_is_a_unit() {
+    let b = 1.7;
+    let options = Options { log2_nodes: 11, ..Options::default() };
+    let plain = lora::solve(
+        &Model::softmax(2, 0.5),
+        &FROZEN,
+        &Training { q0: 0.8, ..Training::new(5.0, 0.5) },
+        &options,
+    )
+    .unwrap();
+    let model = Model { inverse_temperature: Some(b), ..Model::softmax(2, 0.5 / (b * b)) };
+    let [q0, q, m] = [FROZEN.q0, FROZEN.q, FROZEN.m].map(|x| x / (b * b));
+    let training = Training { q0: 0.8 / b, ..Training::new(5.0, 0.5 * b) };
+    let scaled = lora::solve(&model, &Frozen { q0, q, m, v: 0.0 }, &training, &options).unwrap();
+    assert_close("q", scaled.order.q * b, plain.order.q, 1e-6);
+    assert_close("v", scaled.order.v * b, plain.order.v, 1e-6);
+    assert_close("q_hat", scaled.order.q_hat / b, plain.order.q_hat, 1e-6);
+    assert_close("eta", scaled.order.eta / b, plain.order.eta, 1e-6);
+    assert_close("E'", scaled.errors.test, plain.errors.test, 1e-6);
+    assert_close("objective", scaled.objective, plain.objective, 1e-6);
+}
+
+#[test]
+fn selecting_everything_is_fresh_and_reusing_without_response_too() {
+    let fresh = solve(2, &Training::new(5.0, 0.5), &few_nodes());
+    for score in [Score::Frobenius, Score::Centred] {
+        let sequences = Sequences::Active(Selection { fraction: 1.0, score });
+        let all = solve(2, &Training { sequences, ..Training::new(5.0, 0.5) }, &few_nodes());
+        assert_close("q", all.order.q, fresh.order.q, 1e-6);
+    }
+    let reused =
+        solve(2, &Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) }, &few_nodes());
+    assert_eq!(reused.order, fresh.order);
+    assert_eq!(fresh.effective_noise, None);
+}
+
+/// The pre-training ridge that aligns best and the one that predicts best differ on reused sequences.
+#[test]
+fn mismatch_on_reused_sequences() {
+    let model = Model::softmax(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
+    let options = Options { log2_nodes: 14, scrambles: 8, tolerance: 1e-7, ..Options::default() };
+    let training = Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) };
+    let points: Vec<Solution> = [0.01, 0.03, 0.1]
+        .iter()
+        .map(|&lambda| {
+            let base = pretrain::solve(&model, &pretrain::Training::new(0.2, lambda), &options).unwrap();
+            let frozen = base.into_converged().unwrap().freeze();
+            lora::solve(&model, &frozen, &training, &options).unwrap().into_converged().unwrap()
+        })
+        .collect();
+    let [low, middle, high] = points.as_slice() else { panic!("three points") };
+    let clearly =
+        |a: f64, b: f64, errors: [Option<f64>; 2]| b - a > 3.0 * errors[0].unwrap().hypot(errors[1].unwrap());
+    let alignment_error = |s: &Solution| s.std_error.alignment;
+    let test_error = |s: &Solution| s.std_error.test;
+    assert!(clearly(middle.alignment, low.alignment, [alignment_error(low), alignment_error(middle)]));
+    assert!(clearly(high.alignment, middle.alignment, [alignment_error(high), alignment_error(middle)]));
+    assert!(clearly(middle.errors.test, low.errors.test, [test_error(low), test_error(middle)]));
+    assert!(clearly(middle.errors.test, high.errors.test, [test_error(high), test_error(middle)]));
+    assert!((low.alignment - 0.9876).abs() < 2e-3 && (middle.errors.test - 0.191).abs() < 2e-3);
+}
+
+#[test]
+fn up_to_six_tokens() {
+    for tokens in 2..=6 {
+        let options = Options { log2_nodes: 9, ..few_nodes() };
+        let solution = solve(tokens, &Training::new(5.0, 0.5), &options);
+        assert!(solution.status.is_success() || solution.status == Status::NoiseLimited, "{tokens}");
+        assert!(solution.errors.test < solution.errors.frozen, "{tokens}");
+        assert!(solution.errors.test_clean < solution.errors.test, "{tokens}");
+    }
+}
+
+#[test]
+fn same_bits_on_any_number_of_threads() {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| solve(3, &Training::new(4.0, 0.5), &few_nodes()))
+    };
+    let one = on(1);
+    assert_eq!(one, on(2));
+    assert_eq!(one, on(5));
+}
+
+#[test]
+fn standard_errors_are_honest() {
+    let solutions: Vec<Solution> = (0..50)
+        .map(|seed| {
+            let options =
+                Options { seed, log2_nodes: 11, scrambles: 8, tolerance: 1e-6, ..Options::default() };
+            solve(2, &Training::new(10.0, 0.5), &options)
+        })
+        .collect();
+    let check = |what: &str, value: fn(&Solution) -> f64, error: fn(&Solution) -> Option<f64>| {
+        let mean = solutions.iter().map(value).sum::<f64>() / 50.0;
+        let spread = (solutions.iter().map(|s| (value(s) - mean).powi(2)).sum::<f64>() / 49.0).sqrt();
+        let claimed = (solutions.iter().map(|s| error(s).unwrap().powi(2)).sum::<f64>() / 50.0).sqrt();
+        let ratio = spread / claimed;
+        assert!((1.0 / 1.5..1.5).contains(&ratio), "{what}: {ratio}");
+    };
+    check("q", |s| s.order.q, |s| s.std_error.q);
+    check("m", |s| s.order.m, |s| s.std_error.m);
+    check("v", |s| s.order.v, |s| s.std_error.v);
+    check("eta", |s| s.order.eta, |s| s.std_error.eta);
+    check("test", |s| s.errors.test, |s| s.std_error.test);
+    check("test_clean", |s| s.errors.test_clean, |s| s.std_error.test_clean);
+    check("alignment", |s| s.alignment, |s| s.std_error.alignment);
+    check("objective", |s| s.objective, |s| s.std_error.objective);
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn any_scenario_is_solved_or_labelled(
+        tokens in 2_usize..=4,
+        (log_alpha, log_lambda, log_q0) in (-1.0_f64..1.5, -2.0_f64..1.0, -0.7_f64..0.7),
+        (q, overlap, delta, beta) in (0.0_f64..3.0, 0.0_f64..1.0, 0.0_f64..2.0, 0.0_f64..1.5),
+        kind in 0_usize..4,
+    ) {
+        let frozen = Frozen { q0: 2.0, q, m: overlap * (2.0 * q).sqrt(), v: 0.7 };
+        let sequences = match kind {
+            0 => Sequences::Fresh,
+            1 => Sequences::Reused,
+            2 => Sequences::Active(Selection { fraction: 0.1, score: Score::Frobenius }),
+            _ => Sequences::Active(Selection { fraction: 0.1, score: Score::Centred }),
+        };
+        let q0 = 10_f64.powf(log_q0);
+        let training = Training { q0, beta, sequences, ..Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda)) };
+        let options = Options { log2_nodes: 7, max_iterations: 100, tolerance: 1e-5, ..Options::default() };
+        let solution = lora::solve(&Model::softmax(tokens, delta), &frozen, &training, &options).unwrap();
+        let lora::Order { q, m, v, .. } = solution.order;
+        let lora::Errors { test, test_clean, train, frozen } = solution.errors;
+        if solution.status == Status::NonFinite {
+            prop_assert!([q, m, v, test, train, solution.objective].iter().all(|x| x.is_nan()));
+        } else {
+            prop_assert!([q, m, v, test, test_clean, train, frozen, solution.objective].iter().all(|x| *x >= 0.0));
+            prop_assert!(m <= (q * q0).sqrt() * (1.0 + 1e-9));
+            let solved = solution.status.is_success() || solution.status == Status::NoiseLimited;
+            prop_assert!(solved || !solution.validity.reliable);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Softmax pre-training: reference values, thresholds, identities, limits, error bars.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+#[path = "common/reference.rs"]
+mod reference;
+
+use common::{assert_close, cases};
+use lora_asymptotics::fixed_point::Status;
+use lora_asymptotics::lora::Divergence;
+use lora_asymptotics::pretrain::{self, Solution, Training};
+use lora_asymptotics::{Error, Model, Options, Teacher};
+use proptest::prelude::*;
+
+fn model(tokens: usize, delta: f64, kappa0: f64) -> Model {
+    Model::softmax(tokens, delta).with_teacher(Teacher::Wishart { kappa0 })
+}
+
+fn few_nodes() -> Options {
+    Options { log2_nodes: 10, tolerance: 1e-8, ..Options::default() }
+}
+
+fn solved(model: &Model, training: &Training, options: &Options) -> Solution {
+    pretrain::solve(model, training, options).unwrap().into_converged().unwrap()
+}
+
+#[test]
+fn reference_values() {
+    reference::compare(include_str!("data/pretrain_softmax.jsonl"), 14);
+}
+
+#[test]
+fn collapse_threshold_of_the_first_figure() {
+    let model = model(3, 0.5, 1.0);
+    let threshold = pretrain::lambda_collapse(&model, &Training::new(0.1, 1.0)).unwrap();
+    assert!((threshold - 0.5502).abs() < 1e-4, "{threshold}");
+    let above = solved(&model, &Training::new(0.1, 1.0), &Options::default());
+    assert_eq!(above.status, Status::Collapsed);
+    assert!(above.order.q + above.order.m + above.order.v + above.alignment <= 0.0);
+    assert!((above.errors.test - 0.82276).abs() < 1e-4, "{}", above.errors.test);
+    let below = solved(&model, &Training::new(0.1, 0.99 * threshold), &Options::default());
+    assert_eq!(below.status, Status::Converged);
+    assert!(below.order.q > 0.0 && below.order.q < 1e-3, "{}", below.order.q);
+}
+
+#[test]
+fn interpolation_threshold() {
+    let threshold = pretrain::alpha_interp(&model(2, 0.5, 0.5)).unwrap().unwrap();
+    assert!((threshold - 0.153_482).abs() < 1e-6, "{threshold}");
+    let below = pretrain::solve(&model(2, 0.5, 0.5), &Training::new(0.1, 0.0), &few_nodes());
+    assert!(matches!(below, Err(Error::InvalidParameter { field: "pretrain.lambda", .. })));
+}
+
+#[test]
+fn up_to_six_tokens() {
+    for tokens in 2..=6 {
+        let solution = solved(&model(tokens, 0.5, 1.0), &Training::new(0.2, 0.1), &few_nodes());
+        assert_eq!(solution.status, Status::Converged, "{tokens}");
+        assert!(solution.errors.test_clean < solution.errors.test && solution.alignment < 1.0);
+        assert!(solution.errors.train < solution.errors.test);
+    }
+}
+
+/// `d(objective)/d lambda = sqrt(kappa) tr s-hat`, on frozen nodes.
+#[test]
+fn envelope() {
+    let model = model(2, 0.5, 0.5);
+    let options = Options { log2_nodes: 13, ..Options::default() };
+    let step = 1e-3;
+    let [up, down] = [1.0 + step, 1.0 - step]
+        .map(|factor| solved(&model, &Training { kappa: 1.5, ..Training::new(0.2, 0.1 * factor) }, &options));
+    let here = solved(&model, &Training { kappa: 1.5, ..Training::new(0.2, 0.1) }, &options);
+    let slope = (up.objective - down.objective) / (0.2 * step);
+    assert_close("d objective/d lambda", slope, 1.5_f64.sqrt() * here.trace, 1e-4);
+}
+
+/// At high temperature the loss is `(b/T)^2 |(h - t) P|^2`, `P = I - 11^T/T`. In Sym(T) that is the quadratic form with
+/// eigenvalue 1 on the `T(T-1)/2` matrices with zero row sums and 1/2 on `T - 1` others.
+#[test]
+fn high_temperature_is_linear() {
+    let (b, tokens) = (1e-3, 3.0_f64);
+    let model = Model { inverse_temperature: Some(b), ..model(3, 0.5, 1.0) };
+    let training = Training::new(0.3, 0.05 * b * b);
+    let solution = solved(&model, &training, &few_nodes());
+    assert_eq!(solution.divergence, Some(Divergence::PointwiseAndJump));
+    let pretrain::Order { q, m, v, q_hat, m_hat, v_hat } = solution.order;
+    let noisy = solution.q0 - 2.0 * m + q + 0.25;
+    let [mut first, mut second] = [0.0; 2];
+    for (count, eigenvalue) in [(tokens * (tokens - 1.0) / 2.0, 1.0), (tokens - 1.0, 0.5)] {
+        // l = e |h - t|^2: g = -2e (omega - t)/(1 + 4 V e).
+        let e = eigenvalue * (b / tokens).powi(2);
+        let c = 2.0 * e / (1.0 + 4.0 * v * e);
+        first += count * c;
+        second += count * c * c;
+    }
+    assert_close("v_hat", v_hat, 4.0 * 0.3 * first, 1e-4);
+    assert_close("m_hat", m_hat, 4.0 * 0.3 * first, 1e-4);
+    assert_close("q_hat", q_hat, 8.0 * 0.3 * second * noisy, 2e-3);
+}
+
+/// Below the interpolation threshold with a small ridge there are several minima: integration by parts.
+#[test]
+fn divergence_is_chosen_where_the_prox_jumps() {
+    let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003), &few_nodes());
+    assert_eq!(small.divergence, Some(Divergence::IntegrationByParts));
+    let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &few_nodes());
+    assert_eq!(ordinary.divergence, Some(Divergence::PointwiseAndJump));
+}
+
+#[test]
+fn same_bits_on_any_number_of_threads() {
+    let solve = || pretrain::solve(&model(3, 0.5, 1.0), &Training::new(0.1, 0.1), &few_nodes()).unwrap();
+    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(solve);
+    let one = on(1);
+    assert_eq!(one, on(2));
+    assert_eq!(one, on(5));
+}
+
+#[test]
+fn standard_errors_are_honest() {
+    let solutions: Vec<Solution> = (0..50)
+        .map(|seed| {
+            let options =
+                Options { seed, log2_nodes: 9, scrambles: 8, tolerance: 1e-7, ..Options::default() };
+            solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &options)
+        })
+        .collect();
+    let check = |what: &str, value: fn(&Solution) -> f64, error: fn(&Solution) -> Option<f64>| {
+        let mean = solutions.iter().map(value).sum::<f64>() / 50.0;
+        let spread = (solutions.iter().map(|s| (value(s) - mean).powi(2)).sum::<f64>() / 49.0).sqrt();
+        let claimed = (solutions.iter().map(|s| error(s).unwrap().powi(2)).sum::<f64>() / 50.0).sqrt();
+        let ratio = spread / claimed;
+        assert!((1.0 / 1.5..1.5).contains(&ratio), "{what}: {ratio}");
+    };
+    check("q", |s| s.order.q, |s| s.std_error.q);
+    check("m", |s| s.order.m, |s| s.std_error.m);
+    check("v", |s| s.order.v, |s| s.std_error.v);
+    check("q_hat", |s| s.order.q_hat, |s| s.std_error.q_hat);
+    check("test", |s| s.errors.test, |s| s.std_error.test);
+    check("train", |s| s.errors.train, |s| s.std_error.train);
+    check("objective", |s| s.objective, |s| s.std_error.objective);
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn any_scenario_is_solved_or_labelled(
+        tokens in 2_usize..=4,
+        (log_alpha, log_lambda) in (-2.5_f64..1.0, -3.5_f64..0.5),
+        (log_kappa0, delta, temperature) in (-1.0_f64..0.7, 0.0_f64..2.0, 0.3_f64..2.0),
+    ) {
+        let model = Model { inverse_temperature: Some(temperature), ..model(tokens, delta, 10_f64.powf(log_kappa0)) };
+        let training = Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda));
+        let options = Options { log2_nodes: 7, max_iterations: 150, tolerance: 1e-6, ..Options::default() };
+        let solution = pretrain::solve(&model, &training, &options).unwrap();
+        let pretrain::Order { q, m, v, .. } = solution.order;
+        if solution.status == Status::NonFinite {
+            prop_assert!([q, m, v, solution.objective, solution.errors.test].iter().all(|x| x.is_nan()));
+        } else {
+            prop_assert!([q, m, v, solution.objective, solution.errors.test].iter().all(|x| *x >= 0.0));
+            prop_assert!(m <= (q * (solution.q0 + 0.5 * delta)).sqrt() * (1.0 + 1e-9));
+            prop_assert!(solution.status != Status::Converged || solution.residual <= 1e-6);
+            prop_assert!(solution.status.is_success() || solution.residual > 1e-6);
+        }
+    }
+}
