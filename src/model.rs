@@ -52,7 +52,7 @@ pub struct Model {
     pub activation: Activation,
     /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
     pub delta: f64,
-    /// What multiplies the logits in the softmax; > 0, and 1 if not given. Softmax only.
+    /// What multiplies the logits in the softmax: 1e-6 to 1e6, and 1 if not given. Softmax only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inverse_temperature: Option<f64>,
     /// The teacher of the pre-training stage; not needed when the frozen weights are given by hand.
@@ -86,7 +86,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8 for linear, 2 to 8 for
-    /// softmax), `model.delta` (finite, >= 0), `model.inverse_temperature` (finite, > 0),
+    /// softmax), `model.delta` (finite, >= 0), `model.inverse_temperature` (1e-6 to 1e6),
     /// `model.teacher.wishart.kappa0` (1e-5 to 1e6). [`Error::Conflict`] for an inverse temperature of linear attention.
     pub fn validate(&self) -> Result<(), Error> {
         let fewest = match self.activation {
@@ -102,7 +102,10 @@ impl Model {
                     with: "the linear activation",
                 });
             }
-            check::positive("model.inverse_temperature", inverse_temperature)?;
+            if !(1e-6..=1e6).contains(&inverse_temperature) {
+                let allowed = "between 1e-6 and 1e6";
+                return Err(Error::invalid("model.inverse_temperature", inverse_temperature, allowed));
+            }
         }
         match self.teacher {
             Some(teacher) => teacher.spectrum().map(drop),

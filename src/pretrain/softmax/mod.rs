@@ -63,8 +63,15 @@ pub(super) fn solve(
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
         let mut search = Search { channel: channel.as_mut(), equations, options, iterations: 0 };
-        let found = search.run(collapse)?;
+        let found = search.run(collapse);
         let Search { equations, iterations, .. } = search;
+        let found = match found {
+            // The parameters are so extreme that there is no first iterate in double precision.
+            Err(Error::InvalidParameter { field: "start", .. }) => {
+                return Ok(super::without_numbers(teacher.second_moment(), iterations));
+            }
+            found => found?,
+        };
         let solution = solution(&equations, channel.as_ref(), &found, iterations);
         // Only a solution has a learned rank to refuse. The allowance is for rounding.
         let Solution { rank_fraction, .. } = solution;
