@@ -171,12 +171,10 @@ impl<'a> Search<'a> {
     fn vanished(&mut self, branch: Branch) -> Option<Found> {
         // The proximal point is smooth at w = 0.
         let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.ridge };
-        let replicates = self.channel.zero_weights()?.stable(&ridge)?;
-        let (points, moments): (Vec<Point>, Vec<Moments>) = replicates.iter().copied().unzip();
-        let v = points.iter().map(|point| point.v).sum::<f64>() / points.len() as f64;
+        let ((point, moments), replicates) = self.channel.zero_weights()?.stable(&ridge)?;
         Some(Found {
-            point: Point { m: 0.0, s2: 0.0, v },
-            moments: Moments::mean(&moments),
+            point,
+            moments,
             ridge,
             branch,
             status: Status::Collapsed,

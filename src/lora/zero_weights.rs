@@ -74,8 +74,9 @@ impl ZeroWeights {
         Self { samples, largest_response }
     }
 
-    /// Every replicate's response and averages at `w = 0`, if that is stable.
-    pub(super) fn stable(&self, ridge: &Ridge) -> Option<Vec<(Point, Moments)>> {
+    /// The response and the averages at `w = 0`, common and of every replicate by itself, if that is stable.
+    #[allow(clippy::type_complexity, reason = "a pair, and many of the same")]
+    pub(super) fn stable(&self, ridge: &Ridge) -> Option<((Point, Moments), Vec<(Point, Moments)>)> {
         let v = self.response(|moments| total_curvature(ridge, moments))?;
         let moments = self.mean(v);
         let point = at_zero(v);
@@ -85,13 +86,15 @@ impl ZeroWeights {
             let excess = |v: f64, moments: &Moments| v * total_curvature(ridge, moments) - 1.0;
             let step = 1e-5 * v;
             let slope = (excess(v + step, &self.mean(v + step)) - excess(v, &moments)) / step;
-            self.samples
+            let replicates = self
+                .samples
                 .iter()
                 .map(|samples| {
                     let own = v - excess(v, &samples.moments(v)) / slope;
                     (at_zero(own), samples.moments(own))
                 })
-                .collect()
+                .collect();
+            ((point, moments), replicates)
         })
     }
 
