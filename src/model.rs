@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel;
 use crate::error::{Error, check};
-use crate::spectrum::{TeacherSpectrum, Wishart};
+use crate::spectrum::{Discrete, TeacherSpectrum, Wishart};
 
 /// The attention non-linearity `sigma` that acts on the centred logits `h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub enum Activation {
 }
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Teacher {
@@ -27,23 +27,38 @@ pub enum Teacher {
         /// Width of the teacher, `kappa0 = P0/D`, in [`Wishart::WIDTHS`] (1e-5 to 1e6).
         kappa0: f64,
     },
+    /// A list of eigenvalues of `s*`, in any order, each of the same weight: those of a measured matrix, for example.
+    Spectrum {
+        /// 1 to 10,000 numbers, finite and >= 0, not all of them 0. They fix `Q0` and `tr s*`: nothing is rescaled.
+        eigenvalues: Vec<f64>,
+    },
+    /// Eigenvalues `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
+    PowerLaw {
+        /// Decay of the spectrum; 0 to 100.
+        exponent: f64,
+        /// Number of eigenvalues; 1 to 10,000.
+        dimension: usize,
+    },
 }
 
 impl Teacher {
     /// The spectrum of this teacher, behind the trait that the solvers use.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if `kappa0` is not in [`Wishart::WIDTHS`].
+    /// [`Error::InvalidParameter`] if a parameter is out of range (see [`Wishart::new`], [`Discrete::new`],
+    /// [`Discrete::power_law`]).
     pub fn spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
-        match *self {
-            Self::Wishart { kappa0 } => Ok(Box::new(Wishart::new(kappa0)?)),
-        }
+        Ok(match self {
+            Self::Wishart { kappa0 } => Box::new(Wishart::new(*kappa0)?),
+            Self::Spectrum { eigenvalues } => Box::new(Discrete::new(eigenvalues)?),
+            Self::PowerLaw { exponent, dimension } => Box::new(Discrete::power_law(*exponent, *dimension)?),
+        })
     }
 }
 
 /// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens, `h(S) = D^{-1}(X S X^T - Tr S I)`,
 /// with labels `y = sigma(h(S*) + sqrt(delta) xi) X`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Number of tokens `T` per sequence: 1 to 8, 2 to 8 for softmax (one token attends to itself only).
@@ -87,7 +102,7 @@ impl Model {
     /// # Errors
     /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8 for linear, 2 to 8 for
     /// softmax), `model.delta` (finite, >= 0), `model.inverse_temperature` (1e-6 to 1e6),
-    /// `model.teacher.wishart.kappa0` (1e-5 to 1e6). [`Error::Conflict`] for an inverse temperature of linear attention.
+    /// a parameter of `model.teacher`. [`Error::Conflict`] for an inverse temperature of linear attention.
     pub fn validate(&self) -> Result<(), Error> {
         let fewest = match self.activation {
             Activation::Linear => 1,
@@ -107,10 +122,7 @@ impl Model {
                 return Err(Error::invalid("model.inverse_temperature", inverse_temperature, allowed));
             }
         }
-        match self.teacher {
-            Some(teacher) => teacher.spectrum().map(drop),
-            None => Ok(()),
-        }
+        self.teacher.as_ref().map_or(Ok(()), |teacher| teacher.spectrum().map(drop))
     }
 
     /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2` for linear attention, `K - 1` for
@@ -132,6 +144,7 @@ impl Model {
     /// The validated spectrum of the teacher.
     pub(crate) fn teacher_spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
         self.teacher
+            .as_ref()
             .ok_or(Error::MissingField {
                 field: "model.teacher",
                 reason: "pre-training needs the law of the teacher",

@@ -174,14 +174,14 @@ fn models_out_of_range_are_refused() {
         matches!(solved, Err(Error::InvalidParameter { .. } | Error::Conflict { .. }))
     };
     let good = model(2, 0.5, 1.0);
-    assert!(refused(Model { tokens: 1, ..good }) && refused(Model { tokens: 9, ..good }));
+    assert!(refused(Model { tokens: 1, ..good.clone() }) && refused(Model { tokens: 9, ..good.clone() }));
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-7, 1e7] {
-        assert!(refused(Model { inverse_temperature: Some(temperature), ..good }), "{temperature}");
+        assert!(refused(Model { inverse_temperature: Some(temperature), ..good.clone() }), "{temperature}");
     }
     let linear = Model::linear(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
     assert!(refused(Model { inverse_temperature: Some(1.0), ..linear }));
     // As extreme as it gets: no number rather than an error about the first iterate.
-    let extreme = Model { delta: 1e308, ..good };
+    let extreme = Model { delta: 1e308, ..good.clone() };
     let solution = pretrain::solve(&extreme, &Training::new(1e-300, 1e-300), &few_nodes()).unwrap();
     assert!(!solution.status.is_success() || solution.order.q <= 0.0);
 }

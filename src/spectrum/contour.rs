@@ -1,18 +1,19 @@
-//! Integrals of analytic functions along paths in the upper half-plane that avoid poles on the real axis.
+//! Integrals of analytic functions along paths in the upper half-plane that avoid singularities on the real axis.
 
 use std::sync::OnceLock;
 
 use gauss_quad::GaussLegendre;
 use nalgebra::Complex;
+use pulp::Arch;
 
 /// Nodes per panel. With panels no longer than [`PANEL`] allows, the integrand is analytic in a Bernstein ellipse of
 /// parameter `2 + sqrt(3)`, and 14 nodes leave a relative error of about `(2 + sqrt(3))^{-28} = 1e-16` times a constant.
 const NODES: usize = 14;
-/// Largest ratio of the half-length of a panel to the distance of its centre from the nearest pole.
+/// Largest ratio of the half-length of a panel to the distance of its centre from the nearest singularity.
 const PANEL: f64 = 0.5;
-/// Bisections of the path at most: enough for end points at a relative distance of `2^-50` from a pole.
+/// Bisections of the path at most: enough for end points at a relative distance of `2^-50` from a singularity.
 const MAX_DEPTH: usize = 50;
-/// Panels at most. Ordinary paths need some ten, a path that rounding errors have put onto a pole would never end.
+/// Panels at most. Ordinary paths need some ten, a path that rounding errors have put onto a singularity would never end.
 const MAX_PANELS: usize = 1000;
 
 /// One complex number per node of a panel, parts apart: every operation is a loop over the nodes that the compiler turns
@@ -24,6 +25,9 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    pub(super) const ZERO: Self = Self { re: [0.0; NODES], im: [0.0; NODES] };
+
+    #[inline(always)]
     fn new(f: impl Fn(usize) -> (f64, f64)) -> Self {
         let mut lanes = Self { re: [0.0; NODES], im: [0.0; NODES] };
         for k in 0..NODES {
@@ -33,6 +37,7 @@ impl Lanes {
     }
 
     /// `1/w`, without the scaling of a library's division: nothing here comes near the range of double precision.
+    #[inline(always)]
     pub(super) fn reciprocal(&self) -> Self {
         Self::new(|k| {
             let scale = 1.0 / (self.re[k] * self.re[k] + self.im[k] * self.im[k]);
@@ -40,6 +45,7 @@ impl Lanes {
         })
     }
 
+    #[inline(always)]
     pub(super) fn times(&self, other: &Self) -> Self {
         Self::new(|k| {
             (
@@ -49,16 +55,55 @@ impl Lanes {
         })
     }
 
+    #[inline(always)]
     pub(super) fn squared(&self) -> Self {
         self.times(self)
     }
 
+    #[inline(always)]
     pub(super) fn plus(&self, factor: f64, other: &Self) -> Self {
         Self::new(|k| (self.re[k] + factor * other.re[k], self.im[k] + factor * other.im[k]))
     }
 
+    #[inline(always)]
+    pub(super) fn scaled(&self, factor: f64) -> Self {
+        Self { re: self.re.map(|re| factor * re), im: self.im.map(|im| factor * im) }
+    }
+
+    #[inline(always)]
     pub(super) fn minus(&self, real: f64) -> Self {
         Self { re: self.re.map(|re| re - real), im: self.im }
+    }
+}
+
+/// Sums over many real poles, at the nodes of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct PoleSums {
+    /// `sum_i p_i/(w - a_i)`.
+    pub(super) first: Lanes,
+    /// `sum_i p_i/(w - a_i)^2`.
+    pub(super) second: Lanes,
+    /// `sum_i p_i s_i/(w - a_i)^2`.
+    pub(super) marked: Lanes,
+}
+
+impl PoleSums {
+    /// For poles given as `(a_i, p_i, s_i)`.
+    pub(super) fn new(w: &Lanes, poles: impl Iterator<Item = (f64, f64, f64)>) -> Self {
+        let mut sums = Self { first: Lanes::ZERO, second: Lanes::ZERO, marked: Lanes::ZERO };
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (a, p, s) in poles {
+                    let y = w.minus(a).reciprocal();
+                    let square = y.squared();
+                    sums.first = sums.first.plus(p, &y);
+                    sums.second = sums.second.plus(p, &square);
+                    sums.marked = sums.marked.plus(p * s, &square);
+                }
+            },
+        );
+        sums
     }
 }
 
@@ -82,12 +127,12 @@ fn legendre() -> &'static Rule {
 }
 
 /// `Im int f(w) dw` for the `N` components of `f`, from `start` to `end`, both in the closed upper half-plane, along a
-/// path over the midpoint that stays above the real axis. `f` is analytic but for the two real `poles`; NaN if the path
-/// starts or ends at one.
+/// path over the midpoint that stays above the real axis. `f` is analytic but for singularities on the real axis, the nearest
+/// of which is at a distance of at least the root of `clearance`; NaN if the path starts or ends at one.
 pub(super) fn imaginary_integrals<const N: usize>(
     start: Complex<f64>,
     end: Complex<f64>,
-    poles: [f64; 2],
+    clearance: impl Fn(Complex<f64>) -> f64,
     f: impl Fn(&Lanes) -> [Lanes; N],
 ) -> [f64; N] {
     let Rule { nodes, weights } = legendre();
@@ -105,8 +150,7 @@ pub(super) fn imaginary_integrals<const N: usize>(
             let right = ends[depth];
             let centre = 0.5 * (left + right);
             let half = 0.5 * (right - left);
-            let distance = poles.iter().map(|pole| (centre - pole).norm_sqr()).fold(f64::INFINITY, f64::min);
-            if half.norm_sqr() > PANEL * PANEL * distance && depth < MAX_DEPTH {
+            if half.norm_sqr() > PANEL * PANEL * clearance(centre) && depth < MAX_DEPTH {
                 depth += 1;
                 ends[depth] = centre;
                 continue;
@@ -141,8 +185,9 @@ mod tests {
         // Over the pole at 0 from -1 to 1 in the upper half-plane, int dw/w = -i pi; int dw/(w - 3) has no imaginary part.
         let start = Complex::new(-1.0, 0.0);
         let end = Complex::new(1.0, 0.0);
+        let clearance = |w: Complex<f64>| w.norm_sqr().min((w - 3.0).norm_sqr());
         let [a, b] =
-            imaginary_integrals(start, end, [0.0, 3.0], |w| [w.reciprocal(), w.minus(3.0).reciprocal()]);
+            imaginary_integrals(start, end, clearance, |w| [w.reciprocal(), w.minus(3.0).reciprocal()]);
         approx::assert_relative_eq!(a, -PI, max_relative = 1e-14);
         approx::assert_abs_diff_eq!(b, 0.0, epsilon = 1e-14);
     }
@@ -152,10 +197,15 @@ mod tests {
         // Antiderivative of w^-5: -w^-4/4.
         let start = Complex::new(1e-4, 1e-4);
         let end = Complex::new(2.0, 0.0);
-        let [value] = imaginary_integrals(start, end, [0.0, 1e9], |w| {
-            let inverse = w.reciprocal();
-            [inverse.squared().squared().times(&inverse)]
-        });
+        let [value] = imaginary_integrals(
+            start,
+            end,
+            |w| w.norm_sqr(),
+            |w| {
+                let inverse = w.reciprocal();
+                [inverse.squared().squared().times(&inverse)]
+            },
+        );
         let exact = (0.25 * start.powi(-4) - 0.25 * end.powi(-4)).im;
         // The real part at the start point dominates: the absolute error is relative to that.
         approx::assert_abs_diff_eq!(value, exact, epsilon = 1e-13 * start.norm().powi(-4));

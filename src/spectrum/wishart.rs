@@ -5,22 +5,15 @@
 //! $$ z(w) = w + \frac1w + \mathrm{snr}\sqrt{\kappa_0}\\,\frac{w}{w - a}, \qquad
 //!    a = \mathrm{snr}/\sqrt{\kappa_0} . $$
 //!
-//! The point of this module: `z` is *rational in `w`*. With `p(w) = z(w) - r`, which vanishes at the threshold, every
-//! integral of the soft threshold over the density is, after one integration by parts, the imaginary part of a contour
-//! integral of a rational function of `w` from `w(r)` to the right edge,
-//!
-//! $$ \int f^2\rho = -\frac{1}{3\pi}\,\mathrm{Im}\int \frac{p^3}{w^2}\,dw, \qquad
-//!    \int f\rho = -\frac{1}{2\pi}\,\mathrm{Im}\int \frac{p^2}{w^2}\,dw, \qquad \ldots $$
-//!
-//! along any path in the upper half-plane. There is nothing to resolve at the edges, at a cusp or in a gap of the
-//! support, and one cubic equation to solve in all.
+//! The point of this module: `z` is *rational in `w`*, and so are `G = 1/w` and `H = sqrt(kappa0)/(w - a)`, which the
+//! integrals of the soft threshold (see [`super::soft_threshold`]) are made of. One cubic equation is all there is to solve.
 
+use super::contour::Lanes;
+use super::soft_threshold::{self, Parametrised, Terms, Threshold};
+use super::{Denoised, Posterior, TeacherSpectrum};
+use crate::error::Error;
 use nalgebra::Complex;
 use std::f64::consts::PI;
-
-use super::contour::{Lanes, imaginary_integrals};
-use super::{Denoised, TeacherSpectrum};
-use crate::error::Error;
 
 /// The law of `s* = S*/sqrt(D)` for `S* = P0^{-1/2} W* W*^T` with `W*` of shape `D x kappa0 D`: mean `sqrt(kappa0)`,
 /// second moment `Q0 = 1 + kappa0`, and an atom of weight `1 - kappa0` at zero if `kappa0 < 1`.
@@ -68,6 +61,14 @@ impl TeacherSpectrum for Wishart {
         1.0 + self.kappa0
     }
 
+    fn variance(&self) -> f64 {
+        1.0
+    }
+
+    fn orbit_dimension(&self) -> f64 {
+        if self.kappa0 < 1.0 { self.kappa0 * (2.0 - self.kappa0) } else { 1.0 }
+    }
+
     fn support(&self, snr: f64) -> Vec<[f64; 2]> {
         let map = self.uniformised(snr);
         let (low, high) = (map.z(map.left), map.z(map.right));
@@ -90,75 +91,23 @@ impl TeacherSpectrum for Wishart {
 
     fn denoise(&self, snr: f64, r: f64) -> Denoised {
         let map = self.uniformised(snr);
-        if r >= map.z(map.right) {
-            let signal = snr * snr * self.second_moment();
-            return Denoised { risk: signal, ..Denoised::default() };
-        }
-        if r <= map.z(map.left) {
-            return self.denoise_everything(snr, r);
-        }
-        let [below, above] = match map.gap {
-            // Inside the gap the integrands are real: each path may start where it stays close to its own interval.
-            Some([from, to]) if r >= map.z(from) && r <= map.z(to) => {
-                [-map.left, 2.0 * map.a - map.right].map(|w| Complex::new(w.clamp(from, to), 0.0))
-            }
-            _ => [map.preimage(r); 2],
-        };
-        let (mut result, direct_risk) = self.denoise_above(&map, above, r);
-        let signal = snr * snr * self.second_moment();
-        result.risk = if direct_risk > 1e-3 * signal { direct_risk } else { map.risk(below, r, &result) };
-        result
-    }
-}
-
-impl Wishart {
-    /// The threshold is below the whole support: moments.
-    fn denoise_everything(&self, snr: f64, r: f64) -> Denoised {
-        let mean = snr * self.mean;
-        let second = 1.0 + snr * snr * self.second_moment();
-        Denoised {
-            norm: second - 2.0 * r * mean + r * r,
-            overlap: snr * self.second_moment() - r * self.mean,
-            response: 1.0,
-            trace: mean - r,
-            rank_fraction: 1.0,
-            risk: 1.0 + r * r,
-        }
+        soft_threshold::denoise(&map, r, &map.threshold(r))
     }
 
-    /// The integrals over the part of the support above `r = z(start)`, and the risk by its definition, which
-    /// cancels at large `snr`.
-    fn denoise_above(&self, map: &Uniformised, start: Complex<f64>, r: f64) -> (Denoised, f64) {
-        let [rank, trace, norm, response, overlap] =
-            map.integrate(start, Complex::new(map.right, 0.0), |w| {
-                let Excess { inverse, shifted, p } = map.excess(w, r);
-                let u = p.times(&inverse);
-                let square = u.squared();
-                [
-                    u.times(&inverse),
-                    square,
-                    p.times(&square),
-                    square.times(&inverse),
-                    p.times(&shifted).squared(),
-                ]
-            });
-        let denoised = Denoised {
-            norm: -norm / (3.0 * PI),
-            overlap: -self.mean * overlap / (2.0 * PI),
-            response: -response / PI,
-            trace: -trace / (2.0 * PI),
-            rank_fraction: (-rank / PI).clamp(0.0, 1.0),
-            risk: 0.0,
-        };
-        let signal = map.snr * map.snr * self.second_moment();
-        let direct = signal - 2.0 * map.snr * denoised.overlap + denoised.norm;
-        (denoised, direct)
+    fn posterior(&self, snr: f64) -> Posterior {
+        let map = self.uniformised(snr);
+        let [gain, response2] = map.integrate_over_the_support(|point| {
+            [point.excess_mean * point.excess_mean, point.real_g * point.real_g]
+        });
+        Posterior::new(snr, self, gain, response2)
     }
 }
 
 /// The rational parametrisation of the law at one `snr`.
 struct Uniformised {
     snr: f64,
+    /// `int s dmu(s)` and `int s^2 dmu(s)`.
+    moments: [f64; 2],
     /// The finite pole of `z` besides 0, `snr/sqrt(kappa0)`.
     a: f64,
     /// `snr sqrt(kappa0)`: the mean of `snr s*`.
@@ -170,19 +119,21 @@ struct Uniformised {
     gap: Option<[f64; 2]>,
 }
 
-/// The integrand's ingredients at the nodes of one panel.
-struct Excess {
-    /// `1/w`.
-    inverse: Lanes,
-    /// `1/(w - a)`.
-    shifted: Lanes,
-    p: Lanes,
+/// A point of the support.
+struct OnTheCurve {
+    /// `E[s* | y] - tr s*`.
+    excess_mean: f64,
+    /// `Re G`.
+    real_g: f64,
+    /// `rho dx/d(Re w)`.
+    density: f64,
 }
 
 impl Uniformised {
     fn new(teacher: &Wishart, snr: f64) -> Self {
         let a = snr / teacher.mean;
-        let mut map = Self { snr, a, shift: snr * teacher.mean, left: 0.0, right: 0.0, gap: None };
+        let moments = [teacher.mean(), teacher.second_moment()];
+        let mut map = Self { snr, moments, a, shift: snr * teacher.mean, left: 0.0, right: 0.0, gap: None };
         // z' is concave on each of the three real intervals between and outside its poles, and negative at the starts
         // below: Newton's method converges monotonically.
         map.right = map.critical_point((a + snr).max(1.0));
@@ -196,12 +147,22 @@ impl Uniformised {
         map
     }
 
-    /// `p = z(w) - r`, and what it is made of.
-    fn excess(&self, w: &Lanes, r: f64) -> Excess {
-        let inverse = w.reciprocal();
-        let shifted = w.minus(self.a).reciprocal();
-        let p = w.minus(r).plus(1.0, &inverse).plus(self.shift, &w.times(&shifted));
-        Excess { inverse, shifted, p }
+    /// Where a threshold lies.
+    fn threshold(&self, r: f64) -> Threshold {
+        if r >= self.z(self.right) {
+            return Threshold::AboveTheSupport;
+        }
+        if r <= self.z(self.left) {
+            return Threshold::BelowTheSupport;
+        }
+        let [left, right] = match self.gap {
+            // Start where each path stays close to its own interval.
+            Some([from, to]) if r >= self.z(from) && r <= self.z(to) => {
+                [-self.left, 2.0 * self.a - self.right].map(|w| Complex::new(w.clamp(from, to), 0.0))
+            }
+            _ => [self.preimage(r); 2],
+        };
+        Threshold::Inside { left, right }
     }
 
     fn z(&self, w: f64) -> f64 {
@@ -222,6 +183,94 @@ impl Uniformised {
             w -= step;
         }
         w
+    }
+
+    /// Integrals over the support, with the density.
+    ///
+    /// In the angle that maps each interval of `Re w` onto half a circle, the integrand is smooth and even, and the midpoint
+    /// rule converges geometrically; it is refined until it has.
+    fn integrate_over_the_support<const N: usize>(
+        &self,
+        integrand: impl Fn(&OnTheCurve) -> [f64; N],
+    ) -> [f64; N] {
+        const FEWEST: usize = 16;
+        const MOST: usize = 1 << 14;
+        let outer = [self.left, self.right];
+        let intervals = match self.gap {
+            Some([from, to]) => [Some([outer[0], from]), Some([to, outer[1]])],
+            None => [Some(outer), None],
+        };
+        let mut total = [0.0; N];
+        for [from, to] in intervals.into_iter().flatten() {
+            let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
+            // The rule with `count` nodes, at (k + offset)/count of the half circle.
+            let rule = |count: usize, offset: f64| {
+                let mut sum = [0.0; N];
+                for k in 0..count {
+                    let (sine, cosine) = (PI * (k as f64 + offset) / count as f64).sin_cos();
+                    let point = self.on_the_curve(middle + half * cosine);
+                    let weight = point.density * half * sine * PI / count as f64;
+                    for (s, x) in sum.iter_mut().zip(integrand(&point)) {
+                        *s += x * weight;
+                    }
+                }
+                sum
+            };
+            let mut count = FEWEST;
+            // Two rules, shifted against each other by half a node: their mean is the rule with twice the nodes.
+            let mut coarse = rule(count, 0.0);
+            loop {
+                let between = rule(count, 0.5);
+                let fine: [f64; N] = std::array::from_fn(|i| 0.5 * (coarse[i] + between[i]));
+                let change = fine.iter().zip(&coarse).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                count *= 2;
+                coarse = fine;
+                if change <= 1e-13 || count >= MOST {
+                    break;
+                }
+            }
+            for (t, x) in total.iter_mut().zip(coarse) {
+                *t += x;
+            }
+        }
+        total
+    }
+
+    /// The point of the curve `Im z = 0` above `xi`.
+    ///
+    /// With `w = xi + i eta` and `R = |w|^2`, `Im z = 0` is `(1 - 1/R)(R - 2 a xi + a^2) = snr^2`, a quadratic equation with
+    /// one root above 1: everything is explicit in `xi`.
+    fn on_the_curve(&self, xi: f64) -> OnTheCurve {
+        let Self { snr, a, .. } = *self;
+        let snr2 = snr * snr;
+        let product = a * (2.0 * xi - a);
+        let linear = 1.0 + product + snr2;
+        // The root of linear^2 - 4 product.
+        let root = (product - 1.0 + snr2).hypot(2.0 * snr);
+        let (r, r_minus_1) = if linear >= 0.0 {
+            let r = 0.5 * (linear + root);
+            (r, 0.5 * (product - 1.0 + snr2 + root))
+        } else {
+            let r = 2.0 * product / (linear - root);
+            (r, r - 1.0)
+        };
+        let eta2 = r - xi * xi;
+        if eta2.is_nan() || eta2 <= 0.0 {
+            return OnTheCurve { excess_mean: 0.0, real_g: 0.0, density: 0.0 };
+        }
+        // |w - a|^2 = snr^2 R/(R - 1).
+        let distance2 = r - product;
+        let r_slope = 2.0 * a * r_minus_1 / root;
+        let distance2_slope = r_slope - 2.0 * a;
+        // x = xi + xi/R + snr sqrt(kappa0) + snr^2 (xi - a)/|w - a|^2
+        let x_slope = 1.0
+            + (1.0 - xi / r * r_slope) / r
+            + snr2 / distance2 * (1.0 - (xi - a) / distance2 * distance2_slope);
+        OnTheCurve {
+            excess_mean: snr * (2.0 * xi - a) / distance2,
+            real_g: xi / r,
+            density: eta2.sqrt() / (PI * r) * x_slope,
+        }
     }
 
     /// The point `w` of the closed upper half-plane with `z(w) = x` that is `1/G(x + i0)`.
@@ -278,28 +327,34 @@ impl Uniformised {
         }
         0.5 * (from + to)
     }
+}
 
-    fn integrate<const N: usize>(
-        &self,
-        start: Complex<f64>,
-        end: Complex<f64>,
-        f: impl Fn(&Lanes) -> [Lanes; N],
-    ) -> [f64; N] {
-        imaginary_integrals(start, end, [0.0, self.a], f)
+impl Parametrised for Uniformised {
+    fn snr(&self) -> f64 {
+        self.snr
     }
 
-    /// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk: no cancellation however large the signal is, since
-    /// `f - x` is `-r` above the threshold and `-x` below it, where only noise is left.
-    fn risk(&self, end: Complex<f64>, r: f64, above: &Denoised) -> f64 {
-        let [first, second] = self.integrate(Complex::new(self.left, 0.0), end, |w| {
-            let Excess { inverse, p, .. } = self.excess(w, r);
-            let square = p.times(&inverse).squared();
-            [square, p.times(&square)]
-        });
-        // int (x - r)^k rho below the threshold, for k = 0, 1, 2.
-        let below = [1.0 - above.rank_fraction, -first / (2.0 * PI), -second / (3.0 * PI)];
-        let residual = below[2] + 2.0 * r * below[1] + r * r * (below[0] + above.rank_fraction);
-        residual - 1.0 + 2.0 * above.response
+    fn moments(&self) -> [f64; 2] {
+        self.moments
+    }
+
+    fn ends(&self) -> [f64; 2] {
+        [self.left, self.right]
+    }
+
+    fn clearance(&self, w: Complex<f64>) -> f64 {
+        w.norm_sqr().min((w - self.a).norm_sqr())
+    }
+
+    fn terms(&self, w: &Lanes) -> Terms {
+        let g = w.reciprocal();
+        let shifted = w.minus(self.a).reciprocal();
+        Terms {
+            z: w.plus(1.0, &g).plus(self.shift, &w.times(&shifted)),
+            g,
+            g_slope: g.squared(),
+            h_slope: shifted.squared().scaled(self.moments[0]),
+        }
     }
 }
 
@@ -345,7 +400,6 @@ fn positive_root(c2: f64, c1: f64, a: f64) -> f64 {
 mod tests {
     use super::*;
     use approx::assert_relative_eq;
-    use gauss_quad::GaussLegendre;
 
     const CASES: [(f64, f64); 12] = [
         (0.0, 0.5),
@@ -361,66 +415,6 @@ mod tests {
         (0.5, 0.01),
         (5.0, 8.0),
     ];
-
-    /// Gauss-Legendre in theta with x = mid + half cos(theta) on one interval: resolves square-root edges.
-    fn integrate(from: f64, to: f64, f: impl Fn(f64) -> f64) -> f64 {
-        if to <= from {
-            return 0.0;
-        }
-        let rule = GaussLegendre::new(std::num::NonZeroUsize::new(1200).unwrap());
-        let (mid, half) = (0.5 * (from + to), 0.5 * (to - from));
-        rule.integrate(0.0, PI, |theta| f(mid + half * theta.cos()) * half * theta.sin())
-    }
-
-    fn above(teacher: &Wishart, snr: f64, r: f64, f: impl Fn(f64) -> f64) -> f64 {
-        teacher.support(snr).iter().map(|[low, high]| integrate(low.max(r), *high, &f)).sum()
-    }
-
-    #[test]
-    fn moments_of_the_density() {
-        for (snr, kappa0) in CASES {
-            let teacher = Wishart::new(kappa0).unwrap();
-            let moment =
-                |k: i32| above(&teacher, snr, f64::NEG_INFINITY, |x| x.powi(k) * teacher.density(snr, x));
-            assert_relative_eq!(moment(0), 1.0, max_relative = 1e-10);
-            assert_relative_eq!(moment(1), snr * kappa0.sqrt(), max_relative = 1e-10, epsilon = 1e-10);
-            assert_relative_eq!(moment(2), 1.0 + snr * snr * (1.0 + kappa0), max_relative = 1e-10);
-        }
-    }
-
-    #[test]
-    fn contour_integrals_equal_integrals_over_the_density() {
-        for (snr, kappa0) in CASES {
-            let teacher = Wishart::new(kappa0).unwrap();
-            let support = teacher.support(snr);
-            let (low, high) = (support[0][0], support[support.len() - 1][1]);
-            for fraction in [0.03, 0.2, 0.45, 0.7, 0.93, 0.999] {
-                let r = low + fraction * (high - low);
-                let denoised = teacher.denoise(snr, r);
-                let rho = |x: f64| teacher.density(snr, x);
-                let re = |x: f64| teacher.stieltjes(snr, x).re;
-                let check = |value: f64, exact: f64| {
-                    // Relative to the value, but for what the comparison itself resolves in the far edge.
-                    assert_relative_eq!(value, exact, max_relative = 2e-10, epsilon = 1e-13);
-                };
-                check(denoised.rank_fraction, above(&teacher, snr, r, rho));
-                check(denoised.trace, above(&teacher, snr, r, |x| (x - r) * rho(x)));
-                check(denoised.norm, above(&teacher, snr, r, |x| (x - r).powi(2) * rho(x)));
-                check(denoised.response, above(&teacher, snr, r, |x| 2.0 * (x - r) * re(x) * rho(x)));
-                if snr > 0.01 {
-                    // M = (int x f rho - V)/snr, the form of the theory, cancels at small snr.
-                    let xf = above(&teacher, snr, r, |x| x * (x - r) * rho(x));
-                    assert_relative_eq!(
-                        snr * denoised.overlap,
-                        xf - denoised.response,
-                        epsilon = 1e-10 * (1.0 + xf)
-                    );
-                }
-                let risk = snr * snr * (1.0 + kappa0) - 2.0 * snr * denoised.overlap + denoised.norm;
-                assert_relative_eq!(denoised.risk, risk, epsilon = 1e-12 * (1.0 + snr * snr));
-            }
-        }
-    }
 
     #[test]
     fn support_edges_are_the_roots_of_the_quartic_and_the_gap_is_found() {

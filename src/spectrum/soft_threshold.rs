@@ -1,0 +1,128 @@
+//! The soft threshold `f(y) = (y - r)_+` of `y = snr s* + Z`, by contour integrals.
+//!
+//! The law of `y` is parametrised by a variable `w` of the upper half-plane in which everything is meromorphic: `z(w)`, the
+//! Stieltjes transform `G(w)` of `y` at `z(w)`, and `H(w)`, with `-Im H/pi` the density of `y` times `E[s* | y]`. With
+//! `p(w) = z(w) - r`, which vanishes at the threshold, every integral of the soft threshold over the density is, after one
+//! integration by parts, the imaginary part of a contour integral from `w(r)` to the right of the support,
+//!
+//! $$ \int f^2\rho = \frac{1}{3\pi}\,\mathrm{Im}\int p^3\\,dG, \qquad
+//!    \int f\rho = \frac{1}{2\pi}\,\mathrm{Im}\int p^2\\,dG, \qquad \ldots $$
+//!
+//! along any path in the upper half-plane. There is nothing to resolve at the edges, at a cusp or in a gap of the
+//! support.
+
+use nalgebra::Complex;
+use std::f64::consts::PI;
+
+use super::Denoised;
+use super::contour::{Lanes, imaginary_integrals};
+
+/// What the integrands are made of, at the nodes of one panel.
+pub(super) struct Terms {
+    pub(super) z: Lanes,
+    /// `G`.
+    pub(super) g: Lanes,
+    /// `-dG/dw`.
+    pub(super) g_slope: Lanes,
+    /// `-dH/dw`.
+    pub(super) h_slope: Lanes,
+}
+
+/// A meromorphic parametrisation of the law of `y = snr s* + Z`, with real poles.
+pub(super) trait Parametrised {
+    fn snr(&self) -> f64;
+
+    /// `int s dmu(s)` and `int s^2 dmu(s)` of the teacher.
+    fn moments(&self) -> [f64; 2];
+
+    /// Real points to the left and to the right of the preimage of the support, with no pole beyond them.
+    fn ends(&self) -> [f64; 2];
+
+    /// Square of the distance from the nearest pole.
+    fn clearance(&self, w: Complex<f64>) -> f64;
+
+    fn terms(&self, w: &Lanes) -> Terms;
+}
+
+/// Where the threshold lies.
+pub(super) enum Threshold {
+    BelowTheSupport,
+    /// In its convex hull. The paths to the two ends start in `w(r)`; in a gap, where the integrands are real, they may start
+    /// anywhere in the gap.
+    Inside {
+        left: Complex<f64>,
+        right: Complex<f64>,
+    },
+    AboveTheSupport,
+}
+
+/// The integrals of the soft threshold at `r`.
+pub(super) fn denoise(law: &impl Parametrised, r: f64, threshold: &Threshold) -> Denoised {
+    let snr = law.snr();
+    let [mean, second] = law.moments();
+    let signal = snr * snr * second;
+    match *threshold {
+        Threshold::AboveTheSupport => Denoised { risk: signal, ..Denoised::default() },
+        Threshold::BelowTheSupport => Denoised {
+            norm: 1.0 + signal - 2.0 * r * snr * mean + r * r,
+            overlap: snr * second - r * mean,
+            response: 1.0,
+            trace: snr * mean - r,
+            rank_fraction: 1.0,
+            risk: 1.0 + r * r,
+        },
+        Threshold::Inside { left, right } => {
+            let mut result = above(law, r, right);
+            // By its definition, which cancels at large signals.
+            let direct = signal - 2.0 * snr * result.overlap + result.norm;
+            result.risk = if direct > 1e-3 * signal { direct } else { risk(law, r, left, &result) };
+            result
+        }
+    }
+}
+
+/// The integrals over the part of the support above `r`, but for the risk.
+fn above(law: &impl Parametrised, r: f64, start: Complex<f64>) -> Denoised {
+    let [_, end] = law.ends();
+    let [rank, trace, norm, response, overlap] = imaginary_integrals(
+        start,
+        Complex::new(end, 0.0),
+        |w| law.clearance(w),
+        |w| {
+            let Terms { z, g, g_slope, h_slope } = law.terms(w);
+            let p = z.minus(r);
+            let first = p.times(&g_slope);
+            let second = p.times(&first);
+            [first, second, p.times(&second), second.times(&g), p.squared().times(&h_slope)]
+        },
+    );
+    Denoised {
+        norm: -norm / (3.0 * PI),
+        overlap: -overlap / (2.0 * PI),
+        response: -response / PI,
+        trace: -trace / (2.0 * PI),
+        rank_fraction: (-rank / PI).clamp(0.0, 1.0),
+        risk: 0.0,
+    }
+}
+
+/// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk: no cancellation however large the signal is, since
+/// `f - x` is `-r` above the threshold and `-x` below it, where only noise is left.
+fn risk(law: &impl Parametrised, r: f64, end: Complex<f64>, above: &Denoised) -> f64 {
+    let [start, _] = law.ends();
+    let [first, second] = imaginary_integrals(
+        Complex::new(start, 0.0),
+        end,
+        |w| law.clearance(w),
+        |w| {
+            let Terms { z, g_slope, .. } = law.terms(w);
+            let p = z.minus(r);
+            let square = p.squared().times(&g_slope);
+            [square, p.times(&square)]
+        },
+    );
+    // int (x - r)^k rho below the threshold, for k = 0, 1, 2.
+    let below = [1.0 - above.rank_fraction, -first / (2.0 * PI), -second / (3.0 * PI)];
+    let residual = below[2] + 2.0 * r * below[1] + r * r * (below[0] + above.rank_fraction);
+    residual - 1.0 + 2.0 * above.response
+}
