@@ -7,6 +7,7 @@
 mod eigen;
 mod matrix_prox;
 mod softmax;
+mod two_replicas;
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -14,6 +15,7 @@ pub(crate) use eigen::eigenbasis;
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use softmax::{Row, softmax_row};
 pub use softmax::{SoftmaxLoss, softmax};
+pub(crate) use two_replicas::{LogitsLaw, TwoReplicas};
 
 /// Dimension `K = T(T+1)/2` of `Sym(T)`.
 #[must_use]

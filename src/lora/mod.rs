@@ -18,6 +18,7 @@
 //! The treatment is replica symmetric, and the loss is not convex: see [`Validity`] for when to trust a solution.
 //! Source: arXiv:2606.05899.
 
+mod bayes;
 mod label_noise;
 mod linear;
 mod moments;
@@ -38,6 +39,9 @@ use crate::nullable::number;
 use crate::options::Options;
 use crate::std_error::StdError;
 
+pub use bayes::{
+    BayesBranch, BayesBranches, BayesCurve, BayesErrors, BayesOrder, BayesSolution, bayes_optimal,
+};
 pub use validity::{Validity, Verdict};
 
 /// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen

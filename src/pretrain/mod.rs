@@ -13,6 +13,7 @@
 //!
 //! Source: arXiv:2606.05899.
 
+mod bayes;
 mod interpolation;
 mod linear;
 mod softmax;
@@ -29,6 +30,7 @@ use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
 use crate::std_error::StdError;
 
+pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
 pub use interpolation::alpha_interp;
 use linear::{Equations, FixedPoint};
 

@@ -219,15 +219,19 @@ impl Uniformised {
             let mut count = FEWEST;
             // Two rules, shifted against each other by half a node: their mean is the rule with twice the nodes.
             let mut coarse = rule(count, 0.0);
+            let mut last_change = f64::INFINITY;
             loop {
                 let between = rule(count, 0.5);
                 let fine: [f64; N] = std::array::from_fn(|i| 0.5 * (coarse[i] + between[i]));
                 let change = fine.iter().zip(&coarse).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                 count *= 2;
                 coarse = fine;
-                if change <= 1e-13 || count >= MOST {
+                // The change is the error before; it falls by at least this factor again.
+                let error = change * (change / last_change).min(1.0);
+                if error <= 1e-14 || change <= 1e-14 || count >= MOST {
                     break;
                 }
+                last_change = change;
             }
             for (t, x) in total.iter_mut().zip(coarse) {
                 *t += x;
@@ -246,7 +250,7 @@ impl Uniformised {
         let product = a * (2.0 * xi - a);
         let linear = 1.0 + product + snr2;
         // The root of linear^2 - 4 product.
-        let root = (product - 1.0 + snr2).hypot(2.0 * snr);
+        let root = ((product - 1.0 + snr2).powi(2) + 4.0 * snr2).sqrt();
         let (r, r_minus_1) = if linear >= 0.0 {
             let r = 0.5 * (linear + root);
             (r, 0.5 * (product - 1.0 + snr2 + root))

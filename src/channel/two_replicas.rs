@@ -1,0 +1,212 @@
+//! The least error of a prediction of softmax attention, by two replicas.
+//!
+//! Whoever knows only the law of the label's logits given what was seen predicts best by the mean of `sigma` over it, and errs by
+//! its variance: half the mean square distance of two independent draws `H1`, `H2` from it,
+//!
+//! $$ E = \tfrac12 E\lVert\sigma(H_1)-\sigma(H_2)\rVert^2 . $$
+//!
+//! No average is nested. All rows have the same law, and softmax sees only differences along a row: one row is drawn, as `T - 1`
+//! differences.
+
+use super::softmax_row;
+use crate::error::Error;
+use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::options::Options;
+use crate::quadrature::ScrambledSobol;
+
+/// The law of the logits: what is known of them, what is not, and a rank-one perturbation known in part.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogitsLaw {
+    /// Variance of the known part, per orthonormal coordinate of `Sym(T)`.
+    pub(crate) known: f64,
+    /// Variance of the unknown part, noise of the label included.
+    pub(crate) unknown: f64,
+    /// What multiplies `chi chi^T - I`, with `chi` of unit variance; 0 for no perturbation.
+    pub(crate) perturbation: f64,
+    /// Overlap of two draws of `chi`.
+    pub(crate) overlap: f64,
+}
+
+/// The standard normals of every scramble.
+pub(crate) struct TwoReplicas {
+    tokens: usize,
+    inverse_temperature: f64,
+    scrambles: Vec<Vec<Vec<Lane>>>,
+}
+
+impl TwoReplicas {
+    /// For 2 to 8 tokens, with or without a perturbation.
+    pub(crate) fn new(
+        tokens: usize,
+        inverse_temperature: f64,
+        perturbed: bool,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let dimensions = 2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 };
+        let columns = |scramble| {
+            let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, scramble)?;
+            let column = |d| -> Result<Vec<Lane>, Error> {
+                let normals = points.normals(d)?;
+                Ok(normals.as_chunks::<LANES>().0.to_vec())
+            };
+            (0..dimensions).map(column).collect()
+        };
+        let scrambles = (0..options.scrambles as u64).map(columns).collect::<Result<_, _>>()?;
+        Ok(Self { tokens, inverse_temperature, scrambles })
+    }
+
+    /// The error by the nodes of one scramble; NaN if there is no such scramble.
+    pub(crate) fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
+        let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
+        let average = match self.tokens {
+            2 => average::<2>,
+            3 => average::<3>,
+            4 => average::<4>,
+            5 => average::<5>,
+            6 => average::<6>,
+            7 => average::<7>,
+            8 => average::<8>,
+            _ => return f64::NAN,
+        };
+        average(columns, self.inverse_temperature, law)
+    }
+}
+
+fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law: &LogitsLaw) -> f64 {
+    let LogitsLaw { known, unknown, perturbation, overlap } = *law;
+    let differences = T as f64 - 1.0;
+    // The differences h_b - h_0 have the covariance (variance/2)(1 + 2 11^T); this is a root of the bracket.
+    let spread = ((1.0 + 2.0 * differences).sqrt() - 1.0) / differences;
+    let total = known + unknown;
+    let scale = inverse_temperature * (0.5 * total).sqrt();
+    let correlation = if total > 0.0 { known / total } else { 1.0 };
+    let rest = if total > 0.0 { (unknown / total * (1.0 + correlation)).sqrt() } else { 0.0 };
+    let coupling = inverse_temperature * perturbation;
+    let (shared, own) = (overlap.sqrt(), (1.0 - overlap).max(0.0).sqrt());
+    let blocks: Vec<usize> = (0..columns.first().map_or(0, Vec::len)).collect();
+    let [sum] = sum_over_blocks(
+        &blocks,
+        &mut vec![(); blocks.len()],
+        #[inline(always)]
+        |&block, (), sums: &mut [Lane; 1]| {
+            let normal = |k: usize| columns[k][block];
+            let mut rows = [[[0.0; LANES]; T]; 2];
+            let mut totals = [[0.0; LANES]; 2];
+            for b in 1..T {
+                let (one, two) = (normal(b - 1), normal(T - 2 + b));
+                for l in 0..LANES {
+                    rows[0][b][l] = scale * one[l];
+                    rows[1][b][l] = scale * (correlation * one[l] + rest * two[l]);
+                    totals[0][l] += spread * rows[0][b][l];
+                    totals[1][l] += spread * rows[1][b][l];
+                }
+            }
+            for (row, total) in rows.iter_mut().zip(&totals) {
+                for b in 1..T {
+                    for l in 0..LANES {
+                        row[b][l] += total[l];
+                    }
+                }
+            }
+            if coupling > 0.0 {
+                let common: [Lane; T] = std::array::from_fn(|a| normal(2 * T - 2 + a));
+                for (replica, row) in rows.iter_mut().enumerate() {
+                    let mut chi = common;
+                    for a in 0..T {
+                        let free = normal((3 + replica) * T - 2 + a);
+                        for l in 0..LANES {
+                            chi[a][l] = shared * common[a][l] + own * free[l];
+                        }
+                    }
+                    for b in 0..T {
+                        let centring = if b == 0 { coupling } else { 0.0 };
+                        for l in 0..LANES {
+                            row[b][l] += coupling * chi[0][l] * chi[b][l] - centring;
+                        }
+                    }
+                }
+            }
+            let [p, q] = [softmax_row(&rows[0]), softmax_row(&rows[1])];
+            for b in 0..T {
+                for l in 0..LANES {
+                    sums[0][l] += (p[b][l] - q[b][l]) * (p[b][l] - q[b][l]);
+                }
+            }
+        },
+    );
+    0.5 * T as f64 * sum / (blocks.len() * LANES) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{centred_from_coordinates, dimension};
+    use rand::{RngExt, SeedableRng};
+    use rand_distr::StandardNormal;
+    use rand_pcg::Pcg64;
+
+    /// The whole matrices, by plain Monte Carlo, with its standard error.
+    fn brute_force<const T: usize>(b: f64, law: &LogitsLaw) -> (f64, f64) {
+        let mut random = Pcg64::seed_from_u64(1);
+        let count = 40_000;
+        let (mut sum, mut square) = (0.0, 0.0);
+        for _ in 0..count {
+            let mut normals =
+                |n: usize| -> Vec<f64> { (0..n).map(|_| random.sample(StandardNormal)).collect() };
+            let known = normals(dimension(T));
+            let common = normals(T);
+            let mut outputs = [[[0.0; T]; T]; 2];
+            for output in &mut outputs {
+                let (free, own) = (normals(dimension(T)), normals(T));
+                let h = centred_from_coordinates::<T>(|k| {
+                    law.known.sqrt() * known[k] + law.unknown.sqrt() * free[k]
+                });
+                let chi: Vec<f64> = (0..T)
+                    .map(|a| law.overlap.sqrt() * common[a] + (1.0 - law.overlap).sqrt() * own[a])
+                    .collect();
+                for a in 0..T {
+                    let logits: [Lane; T] = std::array::from_fn(|c| {
+                        let centring = if a == c { 1.0 } else { 0.0 };
+                        [b * (h[a][c] + law.perturbation * (chi[a] * chi[c] - centring)); LANES]
+                    });
+                    output[a] = softmax_row(&logits).map(|lane| lane[0]);
+                }
+            }
+            let difference = |a: usize, c: usize| (outputs[0][a][c] - outputs[1][a][c]).powi(2);
+            let error: f64 = 0.5
+                * (0..T)
+                    .flat_map(|a| (0..T).map(move |c| (a, c)))
+                    .map(|(a, c)| difference(a, c))
+                    .sum::<f64>();
+            sum += error;
+            square += error * error;
+        }
+        let mean = sum / f64::from(count);
+        (mean, ((square / f64::from(count) - mean * mean) / f64::from(count)).sqrt())
+    }
+
+    #[test]
+    fn one_row_stands_for_all() {
+        let options = Options { log2_nodes: 12, ..Options::default() };
+        for (perturbation, overlap) in [(0.0, 0.0), (1.3, 0.4)] {
+            let law = LogitsLaw { known: 2.0, unknown: 1.5, perturbation, overlap };
+            let two = TwoReplicas::new(2, 0.8, perturbation > 0.0, &options).unwrap();
+            let three = TwoReplicas::new(3, 1.0, perturbation > 0.0, &options).unwrap();
+            for (replicas, (exact, error)) in
+                [(two, brute_force::<2>(0.8, &law)), (three, brute_force::<3>(1.0, &law))]
+            {
+                let mean = (0..4).map(|k| replicas.error(k, &law)).sum::<f64>() / 4.0;
+                assert!((mean - exact).abs() < 4.5 * error, "{mean}, brute force {exact} +- {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_unknown_is_no_error() {
+        let options = Options { log2_nodes: 8, ..Options::default() };
+        let law = LogitsLaw { known: 2.0, unknown: 0.0, perturbation: 1.0, overlap: 1.0 };
+        let replicas = TwoReplicas::new(3, 1.0, true, &options).unwrap();
+        assert!(replicas.error(0, &law) < 1e-14);
+        assert!(replicas.error(4, &law).is_nan());
+    }
+}

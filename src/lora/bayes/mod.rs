@@ -1,0 +1,463 @@
+//! Bayes-optimal fine-tuning: the best that any algorithm can do with the frozen weights and the fine-tuning data.
+//!
+//! In units with `q0 = 1`, what is seen of a sample is `Y = chi* chi*^T + n` on the `K'` coordinates of the logits that the
+//! activation can see, with `n ~ N(0, 2 Delta_BO)`, `Delta_BO = Q0 - Q_BO + Delta/2` and `Q_BO = M^2/Q`. With
+//! `omega ~ N(0, q I)`, `chi*|omega ~ N(omega, (1-q) I)` and `g = (E[chi | Y, omega] - omega)/(1-q)`,
+//!
+//! $$ \hat q = \alpha^{\prime} G(q), \quad q = \frac{\hat q}{1+\hat q}, \qquad
+//!    G(q) = E\lvert g\rvert^2 = \frac{T(1-q) - E\\,\mathrm{tr\\,Cov}[\chi|Y,\omega]}{(1-q)^2} . $$
+//!
+//! `G` does not depend on `alpha'`: the fixed points are the roots of `alpha'(q) = q/((1-q)G(q)) = alpha'`, stable where it
+//! increases. Of several stable ones, the smallest is what message passing reaches, and the largest
+//! `Phi(q) = (q + ln(1-q))/2 + alpha' int_0^q G/2` is information-theoretically optimal.
+//!
+//! The posterior of `chi` is not Gaussian, but its moments are one contour integral away (`contour.rs`).
+//!
+//! Source: arXiv:2606.05899.
+
+mod contour;
+mod curve;
+mod linear;
+mod noiseless;
+mod softmax;
+
+use serde::{Deserialize, Serialize};
+
+use super::Frozen;
+use crate::channel::{LogitsLaw, TwoReplicas};
+use crate::error::{Error, check};
+use crate::fixed_point::Status;
+use crate::model::{Activation, Model};
+use crate::nullable::number;
+use crate::observables;
+use crate::options::Options;
+use crate::quadrature::{ChiQuantile, ScrambledSobol};
+use crate::roots;
+use crate::std_error::{StdError, standard_error};
+use curve::{FixedPoint, Level, Table, overlaps};
+use linear::Linear;
+use noiseless::Noiseless;
+use softmax::{Many, Softmax, Two};
+
+/// One coordinate of all nodes, as standard normals.
+type Column = Vec<f64>;
+
+/// `log2` of the number of nodes of the table, at most; single roots are refined on all nodes. A sample of softmax attention with
+/// three tokens or more costs a double integral.
+const TABLE_LOG2_NODES: usize = 10;
+const DOUBLE_INTEGRAL_LOG2_NODES: usize = 8;
+/// Effective noise, in units of `q0^2`, that counts as none.
+const NOISELESS: f64 = 1e-10;
+
+/// The averages over the posterior at one overlap.
+#[derive(Debug, Clone, Copy)]
+struct Responses {
+    /// `S/q` with `S = (1-q) G`.
+    slope: f64,
+}
+
+impl Responses {
+    /// From the sums over `count` samples of `|E chi - omega|^2` and of `tr Cov chi`, at prior variance `v`. Both give `S`; the first
+    /// has the smaller error at small overlaps, the second at large ones.
+    fn new(tokens: usize, v: f64, [moved, variance]: [f64; 2], count: usize) -> Self {
+        let q = 1.0 - v;
+        let count = count as f64;
+        let (by_mean, by_variance) = (moved / count / v, tokens as f64 - variance / count / v);
+        Self { slope: (v * by_mean + q * by_variance) / q }
+    }
+}
+
+/// The posterior averages over the nodes of one scramble.
+trait Kernel: Send + Sync {
+    fn responses(&self, overlap: f64) -> Responses;
+}
+
+/// Order parameters of the Bayes-optimal estimator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayesOrder {
+    /// `q = |E[w* | data]|^2/D`: the overlap of two draws of the posterior, and of one with the truth.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `qhat = alpha' G`, its conjugate, in units of `1/q0`. Infinite (`null` in JSON) at perfect recovery.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+}
+
+/// Least errors per sequence, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayesErrors {
+    /// `E'_BO` of the best prediction of noisy labels of new sequences.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// Of the best prediction of noiseless labels.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// Without any fine-tuning data (noisy labels): the best use of the frozen weights alone.
+    #[serde(deserialize_with = "number")]
+    pub frozen: f64,
+}
+
+/// One stable fixed point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayesBranch {
+    /// The overlap.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `o_w = sqrt(q/q0)`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// Least errors.
+    pub errors: BayesErrors,
+    /// `Phi`: the larger, the more likely. Infinite (`null` in JSON) at perfect recovery.
+    #[serde(deserialize_with = "number")]
+    pub free_energy: f64,
+}
+
+/// The two branches; they are the same where there is one stable fixed point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayesBranches {
+    /// What message passing reaches from no information: the smallest stable overlap.
+    pub algorithmic: BayesBranch,
+    /// The fixed point of largest free energy.
+    pub information_theoretic: BayesBranch,
+}
+
+/// The Bayes-optimal fine-tuning stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayesSolution {
+    /// Order parameters of the algorithmic branch.
+    pub order: BayesOrder,
+    /// Its errors.
+    pub errors: BayesErrors,
+    /// Its alignment, `o_w = sqrt(q/q0)`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// Both branches.
+    pub branches: BayesBranches,
+    /// The threshold `alpha'_c` of weak recovery, above which the algorithmic branch has an overlap.
+    #[serde(deserialize_with = "number")]
+    pub alpha_c: f64,
+    /// How the solve ended.
+    pub status: Status,
+    /// `|ln alpha'(q) - ln alpha'|` of the algorithmic branch.
+    #[serde(deserialize_with = "number")]
+    pub residual: f64,
+    /// Evaluations of `G` that the table of the curve took.
+    pub iterations: usize,
+    /// Standard errors of the algorithmic branch, from independent scrambles.
+    pub std_error: StdError,
+}
+
+impl BayesSolution {
+    /// The solution, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] unless the status is converged.
+    pub fn into_converged(self) -> Result<Self, Error> {
+        let point = format!("q = {}", self.order.q);
+        Error::unless_converged("lora", self.status, self.residual, self.iterations, point)?;
+        Ok(self)
+    }
+}
+
+/// The curve `G(q)` for one activation, number of tokens and effective noise: tabulated once, and solved for any `alpha'`.
+///
+/// The table takes up to `2^10` nodes per scramble. [`BayesCurve::solve`] refines what it finds there on all nodes of the options;
+/// with `log2_nodes` up to 10 nothing is left to refine, and a solve takes microseconds.
+pub struct BayesCurve {
+    model: Model,
+    options: Options,
+    /// Size of the perturbation.
+    q0: f64,
+    /// Variance of the logits that the frozen weights explain, `M^2/Q`, and the rest of `Q0`.
+    known: f64,
+    unknown: f64,
+    table: Table,
+    replicas: Option<TwoReplicas>,
+}
+
+impl BayesCurve {
+    /// Tabulates the curve for perturbations of variance `q0` on top of frozen weights. The bound is that for anyone who sees nothing of
+    /// the frozen weights but their logits; for Bayes-optimal ones, with `Q = M = Q_BO`, that is the bound for any algorithm.
+    /// Recalibration does not change it, nor does selecting sequences by the frozen logits. It does not apply to reused sequences,
+    /// whose label noise the pre-training has seen.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for an invalid input.
+    pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
+        model.validate()?;
+        frozen.validate()?;
+        check::positive("lora.q0", q0)?;
+        options.validate()?;
+        let known = if frozen.q > 0.0 { (frozen.m * (frozen.m / frozen.q)).min(frozen.q0) } else { 0.0 };
+        let unknown = frozen.q0 - known;
+        let relative = (unknown + 0.5 * model.delta) / q0 / q0;
+        if !relative.is_finite() {
+            return Err(Error::invalid(
+                "lora.q0",
+                q0,
+                "not so small that the noise is infinite in units of q0^2",
+            ));
+        }
+        let noise = if relative < NOISELESS { 0.0 } else { relative };
+        // Enter the thread pool once, not at each of the many short parallel loops.
+        let table = rayon::scope(|_| -> Result<Table, Error> {
+            let most = match model.activation {
+                Activation::Softmax if model.tokens > 2 => DOUBLE_INTEGRAL_LOG2_NODES,
+                _ => TABLE_LOG2_NODES,
+            };
+            let coarse = level(model, noise, options.log2_nodes.min(most), options)?;
+            let fine = level(model, noise, options.log2_nodes, options)?;
+            Ok(Table::new(model.tokens, noise, &coarse, fine))
+        })?;
+        let replicas = match model.activation {
+            Activation::Linear => None,
+            Activation::Softmax => Some(TwoReplicas::new(model.tokens, model.logit_scale(), true, options)?),
+        };
+        Ok(Self { model: model.clone(), options: *options, q0, known, unknown, table, replicas })
+    }
+
+    /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability: `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`.
+    /// With its standard error, if there are several scrambles.
+    #[must_use]
+    pub fn weak_recovery(&self) -> (f64, Option<f64>) {
+        let (mean, own) = self.table.weak_recovery();
+        (mean, standard_error(own.iter().copied()))
+    }
+
+    /// The range of `alpha'` in which two stable fixed points coexist, between the spinodals where the upper one appears and the lower
+    /// one vanishes; `None` if there is none, or if it is below the resolution of the nodes.
+    #[must_use]
+    pub fn spinodals(&self) -> Option<[f64; 2]> {
+        self.table.spinodals()
+    }
+
+    /// Where the free energies of the two coexisting fixed points are equal: above this `alpha'`, the upper one is
+    /// information-theoretically optimal.
+    #[must_use]
+    pub fn information_theoretic_jump(&self) -> Option<f64> {
+        let [low, high] = self.spinodals()?;
+        let advantage = |alpha: f64| match &self.table.stable(alpha)[..] {
+            [lower, .., upper] => upper.free_energy - lower.free_energy,
+            _ => f64::NAN,
+        };
+        let inside = 1e-6 * (high - low);
+        let ends = [low + inside, high - inside].map(|x| roots::Point { x, f: advantage(x) });
+        if ends[0].f >= 0.0 {
+            return Some(low);
+        }
+        let root = roots::bracketed(ends[0], ends[1], 1e-9, 1.0, advantage);
+        Some(root).filter(|root| root.is_finite())
+    }
+
+    /// Both branches at `alpha' D` sequences.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
+    pub fn solve(&self, alpha: f64) -> Result<BayesSolution, Error> {
+        check::positive("lora.alpha", alpha)?;
+        let stable = self.table.stable(alpha);
+        let best = |best: Option<FixedPoint>, next: &FixedPoint| match best {
+            Some(best) if best.free_energy >= next.free_energy => Some(best),
+            _ => Some(next.clone()),
+        };
+        let nothing = || self.unsolved();
+        let Some((lower, upper)) = stable.first().zip(stable.iter().fold(None, best)) else {
+            return Ok(nothing());
+        };
+        let (algorithmic, std_error) = self.branch(lower);
+        let (information_theoretic, _) = self.branch(&upper);
+        let [q, v] = overlaps(lower.l);
+        let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
+            let reached = lower.residual <= self.options.tolerance.max(1e-10);
+            if reached { Status::Converged } else { Status::NoiseLimited }
+        } else {
+            return Ok(nothing());
+        };
+        Ok(BayesSolution {
+            order: BayesOrder { q: algorithmic.q, q_hat: q / v / self.q0 },
+            errors: algorithmic.errors,
+            alignment: algorithmic.alignment,
+            branches: BayesBranches { algorithmic, information_theoretic },
+            alpha_c: self.weak_recovery().0,
+            status,
+            residual: lower.residual,
+            iterations: self.table.evaluations,
+            std_error,
+        })
+    }
+
+    fn branch(&self, point: &FixedPoint) -> (BayesBranch, StdError) {
+        let scrambles = point.own.len();
+        let errors: Vec<[f64; 3]> = match &self.replicas {
+            None => point.own.iter().map(|l| self.linear_errors(overlaps(*l))).collect(),
+            Some(replicas) => {
+                (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlaps(point.own[k])[0])).collect()
+            }
+        };
+        let common = match &self.replicas {
+            None => self.linear_errors(overlaps(point.l)),
+            Some(replicas) => {
+                let overlap = overlaps(point.l)[0];
+                let all: Vec<_> = (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlap)).collect();
+                std::array::from_fn(|i| all.iter().map(|errors| errors[i]).sum::<f64>() / scrambles as f64)
+            }
+        };
+        let [test, test_clean, frozen] = common;
+        let [overlap, _] = overlaps(point.l);
+        let branch = BayesBranch {
+            q: self.q0 * overlap,
+            alignment: overlap.sqrt(),
+            errors: BayesErrors { test, test_clean, frozen },
+            free_energy: point.free_energy,
+        };
+        let positive = |error: Option<f64>| error.filter(|error| *error > 0.0);
+        let of_point =
+            |f: &dyn Fn([f64; 2]) -> f64| positive(standard_error(point.own.iter().map(|l| f(overlaps(*l)))));
+        let of_error = |i: usize| positive(standard_error(errors.iter().map(|errors| errors[i])));
+        let std_error = StdError {
+            q: of_point(&|[q, _]| self.q0 * q),
+            q_hat: of_point(&|[q, v]| q / v / self.q0),
+            alignment: of_point(&|[q, _]| q.sqrt()),
+            test: of_error(0),
+            test_clean: of_error(1),
+            frozen: of_error(2),
+            ..StdError::default()
+        };
+        (branch, std_error)
+    }
+
+    /// Test, clean and frozen error; `1 - q^2 = (1 - q)(1 + q)`.
+    fn linear_errors(&self, [q, v]: [f64; 2]) -> [f64; 3] {
+        let noise = 0.5 * self.model.delta;
+        let scale = self.q0 * self.q0;
+        let error = |noise: f64, weights: f64| {
+            observables::linear_pretraining_error(self.model.tokens, self.unknown + noise + scale * weights)
+        };
+        [error(noise, v * (1.0 + q)), error(0.0, v * (1.0 + q)), error(noise, 1.0)]
+    }
+
+    fn softmax_errors(&self, replicas: &TwoReplicas, scramble: usize, overlap: f64) -> [f64; 3] {
+        let error = |noise: f64, overlap: f64| {
+            let law = LogitsLaw {
+                known: 2.0 * self.known,
+                unknown: 2.0 * self.unknown + noise,
+                perturbation: self.q0,
+                overlap,
+            };
+            replicas.error(scramble, &law)
+        };
+        [error(self.model.delta, overlap), error(0.0, overlap), error(self.model.delta, 0.0)]
+    }
+
+    /// The outcome where the numbers leave the range of double precision.
+    fn unsolved(&self) -> BayesSolution {
+        let nan = f64::NAN;
+        let errors = BayesErrors { test: nan, test_clean: nan, frozen: nan };
+        let branch = BayesBranch { q: nan, alignment: nan, errors, free_energy: nan };
+        BayesSolution {
+            order: BayesOrder { q: nan, q_hat: nan },
+            errors,
+            alignment: nan,
+            branches: BayesBranches { algorithmic: branch, information_theoretic: branch },
+            alpha_c: nan,
+            status: Status::NonFinite,
+            residual: nan,
+            iterations: self.table.evaluations,
+            std_error: StdError::default(),
+        }
+    }
+}
+
+/// The Bayes-optimal estimator on `alpha D` sequences, for perturbations of variance `q0`, on top of frozen weights (see
+/// [`BayesCurve::new`]). For many `alpha`, keep the [`BayesCurve`].
+///
+/// ```
+/// use lora_asymptotics::{Model, Options, lora};
+///
+/// let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+/// let options = Options { log2_nodes: 10, ..Options::default() };
+/// let bound = lora::bayes_optimal(&Model::linear(2, 0.2), &frozen, 1.0, 1.0, &options)?;
+/// assert!((bound.order.q - 0.9465).abs() < 1e-3);
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input.
+pub fn bayes_optimal(
+    model: &Model,
+    frozen: &Frozen,
+    alpha: f64,
+    q0: f64,
+    options: &Options,
+) -> Result<BayesSolution, Error> {
+    check::positive("lora.alpha", alpha)?;
+    BayesCurve::new(model, frozen, q0, options)?.solve(alpha)
+}
+
+/// A kernel per scramble.
+fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Result<Level, Error> {
+    let tokens = model.tokens;
+    (0..options.scrambles as u64)
+        .map(|scramble| {
+            let columns = |dimensions: usize| -> Result<Vec<Column>, Error> {
+                let points = ScrambledSobol::new(dimensions, log2_nodes as u32, options.seed, scramble)?;
+                (0..dimensions).map(|d| points.normals(d)).collect()
+            };
+            if noise <= 0.0 {
+                let across = if tokens > 1 { Some(ChiQuantile::new(tokens - 1)?) } else { None };
+                let columns = columns(Noiseless::DIMENSIONS)?;
+                let kernel = Noiseless::new(tokens, &ChiQuantile::new(tokens)?, across.as_ref(), &columns);
+                return Ok(Box::new(kernel) as Box<dyn Kernel>);
+            }
+            match model.activation {
+                Activation::Linear => linear_kernel(tokens, noise, &columns),
+                Activation::Softmax => softmax_kernel(tokens, noise, &columns),
+            }
+        })
+        .collect()
+}
+
+fn linear_kernel(
+    tokens: usize,
+    noise: f64,
+    columns: &dyn Fn(usize) -> Result<Vec<Column>, Error>,
+) -> Result<Box<dyn Kernel>, Error> {
+    let radius = ChiQuantile::new(tokens)?;
+    Ok(match tokens {
+        1 => Box::new(Linear::<1>::new(noise, &radius, &columns(Linear::<1>::DIMENSIONS)?)),
+        2 => Box::new(Linear::<2>::new(noise, &radius, &columns(Linear::<2>::DIMENSIONS)?)),
+        3 => Box::new(Linear::<3>::new(noise, &radius, &columns(Linear::<3>::DIMENSIONS)?)),
+        4 => Box::new(Linear::<4>::new(noise, &radius, &columns(Linear::<4>::DIMENSIONS)?)),
+        5 => Box::new(Linear::<5>::new(noise, &radius, &columns(Linear::<5>::DIMENSIONS)?)),
+        6 => Box::new(Linear::<6>::new(noise, &radius, &columns(Linear::<6>::DIMENSIONS)?)),
+        7 => Box::new(Linear::<7>::new(noise, &radius, &columns(Linear::<7>::DIMENSIONS)?)),
+        8 => Box::new(Linear::<8>::new(noise, &radius, &columns(Linear::<8>::DIMENSIONS)?)),
+        _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
+    })
+}
+
+fn softmax_kernel(
+    tokens: usize,
+    noise: f64,
+    columns: &dyn Fn(usize) -> Result<Vec<Column>, Error>,
+) -> Result<Box<dyn Kernel>, Error> {
+    let across = tokens.saturating_sub(1);
+    let radius = ChiQuantile::new(across)?;
+    let columns = columns(softmax::dimensions(across))?;
+    Ok(match across {
+        1 => Box::new(Two(Softmax::new(noise, &radius, &columns))),
+        2 => Box::new(Many(Softmax::<2>::new(noise, &radius, &columns))),
+        3 => Box::new(Many(Softmax::<3>::new(noise, &radius, &columns))),
+        4 => Box::new(Many(Softmax::<4>::new(noise, &radius, &columns))),
+        5 => Box::new(Many(Softmax::<5>::new(noise, &radius, &columns))),
+        6 => Box::new(Many(Softmax::<6>::new(noise, &radius, &columns))),
+        7 => Box::new(Many(Softmax::<7>::new(noise, &radius, &columns))),
+        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
+    })
+}
