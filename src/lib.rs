@@ -90,5 +90,5 @@ mod std_error;
 pub use error::Error;
 pub use model::{Activation, Model, Teacher};
 pub use options::{Options, Start};
-pub use scenario::{Estimator, Outcome, Scenario};
+pub use scenario::{Bound, Estimator, Finetuning, Outcome, Pretraining, Scenario};
 pub use std_error::StdError;

@@ -21,7 +21,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::lora::{self, Frozen};
+use crate::lora::{self, Frozen, Sequences};
 use crate::model::Model;
 use crate::options::Options;
 use crate::pretrain;
@@ -34,6 +34,86 @@ pub enum Estimator {
     /// Empirical risk minimisation: the global minimum of the regularised train loss.
     #[default]
     Erm,
+    /// The posterior mean: the least error that any algorithm can reach.
+    BayesOptimal,
+    /// Empirical risk minimisation, and the bound beside it.
+    Both,
+}
+
+/// What of [`pretrain::Training`] a scenario says.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretraining {
+    /// Number of sequences over `D^2`; > 0.
+    pub alpha: f64,
+    /// Ridge; required for empirical risk minimisation, refused for the Bayes-optimal estimator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// Width of the student; 1 if not given. Of no meaning for the Bayes-optimal estimator.
+    #[serde(default = "one")]
+    pub kappa: f64,
+}
+
+/// What of [`lora::Training`] a scenario says.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finetuning {
+    /// Number of sequences over `D`; > 0.
+    pub alpha: f64,
+    /// Ridge; required for empirical risk minimisation, refused for the Bayes-optimal estimator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// Variance of the entries of the true perturbation; 1 if not given.
+    #[serde(default = "one")]
+    pub q0: f64,
+    /// Recalibration; 1 if not given. Of no meaning for the Bayes-optimal estimator.
+    #[serde(default = "one")]
+    pub beta: f64,
+    /// The sequences trained on. There is no Bayes-optimal bound for reused ones.
+    #[serde(default)]
+    pub sequences: Sequences,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+const NEEDS_RIDGE: &str = "empirical risk minimisation needs a ridge";
+
+impl Pretraining {
+    /// The training, given a ridge.
+    ///
+    /// # Errors
+    /// [`Error::MissingField`] without one.
+    pub fn training(&self) -> Result<pretrain::Training, Error> {
+        let Self { alpha, lambda, kappa } = *self;
+        let lambda = lambda.ok_or(Error::MissingField { field: "pretrain.lambda", reason: NEEDS_RIDGE })?;
+        Ok(pretrain::Training { alpha, lambda, kappa })
+    }
+}
+
+impl Finetuning {
+    /// The training, given a ridge.
+    ///
+    /// # Errors
+    /// [`Error::MissingField`] without one.
+    pub fn training(&self) -> Result<lora::Training, Error> {
+        let Self { alpha, lambda, q0, beta, sequences } = *self;
+        let lambda = lambda.ok_or(Error::MissingField { field: "lora.lambda", reason: NEEDS_RIDGE })?;
+        Ok(lora::Training { alpha, lambda, q0, beta, sequences })
+    }
+}
+
+impl From<pretrain::Training> for Pretraining {
+    fn from(pretrain::Training { alpha, lambda, kappa }: pretrain::Training) -> Self {
+        Self { alpha, lambda: Some(lambda), kappa }
+    }
+}
+
+impl From<lora::Training> for Finetuning {
+    fn from(lora::Training { alpha, lambda, q0, beta, sequences }: lora::Training) -> Self {
+        Self { alpha, lambda: Some(lambda), q0, beta, sequences }
+    }
 }
 
 /// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
@@ -46,13 +126,13 @@ pub struct Scenario {
     pub model: Model,
     /// The pre-training stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pretrain: Option<pretrain::Training>,
+    pub pretrain: Option<Pretraining>,
     /// Overlaps of the frozen weights, instead of a pre-training and of a teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
     /// The fine-tuning stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora: Option<lora::Training>,
+    pub lora: Option<Finetuning>,
     /// The estimator.
     #[serde(default)]
     pub estimator: Estimator,
@@ -62,15 +142,84 @@ pub struct Scenario {
 }
 
 /// What a scenario leads to, one entry per stage that was asked for.
+///
+/// In JSON, the stages of a scenario that asks for the Bayes-optimal estimator alone are in the places of the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "Wire", into = "Wire")]
 pub struct Outcome {
     /// The pre-training stage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<pretrain::Solution>,
     /// The fine-tuning stage. Also absent if the pre-training did not converge: there is nothing to fine-tune.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<lora::Solution>,
+    /// The Bayes-optimal stages, if they were asked for.
+    pub bayes_optimal: Option<Bound>,
+}
+
+/// The Bayes-optimal stages. Fine-tuning is on top of Bayes-optimal pre-training, or of the frozen weights that were given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bound {
+    /// The pre-training stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<pretrain::BayesSolution>,
+    /// The fine-tuning stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<lora::BayesSolution>,
+}
+
+/// An outcome as it is written.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pretrain: Option<Either<pretrain::Solution, pretrain::BayesSolution>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<Either<lora::Solution, lora::BayesSolution>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bayes_optimal: Option<Bound>,
+}
+
+/// One stage, of either estimator: their fields tell them apart.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Either<E, B> {
+    Erm(E),
+    BayesOptimal(B),
+}
+
+impl<E, B> Either<E, B> {
+    fn split(this: Option<Self>) -> (Option<E>, Option<B>) {
+        match this {
+            Some(Self::Erm(solution)) => (Some(solution), None),
+            Some(Self::BayesOptimal(solution)) => (None, Some(solution)),
+            None => (None, None),
+        }
+    }
+}
+
+impl From<Outcome> for Wire {
+    fn from(Outcome { pretrain, lora, bayes_optimal }: Outcome) -> Self {
+        match bayes_optimal {
+            Some(bound) if pretrain.is_none() && lora.is_none() => Self {
+                pretrain: bound.pretrain.map(Either::BayesOptimal),
+                lora: bound.lora.map(Either::BayesOptimal),
+                bayes_optimal: None,
+            },
+            bayes_optimal => {
+                Self { pretrain: pretrain.map(Either::Erm), lora: lora.map(Either::Erm), bayes_optimal }
+            }
+        }
+    }
+}
+
+impl From<Wire> for Outcome {
+    fn from(wire: Wire) -> Self {
+        let (pretrain, pretrain_bound) = Either::split(wire.pretrain);
+        let (lora, lora_bound) = Either::split(wire.lora);
+        let alone = (pretrain_bound.is_some() || lora_bound.is_some())
+            .then_some(Bound { pretrain: pretrain_bound, lora: lora_bound });
+        Self { pretrain, lora, bayes_optimal: wire.bayes_optimal.or(alone) }
+    }
 }
 
 impl Scenario {
@@ -92,8 +241,14 @@ impl Scenario {
         self.options.validate()?;
         match (&self.pretrain, &self.frozen) {
             (Some(_), Some(_)) => return Err(Error::Conflict { field: "frozen", with: "pretrain" }),
-            (Some(training), None) => {
-                training.validate()?;
+            (Some(pretraining), None) => {
+                match self.estimator {
+                    Estimator::Erm | Estimator::Both => pretraining.training()?.validate()?,
+                    Estimator::BayesOptimal => {
+                        refuse_ridge("pretrain.lambda", pretraining.lambda)?;
+                        Pretraining { lambda: Some(0.0), ..*pretraining }.training()?.validate()?;
+                    }
+                }
                 if self.model.teacher.is_none() {
                     let reason = "pre-training needs the law of the teacher";
                     return Err(Error::MissingField { field: "model.teacher", reason });
@@ -118,18 +273,50 @@ impl Scenario {
                 });
             }
         }
-        self.lora.as_ref().map_or(Ok(()), lora::Training::validate)
+        let Some(finetuning) = &self.lora else { return Ok(()) };
+        match self.estimator {
+            Estimator::Erm => return finetuning.training()?.validate(),
+            Estimator::Both => finetuning.training()?.validate()?,
+            Estimator::BayesOptimal => {
+                refuse_ridge("lora.lambda", finetuning.lambda)?;
+                Finetuning { lambda: Some(0.0), ..*finetuning }.training()?.validate()?;
+            }
+        }
+        match finetuning.sequences {
+            Sequences::Reused => {
+                Err(Error::Conflict { field: "lora.sequences = reused", with: "a Bayes-optimal estimator" })
+            }
+            Sequences::Fresh | Sequences::Active(_) => Ok(()),
+        }
     }
 
     /// Solves every stage.
     ///
+    /// If both estimators are asked for, a fine-tuning whose alignment is above that of the information-theoretic branch of the bound,
+    /// by more than four standard errors, is outside the validity of replica symmetry: its verdict becomes unreliable.
+    ///
     /// # Errors
-    /// Those of [`Scenario::validate`], [`pretrain::solve`] and [`lora::solve`]. A stage that does not converge is not an
-    /// error: see its status.
+    /// Those of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`] and
+    /// [`lora::bayes_optimal`]. A stage that does not converge is not an error: see its status.
     pub fn solve(&self) -> Result<Outcome, Error> {
         self.validate()?;
+        let mut outcome = match self.estimator {
+            Estimator::Erm | Estimator::Both => self.erm()?,
+            Estimator::BayesOptimal => Outcome { pretrain: None, lora: None, bayes_optimal: None },
+        };
+        if self.estimator != Estimator::Erm {
+            let bound = self.bound()?;
+            if let (Some(solution), Some(bound)) = (&mut outcome.lora, &bound.lora) {
+                solution.validity.compare_with_bound(solution.alignment, solution.std_error.alignment, bound);
+            }
+            outcome.bayes_optimal = Some(bound);
+        }
+        Ok(outcome)
+    }
+
+    fn erm(&self) -> Result<Outcome, Error> {
         let pretrain = match &self.pretrain {
-            Some(training) => Some(pretrain::solve(&self.model, training, &self.options)?),
+            Some(pretraining) => Some(pretrain::solve(&self.model, &pretraining.training()?, &self.options)?),
             None => None,
         };
         let frozen = match &pretrain {
@@ -137,11 +324,40 @@ impl Scenario {
             None => self.frozen,
         };
         let lora = match (&self.lora, frozen) {
-            (Some(training), Some(frozen)) => {
-                Some(lora::solve(&self.model, &frozen, training, &self.options)?)
+            (Some(finetuning), Some(frozen)) => {
+                Some(lora::solve(&self.model, &frozen, &finetuning.training()?, &self.options)?)
             }
             _ => None,
         };
-        Ok(Outcome { pretrain, lora })
+        Ok(Outcome { pretrain, lora, bayes_optimal: None })
+    }
+
+    fn bound(&self) -> Result<Bound, Error> {
+        let pretrain = match &self.pretrain {
+            Some(pretraining) => {
+                Some(pretrain::bayes_optimal(&self.model, pretraining.alpha, &self.options)?)
+            }
+            None => None,
+        };
+        let frozen = match &pretrain {
+            Some(solution) => solution.status.is_success().then(|| solution.freeze()),
+            None => self.frozen,
+        };
+        let lora = match (&self.lora, frozen) {
+            (Some(finetuning), Some(frozen)) => {
+                let Finetuning { alpha, q0, .. } = *finetuning;
+                Some(lora::bayes_optimal(&self.model, &frozen, alpha, q0, &self.options)?)
+            }
+            _ => None,
+        };
+        Ok(Bound { pretrain, lora })
+    }
+}
+
+/// The Bayes-optimal estimator has no ridge.
+fn refuse_ridge(field: &'static str, lambda: Option<f64>) -> Result<(), Error> {
+    match lambda {
+        Some(_) => Err(Error::Conflict { field, with: "estimator = bayes_optimal" }),
+        None => Ok(()),
     }
 }

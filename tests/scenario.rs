@@ -13,7 +13,8 @@ use common::assert_labelled;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    Activation, Error, Estimator, Model, Options, Outcome, Scenario, Start, Teacher, lora, pretrain,
+    Activation, Error, Estimator, Finetuning, Model, Options, Outcome, Scenario, Start, Teacher, lora,
+    pretrain,
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -74,7 +75,7 @@ mod schema {
 
         let scenario = parse(&frozen()).unwrap();
         assert_eq!(scenario.frozen, Some(Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 }));
-        assert_eq!(scenario.lora, Some(lora::Training::new(5.0, 0.5)));
+        assert_eq!(scenario.lora, Some(lora::Training::new(5.0, 0.5).into()));
         assert_eq!(scenario.lora.unwrap().sequences, Sequences::Fresh);
         assert_eq!(scenario.options, Options { log2_nodes: 8, ..Options::default() });
 
@@ -103,11 +104,11 @@ mod schema {
                 inverse_temperature: None,
                 teacher: Some(Teacher::Wishart { kappa0: 1.0 }),
             },
-            pretrain: Some(pretrain::Training { alpha: 0.1, lambda: 0.1, kappa: 1.5 }),
+            pretrain: Some(pretrain::Training { alpha: 0.1, lambda: 0.1, kappa: 1.5 }.into()),
             frozen: None,
-            lora: Some(lora::Training {
+            lora: Some(Finetuning {
                 alpha: 3.0,
-                lambda: 0.5,
+                lambda: Some(0.5),
                 q0: 1.2,
                 beta: 0.9,
                 sequences: Sequences::Active(Selection { fraction: 0.1, score: Score::Centred }),
@@ -355,9 +356,9 @@ fn random(seed: u64) -> (f64, Scenario) {
     let teacher = (!by_hand).then_some(Teacher::Wishart { kappa0 });
     let scenario = Scenario {
         model: Model { tokens, activation: Activation::Linear, delta, inverse_temperature: None, teacher },
-        pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda)),
+        pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda).into()),
         frozen: by_hand.then_some(Frozen { q0: frozen_q0, q: frozen_q, m, v: frozen_v }),
-        lora: Some(lora::Training { alpha: lora_alpha, lambda: lora_lambda, q0, beta, sequences }),
+        lora: Some(lora::Training { alpha: lora_alpha, lambda: lora_lambda, q0, beta, sequences }.into()),
         estimator: Estimator::Erm,
         options: Options { log2_nodes: 7, scrambles: 2, seed, ..Options::default() },
     };

@@ -28,6 +28,7 @@ mod search;
 mod softmax;
 mod units;
 mod validity;
+mod weak_recovery;
 mod zero_weights;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub use bayes::{
     BayesBranch, BayesBranches, BayesCurve, BayesErrors, BayesOrder, BayesSolution, bayes_optimal,
 };
 pub use validity::{Validity, Verdict};
+pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
+
+use search::Search;
 
 /// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen
 /// logits `h`, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate on new sequences.
@@ -328,6 +332,55 @@ pub fn lambda_collapse(
     match model.activation {
         Activation::Linear => Ok(None),
         Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
+    }
+}
+
+/// Whether an overlap with the truth grows from nothing, at the `alpha'` and `lambda'` of `training`: the stability of the fixed point
+/// `m = 0`, with the verdict on replica symmetry there. For phase diagrams.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input.
+pub fn weak_recovery(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<WeakRecovery, Error> {
+    search(model, frozen, training, options, |mut search| weak_recovery::at(&mut search, training.alpha))
+}
+
+/// The threshold `alpha'_c` of weak recovery at the ridge of `training`, searched from its `alpha` on, within a factor `1e4` in
+/// either direction; `None` if there is none. Look at the verdict: at small ridges the threshold lies where replica symmetry does
+/// not hold.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input.
+pub fn alpha_weak_recovery(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<Option<WeakRecoveryThreshold>, Error> {
+    search(model, frozen, training, options, |mut search| {
+        weak_recovery::threshold(&mut search, training.alpha)
+    })
+}
+
+/// What `run` makes of the search for fixed points, after validation.
+fn search<R: Send>(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+) -> Result<R, Error> {
+    model.validate()?;
+    frozen.validate()?;
+    training.validate()?;
+    options.validate()?;
+    match model.activation {
+        Activation::Linear => linear::search(model, frozen, training, options, run),
+        Activation::Softmax => softmax::search(model, frozen, training, options, run),
     }
 }
 

@@ -42,9 +42,14 @@ impl Found {
         self.ridge.validity(&self.point, &self.moments)
     }
 
+    /// At `m = 0`: what a small overlap is multiplied by in one iteration.
+    pub(super) fn growth(&self) -> f64 {
+        self.ridge.growth(&self.point, &self.moments)
+    }
+
     /// At `m = 0`: whether a small overlap shrinks.
     fn is_stable(&self) -> bool {
-        self.ridge.growth(&self.point, &self.moments) <= 1.0
+        self.growth() <= 1.0
     }
 
     fn objective(&self) -> f64 {
@@ -123,6 +128,13 @@ impl<'a> Search<'a> {
                 Ok(if trusted && nothing.objective() < informed.objective() { nothing } else { informed })
             }
         }
+    }
+
+    /// The fixed point without overlap, at another amount of data.
+    pub(super) fn without_overlap(&mut self, alpha: f64) -> Result<Found, Error> {
+        self.ridge.alpha = alpha;
+        self.last = None;
+        self.nothing(Branch::Uninformed)
     }
 
     /// From near-perfect overlap.

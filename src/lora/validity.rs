@@ -43,6 +43,19 @@ impl Validity {
         self.reliable = false;
     }
 
+    /// An alignment above the Bayes-optimal one, by more than four standard errors, is none: replica symmetry does not hold.
+    pub(crate) fn compare_with_bound(
+        &mut self,
+        alignment: f64,
+        std_error: Option<f64>,
+        bound: &super::BayesSolution,
+    ) {
+        let allowance = 4.0 * std_error.unwrap_or(0.0).hypot(bound.std_error.alignment.unwrap_or(0.0)) + 1e-9;
+        if alignment > bound.branches.information_theoretic.alignment + allowance {
+            self.distrust();
+        }
+    }
+
     /// The verdict for linear attention; `responds` if `vhat > 0`.
     pub(super) fn linear(jump: f64, replicon: f64, responds: bool) -> Self {
         Self::judge(jump, replicon, responds, jump <= 0.02, jump <= 0.13)

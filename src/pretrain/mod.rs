@@ -15,6 +15,7 @@
 
 mod bayes;
 mod interpolation;
+mod learned_spectrum;
 mod linear;
 mod softmax;
 
@@ -32,6 +33,7 @@ use crate::std_error::StdError;
 
 pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
 pub use interpolation::alpha_interp;
+pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
 use linear::{Equations, FixedPoint};
 
 /// How the layer is pre-trained.

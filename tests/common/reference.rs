@@ -4,7 +4,8 @@ use lora_asymptotics::Scenario;
 use serde_json::Value;
 
 /// Solves every record with 16 scrambles of `2^log2_nodes` nodes and compares all its numbers, within 4 combined standard
-/// errors; numbers without one (`trace`, `rank_fraction`) within 1e-3 of themselves.
+/// errors; numbers without one (`trace`, `rank_fraction`) within 1e-3 of themselves; all within the `tolerance` of the record instead,
+/// `abs` or `rel`, if it has one.
 pub fn compare(records: &str, log2_nodes: usize) {
     for record in records.lines() {
         let record: Value = serde_json::from_str(record).unwrap();
@@ -14,17 +15,24 @@ pub fn compare(records: &str, log2_nodes: usize) {
         let outcome = serde_json::to_value(scenario.solve().unwrap()).unwrap();
         for (stage, expected) in record["expected"].as_object().unwrap() {
             let mut compared = 0;
-            compare_fields(&outcome[stage], &outcome[stage]["std_error"], expected, &mut compared);
+            let tolerance = &record["tolerance"];
+            compare_fields(&outcome[stage], &outcome[stage]["std_error"], expected, tolerance, &mut compared);
             assert!(compared > 0, "nothing to compare in {record}");
         }
     }
 }
 
-fn compare_fields(outcome: &Value, errors: &Value, expected: &Value, compared: &mut usize) {
+fn compare_fields(
+    outcome: &Value,
+    errors: &Value,
+    expected: &Value,
+    tolerance: &Value,
+    compared: &mut usize,
+) {
     for (name, field) in expected.as_object().unwrap() {
         let Some(value) = field["value"].as_f64() else {
             if field.is_object() {
-                compare_fields(&outcome[name], errors, field, compared);
+                compare_fields(&outcome[name], errors, field, tolerance, compared);
             }
             continue;
         };
@@ -33,7 +41,12 @@ fn compare_fields(outcome: &Value, errors: &Value, expected: &Value, compared: &
             if matches!(name.as_str(), "trace" | "rank_fraction") { 2.5e-4 * value.abs() } else { 0.0 };
         let own = errors[name].as_f64().unwrap_or(fallback);
         let error = own.hypot(field["std"].as_f64().unwrap());
-        assert!((found - value).abs() <= 4.0 * error + 1e-9, "{name}: {found}, expected {value} +- {error}");
+        let allowed = match (tolerance["abs"].as_f64(), tolerance["rel"].as_f64()) {
+            (Some(absolute), _) => absolute,
+            (_, Some(relative)) => relative * value.abs(),
+            _ => 4.0 * error + 1e-9,
+        };
+        assert!((found - value).abs() <= allowed, "{name}: {found}, expected {value} +- {error}");
         *compared += 1;
     }
 }

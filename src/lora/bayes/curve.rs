@@ -14,7 +14,7 @@ const DENSITY: f64 = 2.4;
 /// Cells of the grid in `l` on which roots are bracketed, per unit.
 const SCAN: f64 = 20.0;
 /// An overlap at which the response is that of a vanishing one.
-const TINY: f64 = 1e-8;
+const TINY: f64 = 1e-6;
 /// Steps of the refinement of a root on the fine nodes at most.
 const MAX_REFINEMENTS: usize = 12;
 
@@ -159,8 +159,7 @@ impl Table {
                 found.push(FixedPoint { l: f64::INFINITY, own, free_energy: f64::INFINITY, residual: 0.0 });
             }
         } else if last.log_alpha <= log_alpha {
-            // Beyond the table, G is constant.
-            found.push(self.fixed_point(log_alpha + self.mean.at(last.l), alpha));
+            found.push(self.almost_perfect(last.l, alpha));
         }
         found
     }
@@ -204,11 +203,19 @@ impl Table {
         if l < LOWEST {
             // Proportional to q.
             inside * (l - LOWEST).exp()
-        } else if l > end {
-            1.0
         } else {
             inside
         }
+    }
+
+    /// The fixed point beyond the table, where `G` is constant.
+    fn almost_perfect(&self, end: f64, alpha: f64) -> FixedPoint {
+        let [q, v] = overlaps(end);
+        let own = responses(&self.fine, q);
+        let at = |slope: f64| (alpha * slope / v).ln();
+        let l = at(mean_slope(&own));
+        let free_energy = 0.5 * (1.0 - (-l).exp() - l + alpha * self.integral(l));
+        FixedPoint { l, own: own.iter().map(|own| at(own.slope)).collect(), free_energy, residual: 0.0 }
     }
 
     /// The fixed point at `l`, with its error and its free energy.

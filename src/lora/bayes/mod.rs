@@ -42,9 +42,10 @@ use softmax::{Many, Softmax, Two};
 /// One coordinate of all nodes, as standard normals.
 type Column = Vec<f64>;
 
-/// `log2` of the number of nodes of the table, at most; single roots are refined on all nodes. A sample of softmax attention with
-/// three tokens or more costs a double integral.
+/// `log2` of the number of nodes of the table, at most; single roots are refined on all nodes. With one token a sample is cheap, and
+/// there are spinodals to resolve; with softmax attention and three tokens or more it is a double integral.
 const TABLE_LOG2_NODES: usize = 10;
+const ONE_TOKEN_LOG2_NODES: usize = 13;
 const DOUBLE_INTEGRAL_LOG2_NODES: usize = 8;
 /// Effective noise, in units of `q0^2`, that counts as none.
 const NOISELESS: f64 = 1e-10;
@@ -167,7 +168,7 @@ impl BayesSolution {
 
 /// The curve `G(q)` for one activation, number of tokens and effective noise: tabulated once, and solved for any `alpha'`.
 ///
-/// The table takes up to `2^10` nodes per scramble. [`BayesCurve::solve`] refines what it finds there on all nodes of the options;
+/// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with three or more). [`BayesCurve::solve`] refines what it finds there on all nodes of the options;
 /// with `log2_nodes` up to 10 nothing is left to refine, and a solve takes microseconds.
 pub struct BayesCurve {
     model: Model,
@@ -207,8 +208,9 @@ impl BayesCurve {
         let noise = if relative < NOISELESS { 0.0 } else { relative };
         // Enter the thread pool once, not at each of the many short parallel loops.
         let table = rayon::scope(|_| -> Result<Table, Error> {
-            let most = match model.activation {
-                Activation::Softmax if model.tokens > 2 => DOUBLE_INTEGRAL_LOG2_NODES,
+            let most = match (model.activation, model.tokens) {
+                (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
+                (_, 1) => ONE_TOKEN_LOG2_NODES,
                 _ => TABLE_LOG2_NODES,
             };
             let coarse = level(model, noise, options.log2_nodes.min(most), options)?;

@@ -151,7 +151,9 @@ fn largest_square(truth2: f64, noise: f64) -> f64 {
 fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
     let Prior { noise, variance, along, across: [across] } = *prior;
     let ([square], [product], [truth]) = (sample.square, sample.product, sample.across);
-    let step = 0.7 / (1.0 / variance + 2.0 * largest_square(truth * truth, noise) / noise).sqrt();
+    // To resolve the peaks, and the valley between them: there the precision of t has zeros at p = +- i sqrt(noise/variance).
+    let peaks = 0.7 / (1.0 / variance + 2.0 * largest_square(truth * truth, noise) / noise).sqrt();
+    let step = peaks.min(0.3 * (noise / variance).sqrt());
     let [p, p2, t, t2] = Trapezoid::over(
         truth,
         step,
@@ -278,5 +280,40 @@ pub(super) struct Many<const P: usize>(pub(super) Softmax<P>);
 impl<const P: usize> Kernel for Many<P> {
     fn responses(&self, overlap: f64) -> Responses {
         self.0.average(overlap, moments_of_many::<P>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_prior_knowledge_the_mean_is_zero() {
+        // The two signs of chi are equally likely.
+        let noise: f64 = 1e-2;
+        for p in [0.01, 0.3, 1.0, 2.0] {
+            let two = Sample::<1> {
+                square: [p * p + 0.5 * noise.sqrt()],
+                product: [0.5 * p],
+                along: 0.5,
+                across: [p],
+                free_along: 0.0,
+                free_across: [0.0],
+            };
+            let two = moments_of_two(&two, &Prior { noise, variance: 1.0, along: 0.0, across: [0.0] });
+            let three = Sample::<2> {
+                square: [p * p, 0.3 * noise.sqrt()],
+                product: [0.5 * p, 0.1],
+                along: 0.5,
+                across: [p, 0.0],
+                free_along: 0.0,
+                free_across: [0.0; 2],
+            };
+            let three =
+                moments_of_many(&three, &Prior { noise, variance: 1.0, along: 0.0, across: [0.0; 2] });
+            for mean in [two.along, two.across[0], three.along, three.across[0], three.across[1]] {
+                assert!(mean.abs() < 1e-7, "p = {p}: {mean:e}");
+            }
+        }
     }
 }

@@ -24,30 +24,51 @@ use nodes::Nodes;
 use product::ProductRule;
 use test_errors::ClosedForm;
 
+/// One problem.
+struct Problem<'a> {
+    model: &'a Model,
+    training: &'a Training,
+    options: &'a Options,
+    units: Units,
+    noise: LabelNoise,
+}
+
+impl<'a> Problem<'a> {
+    fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
+        let units = Units { q0: training.q0, loss: training.q0 * training.q0 };
+        Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
+    }
+
+    /// What `run` makes of the search for fixed points.
+    fn search<R: Send>(&self, run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send) -> Result<R, Error> {
+        let tokens = self.model.tokens as f64;
+        // Enter the thread pool once, not at each of the many short parallel loops.
+        rayon::scope(|_| {
+            let mut channel = output_channel(self.model.tokens, &self.noise, self.options)?;
+            let ridge = Ridge {
+                tokens,
+                alpha: self.training.alpha,
+                lambda: self.units.scaled_ridge(self.training.lambda),
+                divergence: channel.smooth_divergence(),
+                gauge: JumpGauge::Surface,
+            };
+            // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
+            let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens) as f64 / (tokens * tokens);
+            let guess = Guess { noise: self.noise.deviation(), curvature };
+            run(Search::new(ridge, guess, self.options, channel.as_mut()))
+        })
+    }
+}
+
 pub(super) fn solve(
     model: &Model,
     frozen: &Frozen,
     training: &Training,
     options: &Options,
 ) -> Result<Solution, Error> {
-    let noise = LabelNoise::new(model, frozen, training);
-    let units = Units { q0: training.q0, loss: training.q0 * training.q0 };
-    let tokens = model.tokens as f64;
-    // Enter the thread pool once, not at each of the many short parallel loops.
-    let found = rayon::scope(|_| {
-        let mut channel = output_channel(model.tokens, &noise, options)?;
-        let ridge = Ridge {
-            tokens,
-            alpha: training.alpha,
-            lambda: units.scaled_ridge(training.lambda),
-            divergence: channel.smooth_divergence(),
-            gauge: JumpGauge::Surface,
-        };
-        // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
-        let curvature = 0.6 * 8.0 * channel::dimension(model.tokens) as f64 / (tokens * tokens);
-        let guess = Guess { noise: noise.deviation(), curvature };
-        Search::new(ridge, guess, options, channel.as_mut()).run(options.start)
-    })?;
+    let problem = Problem::new(model, frozen, training, options);
+    let found = problem.search(|search| search.run(options.start))?;
+    let Problem { units, noise, .. } = problem;
     let Frozen { q0, q, m, .. } = *frozen;
     let effective = EffectiveNoise {
         train: noise.effective(model.tokens).map(|noise| units.loss * noise),
@@ -57,6 +78,17 @@ pub(super) fn solve(
         ClosedForm { tokens: model.tokens, q0: training.q0, delta: model.delta, noise: effective.test };
     let reporter = Reporter { units, effective_noise: Some(effective) };
     Ok(reporter.solution(&found, &errors))
+}
+
+/// What `run` makes of the search for fixed points.
+pub(super) fn search<R: Send>(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+) -> Result<R, Error> {
+    Problem::new(model, frozen, training, options).search(run)
 }
 
 /// One evaluation of the output channel on warm nodes, as the benchmarks time it: at two points in turn, as far apart as

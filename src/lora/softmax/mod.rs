@@ -77,13 +77,14 @@ impl<'a> Problem<'a> {
         })
     }
 
-    fn search(&self) -> Result<Found, Error> {
+    /// What `run` makes of the search for fixed points.
+    fn search<R>(&self, run: impl FnOnce(Search<'_>) -> Result<R, Error>) -> Result<R, Error> {
         let mut channel = self.channel()?;
         // The softmax saturates where the coupling is large.
         let saturation = self.coupling / (1.0 + self.coupling);
         let curvature = self.model.observed_coordinates() * saturation * saturation;
         let guess = Guess { noise: self.noise, curvature };
-        Search::new(self.ridge(), guess, self.options, channel.as_mut()).run(self.options.start)
+        run(Search::new(self.ridge(), guess, self.options, channel.as_mut()))
     }
 
     fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
@@ -116,11 +117,23 @@ pub(super) fn solve(
     let problem = Problem::new(model, frozen, training, options);
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon::scope(|_| {
-        let found = problem.search()?;
+        let found = problem.search(|search| search.run(options.start))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
         Ok(reporter.solution(&found, &errors))
     })
+}
+
+/// What `run` makes of the search for fixed points.
+pub(super) fn search<R: Send>(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+) -> Result<R, Error> {
+    let problem = Problem::new(model, frozen, training, options);
+    rayon::scope(|_| problem.search(run))
 }
 
 /// `lambda'_c`, if there is one.

@@ -1,0 +1,84 @@
+//! Weak recovery by empirical risk minimisation: whether weights without any overlap are stable.
+//!
+//! `m = 0` is always a fixed point. With `r = vhat + 2 lambda' + 2 eta`, a small overlap with the truth is multiplied in one undamped
+//! iteration by
+//!
+//! $$ \frac1r\Big(\hat v + \alpha^{\prime} E[\chi^{\star\top} (\nabla_\omega g)\, \chi^\star]/q_0\Big) , $$
+//!
+//! jumps of the proximal point included: it grows where `alpha' E[chi*^T (dg/domega) chi*]/q0 > 2 (lambda' + eta)`.
+
+use serde::{Deserialize, Serialize};
+
+use super::search::{Found, Search};
+use super::validity::Validity;
+use crate::error::Error;
+use crate::fixed_point::Status;
+use crate::nullable::number;
+use crate::roots::{self, Point};
+
+/// Ratio of consecutive `alpha'` in the search for a threshold.
+const STRIDE: f64 = 1.5;
+/// Steps of that search at most, in either direction.
+const MAX_STRIDES: usize = 24;
+/// Relative accuracy of a threshold; the nodes hardly allow for more.
+const ACCURACY: f64 = 1e-6;
+
+/// The stability of the fixed point without overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WeakRecovery {
+    /// What a small overlap is multiplied by in one iteration.
+    #[serde(deserialize_with = "number")]
+    pub growth: f64,
+    /// Whether it grows: the truth is then found from any start.
+    pub recovers: bool,
+    /// Whether replica symmetry can be trusted at that fixed point.
+    pub validity: Validity,
+    /// How its solve ended.
+    pub status: Status,
+}
+
+/// A threshold of weak recovery in `alpha'`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WeakRecoveryThreshold {
+    /// `alpha'_c`: above it, an overlap grows from nothing.
+    #[serde(deserialize_with = "number")]
+    pub alpha: f64,
+    /// The fixed point there.
+    pub at: WeakRecovery,
+}
+
+impl WeakRecovery {
+    fn new(found: &Found) -> Self {
+        let growth = found.growth();
+        let mut validity = found.validity();
+        if !(found.status.is_success() || found.status == Status::NoiseLimited) {
+            validity.distrust();
+        }
+        Self { growth, recovers: growth > 1.0, validity, status: found.status }
+    }
+}
+
+/// The stability at one `alpha'`.
+pub(super) fn at(search: &mut Search<'_>, alpha: f64) -> Result<WeakRecovery, Error> {
+    Ok(WeakRecovery::new(&search.without_overlap(alpha)?))
+}
+
+/// The threshold in `alpha'`, searched from `start` in both directions; `None` if there is none within a factor `1e4`.
+pub(super) fn threshold(search: &mut Search<'_>, start: f64) -> Result<Option<WeakRecoveryThreshold>, Error> {
+    let mut excess = |log_alpha: f64| -> Result<f64, Error> { Ok(at(search, log_alpha.exp())?.growth.ln()) };
+    let mut here = Point { x: start.ln(), f: excess(start.ln())? };
+    let towards = if here.f > 0.0 { -1.0 } else { 1.0 };
+    for _ in 0..MAX_STRIDES {
+        let x = here.x + towards * STRIDE.ln();
+        let next = Point { x, f: excess(x)? };
+        if next.f.is_sign_positive() != here.f.is_sign_positive() && next.f.is_finite() && here.f.is_finite()
+        {
+            // What fails in between is an average on known nodes, which did not fail before: NaN ends the search.
+            let root = roots::bracketed(here, next, ACCURACY, 1.0, |x| excess(x).unwrap_or(f64::NAN));
+            let at = at(search, root.exp())?;
+            return Ok(Some(WeakRecoveryThreshold { alpha: root.exp(), at }));
+        }
+        here = next;
+    }
+    Ok(None)
+}
