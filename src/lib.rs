@@ -48,7 +48,7 @@
 //! | paper | here | meaning |
 //! |---|---|---|
 //! | $T$, $\sigma$, $b$, $\Delta$ | [`Model::tokens`], [`Model::activation`], [`Model::inverse_temperature`], [`Model::delta`] | the layer and its label noise |
-//! | $\kappa_0$ | [`Teacher::Wishart`] | width of the teacher, $P_0/D$ |
+//! | $\kappa_0$ | [`Teacher::Wishart`] | width of the teacher, $P_0/D$; or any spectrum, [`Teacher::Spectrum`], [`Teacher::PowerLaw`] |
 //! | $\alpha, \lambda, \kappa$ | [`pretrain::Training`] | sequences over $D^2$, ridge, width of the student |
 //! | $Q_0, Q, M, V$ | `q0`, [`pretrain::Order`] | norms of true and learned weights, their overlap, response |
 //! | $\hat Q, \hat M, \hat V$ | `q_hat`, `m_hat`, `v_hat` | conjugates of $Q, M, V$ |
@@ -58,6 +58,7 @@
 //! | $q, m, v, \hat q, \hat m, \hat v, \eta$ | [`lora::Order`] | order parameters of fine-tuning, conjugates, ridge shift |
 //! | $E^{\prime}$, $o_w$ | [`lora::Errors`], `alignment` | fine-tuning errors, $m/\sqrt{q q_0}$ |
 //! | $\Delta_{\rm eff}$ | [`lora::EffectiveNoise`] | all that linear fine-tuning sees of pre-training |
+//! | $Q_{\rm BO}$, $q$, $G$, $\Phi$ | [`pretrain::BayesSolution`], [`lora::BayesSolution`], [`lora::BayesCurve`] | the Bayes-optimal bound |
 //!
 //! # What to expect of a number
 //!

@@ -148,9 +148,7 @@ mod schema {
             (with(frozen(), "model/delta", None), "delta"),
             (with(frozen(), "model/activation", None), "activation"),
             (with(frozen(), "lora/alpha", None), "alpha"),
-            (with(frozen(), "lora/lambda", None), "lambda"),
             (with(frozen(), "frozen/q", None), "q"),
-            (with(pretrained(), "pretrain/lambda", None), "lambda"),
             (with(frozen(), "model/tokens", Some(json!(2.5))), "2.5"),
             (with(frozen(), "model/tokens", Some(json!(-2))), "-2"),
             (with(frozen(), "lora/alpha", Some(json!("3"))), "\"3\""),
@@ -528,5 +526,140 @@ mod program {
         assert_eq!(answers[0]["lora"]["status"], "max_iterations");
         let (output, answers) = run(b"");
         assert!(output.status.success() && answers.is_empty());
+    }
+}
+
+mod estimators {
+    use super::*;
+
+    fn bayes(base: Value) -> Value {
+        let base = with(with(base, "lora/lambda", None), "estimator", Some(json!("bayes_optimal")));
+        let base = with(base, "lora/sequences", None);
+        if base["pretrain"].is_object() { with(base, "pretrain/lambda", None) } else { base }
+    }
+
+    fn solved(scenario: &Value) -> (Outcome, Value) {
+        let outcome = parse(scenario).unwrap().solve().unwrap();
+        let written = serde_json::to_value(&outcome).unwrap();
+        (outcome, written)
+    }
+
+    #[test]
+    fn the_bayes_optimal_stages_are_in_the_places_of_the_others() {
+        let (outcome, written) = solved(&bayes(pretrained()));
+        assert!(outcome.pretrain.is_none() && outcome.lora.is_none());
+        let bound = outcome.bayes_optimal.clone().unwrap();
+        assert_eq!(keys(&written), ["lora", "pretrain"]);
+        assert_eq!(keys(&written["pretrain"]["order"]), ["q", "q_hat"]);
+        assert_eq!(keys(&written["lora"]["order"]), ["q", "q_hat"]);
+        assert!(written["lora"].get("objective").is_none());
+        assert_eq!(keys(&written["lora"]["branches"]), ["algorithmic", "information_theoretic"]);
+        for branch in ["algorithmic", "information_theoretic"] {
+            let branch = &written["lora"]["branches"][branch];
+            assert_eq!(keys(branch), ["alignment", "errors", "free_energy", "q"]);
+            assert_eq!(keys(&branch["errors"]), ["frozen", "test", "test_clean"]);
+        }
+        assert!(written["lora"]["alpha_c"].is_f64() && written["pretrain"]["alpha_c"].is_null());
+        assert_eq!(written["lora"]["status"], "converged");
+        // Fine-tuning is on top of the Bayes-optimal pre-training.
+        let model = parse(&pretrained()).unwrap().model;
+        let options = parse(&pretrained()).unwrap().options;
+        let frozen = bound.pretrain.as_ref().unwrap().freeze();
+        assert_eq!(lora::bayes_optimal(&model, &frozen, 3.0, 1.0, &options).unwrap(), bound.lora.unwrap());
+        // What is written is what is read.
+        let back: Outcome = serde_json::from_value(written).unwrap();
+        assert_eq!(back, outcome);
+    }
+
+    #[test]
+    fn perfect_recovery_is_written_as_null() {
+        let scenario = json!({
+            "model": {"tokens": 2, "activation": "linear", "delta": 0.0, "teacher": {"wishart": {"kappa0": 0.5}}},
+            "pretrain": {"alpha": 1.0}, "lora": {"alpha": 2.0}, "estimator": "bayes_optimal",
+            "options": {"log2_nodes": 8},
+        });
+        let (_, written) = solved(&scenario);
+        assert!(written["pretrain"]["order"]["q_hat"].is_null());
+        assert_eq!(written["pretrain"]["alignment"], 1.0);
+        assert_eq!(written["lora"]["order"]["q"], 1.0);
+        assert_eq!(written["lora"]["errors"]["test"], 0.0);
+        assert!(serde_json::from_value::<Outcome>(written).unwrap().bayes_optimal.is_some());
+    }
+
+    #[test]
+    fn both_puts_the_bound_beside_the_stages() {
+        let both = with(with(pretrained(), "estimator", Some(json!("both"))), "lora/sequences", None);
+        let (outcome, written) = solved(&both);
+        assert_eq!(keys(&written), ["bayes_optimal", "lora", "pretrain"]);
+        assert_eq!(keys(&written["bayes_optimal"]), ["lora", "pretrain"]);
+        let bound = outcome.bayes_optimal.as_ref().unwrap();
+        let (solution, best) = (outcome.lora.as_ref().unwrap(), bound.lora.as_ref().unwrap());
+        assert!(solution.alignment < best.alignment && solution.validity.reliable);
+        assert!(
+            outcome.pretrain.as_ref().unwrap().errors.test > bound.pretrain.as_ref().unwrap().errors.test
+        );
+        // The stages are those of empirical risk minimisation by itself.
+        let (alone, _) = solved(&with(both, "estimator", None));
+        assert_eq!((alone.pretrain, alone.lora), (outcome.pretrain.clone(), outcome.lora.clone()));
+        assert_eq!(serde_json::from_value::<Outcome>(written).unwrap(), outcome);
+    }
+
+    /// Little data and hardly any ridge: the informed replica-symmetric solution claims more than anyone can know.
+    #[test]
+    fn an_alignment_above_the_bound_is_not_to_be_trusted() {
+        let scenario = json!({
+            "model": {"tokens": 1, "activation": "linear", "delta": 1.0},
+            "frozen": {"q0": 1.0, "q": 1.0, "m": 1.0},
+            "lora": {"alpha": 1.5, "lambda": 0.03},
+            "estimator": "both",
+            "options": {"log2_nodes": 8, "start": "informed"},
+        });
+        let (outcome, _) = solved(&scenario);
+        let best = outcome.bayes_optimal.unwrap().lora.unwrap().branches.information_theoretic;
+        let solution = outcome.lora.unwrap();
+        assert!(solution.alignment > best.alignment + 0.1, "{solution:?} {best:?}");
+        assert!(!solution.validity.reliable);
+    }
+
+    #[test]
+    fn a_ridge_is_required_or_refused() {
+        let refused = |scenario: &Value, text: &str| {
+            let error = parse(scenario).unwrap().solve().unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        };
+        for estimator in ["erm", "both"] {
+            let chosen = |base| with(base, "estimator", Some(json!(estimator)));
+            refused(&chosen(with(pretrained(), "pretrain/lambda", None)), "pretrain.lambda is missing");
+            refused(&chosen(with(frozen(), "lora/lambda", None)), "lora.lambda is missing");
+        }
+        refused(&with(bayes(pretrained()), "pretrain/lambda", Some(json!(0.1))), "pretrain.lambda must not");
+        refused(&with(bayes(frozen()), "lora/lambda", Some(json!(0.1))), "lora.lambda must not");
+        for (path, value) in
+            [("lora/alpha", -1.0), ("lora/q0", 0.0), ("lora/beta", -1.0), ("pretrain/kappa", 0.0)]
+        {
+            refused(&with(bayes(pretrained()), path, Some(json!(value))), &path.replace('/', "."));
+        }
+        refused(&with(bayes(frozen()), "lora/sequences", Some(json!("reused"))), "lora.sequences = reused");
+    }
+
+    #[test]
+    fn teachers_by_their_spectrum() {
+        let teacher = |teacher: Value| with(pretrained(), "model/teacher", Some(teacher));
+        let listed = teacher(json!({"spectrum": {"eigenvalues": [0.0, 0.0, 1.0, 2.0]}}));
+        let (outcome, _) = solved(&listed);
+        assert!((outcome.pretrain.unwrap().q0 - 1.25).abs() < 1e-14);
+        assert!(outcome.lora.unwrap().status.is_success());
+        let power = teacher(json!({"power_law": {"exponent": 1.25, "dimension": 50}}));
+        assert!((solved(&power).0.pretrain.unwrap().q0 - 1.0).abs() < 1e-14);
+        for (bad, name) in [
+            (json!({"spectrum": {"eigenvalues": []}}), "eigenvalues"),
+            (json!({"spectrum": {"eigenvalues": [0.0, 0.0]}}), "not all zero"),
+            (json!({"spectrum": {"eigenvalues": [1.0, -1.0]}}), "-1 at index 1"),
+            (json!({"power_law": {"exponent": -1.0, "dimension": 5}}), "power_law.exponent"),
+            (json!({"power_law": {"exponent": 1.0, "dimension": 0}}), "power_law.dimension"),
+        ] {
+            let error = parse(&teacher(bad)).unwrap().solve().unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 }

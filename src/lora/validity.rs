@@ -82,3 +82,29 @@ impl Validity {
         Self { jump, replicon, reliable: verdict != Verdict::Unreliable, verdict }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::{Frozen, bayes_optimal};
+    use crate::{Model, Options};
+
+    #[test]
+    fn more_than_anyone_can_know_is_not_to_be_trusted() {
+        let frozen = Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+        let options = Options { log2_nodes: 8, ..Options::default() };
+        let bound = bayes_optimal(&Model::linear(2, 0.4), &frozen, 0.6, 1.0, &options).unwrap();
+        let error = bound.std_error.alignment.unwrap();
+        for (excess, std_error, verdict) in [
+            (-0.1, None, Verdict::Good),
+            (3.0 * error, None, Verdict::Good),
+            (5.0 * error, None, Verdict::Unreliable),
+            (5.0 * error, Some(3.0 * error), Verdict::Good),
+        ] {
+            let mut validity = Validity::linear(0.0, 0.3, true);
+            validity.compare_with_bound(bound.alignment + excess, std_error, &bound);
+            assert_eq!(validity.verdict, verdict, "{excess}");
+            assert_eq!(validity.reliable, verdict == Verdict::Good);
+        }
+    }
+}

@@ -181,8 +181,7 @@ impl Table {
                 slope = (excess - excess_before) / (l - before);
             }
             let step = excess / slope;
-            // Not `step.abs() >= 0.5`, which a NaN would pass.
-            if !(step.abs() < 0.5) {
+            if step.is_nan() || step.abs() > 0.5 {
                 return start;
             }
             last = Some((l, excess));
