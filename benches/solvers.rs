@@ -114,8 +114,41 @@ fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
     Ok(())
 }
 
+/// Bounds, and teachers with a listed spectrum.
+fn bayes_optimal(criterion: &mut Criterion) -> Result<(), Error> {
+    let mut group = criterion.benchmark_group("bayes_optimal");
+    group.sample_size(10);
+    let options = Options { log2_nodes: 10, ..Options::default() };
+    let wishart = Model::linear(3, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+    group.bench_function("pretrain", |bencher| {
+        bencher.iter(|| pretrain::bayes_optimal(black_box(&wishart), 0.1, &options));
+    });
+    let listed = Model::linear(1, 0.1).with_teacher(Teacher::PowerLaw { exponent: 1.25, dimension: 400 });
+    group.bench_function("pretrain/400_eigenvalues", |bencher| {
+        bencher.iter(|| pretrain::bayes_optimal(black_box(&listed), 0.1, &options));
+    });
+    let training = pretrain::Training::new(1.0, 0.1);
+    group.bench_function("erm/400_eigenvalues", |bencher| {
+        bencher.iter(|| pretrain::solve(black_box(&listed), &training, &options));
+    });
+    // The table of the curve, and 50 fixed points on it.
+    let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+    for (name, model) in [("linear_T2", Model::linear(2, 0.4)), ("softmax_T2", Model::softmax(2, 0.4))] {
+        group.bench_function(BenchmarkId::new("lora_curve", name), |bencher| {
+            bencher.iter(|| {
+                let curve = lora::BayesCurve::new(black_box(&model), &frozen, 1.0, &options)?;
+                (1..=50).map(|k| curve.solve(0.04 * f64::from(k))).collect::<Result<Vec<_>, _>>()
+            });
+        });
+    }
+    group.finish();
+    Ok(())
+}
+
 fn all(criterion: &mut Criterion) {
-    for bench in [spectral_map, pretrain_solve, lora_prox, lora_solve, softmax_lora_prox, softmax_solve] {
+    for bench in
+        [spectral_map, pretrain_solve, lora_prox, lora_solve, softmax_lora_prox, softmax_solve, bayes_optimal]
+    {
         if let Err(error) = bench(criterion) {
             eprintln!("{error}");
         }

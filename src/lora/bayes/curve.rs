@@ -43,9 +43,12 @@ pub(super) type Level = Vec<Box<dyn Kernel>>;
 pub(super) struct Table {
     tokens: f64,
     noiseless: bool,
-    fine: Level,
-    /// `ln(G/q)` at the Chebyshev nodes: the mean over the scrambles, and every one by itself.
+    /// Finer nodes than those of the table, if there are any.
+    fine: Option<Level>,
+    /// `ln(G/q)`, of the mean over the scrambles.
     mean: Chebyshev,
+    /// The same of every scramble by itself.
+    own: Vec<Chebyshev>,
     /// `S/q` at vanishing overlap: of the table, and of every scramble of the fine nodes.
     slope_at_zero: f64,
     fine_slopes: Vec<f64>,
@@ -66,29 +69,41 @@ fn mean_slope(responses: &[Responses]) -> f64 {
     responses.iter().map(|own| own.slope).sum::<f64>() / responses.len() as f64
 }
 
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
 fn responses(level: &Level, overlap: f64) -> Vec<Responses> {
     level.iter().map(|kernel| kernel.responses(overlap)).collect()
 }
 
 impl Table {
-    /// With the nodes of `coarse` for the table and those of `fine` for what is solved on it. `noise` is the effective noise in units
-    /// of `q0^2`; 0 for the noiseless channel.
-    pub(super) fn new(tokens: usize, noise: f64, coarse: &Level, fine: Level) -> Self {
+    /// With the nodes of `coarse` for the table and those of `fine`, if there are any, for what is solved on it. `noise` is
+    /// the effective noise in units of `q0^2`; 0 for the noiseless channel.
+    pub(super) fn new(tokens: usize, noise: f64, coarse: &Level, fine: Option<Level>) -> Self {
         let noiseless = noise <= 0.0;
         // Where 1 - q is far below the noise, G has reached its limit.
         let highest = if noiseless { 20.0 } else { (4.0 / noise).ln().max(0.0) + 7.0 };
         let count = (DENSITY * (highest - LOWEST)).ceil() as usize;
-        let mean = Chebyshev::new(LOWEST, highest, count, |l| {
-            let [q, v] = overlaps(l);
-            (mean_slope(&responses(coarse, q)) / v).ln()
-        });
+        let nodes = Chebyshev::nodes(LOWEST, highest, count);
+        let tabulated: Vec<Vec<Responses>> =
+            nodes.iter().map(|l| responses(coarse, overlaps(*l)[0])).collect();
+        // ln(G/q) = ln(S/q) - ln(1 - q)
+        let interpolate = |slope: &dyn Fn(&[Responses]) -> f64| {
+            let value = |(l, all): (&f64, &Vec<Responses>)| (slope(all) / overlaps(*l)[1]).ln();
+            Chebyshev::new(&nodes, nodes.iter().zip(&tabulated).map(value).collect())
+        };
+        let mean = interpolate(&|all| mean_slope(all));
+        let own = (0..coarse.len()).map(|k| interpolate(&|all| all[k].slope)).collect();
         let slope_at_zero = mean_slope(&responses(coarse, TINY));
-        let fine_slopes: Vec<f64> = responses(&fine, TINY).iter().map(|own| own.slope).collect();
+        let finest = fine.as_ref().unwrap_or(coarse);
+        let fine_slopes: Vec<f64> = responses(finest, TINY).iter().map(|own| own.slope).collect();
         let mut table = Self {
             tokens: tokens as f64,
             noiseless,
             fine,
             mean,
+            own,
             slope_at_zero,
             fine_slopes,
             grid: Vec::new(),
@@ -120,6 +135,15 @@ impl Table {
             .collect()
     }
 
+    /// `S/q` of every scramble, on the finest nodes.
+    fn slopes(&self, l: f64) -> Vec<f64> {
+        let [q, v] = overlaps(l);
+        match &self.fine {
+            Some(fine) => responses(fine, q).iter().map(|own| own.slope).collect(),
+            None => self.own.iter().map(|own| own.at(l).exp() * v).collect(),
+        }
+    }
+
     /// `ln alpha'(q)` in the range of the table.
     fn log_alpha(&self, l: f64) -> f64 {
         let [_, v] = overlaps(l);
@@ -128,8 +152,7 @@ impl Table {
 
     /// The threshold of weak recovery: where `q = 0` loses stability. By the mean over the scrambles, and by each.
     pub(super) fn weak_recovery(&self) -> (f64, Vec<f64>) {
-        let mean = self.fine_slopes.iter().sum::<f64>() / self.fine_slopes.len() as f64;
-        (1.0 / mean, self.fine_slopes.iter().map(|slope| 1.0 / slope).collect())
+        (1.0 / mean(&self.fine_slopes), self.fine_slopes.iter().map(|slope| 1.0 / slope).collect())
     }
 
     /// The stable fixed points at `alpha'`, in increasing order of the overlap.
@@ -155,7 +178,7 @@ impl Table {
         }
         if self.noiseless {
             if alpha * self.tokens > 1.0 {
-                let own = vec![f64::INFINITY; self.fine.len()];
+                let own = vec![f64::INFINITY; self.own.len()];
                 found.push(FixedPoint { l: f64::INFINITY, own, free_energy: f64::INFINITY, residual: 0.0 });
             }
         } else if last.log_alpha <= log_alpha {
@@ -165,18 +188,20 @@ impl Table {
     }
 
     fn nothing(&self) -> FixedPoint {
-        let own = vec![f64::NEG_INFINITY; self.fine.len()];
+        let own = vec![f64::NEG_INFINITY; self.own.len()];
         FixedPoint { l: f64::NEG_INFINITY, own, free_energy: 0.0, residual: 0.0 }
     }
 
     /// The same root on the fine nodes, by secants: their distance from the table hardly depends on `l`.
     fn refined(&self, start: f64, log_alpha: f64) -> f64 {
+        if self.fine.is_none() {
+            return start;
+        }
         let mut slope = self.slope(start);
         let mut l = start;
         let mut last: Option<(f64, f64)> = None;
         for _ in 0..MAX_REFINEMENTS {
-            let [q, _] = overlaps(l);
-            let excess = -mean_slope(&responses(&self.fine, q)).ln() - log_alpha;
+            let excess = -mean(&self.slopes(l)).ln() - log_alpha;
             if let Some((before, excess_before)) = last {
                 slope = (excess - excess_before) / (l - before);
             }
@@ -186,7 +211,8 @@ impl Table {
             }
             last = Some((l, excess));
             l -= step;
-            if step.abs() < 1e-10 {
+            // The slope is known to some 1e-4 or better: so is what is left of the step.
+            if step.abs() < 1e-7 {
                 break;
             }
         }
@@ -210,22 +236,31 @@ impl Table {
     /// The fixed point beyond the table, where `G` is constant.
     fn almost_perfect(&self, end: f64, alpha: f64) -> FixedPoint {
         let [q, v] = overlaps(end);
-        let own = responses(&self.fine, q);
-        let at = |slope: f64| (alpha * slope / v).ln();
-        let l = at(mean_slope(&own));
+        let own = self.slopes(end);
+        // G = q (S/q)/(1 - q)
+        let at = |slope: f64| (alpha * slope * q / v).ln();
+        let l = at(mean(&own));
         let free_energy = 0.5 * (1.0 - (-l).exp() - l + alpha * self.integral(l));
-        FixedPoint { l, own: own.iter().map(|own| at(own.slope)).collect(), free_energy, residual: 0.0 }
+        FixedPoint { l, own: own.into_iter().map(at).collect(), free_energy, residual: 0.0 }
     }
 
     /// The fixed point at `l`, with its error and its free energy.
     fn fixed_point(&self, l: f64, alpha: f64) -> FixedPoint {
         let [q, v] = overlaps(l);
-        let own = responses(&self.fine, q);
-        let mean = mean_slope(&own);
+        // Near q = 0, below the table, only the linear law between its end and 0 is known.
+        let own = self.slopes(l.max(LOWEST));
+        let mean = mean(&own);
         let slope = self.slope(l);
-        let own = own.iter().map(|own| l - (mean.ln() - own.slope.ln()) / -slope).collect();
+        let own = own.iter().map(|own| l + (mean / own).ln() / slope).collect();
+        let residual = if l < LOWEST {
+            0.0
+        } else if self.fine.is_none() {
+            (self.log_alpha(l) - alpha.ln()).abs()
+        } else {
+            (mean * alpha).ln().abs()
+        };
         let free_energy = 0.5 * (q + v.ln() + alpha * self.integral(l));
-        FixedPoint { l, own, free_energy, residual: (mean * alpha).ln().abs() }
+        FixedPoint { l, own, free_energy, residual }
     }
 
     /// `int_0^q G`.
@@ -278,9 +313,8 @@ impl Table {
         if l == f64::INFINITY {
             return 0.0;
         }
-        let [q, _] = overlaps(l);
-        let own = responses(&self.fine, q.max(TINY));
-        standard_error(own.iter().map(|own| own.slope.ln())).unwrap_or(1e-3)
+        let own = if l < LOWEST { self.fine_slopes.clone() } else { self.slopes(l) };
+        standard_error(own.iter().map(|slope| slope.ln())).unwrap_or(1e-3)
     }
 }
 
@@ -292,14 +326,20 @@ struct Chebyshev {
 }
 
 impl Chebyshev {
-    fn new(from: f64, to: f64, count: usize, f: impl Fn(f64) -> f64) -> Self {
-        let angle = |k: usize| std::f64::consts::PI * (k as f64 + 0.5) / count as f64;
-        let nodes: Vec<f64> =
-            (0..count).map(|k| 0.5 * (from + to) - 0.5 * (to - from) * angle(k).cos()).collect();
+    fn angle(k: usize, count: usize) -> f64 {
+        std::f64::consts::PI * (k as f64 + 0.5) / count as f64
+    }
+
+    fn nodes(from: f64, to: f64, count: usize) -> Vec<f64> {
+        let node = |k| 0.5 * (from + to) - 0.5 * (to - from) * Self::angle(k, count).cos();
+        (0..count).map(node).collect()
+    }
+
+    /// For the values at [`Self::nodes`].
+    fn new(nodes: &[f64], values: Vec<f64>) -> Self {
         let sign = |k: usize| if k.is_multiple_of(2) { 1.0 } else { -1.0 };
-        let weights = (0..count).map(|k| sign(k) * angle(k).sin()).collect();
-        let values = nodes.iter().map(|l| f(*l)).collect();
-        Self { nodes, weights, values }
+        let weights = (0..nodes.len()).map(|k| sign(k) * Self::angle(k, nodes.len()).sin()).collect();
+        Self { nodes: nodes.to_vec(), weights, values }
     }
 
     fn at(&self, l: f64) -> f64 {

@@ -168,8 +168,9 @@ impl BayesSolution {
 
 /// The curve `G(q)` for one activation, number of tokens and effective noise: tabulated once, and solved for any `alpha'`.
 ///
-/// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with three or more). [`BayesCurve::solve`] refines what it finds there on all nodes of the options;
-/// with `log2_nodes` up to 10 nothing is left to refine, and a solve takes microseconds.
+/// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with three or more), and is
+/// interpolated to about 1e-6. If the options have more nodes, [`BayesCurve::solve`] refines on them what it finds in the table;
+/// otherwise a solve takes microseconds (linear attention; for softmax, the errors are averages over nodes).
 pub struct BayesCurve {
     model: Model,
     options: Options,
@@ -214,7 +215,8 @@ impl BayesCurve {
                 _ => TABLE_LOG2_NODES,
             };
             let coarse = level(model, noise, options.log2_nodes.min(most), options)?;
-            let fine = level(model, noise, options.log2_nodes, options)?;
+            let finer = options.log2_nodes > most;
+            let fine = if finer { Some(level(model, noise, options.log2_nodes, options)?) } else { None };
             Ok(Table::new(model.tokens, noise, &coarse, fine))
         })?;
         let replicas = match model.activation {
