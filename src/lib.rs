@@ -85,6 +85,7 @@ pub mod pretrain;
 pub mod quadrature;
 mod roots;
 pub mod scenario;
+pub mod simulate;
 pub mod spectrum;
 mod std_error;
 

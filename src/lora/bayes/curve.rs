@@ -150,6 +150,15 @@ impl Table {
         -(self.mean.at(l) + v.ln())
     }
 
+    /// `ln qhat = ln(alpha' G(q))`, which is `ln(q/(1-q))` after one iteration of message passing.
+    pub(super) fn log_conjugate(&self, l: f64, alpha: f64) -> f64 {
+        let [q, v] = overlaps(l);
+        let inside = self.mean.nodes.last().map_or(l, |last| l.clamp(LOWEST, *last));
+        // Beyond the table G is constant, or without noise (1 - q) G is.
+        let limit = if self.noiseless { (overlaps(inside)[1] / v).ln() } else { 0.0 };
+        alpha.ln() + self.mean.at(inside) + q.ln() + limit
+    }
+
     /// The threshold of weak recovery: where `q = 0` loses stability. By the mean over the scrambles, and by each.
     pub(super) fn weak_recovery(&self) -> (f64, Vec<f64>) {
         (1.0 / mean(&self.fine_slopes), self.fine_slopes.iter().map(|slope| 1.0 / slope).collect())

@@ -17,6 +17,7 @@
 
 mod contour;
 mod curve;
+mod denoiser;
 mod linear;
 mod noiseless;
 mod softmax;
@@ -35,6 +36,7 @@ use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::roots;
 use crate::std_error::{StdError, standard_error};
 use curve::{FixedPoint, Level, Table, overlaps};
+pub(crate) use denoiser::{Denoiser, denoiser};
 use linear::Linear;
 use noiseless::Noiseless;
 use softmax::{Many, Softmax, Two};
@@ -179,6 +181,8 @@ pub struct BayesCurve {
     /// Variance of the logits that the frozen weights explain, `M^2/Q`, and the rest of `Q0`.
     known: f64,
     unknown: f64,
+    /// Effective noise, in units of `q0^2`.
+    noise: f64,
     table: Table,
     replicas: Option<TwoReplicas>,
 }
@@ -223,7 +227,7 @@ impl BayesCurve {
             Activation::Linear => None,
             Activation::Softmax => Some(TwoReplicas::new(model.tokens, model.logit_scale(), true, options)?),
         };
-        Ok(Self { model: model.clone(), options: *options, q0, known, unknown, table, replicas })
+        Ok(Self { model: model.clone(), options: *options, q0, known, unknown, noise, table, replicas })
     }
 
     /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability: `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`.
@@ -257,6 +261,30 @@ impl BayesCurve {
         }
         let root = roots::bracketed(ends[0], ends[1], 1e-9, 1.0, advantage);
         Some(root).filter(|root| root.is_finite())
+    }
+
+    /// State evolution of message passing at `alpha' D` sequences, from the overlap `start`: `q` before the first iteration, and
+    /// after each of `steps`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, and `start` in `(0, q0)`.
+    pub fn state_evolution(&self, alpha: f64, start: f64, steps: usize) -> Result<Vec<f64>, Error> {
+        check::positive("lora.alpha", alpha)?;
+        if !(start > 0.0 && start < self.q0) {
+            return Err(Error::invalid("start", start, format!("> 0 and < q0 = {}", self.q0)));
+        }
+        let mut l = (start / (self.q0 - start)).ln();
+        let mut trajectory = vec![start];
+        for _ in 0..steps {
+            l = self.table.log_conjugate(l, alpha);
+            trajectory.push(self.q0 * overlaps(l)[0]);
+        }
+        Ok(trajectory)
+    }
+
+    /// `Delta_BO` in units of `q0^2`, as the channel has it: 0 if it counts as none.
+    pub(crate) fn relative_noise(&self) -> f64 {
+        self.noise
     }
 
     /// Both branches at `alpha' D` sequences.

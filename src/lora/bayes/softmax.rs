@@ -17,15 +17,17 @@ const MAX_BLOCKS: i64 = 4096;
 const NEGLIGIBLE: f64 = 20.0;
 
 /// One sample, with `P = T - 1` components across.
-struct Sample<const P: usize> {
+pub(super) struct Sample<const P: usize> {
     /// What is seen of `p p^T`: eigenvalues, in decreasing order.
-    square: [f64; P],
+    pub(super) square: [f64; P],
     /// What is seen of `t p`, in that eigenbasis.
-    product: [f64; P],
-    along: f64,
-    across: [f64; P],
-    free_along: f64,
-    free_across: [f64; P],
+    pub(super) product: [f64; P],
+    /// The true `t` and `p`, or what is close to them: where the integrals begin.
+    pub(super) along: f64,
+    pub(super) across: [f64; P],
+    /// The free part of `omega`.
+    pub(super) free_along: f64,
+    pub(super) free_across: [f64; P],
 }
 
 /// The samples of one scramble.
@@ -63,18 +65,18 @@ impl<const P: usize> Softmax<P> {
 }
 
 /// Posterior mean of `t` and `p`, and trace of the covariance.
-struct Moments<const P: usize> {
-    along: f64,
-    across: [f64; P],
+pub(super) struct Moments<const P: usize> {
+    pub(super) along: f64,
+    pub(super) across: [f64; P],
     variance: f64,
 }
 
 /// What the posterior depends on besides the sample: its noise, and the prior of `chi`.
-struct Prior<const P: usize> {
-    noise: f64,
-    variance: f64,
-    along: f64,
-    across: [f64; P],
+pub(super) struct Prior<const P: usize> {
+    pub(super) noise: f64,
+    pub(super) variance: f64,
+    pub(super) along: f64,
+    pub(super) across: [f64; P],
 }
 
 /// A trapezoidal rule in blocks of nodes, with a running reference of the exponent.
@@ -148,7 +150,7 @@ fn largest_square(truth2: f64, noise: f64) -> f64 {
 
 /// Two tokens: the rule over the one component `p` across; given `p`, `t` is Gaussian.
 #[inline(always)]
-fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
+pub(super) fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
     let Prior { noise, variance, along, across: [across] } = *prior;
     let ([square], [product], [truth]) = (sample.square, sample.product, sample.across);
     // To resolve the peaks, and the valley between them: there the precision of t has zeros at p = +- i sqrt(noise/variance).
@@ -186,7 +188,7 @@ fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
 
 /// More tokens: the rule over `t`; given `t`, the contour integral over `p`.
 #[inline(always)]
-fn moments_of_many<const P: usize>(sample: &Sample<P>, prior: &Prior<P>) -> Moments<P> {
+pub(super) fn moments_of_many<const P: usize>(sample: &Sample<P>, prior: &Prior<P>) -> Moments<P> {
     let Prior { noise, variance, along, across } = *prior;
     let length2: f64 = sample.across.iter().map(|p| p * p).sum();
     let step = 0.9 / (1.0 / variance + largest_square(length2, noise) / noise).sqrt();

@@ -1,0 +1,222 @@
+//! Sequences with the logits of their labels, and of the frozen weights.
+
+use rand_pcg::Pcg64;
+
+use super::layer::Layer;
+use super::measurement::lowest;
+use super::minimise::{Objective, Stopping, minimise};
+use super::sequences::{Sequences, Weights, score_of, symmetric_noise};
+use crate::lora::{self, Frozen, Selection};
+use crate::model::{Activation, Model};
+
+/// Sequences and what goes with them: one flat `T x T` matrix each.
+pub(super) struct Batch {
+    pub(super) sequences: Sequences,
+    /// `h(S*)`, and the same with noise.
+    pub(super) clean: Vec<f64>,
+    pub(super) noisy: Vec<f64>,
+    /// `h(S-hat)`, before recalibration.
+    pub(super) frozen: Vec<f64>,
+}
+
+/// Where the logits come from.
+pub(super) enum Source<'a> {
+    /// From actual weights.
+    Weights { teacher: &'a Weights, student: &'a Weights },
+    /// From their law in the limit.
+    Law(Frozen),
+}
+
+fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a += factor * b);
+    a
+}
+
+/// `h(S*)`, and the same with noise, on sequences.
+pub(super) fn labelled(
+    rng: &mut Pcg64,
+    sequences: &Sequences,
+    teacher: &Weights,
+    delta: f64,
+) -> [Vec<f64>; 2] {
+    let clean = sequences.logits(teacher);
+    let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
+    let noisy = sum(noise, &clean, 1.0);
+    [clean, noisy]
+}
+
+impl Source<'_> {
+    /// New sequences.
+    pub(super) fn fresh(&self, rng: &mut Pcg64, model: &Model, dimension: usize, count: usize) -> Batch {
+        let sequences = Sequences::sample(rng, dimension, model.tokens, count);
+        let frozen = match self {
+            Self::Weights { student, .. } => sequences.logits(student),
+            Self::Law(law) => symmetric_noise(rng, model.tokens, count, 2.0 * law.q),
+        };
+        self.label(rng, model, sequences, frozen)
+    }
+
+    /// The `count` sequences of lowest score, out of `pool` new ones.
+    pub(super) fn selected(
+        &self,
+        rng: &mut Pcg64,
+        model: &Model,
+        dimension: usize,
+        selection: Selection,
+        [count, pool]: [usize; 2],
+    ) -> Batch {
+        let square = model.tokens * model.tokens;
+        let (sequences, frozen) = match self {
+            Self::Weights { student, .. } => {
+                let sequences = Sequences::sample(rng, dimension, model.tokens, pool);
+                let frozen = sequences.logits(student);
+                (Some(sequences), frozen)
+            }
+            Self::Law(law) => (None, symmetric_noise(rng, model.tokens, pool, 2.0 * law.q)),
+        };
+        let scores: Vec<f64> =
+            frozen.chunks_exact(square).map(|z| score_of(selection.score, model.tokens, z)).collect();
+        let mut kept: Vec<usize> = (0..scores.len()).collect();
+        kept.sort_by(|i, j| scores[*i].total_cmp(&scores[*j]));
+        kept.truncate(count);
+        let frozen: Vec<f64> =
+            kept.iter().flat_map(|mu| &frozen[square * mu..square * (mu + 1)]).copied().collect();
+        let sequences = match sequences {
+            Some(sequences) => sequences.select(&kept),
+            // The scores do not depend on the sequences: any will do.
+            None => Sequences::sample(rng, dimension, model.tokens, count),
+        };
+        self.label(rng, model, sequences, frozen)
+    }
+
+    fn label(&self, rng: &mut Pcg64, model: &Model, sequences: Sequences, frozen: Vec<f64>) -> Batch {
+        let [clean, noisy] = match self {
+            Self::Weights { teacher, .. } => labelled(rng, &sequences, teacher, model.delta),
+            Self::Law(law) => {
+                let slope = if law.q > 0.0 { law.m / law.q } else { 0.0 };
+                let unknown = (law.q0 - slope * law.m).max(0.0);
+                let count = sequences.count();
+                let clean = sum(symmetric_noise(rng, model.tokens, count, 2.0 * unknown), &frozen, slope);
+                let noisy = sum(symmetric_noise(rng, model.tokens, count, model.delta), &clean, 1.0);
+                [clean, noisy]
+            }
+        };
+        Batch { sequences, clean, noisy, frozen }
+    }
+
+    /// The first sequences of the pre-training, with the noise they had there.
+    pub(super) fn reused(
+        &self,
+        rng: &mut Pcg64,
+        model: &Model,
+        dimension: usize,
+        count: usize,
+        pretraining: Option<&Labelled>,
+    ) -> Batch {
+        if let (Self::Weights { student, .. }, Some(data)) = (self, pretraining) {
+            let sequences = data.sequences.select(&(0..count).collect::<Vec<_>>());
+            let frozen = sequences.logits(student);
+            let end = count * sequences.square();
+            return Batch {
+                sequences,
+                clean: data.clean[..end].to_vec(),
+                noisy: data.noisy[..end].to_vec(),
+                frozen,
+            };
+        }
+        let mut batch = self.fresh(rng, model, dimension, count);
+        if let Self::Law(law) = self {
+            batch.frozen = memorised(model, &batch.frozen, &batch.noisy, law.v);
+        }
+        batch
+    }
+}
+
+/// Labelled sequences of the pre-training.
+pub(super) struct Labelled {
+    pub(super) sequences: Sequences,
+    pub(super) clean: Vec<f64>,
+    pub(super) noisy: Vec<f64>,
+}
+
+/// What pre-training with the response `v` makes of logits `omega` on sequences that it was trained on: the proximal point.
+fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
+    match model.activation {
+        Activation::Linear => {
+            let pull = 4.0 * v / (model.tokens * model.tokens) as f64;
+            omega.iter().zip(label).map(|(omega, label)| (omega + pull * label) / (1.0 + pull)).collect()
+        }
+        Activation::Softmax => {
+            let layer = Layer::new(model);
+            let square = model.tokens * model.tokens;
+            let identity: Vec<f64> =
+                (0..square).map(|i| if i % (model.tokens + 1) == 0 { 1.0 } else { 0.0 }).collect();
+            let labels = layer.attention(label);
+            let samples =
+                omega.chunks_exact(square).zip(label.chunks_exact(square)).zip(labels.chunks_exact(square));
+            samples
+                .flat_map(|((omega, label), y)| {
+                    Memory { layer, identity: &identity, omega, y, v }.proximal_point(label)
+                })
+                .collect()
+        }
+    }
+}
+
+/// The proximal problem `min_h |sigma(h) - y|_F^2 + |h - omega|_F^2/(4v)` of one sequence.
+struct Memory<'a> {
+    layer: Layer,
+    identity: &'a [f64],
+    omega: &'a [f64],
+    y: &'a [f64],
+    v: f64,
+}
+
+impl Memory<'_> {
+    /// The lowest of the minima downhill from `omega`, from the label's logits, and from the point between.
+    fn proximal_point(&self, label: &[f64]) -> Vec<f64> {
+        if self.v <= 0.0 {
+            return self.omega.to_vec();
+        }
+        let stopping = Stopping { gradient_tolerance: 1e-9, max_iterations: 1000 };
+        let from = |share: f64| {
+            let pairs = self.omega.iter().zip(label);
+            let start: Vec<f64> = pairs.map(|(omega, label)| omega + share * (label - omega)).collect();
+            minimise(self, &start, stopping)
+        };
+        let best = lowest([0.0, 0.5, 1.0].map(from).into_iter(), |minimum| minimum.objective);
+        best.map_or_else(|| self.omega.to_vec(), |minimum| minimum.w)
+    }
+}
+
+impl Objective for Memory<'_> {
+    fn evaluate(&self, h: &[f64]) -> (f64, Vec<f64>) {
+        let mut gradient = h.to_vec();
+        let mut residual = vec![0.0; h.len()];
+        let mut value = self.layer.adjoint(&mut gradient, self.y, self.identity, &mut residual);
+        for ((gradient, h), omega) in gradient.iter_mut().zip(h).zip(self.omega) {
+            *gradient += (h - omega) / (2.0 * self.v);
+            value += (h - omega) * (h - omega) / (4.0 * self.v);
+        }
+        (value, gradient)
+    }
+}
+
+/// Sequences, as fine-tuning is asked to take them.
+pub(super) fn finetuning_batch(
+    source: &Source<'_>,
+    rng: &mut Pcg64,
+    model: &Model,
+    dimension: usize,
+    sequences: lora::Sequences,
+    [count, pool]: [usize; 2],
+    pretraining: Option<&Labelled>,
+) -> Batch {
+    match sequences {
+        lora::Sequences::Fresh => source.fresh(rng, model, dimension, count),
+        lora::Sequences::Reused => source.reused(rng, model, dimension, count, pretraining),
+        lora::Sequences::Active(selection) => {
+            source.selected(rng, model, dimension, selection, [count, pool])
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Theory beside simulation.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::measurement::{Finetuned, Measurement, Pretrained};
+use super::statistics::{Estimate, extrapolate};
+use crate::lora;
+use crate::nullable::number;
+use crate::pretrain::{self, LearnedSpectrum};
+use crate::scenario::Outcome;
+
+/// Fractions at which the spectrum of `s-hat` is compared, where they are well above the atom: near its edge, corrections decay
+/// more slowly than `1/D`.
+const FROM_ATOM: f64 = 0.1;
+const QUANTILES: [(&str, f64); 3] = [("quantile_50", 0.5), ("quantile_75", 0.75), ("quantile_90", 0.9)];
+
+/// A stage of a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Pre-training.
+    Pretrain,
+    /// Fine-tuning.
+    Lora,
+}
+
+/// An observable at one dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AtSize {
+    /// `D`.
+    pub dimension: usize,
+    /// Number of instances.
+    pub instances: usize,
+    /// Mean over them.
+    #[serde(flatten)]
+    pub estimate: Estimate,
+}
+
+/// One observable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its stage.
+    pub stage: Stage,
+    /// Its name, as in the schema; `quantile_50` and so on are of the eigenvalues of `s-hat`.
+    pub observable: String,
+    /// The prediction, and its standard error (0 if it is exact).
+    pub theory: Estimate,
+    /// What was measured: extrapolated if there are several sizes.
+    pub simulation: Estimate,
+    /// `(simulation - theory)` over both standard errors.
+    #[serde(deserialize_with = "number")]
+    pub z: f64,
+    /// What was measured at every size.
+    pub sizes: Vec<AtSize>,
+}
+
+/// All observables of all stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// One row per observable.
+    pub rows: Vec<Row>,
+    /// Trainings that ended before their gradient was below the tolerance.
+    pub unconverged: usize,
+}
+
+impl Comparison {
+    pub(super) fn new(
+        outcome: &Outcome,
+        spectrum: Option<&LearnedSpectrum>,
+        measurements: &[Measurement],
+        order: usize,
+        lora_power: f64,
+    ) -> Self {
+        let mut rows = Vec::new();
+        if let Some(solution) = &outcome.pretrain {
+            let measured: Vec<(usize, &Pretrained)> = measurements
+                .iter()
+                .filter_map(|one| one.pretrain.as_ref().map(|stage| (one.dimension, stage)))
+                .collect();
+            for (name, theory, read) in pretraining_observables(solution) {
+                let values = measured.iter().map(|(dimension, stage)| (*dimension, read(stage))).collect();
+                rows.extend(row(Stage::Pretrain, name, theory, values, order, 1.0));
+            }
+            for (name, probability) in QUANTILES {
+                let above = spectrum.filter(|law| probability >= law.atom() + FROM_ATOM);
+                let Some(Ok(value)) = above.map(|law| law.quantile(probability)) else { continue };
+                let values = measured
+                    .iter()
+                    .map(|(dimension, stage)| (*dimension, quantile(&stage.eigenvalues, probability)))
+                    .collect();
+                let theory = Estimate { mean: value, std_error: 0.0 };
+                rows.extend(row(Stage::Pretrain, name, theory, values, order, 1.0));
+            }
+        }
+        if let Some(solution) = &outcome.lora {
+            for (name, theory, read) in finetuning_observables(solution) {
+                let values = measurements
+                    .iter()
+                    .filter_map(|one| one.lora.as_ref().map(|stage| (one.dimension, read(stage))))
+                    .collect();
+                rows.extend(row(Stage::Lora, name, theory, values, order, lora_power));
+            }
+        }
+        Self { rows, unconverged: measurements.iter().map(Measurement::unconverged).sum() }
+    }
+
+    /// The row of an observable.
+    #[must_use]
+    pub fn row(&self, stage: Stage, observable: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.stage == stage && row.observable == observable)
+    }
+
+    /// Root mean square of `z` over all rows with a standard error. Observables of the same instances are correlated.
+    #[must_use]
+    pub fn rms_z(&self) -> f64 {
+        let scores: Vec<f64> = self.rows.iter().map(|row| row.z).filter(|z| z.is_finite()).collect();
+        (scores.iter().map(|z| z * z).sum::<f64>() / scores.len() as f64).sqrt()
+    }
+
+    /// The largest `|z|`; 0 if no row has a standard error.
+    #[must_use]
+    pub fn worst_z(&self) -> f64 {
+        self.rows.iter().map(|row| row.z.abs()).filter(|z| z.is_finite()).fold(0.0, f64::max)
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:8} {:>13} {:>11} {:>11} {:>9} {:>6}",
+            "stage", "observable", "theory", "simulation", "+-", "z"
+        )?;
+        for Row { stage, observable, theory, simulation, z, .. } in &self.rows {
+            let stage = match stage {
+                Stage::Pretrain => "pretrain",
+                Stage::Lora => "lora",
+            };
+            let Estimate { mean, std_error } = simulation;
+            writeln!(
+                f,
+                "{stage:8} {observable:>13} {:11.5} {mean:11.5} {std_error:9.5} {z:6.2}",
+                theory.mean
+            )?;
+        }
+        if self.unconverged > 0 {
+            writeln!(f, "{} trainings did not converge", self.unconverged)?;
+        }
+        Ok(())
+    }
+}
+
+/// Name, prediction, and how to read the measurement.
+type Observable<M> = (&'static str, Estimate, fn(&M) -> f64);
+
+fn predicted(mean: f64, std_error: Option<f64>) -> Estimate {
+    Estimate { mean, std_error: std_error.unwrap_or(0.0) }
+}
+
+fn pretraining_observables(solution: &pretrain::Solution) -> [Observable<Pretrained>; 9] {
+    let pretrain::Solution { order, errors, std_error, .. } = solution;
+    [
+        ("q", predicted(order.q, std_error.q), |stage| stage.q),
+        ("m", predicted(order.m, std_error.m), |stage| stage.m),
+        ("trace", predicted(solution.trace, None), |stage| stage.trace),
+        ("rank_fraction", predicted(solution.rank_fraction, None), |stage| stage.rank_fraction),
+        ("objective", predicted(solution.objective, std_error.objective), |stage| stage.objective),
+        ("test", predicted(errors.test, std_error.test), |stage| stage.test),
+        ("test_clean", predicted(errors.test_clean, std_error.test_clean), |stage| stage.test_clean),
+        ("train", predicted(errors.train, std_error.train), |stage| stage.train),
+        ("alignment", predicted(solution.alignment, std_error.alignment), |stage| stage.alignment),
+    ]
+}
+
+fn finetuning_observables(solution: &lora::Solution) -> [Observable<Finetuned>; 8] {
+    let lora::Solution { order, errors, std_error, .. } = solution;
+    [
+        ("q", predicted(order.q, std_error.q), |stage| stage.q),
+        ("m", predicted(order.m, std_error.m), |stage| stage.m),
+        ("objective", predicted(solution.objective, std_error.objective), |stage| stage.objective),
+        ("test", predicted(errors.test, std_error.test), |stage| stage.test),
+        ("test_clean", predicted(errors.test_clean, std_error.test_clean), |stage| stage.test_clean),
+        ("train", predicted(errors.train, std_error.train), |stage| stage.train),
+        ("frozen", predicted(errors.frozen, std_error.frozen), |stage| stage.frozen),
+        ("alignment", predicted(solution.alignment, std_error.alignment), |stage| stage.alignment),
+    ]
+}
+
+/// The eigenvalue at a fraction of all, interpolated between those at `(i + 1/2)/D`.
+fn quantile(sorted: &[f64], probability: f64) -> f64 {
+    let position = (probability * sorted.len() as f64 - 0.5).max(0.0);
+    let below = position as usize;
+    match (sorted.get(below), sorted.get(below + 1)) {
+        (Some(low), Some(high)) => low + (position - below as f64) * (high - low),
+        (Some(low), None) => *low,
+        _ => f64::NAN,
+    }
+}
+
+/// One row; `None` without measurements.
+fn row(
+    stage: Stage,
+    observable: &str,
+    theory: Estimate,
+    values: Vec<(usize, f64)>,
+    order: usize,
+    power: f64,
+) -> Option<Row> {
+    let mut dimensions: Vec<usize> = values.iter().map(|(dimension, _)| *dimension).collect();
+    dimensions.sort_unstable();
+    dimensions.dedup();
+    let sizes: Vec<AtSize> = dimensions
+        .into_iter()
+        .map(|dimension| {
+            let here: Vec<f64> =
+                values.iter().filter(|(d, _)| *d == dimension).map(|(_, value)| *value).collect();
+            AtSize { dimension, instances: here.len(), estimate: Estimate::of(&here) }
+        })
+        .collect();
+    let simulation = match sizes[..] {
+        [] => return None,
+        [only] => only.estimate,
+        _ => {
+            let points: Vec<(usize, Estimate)> =
+                sizes.iter().map(|size| (size.dimension, size.estimate)).collect();
+            extrapolate(&points, power, order)
+        }
+    };
+    let z = (simulation.mean - theory.mean) / simulation.std_error.hypot(theory.std_error);
+    Some(Row { stage, observable: observable.to_owned(), theory, simulation, z, sizes })
+}

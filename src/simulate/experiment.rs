@@ -1,0 +1,205 @@
+//! Simulating a scenario: instances, one by one or all at once.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::batch::Source;
+use super::comparison::Comparison;
+use super::laboratory::{Counts, FrozenLogits, Laboratory, check_memory};
+use super::measurement::Measurement;
+use super::random::Streams;
+use super::{finetuning, pretraining};
+use crate::error::Error;
+use crate::lora::{self, Frozen};
+use crate::model::Teacher;
+use crate::pretrain;
+use crate::scenario::{Estimator, Outcome, Scenario};
+
+/// A scenario, its prediction, and a laboratory to check it in.
+///
+/// Instances can be run in any order, on any machine, and put together afterwards: each depends on its number only.
+#[derive(Debug, Clone)]
+pub struct Experiment {
+    scenario: Scenario,
+    laboratory: Laboratory,
+    outcome: Outcome,
+    pretraining: Option<(Teacher, pretrain::Training)>,
+    finetuning: Option<lora::Training>,
+    /// Overlaps of the frozen weights, where their logits are synthetic.
+    law: Option<Frozen>,
+}
+
+impl Experiment {
+    /// Checks everything, memory included, and solves the theory.
+    ///
+    /// # Errors
+    /// Those of [`Laboratory::validate`] and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of
+    /// sequences are not integers, or that would take more memory than allowed: before anything is allocated.
+    /// [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
+    /// [`message_passing`](super::message_passing)). [`Error::NotConverged`] if the theory has no prediction.
+    pub fn new(scenario: &Scenario, laboratory: &Laboratory) -> Result<Self, Error> {
+        laboratory.validate()?;
+        scenario.validate()?;
+        if scenario.estimator == Estimator::BayesOptimal {
+            return Err(Error::Conflict { field: "estimator = bayes_optimal", with: "a laboratory" });
+        }
+        let synthetic = laboratory.frozen == FrozenLogits::Synthetic || scenario.pretrain.is_none();
+        if synthetic && scenario.lora.is_none() {
+            let reason = "with synthetic frozen logits only the fine-tuning stage is simulated";
+            return Err(Error::MissingField { field: "lora", reason });
+        }
+        check_memory(scenario, laboratory, synthetic)?;
+        let mut outcome = scenario.solve()?;
+        outcome.pretrain = outcome.pretrain.map(pretrain::Solution::into_converged).transpose()?;
+        outcome.lora = outcome.lora.map(lora::Solution::into_converged).transpose()?;
+        let law = match &outcome.pretrain {
+            Some(solution) => Some(solution.freeze()),
+            None => scenario.frozen,
+        };
+        let pretraining = match (&scenario.model.teacher, &scenario.pretrain) {
+            (Some(teacher), Some(pretraining)) if !synthetic => {
+                Some((teacher.clone(), pretraining.training()?))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            scenario: scenario.clone(),
+            laboratory: laboratory.clone(),
+            outcome,
+            pretraining,
+            finetuning: scenario.lora.as_ref().map(crate::scenario::Finetuning::training).transpose()?,
+            law: law.filter(|_| synthetic),
+        })
+    }
+
+    /// The prediction.
+    #[must_use]
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// The scenario.
+    #[must_use]
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// The laboratory.
+    #[must_use]
+    pub fn laboratory(&self) -> &Laboratory {
+        &self.laboratory
+    }
+
+    /// Dimension and number of every instance: first all of the first size.
+    #[must_use]
+    pub fn instances(&self) -> Vec<[usize; 2]> {
+        let sizes = self.laboratory.sizes.iter();
+        sizes.flat_map(|size| (0..size.instances).map(|instance| [size.dimension, instance])).collect()
+    }
+
+    /// One instance.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if there is no such instance.
+    pub fn run(&self, dimension: usize, instance: usize) -> Result<Measurement, Error> {
+        let Self { scenario, laboratory, .. } = self;
+        if !laboratory.sizes.iter().any(|size| size.dimension == dimension && instance < size.instances) {
+            let given = format!("{instance} at dimension {dimension}");
+            return Err(Error::invalid("instance", given, "one of the laboratory"));
+        }
+        let model = &scenario.model;
+        let counts = Counts::new(scenario, dimension, self.law.is_some())?;
+        let streams = Streams { seed: laboratory.seed, dimension, instance };
+        let stage = match (&self.pretraining, counts.pretraining()) {
+            (Some((teacher, training)), Some(counts)) => {
+                Some(pretraining::run(model, teacher, training, counts, laboratory, &streams)?)
+            }
+            _ => None,
+        };
+        let source = match (&stage, self.law) {
+            (Some(stage), _) => Some(Source::Weights { teacher: &stage.teacher, student: &stage.student }),
+            (None, law) => law.map(Source::Law),
+        };
+        let lora = match (&self.finetuning, counts.finetuning(), source) {
+            (Some(training), Some(counts), Some(source)) => {
+                let data = stage.as_ref().map(|stage| &stage.data);
+                Some(finetuning::run(model, training, &source, counts, data, laboratory, &streams))
+            }
+            _ => None,
+        };
+        Ok(Measurement { dimension, instance, pretrain: stage.map(|stage| stage.measured), lora })
+    }
+
+    /// All instances that are not among `known`, in parallel, and those, in the order of [`Experiment::instances`]. `progress` is called
+    /// after each new one, from any thread but one at a time, and may stop the experiment: what was running is
+    /// finished then, nothing new is begun, and what there is is returned.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the threads cannot be started.
+    pub fn run_all(
+        &self,
+        known: Vec<Measurement>,
+        progress: impl FnMut(&Measurement) -> ControlFlow<()> + Send,
+    ) -> Result<Vec<Measurement>, Error> {
+        self.laboratory.install(|| self.run_here(known, progress))?
+    }
+
+    fn run_here(
+        &self,
+        known: Vec<Measurement>,
+        progress: impl FnMut(&Measurement) -> ControlFlow<()> + Send,
+    ) -> Result<Vec<Measurement>, Error> {
+        let wanted = self.instances();
+        let position = |of: &Measurement| wanted.iter().position(|id| *id == [of.dimension, of.instance]);
+        let mut all: Vec<(usize, Measurement)> =
+            known.into_iter().filter_map(|one| position(&one).map(|at| (at, one))).collect();
+        all.sort_by_key(|(at, _)| *at);
+        all.dedup_by_key(|(at, _)| *at);
+        let done: HashSet<usize> = all.iter().map(|(at, _)| *at).collect();
+        let progress = Mutex::new(progress);
+        let stopped = AtomicBool::new(false);
+        let missing: Vec<usize> = (0..wanted.len()).filter(|at| !done.contains(at)).collect();
+        let new: Vec<Option<(usize, Measurement)>> = missing
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|at| {
+                if stopped.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                let [dimension, instance] = wanted[at];
+                let measurement = self.run(dimension, instance)?;
+                // A panic of the caller's closure on another thread is reported there.
+                let mut report = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if report(&measurement).is_break() {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+                Ok(Some((at, measurement)))
+            })
+            .collect::<Result<_, Error>>()?;
+        all.extend(new.into_iter().flatten());
+        all.sort_by_key(|(at, _)| *at);
+        Ok(all.into_iter().map(|(_, measurement)| measurement).collect())
+    }
+
+    /// The prediction beside what was measured.
+    #[must_use]
+    pub fn compare(&self, measurements: &[Measurement]) -> Comparison {
+        self.compare_to(&self.outcome, measurements)
+    }
+
+    /// Any prediction beside what was measured.
+    #[must_use]
+    pub fn compare_to(&self, outcome: &Outcome, measurements: &[Measurement]) -> Comparison {
+        // With trained weights, h(S) and chi chi^T share the sequences: corrections of order D^{-1/2}.
+        let lora_power = if self.law.is_some() { 1.0 } else { 0.5 };
+        let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {
+            let solution = outcome.pretrain.as_ref()?;
+            pretrain::LearnedSpectrum::new(&self.scenario.model, training, solution).ok()
+        });
+        Comparison::new(outcome, spectrum.as_ref(), measurements, self.laboratory.order(), lora_power)
+    }
+}

@@ -1,0 +1,243 @@
+//! What is simulated, as opposed to what is predicted: sizes, instances, seeds, and bounds on time and memory.
+
+use serde::{Deserialize, Serialize};
+
+use super::minimise::{self, Stopping};
+use super::sequences::MAX_CHUNKS;
+use crate::error::{Error, check};
+use crate::lora::Sequences;
+use crate::model::Teacher;
+use crate::scenario::Scenario;
+
+/// How many instances are trained at one dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// `D`, 2 to 100,000. The numbers of sequences and the widths must be integers to 1%.
+    pub dimension: usize,
+    /// Independent teachers and data; 2 to 1,000,000.
+    pub instances: usize,
+}
+
+/// Where the logits of the frozen weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FrozenLogits {
+    /// From weights that were trained on sequences of the same dimension: the whole pipeline, with corrections of order
+    /// `D^{-1/2}` to the fine-tuning stage.
+    #[default]
+    Trained,
+    /// Drawn from their law in the limit, given the overlaps, independently of the sequences: fast, and with small
+    /// corrections. Only the fine-tuning stage is simulated. Always so for a scenario with `frozen`.
+    Synthetic,
+}
+
+/// A finite-size experiment.
+///
+/// ```
+/// use lora_asymptotics::simulate::{FrozenLogits, Laboratory, Size};
+///
+/// let laboratory = Laboratory {
+///     sizes: vec![Size { dimension: 400, instances: 20 }],
+///     frozen: FrozenLogits::Synthetic,
+///     ..Laboratory::default()
+/// };
+/// # assert!(laboratory.validate().is_ok());
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Laboratory {
+    /// Dimensions and numbers of instances: one, or several to extrapolate from.
+    pub sizes: Vec<Size>,
+    /// Seed. The same seed gives the same bits, whatever the number of threads.
+    pub seed: u64,
+    /// Where the logits of the frozen weights come from.
+    pub frozen: FrozenLogits,
+    /// New sequences per instance for the test errors; 1 to 10,000,000.
+    pub test_sequences: usize,
+    /// Random starts of pre-training; the lowest objective is kept. 1 to 100.
+    pub pretraining_starts: usize,
+    /// Random starts of fine-tuning, beside the informed and the spectral one; 0 to 100.
+    pub random_starts: usize,
+    /// Root mean square of the entries of the gradient at which training ends; > 0.
+    pub gradient_tolerance: f64,
+    /// Iterations of L-BFGS per training at most; 1 to 10,000,000.
+    pub max_iterations: usize,
+    /// Highest power of `1/D` (of `D^{-1/2}` where fine-tuning is on trained weights) in the extrapolation from several sizes:
+    /// 0 to 4, and fewer than there are sizes. One if not given.
+    pub order: Option<usize>,
+    /// Bytes that all instances trained at the same time may take; an experiment that would need more is refused.
+    pub memory_limit: u64,
+    /// Number of threads; all there are if not given. 1 to 1024.
+    pub threads: Option<usize>,
+}
+
+impl Default for Laboratory {
+    fn default() -> Self {
+        Self {
+            sizes: vec![Size { dimension: 60, instances: 16 }],
+            seed: 0,
+            frozen: FrozenLogits::Trained,
+            test_sequences: 2048,
+            pretraining_starts: 1,
+            random_starts: 1,
+            gradient_tolerance: 1e-6,
+            max_iterations: 10_000,
+            order: None,
+            memory_limit: 4 << 30,
+            threads: None,
+        }
+    }
+}
+
+impl Laboratory {
+    /// Checks every field by itself.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.sizes.is_empty() {
+            return Err(Error::invalid("laboratory.sizes", "[]", "one size at least"));
+        }
+        for (index, size) in self.sizes.iter().enumerate() {
+            check::integer("laboratory.sizes.dimension", size.dimension, 2, 100_000)?;
+            check::integer("laboratory.sizes.instances", size.instances, 2, 1_000_000)?;
+            if self.sizes[..index].iter().any(|other| other.dimension == size.dimension) {
+                return Err(Error::invalid("laboratory.sizes.dimension", size.dimension, "given only once"));
+            }
+        }
+        check::integer("laboratory.test_sequences", self.test_sequences, 1, 10_000_000)?;
+        check::integer("laboratory.pretraining_starts", self.pretraining_starts, 1, 100)?;
+        check::integer("laboratory.random_starts", self.random_starts, 0, 100)?;
+        check::positive("laboratory.gradient_tolerance", self.gradient_tolerance)?;
+        check::integer("laboratory.max_iterations", self.max_iterations, 1, 10_000_000)?;
+        if let Some(order) = self.order {
+            check::integer("laboratory.order", order, 0, 4.min(self.sizes.len() - 1))?;
+        }
+        self.threads.map_or(Ok(()), |threads| check::integer("laboratory.threads", threads, 1, 1024))
+    }
+
+    /// The order of the extrapolation.
+    pub(super) fn order(&self) -> usize {
+        self.order.unwrap_or(1).min(self.sizes.len() - 1)
+    }
+
+    pub(super) fn stopping(&self) -> Stopping {
+        Stopping { gradient_tolerance: self.gradient_tolerance, max_iterations: self.max_iterations }
+    }
+
+    /// Runs `f` on the threads of this laboratory.
+    pub(super) fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> Result<R, Error> {
+        let Some(threads) = self.threads else { return Ok(f()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|error| Error::invalid("laboratory.threads", threads, error.to_string()))?;
+        Ok(pool.install(f))
+    }
+
+    /// Threads that will run.
+    pub(super) fn concurrency(&self) -> usize {
+        self.threads.unwrap_or_else(rayon::current_num_threads)
+    }
+}
+
+/// Numbers of sequences and widths at one dimension, as floats: they are checked before anything is allocated.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    dimension: f64,
+    /// Sequences and width of pre-training.
+    pretraining: Option<[f64; 2]>,
+    /// Sequences that are trained on, and those among which they are selected.
+    finetuning: Option<[f64; 2]>,
+}
+
+/// Largest relative difference between a number and the integer it is rounded to.
+const ROUNDING: f64 = 0.01;
+
+impl Counts {
+    pub(super) fn new(scenario: &Scenario, dimension: usize, synthetic: bool) -> Result<Self, Error> {
+        let d = dimension as f64;
+        let integer = |name: &'static str, value: f64| {
+            let rounded = value.round();
+            if rounded >= 1.0 && (value - rounded).abs() <= ROUNDING * value {
+                return Ok(rounded);
+            }
+            let allowed = format!("a dimension at which {name} = {value} is an integer to 1%");
+            Err(Error::invalid("laboratory.sizes.dimension", dimension, allowed))
+        };
+        let pretraining = match &scenario.pretrain {
+            Some(pretraining) if !synthetic => {
+                if let Some(Teacher::Wishart { kappa0 }) = scenario.model.teacher {
+                    integer("kappa0 D", kappa0 * d)?;
+                }
+                let sequences = integer("pretrain.alpha D^2", pretraining.alpha * d * d)?;
+                Some([sequences, integer("pretrain.kappa D", pretraining.kappa * d)?])
+            }
+            _ => None,
+        };
+        let finetuning = match &scenario.lora {
+            Some(finetuning) => {
+                let kept = integer("lora.alpha D", finetuning.alpha * d)?;
+                let pool = match finetuning.sequences {
+                    Sequences::Active(selection) => (kept / selection.fraction).round().max(kept),
+                    Sequences::Fresh | Sequences::Reused => kept,
+                };
+                if let (Sequences::Reused, Some([available, _])) = (finetuning.sequences, pretraining)
+                    && kept > available
+                {
+                    let allowed = format!("so large that there are {kept} sequences to reuse");
+                    return Err(Error::invalid("laboratory.sizes.dimension", dimension, allowed));
+                }
+                Some([kept, pool])
+            }
+            None => None,
+        };
+        Ok(Self { dimension: d, pretraining, finetuning })
+    }
+
+    /// Bytes that one instance takes, about.
+    pub(super) fn bytes(&self, tokens: usize) -> f64 {
+        let (d, t) = (self.dimension, tokens as f64);
+        // Tokens, projections, and a dozen matrices of size T x T, per sequence.
+        let sequences = |count: f64, width: f64| count * t * (d + 3.0 * width + 12.0 * t);
+        let vectors = (2 * minimise::MEMORY + 12 + MAX_CHUNKS) as f64;
+        let pretraining = self
+            .pretraining
+            .map_or(0.0, |[count, width]| sequences(count, width) + vectors * d * width + 6.0 * d * d);
+        let finetuning = self
+            .finetuning
+            .map_or(0.0, |[kept, pool]| sequences(kept, 1.0) + sequences(pool, 1.0) + vectors * d);
+        let numbers = pretraining + finetuning + sequences(super::TEST_BATCH as f64, d);
+        numbers * std::mem::size_of::<f64>() as f64
+    }
+
+    /// Sequences of pre-training and width of the student.
+    pub(super) fn pretraining(&self) -> Option<[usize; 2]> {
+        self.pretraining.map(|counts| counts.map(|x| x as usize))
+    }
+
+    /// Sequences of fine-tuning, and the pool they are selected from.
+    pub(super) fn finetuning(&self) -> Option<[usize; 2]> {
+        self.finetuning.map(|counts| counts.map(|x| x as usize))
+    }
+}
+
+/// Refuses what would take too much memory.
+pub(super) fn check_memory(
+    scenario: &Scenario,
+    laboratory: &Laboratory,
+    synthetic: bool,
+) -> Result<(), Error> {
+    for size in &laboratory.sizes {
+        let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens);
+        let bytes = one * laboratory.concurrency().min(size.instances) as f64;
+        if bytes > laboratory.memory_limit as f64 {
+            let limit = laboratory.memory_limit;
+            let allowed = format!(
+                "smaller, or laboratory.memory_limit = {limit} larger, or laboratory.threads fewer: {bytes:.3e} bytes are needed"
+            );
+            return Err(Error::invalid("laboratory.sizes.dimension", size.dimension, allowed));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! The loss of the attention layer on actual sequences, and its gradient.
+//!
+//! With `Y = X W` the projected tokens of a sequence and `S = scale W W^T`, the logits are
+//! `h_ab = (scale/D)(y_a.y_b - |W|^2 delta_ab)`, plus those of the frozen weights if there are any. For the residual `r = sigma(h) - y`
+//! the loss is `D^{-1}|r X|_F^2 = tr(r G r^T)` with `G = X X^T/D`; with `A` its derivative in `h`, made symmetric, the gradient is
+//! `dL/dW = (2 scale/D) sum_mu (X^T A Y - tr(A) W)`.
+
+use nalgebra::DMatrix;
+
+use super::minimise::Objective;
+use super::sequences::{Chunk, Sequences};
+use crate::model::{Activation, Model};
+
+/// The activation on flat matrices.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layer {
+    pub(super) tokens: usize,
+    activation: Activation,
+    inverse_temperature: f64,
+}
+
+impl Layer {
+    pub(super) fn new(model: &Model) -> Self {
+        Self { tokens: model.tokens, activation: model.activation, inverse_temperature: model.logit_scale() }
+    }
+
+    /// `sigma(h)` of every matrix.
+    pub(super) fn attention(&self, logits: &[f64]) -> Vec<f64> {
+        let mut attention = logits.to_vec();
+        for row in attention.chunks_exact_mut(self.tokens) {
+            self.activate(row);
+        }
+        attention
+    }
+
+    fn activate(&self, row: &mut [f64]) {
+        match self.activation {
+            Activation::Linear => row.iter_mut().for_each(|h| *h /= self.tokens as f64),
+            Activation::Softmax => {
+                let top = row.iter().fold(f64::NEG_INFINITY, |m, h| m.max(*h));
+                row.iter_mut().for_each(|h| *h = (self.inverse_temperature * (*h - top)).exp());
+                let total: f64 = row.iter().sum();
+                row.iter_mut().for_each(|p| *p /= total);
+            }
+        }
+    }
+
+    /// The loss of one sequence at the logits `h`, which are replaced by the symmetric derivative `A`.
+    pub(super) fn adjoint(&self, h: &mut [f64], label: &[f64], gram: &[f64], residual: &mut [f64]) -> f64 {
+        let t = self.tokens;
+        let mut loss = 0.0;
+        for a in 0..t {
+            let row = t * a..t * (a + 1);
+            self.activate(&mut h[row.clone()]);
+            for b in row.clone() {
+                residual[b] = h[b] - label[b];
+            }
+            let residual = &residual[row.clone()];
+            let p = &mut h[row];
+            let mut pulled = [0.0; Model::MAX_TOKENS];
+            for b in 0..t {
+                pulled[b] = 2.0 * (0..t).map(|c| residual[c] * gram[t * c + b]).sum::<f64>();
+                loss += 0.5 * pulled[b] * residual[b];
+            }
+            match self.activation {
+                Activation::Linear => (0..t).for_each(|b| p[b] = pulled[b] / t as f64),
+                Activation::Softmax => {
+                    let mean: f64 = (0..t).map(|b| p[b] * pulled[b]).sum();
+                    (0..t).for_each(|b| p[b] *= self.inverse_temperature * (pulled[b] - mean));
+                }
+            }
+        }
+        for a in 0..t {
+            for b in 0..a {
+                let mean = 0.5 * (h[t * a + b] + h[t * b + a]);
+                h[t * a + b] = mean;
+                h[t * b + a] = mean;
+            }
+        }
+        loss
+    }
+
+    /// The losses of all sequences with given logits, summed.
+    pub(super) fn loss(&self, sequences: &Sequences, logits: &[f64], labels: &[f64]) -> f64 {
+        let square = sequences.square();
+        let of_chunk = |chunk: Chunk<'_>| {
+            let offset = square * chunk.first;
+            let mut h = vec![0.0; square];
+            let mut residual = vec![0.0; square];
+            let matrices = chunk.gram.chunks_exact(square).enumerate();
+            let losses = matrices.map(|(mu, gram)| {
+                let at = offset + square * mu..offset + square * (mu + 1);
+                h.copy_from_slice(&logits[at.clone()]);
+                self.adjoint(&mut h, &labels[at], gram, &mut residual)
+            });
+            losses.sum::<f64>()
+        };
+        sequences.chunks(of_chunk).iter().sum()
+    }
+}
+
+/// What is minimised: `sum_mu loss + lambda |W|^2`.
+pub(super) struct Task<'a> {
+    pub(super) layer: Layer,
+    pub(super) sequences: &'a Sequences,
+    /// `sigma` of the label's logits.
+    pub(super) labels: &'a [f64],
+    /// Logits of the frozen weights.
+    pub(super) frozen: Option<&'a [f64]>,
+    pub(super) lambda: f64,
+    /// `S = scale W W^T`.
+    pub(super) scale: f64,
+    pub(super) width: usize,
+}
+
+impl Task<'_> {
+    /// `W`, from its columns one after the other.
+    pub(super) fn matrix(&self, w: &[f64]) -> DMatrix<f64> {
+        DMatrix::from_column_slice(self.sequences.dimension(), self.width, w)
+    }
+
+    /// The loss without the ridge.
+    pub(super) fn loss(&self, w: &DMatrix<f64>) -> f64 {
+        self.adjoints(w, w).0
+    }
+
+    /// Minus the curvature of the loss at `W = 0`, of a single column, times a vector.
+    pub(super) fn curvature(&self, direction: &DMatrix<f64>) -> DMatrix<f64> {
+        // The logits are those of the frozen weights alone, the projections those of the direction.
+        let zero = DMatrix::zeros(direction.nrows(), direction.ncols());
+        let (_, trace, pulled) = self.adjoints(&zero, direction);
+        direction * trace - pulled
+    }
+
+    /// Loss at `w`; `sum tr A` and `sum X^T A X v` there.
+    fn adjoints(&self, w: &DMatrix<f64>, v: &DMatrix<f64>) -> (f64, f64, DMatrix<f64>) {
+        let t = self.layer.tokens;
+        let square = t * t;
+        let norm2 = w.norm_squared();
+        let same = std::ptr::eq(w, v);
+        let of_chunk = |chunk: Chunk<'_>| {
+            let y = chunk.project(w);
+            let mut h = chunk.logits(t, &y, norm2, self.scale);
+            let offset = square * chunk.first;
+            if let Some(frozen) = self.frozen {
+                h.iter_mut().zip(&frozen[offset..]).for_each(|(h, z)| *h += z);
+            }
+            let mut residual = vec![0.0; square];
+            let (mut loss, mut trace) = (0.0, 0.0);
+            let y = if same { y } else { chunk.project(v) };
+            let mut z = DMatrix::zeros(y.nrows(), y.ncols());
+            for (mu, (h, gram)) in h.chunks_exact_mut(square).zip(chunk.gram.chunks_exact(square)).enumerate()
+            {
+                let label = &self.labels[offset + square * mu..offset + square * (mu + 1)];
+                loss += self.layer.adjoint(h, label, gram, &mut residual);
+                for a in 0..t {
+                    trace += h[t * a + a];
+                    let mut sum = z.column_mut(t * mu + a);
+                    for b in 0..t {
+                        sum.axpy(h[t * a + b], &y.column(t * mu + b), 1.0);
+                    }
+                }
+            }
+            (loss, trace, chunk.pull(&z))
+        };
+        let mut total = (0.0, 0.0, DMatrix::zeros(v.nrows(), v.ncols()));
+        for (loss, trace, pulled) in self.sequences.chunks(of_chunk) {
+            total.0 += loss;
+            total.1 += trace;
+            total.2 += pulled;
+        }
+        total
+    }
+}
+
+impl Objective for Task<'_> {
+    fn evaluate(&self, w: &[f64]) -> (f64, Vec<f64>) {
+        let w = self.matrix(w);
+        let (loss, trace, mut pulled) = self.adjoints(&w, &w);
+        let factor = 2.0 * self.scale / self.sequences.dimension() as f64;
+        pulled *= factor;
+        pulled += &w * (2.0 * self.lambda - factor * trace);
+        (loss + self.lambda * w.norm_squared(), pulled.data.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::random::{Purpose, Streams, gaussian};
+    use crate::simulate::sequences::{Weights, symmetric_noise};
+
+    /// A task on `count` sequences, with frozen logits, whose label logits are of the order of one.
+    fn with_task(model: &Model, width: usize, check: impl FnOnce(&Task<'_>, &DMatrix<f64>)) {
+        let (dimension, count) = (8, 40);
+        let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
+        let sequences = Sequences::sample(rng, dimension, model.tokens, count);
+        let layer = Layer::new(model);
+        let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
+        let frozen = symmetric_noise(rng, model.tokens, count, 1.0);
+        let scale = 1.0 / (width as f64).sqrt();
+        let frozen = Some(&frozen[..]);
+        let task = Task { layer, sequences: &sequences, labels: &labels, frozen, lambda: 0.1, scale, width };
+        check(&task, &gaussian(rng, dimension, width));
+    }
+
+    fn models() -> [Model; 4] {
+        let cold = Model { inverse_temperature: Some(1.7), ..Model::softmax(2, 0.5) };
+        [Model::linear(1, 0.5), Model::linear(3, 0.5), Model::softmax(3, 0.5), cold]
+    }
+
+    #[test]
+    fn the_gradient_is_the_derivative_of_the_objective() {
+        for model in models() {
+            for width in [1, 4, 9] {
+                with_task(&model, width, |task, w| {
+                    let (_, gradient) = task.evaluate(w.as_slice());
+                    let size = gradient.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    for i in 0..w.len() {
+                        let [up, down] = [1e-5, -1e-5].map(|step| {
+                            let mut moved = w.clone();
+                            moved[i] += step;
+                            task.evaluate(moved.as_slice()).0
+                        });
+                        let slope = (up - down) / 2e-5;
+                        assert!((slope - gradient[i]).abs() < 1e-8 * size, "{model:?}, width {width}, {i}");
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn the_loss_is_that_of_the_outputs() {
+        // D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
+        let model = Model::softmax(3, 0.5);
+        with_task(&model, 2, |task, w| {
+            let s = Weights::attention(w.clone()).matrix();
+            let d = s.nrows() as f64;
+            let mut expected = 0.0;
+            for mu in 0..task.sequences.count() {
+                let x = task.sequences.matrix(mu);
+                let mut h = (&x * &s * x.transpose() - DMatrix::identity(3, 3) * s.trace()) / d;
+                let frozen = task.frozen.map_or(&[][..], |frozen| &frozen[9 * mu..9 * (mu + 1)]);
+                h += DMatrix::from_row_slice(3, 3, frozen);
+                let mut p = h.map(f64::exp);
+                for mut row in p.row_iter_mut() {
+                    let total = row.sum();
+                    row /= total;
+                }
+                let y = DMatrix::from_row_slice(3, 3, &task.labels[9 * mu..9 * (mu + 1)]);
+                expected += ((p - y) * x).norm_squared() / d;
+            }
+            approx::assert_relative_eq!(task.loss(w), expected, max_relative = 1e-12);
+        });
+    }
+
+    #[test]
+    fn the_curvature_is_that_of_the_loss_at_zero() {
+        for model in models() {
+            with_task(&model, 1, |task, w| {
+                let loss = |step: f64| task.loss(&(w * step));
+                let second = (loss(1e-3) - 2.0 * loss(0.0) + loss(-1e-3)) / 1e-6;
+                let factor = 2.0 / task.sequences.dimension() as f64;
+                let predicted = -factor * task.curvature(w).dot(w);
+                approx::assert_relative_eq!(predicted, second, max_relative = 1e-4, epsilon = 1e-3);
+            });
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What is measured on one instance, under the names that the theory gives it.
+
+use serde::{Deserialize, Serialize};
+
+use super::minimise::Minimum;
+use crate::nullable::number;
+
+/// Where a training began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TrainingStart {
+    /// A Gaussian vector or matrix.
+    Random,
+    /// The truth.
+    Informed,
+    /// The direction in which the loss at zero weights decreases most.
+    Spectral,
+}
+
+/// One training, from one start to one minimum.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Where it began.
+    pub start: TrainingStart,
+    /// Objective at its end, in the units of the theory.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Alignment with the truth there.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// Root mean square of the entries of the gradient there.
+    #[serde(deserialize_with = "number")]
+    pub gradient: f64,
+    /// Iterations of L-BFGS.
+    pub iterations: usize,
+    /// Whether the gradient is below the tolerance.
+    pub converged: bool,
+}
+
+impl Run {
+    pub(super) fn new(start: TrainingStart, minimum: &Minimum, unit: f64, alignment: f64) -> Self {
+        Self {
+            start,
+            objective: minimum.objective / unit,
+            alignment,
+            gradient: minimum.gradient,
+            iterations: minimum.iterations,
+            converged: minimum.converged,
+        }
+    }
+}
+
+/// The run with the lowest objective: its number, and itself.
+pub(super) fn lowest<T>(runs: impl Iterator<Item = T>, objective: impl Fn(&T) -> f64) -> Option<T> {
+    runs.reduce(|best, next| if objective(&next) < objective(&best) { next } else { best })
+}
+
+/// Pre-training of one instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pretrained {
+    /// `Q = |S-hat|_F^2/D^2`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `M = Tr(S-hat S*)/D^2`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `tr s-hat`, normalised.
+    #[serde(deserialize_with = "number")]
+    pub trace: f64,
+    /// Fraction of eigenvalues above 1e-5 of the largest.
+    #[serde(deserialize_with = "number")]
+    pub rank_fraction: f64,
+    /// `L/D^2`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Loss per new sequence.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The same, without noise in the label.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// Loss per training sequence.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+    /// `o_W = M/sqrt(Q Q0)`, with the `Q0` of this instance.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// Eigenvalues of `s-hat = S-hat/sqrt(D)`, in increasing order.
+    pub eigenvalues: Vec<f64>,
+    /// All trainings; what is measured is the one of lowest objective.
+    pub runs: Vec<Run>,
+}
+
+/// Fine-tuning of one instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finetuned {
+    /// `q = |w-hat|^2/D`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `m = |w-hat.w*|/D`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `L'/D`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Loss per new sequence.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The same, without noise in the label.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// Loss per training sequence.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+    /// Loss per new sequence at `w = 0`.
+    #[serde(deserialize_with = "number")]
+    pub frozen: f64,
+    /// `o_w = m/sqrt(q q0)`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// All trainings; what is measured is the one of lowest objective.
+    pub runs: Vec<Run>,
+}
+
+/// One instance: a teacher, its data, the trained weights, and what they do on new sequences.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurement {
+    /// `D`.
+    pub dimension: usize,
+    /// Number of the instance, from 0.
+    pub instance: usize,
+    /// The pre-training stage, if it was simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<Pretrained>,
+    /// The fine-tuning stage, if the scenario has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Finetuned>,
+}
+
+impl Measurement {
+    /// Trainings that ended before their gradient was below the tolerance.
+    #[must_use]
+    pub fn unconverged(&self) -> usize {
+        let pretrain = self.pretrain.iter().flat_map(|stage| &stage.runs);
+        let lora = self.lora.iter().flat_map(|stage| &stage.runs);
+        pretrain.chain(lora).filter(|run| !run.converged).count()
+    }
+}

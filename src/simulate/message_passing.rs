@@ -1,0 +1,183 @@
+//! Bayes-optimal fine-tuning at finite size: approximate message passing with the posterior mean of every sequence, beside its
+//! state evolution.
+//!
+//! In units with `q0 = 1`, and with `Y` what the labels say of `chi chi^T` (see [`lora::BayesCurve`]): from `w` of overlap `q`,
+//!
+//! $$ \omega = X w/\sqrt D - (1-q)\\, g_{\rm before}, \quad g = \frac{E[\chi|Y,\omega] - \omega}{1-q}, \quad
+//!    \hat q = \frac1D\sum_\mu |g_\mu|^2, \quad w \leftarrow \frac{\hat q\\, w + X^\top g/\sqrt D}{1+\hat q}, \quad
+//!    q \leftarrow \frac{\hat q}{1+\hat q} . $$
+//!
+//! Source: arXiv:2606.05899; T. Lesieur, F. Krzakala, L. Zdeborova, arXiv:1701.00858, for the channel.
+
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::laboratory::{Counts, Laboratory, Size, check_memory};
+use super::random::{self, Purpose, Streams};
+use super::sequences::{Sequences, Weights, symmetric_noise};
+use super::statistics::Estimate;
+use crate::error::{Error, check};
+use crate::lora::{self, BayesCurve, Denoiser, Frozen, denoiser};
+use crate::model::Model;
+use crate::options::Options;
+use crate::scenario::{Estimator, Scenario};
+
+/// How message passing is run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MessagePassing {
+    /// Number of iterations; 1 to 10,000.
+    pub iterations: usize,
+    /// Overlap `q/q0` of the start with the truth, in `(0, 1)`: small for an uninformed start, which finds the algorithmic branch. From
+    /// exactly none, nothing would ever move.
+    pub start: f64,
+}
+
+impl Default for MessagePassing {
+    fn default() -> Self {
+        Self { iterations: 30, start: 0.02 }
+    }
+}
+
+/// One iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Iteration {
+    /// `w.w*/D`.
+    pub m: Estimate,
+    /// `|w|^2/D`. For a Bayes-optimal algorithm, `q = m` on average.
+    pub q: Estimate,
+    /// Both, according to state evolution.
+    pub state_evolution: f64,
+}
+
+/// The mean trajectory over the instances of one size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trajectory {
+    /// `D`.
+    pub dimension: usize,
+    /// Number of instances.
+    pub instances: usize,
+    /// The start, and every iteration.
+    pub iterations: Vec<Iteration>,
+}
+
+/// Message passing on synthetic frozen logits, one trajectory per size of the laboratory.
+///
+/// ```
+/// use lora_asymptotics::simulate::{Laboratory, MessagePassing, Size, message_passing};
+/// use lora_asymptotics::{Model, Options, lora};
+///
+/// let laboratory = Laboratory { sizes: vec![Size { dimension: 200, instances: 4 }], ..Laboratory::default() };
+/// let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+/// let settings = MessagePassing { iterations: 10, start: 0.2 };
+/// let options = Options { log2_nodes: 10, ..Options::default() };
+/// let found = message_passing(&Model::linear(2, 0.4), &frozen, 1.0, 1.0, &settings, &laboratory, &options)?;
+/// let last = found[0].iterations[10];
+/// assert!((last.m.mean - last.state_evolution).abs() < 0.1);
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input, or an experiment that would take too much memory.
+pub fn message_passing(
+    model: &Model,
+    frozen: &Frozen,
+    alpha: f64,
+    q0: f64,
+    settings: &MessagePassing,
+    laboratory: &Laboratory,
+    options: &Options,
+) -> Result<Vec<Trajectory>, Error> {
+    laboratory.validate()?;
+    check::integer("iterations", settings.iterations, 1, 10_000)?;
+    if !(settings.start > 0.0 && settings.start < 1.0) {
+        return Err(Error::invalid("start", settings.start, "> 0 and < 1"));
+    }
+    let training = lora::Training { q0, ..lora::Training::new(alpha, 0.0) };
+    let scenario = Scenario {
+        model: Model { teacher: None, ..model.clone() },
+        pretrain: None,
+        frozen: Some(*frozen),
+        lora: Some(training.into()),
+        estimator: Estimator::Erm,
+        options: *options,
+    };
+    scenario.validate()?;
+    check_memory(&scenario, laboratory, true)?;
+    let curve = BayesCurve::new(&scenario.model, frozen, q0, options)?;
+    let predicted = curve.state_evolution(alpha, settings.start * q0, settings.iterations)?;
+    let of_size = |size: &Size| {
+        let Size { dimension, instances } = *size;
+        let [count, _] = Counts::new(&scenario, dimension, true)?.finetuning().unwrap_or_default();
+        let one = |instance: usize| {
+            let streams = Streams { seed: laboratory.seed, dimension, instance };
+            Instance::new(&scenario.model, curve.relative_noise(), count, &streams)?.run(settings)
+        };
+        let paths: Vec<Vec<[f64; 2]>> = laboratory
+            .install(|| (0..instances).into_par_iter().map(one).collect::<Result<_, Error>>())??;
+        let estimate = |step: usize, which: usize| {
+            Estimate::of(&paths.iter().map(|path| q0 * path[step][which]).collect::<Vec<_>>())
+        };
+        let iterations = predicted.iter().enumerate().map(|(step, q)| Iteration {
+            m: estimate(step, 0),
+            q: estimate(step, 1),
+            state_evolution: *q,
+        });
+        Ok(Trajectory { dimension, instances, iterations: iterations.collect() })
+    };
+    laboratory.sizes.iter().map(of_size).collect()
+}
+
+/// One instance, in units with `q0 = 1`.
+struct Instance {
+    sequences: Sequences,
+    star: DMatrix<f64>,
+    start: DMatrix<f64>,
+    denoiser: Box<dyn Denoiser>,
+}
+
+impl Instance {
+    /// Frozen logits that explain all but `noise` of the label's: what they explain is known, and need not be drawn.
+    fn new(model: &Model, noise: f64, count: usize, streams: &Streams) -> Result<Self, Error> {
+        let (dimension, tokens) = (streams.dimension, model.tokens);
+        let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
+        let rng = &mut streams.stream(Purpose::MessagePassing);
+        let sequences = Sequences::sample(rng, dimension, tokens, count);
+        let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
+        let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
+        for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {
+            // h1(w*) is centred by |w*|^2/D = 1.
+            let diagonal = i % (tokens * tokens) % (tokens + 1) == 0;
+            *y += n + if diagonal { 1.0 } else { 0.0 };
+        }
+        let denoiser = denoiser(model.activation, tokens, noise, &observed)?;
+        let start = random::normalised(rng, dimension, 1);
+        Ok(Self { sequences, star, start, denoiser })
+    }
+
+    /// `m` and `q` of the start and of every iteration.
+    fn run(&self, settings: &MessagePassing) -> Result<Vec<[f64; 2]>, Error> {
+        let d = self.sequences.dimension() as f64;
+        let root = d.sqrt();
+        let mut q = settings.start;
+        let mut w = &self.star * q + &self.start * (q * (1.0 - q)).sqrt();
+        let mut g = vec![0.0; self.sequences.tokens * self.sequences.count()];
+        let overlaps = |w: &DMatrix<f64>| [w.dot(&self.star) / d, w.norm_squared() / d];
+        let mut path = vec![overlaps(&w)];
+        for _ in 0..settings.iterations {
+            // Perfect recovery is reached to rounding only.
+            let v = (1.0 - q).max(1e-12);
+            let projected = self.sequences.project(&w);
+            let omega: Vec<f64> = projected.iter().zip(&g).map(|(x, g)| x / root - v * g).collect();
+            let means = self.denoiser.means(&omega, v);
+            g = means.iter().zip(&omega).map(|(mean, omega)| (mean - omega) / v).collect();
+            let q_hat = g.iter().map(|g| g * g).sum::<f64>() / d;
+            let pulled = self.sequences.pull(&g);
+            w = (w * q_hat + pulled / root) / (1.0 + q_hat);
+            q = q_hat / (1.0 + q_hat);
+            path.push(overlaps(&w));
+        }
+        Ok(path)
+    }
+}

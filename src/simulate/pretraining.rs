@@ -1,0 +1,128 @@
+//! Pre-training of one instance, and its measurement.
+
+use nalgebra::DMatrix;
+use rand_pcg::Pcg64;
+
+use super::TEST_BATCH;
+use super::batch::{Labelled, labelled};
+use super::laboratory::Laboratory;
+use super::layer::{Layer, Task};
+use super::measurement::{Pretrained, Run, TrainingStart, lowest};
+use super::minimise::{Minimum, minimise};
+use super::random::{self, Purpose, Streams};
+use super::sequences::{Sequences, Weights};
+use crate::error::Error;
+use crate::model::{Model, Teacher};
+use crate::observables;
+use crate::pretrain::Training;
+
+/// Eigenvalues below this fraction of the largest count as zero.
+const RANK_TOLERANCE: f64 = 1e-5;
+
+/// The stage as fine-tuning needs it.
+pub(super) struct Stage {
+    pub(super) teacher: Weights,
+    pub(super) student: Weights,
+    pub(super) data: Labelled,
+    pub(super) measured: Pretrained,
+}
+
+/// Draws a teacher and data, trains, and measures.
+pub(super) fn run(
+    model: &Model,
+    teacher: &Teacher,
+    training: &Training,
+    [count, width]: [usize; 2],
+    laboratory: &Laboratory,
+    streams: &Streams,
+) -> Result<Stage, Error> {
+    let dimension = streams.dimension;
+    let d = dimension as f64;
+    let layer = Layer::new(model);
+    let teacher = Weights::teacher(teacher, dimension, &mut streams.stream(Purpose::Teacher))?;
+    let truth = teacher.matrix();
+    let q0 = truth.norm_squared() / (d * d);
+
+    let mut rng = streams.stream(Purpose::Pretraining);
+    let sequences = Sequences::sample(&mut rng, dimension, model.tokens, count);
+    let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta);
+    let labels = layer.attention(&noisy);
+    let task = Task {
+        layer,
+        sequences: &sequences,
+        labels: &labels,
+        frozen: None,
+        lambda: training.lambda,
+        scale: 1.0 / (width as f64).sqrt(),
+        width,
+    };
+    let mut starts = streams.stream(Purpose::PretrainingStart);
+    let trained: Vec<(Minimum, Run)> = (0..laboratory.pretraining_starts)
+        .map(|_| {
+            let start = random::gaussian(&mut starts, dimension, width);
+            let minimum = minimise(&task, start.as_slice(), laboratory.stopping());
+            let s = Weights::attention(task.matrix(&minimum.w)).matrix();
+            let alignment = observables::alignment(s.dot(&truth), s.norm_squared(), q0 * d * d);
+            let run = Run::new(TrainingStart::Random, &minimum, d * d, alignment);
+            (minimum, run)
+        })
+        .collect();
+    let runs: Vec<Run> = trained.iter().map(|(_, run)| *run).collect();
+    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
+    let Some((minimum, run)) = best else {
+        return Err(Error::invalid("laboratory.pretraining_starts", 0, "at least 1"));
+    };
+    let w = task.matrix(&minimum.w);
+    let train = task.loss(&w) / count as f64;
+    let student = Weights::attention(w);
+    let s = student.matrix();
+    let eigenvalues = spectrum(&s);
+    let top = eigenvalues.last().copied().unwrap_or(0.0);
+    let positive = eigenvalues.iter().filter(|s| **s > RANK_TOLERANCE * top && **s > 0.0).count();
+    let mut fresh = streams.stream(Purpose::PretrainingTest);
+    let [test, test_clean] = test_errors(&mut fresh, model, &teacher, &student, laboratory.test_sequences);
+    let measured = Pretrained {
+        q: s.norm_squared() / (d * d),
+        m: s.dot(&truth) / (d * d),
+        trace: s.trace() / (d * d.sqrt()),
+        rank_fraction: positive as f64 / d,
+        objective: run.objective,
+        test,
+        test_clean,
+        train,
+        alignment: run.alignment,
+        eigenvalues,
+        runs,
+    };
+    Ok(Stage { teacher, student, data: Labelled { sequences, clean, noisy }, measured })
+}
+
+/// Eigenvalues of `S/sqrt(D)`, in increasing order. Those of a product `W W^T` are not negative but for rounding.
+fn spectrum(s: &DMatrix<f64>) -> Vec<f64> {
+    let scale = 1.0 / (s.nrows() as f64).sqrt();
+    let mut eigenvalues: Vec<f64> = s.symmetric_eigenvalues().iter().map(|x| (scale * x).max(0.0)).collect();
+    eigenvalues.sort_by(f64::total_cmp);
+    eigenvalues
+}
+
+/// Losses per new sequence, with and without noise in the label.
+fn test_errors(
+    rng: &mut Pcg64,
+    model: &Model,
+    teacher: &Weights,
+    student: &Weights,
+    count: usize,
+) -> [f64; 2] {
+    let layer = Layer::new(model);
+    let mut sums = [0.0; 2];
+    for first in (0..count).step_by(TEST_BATCH) {
+        let size = TEST_BATCH.min(count - first);
+        let sequences = Sequences::sample(rng, teacher.factor.nrows(), model.tokens, size);
+        let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta);
+        let logits = sequences.logits(student);
+        for (sum, label) in sums.iter_mut().zip([noisy, clean]) {
+            *sum += layer.loss(&sequences, &logits, &layer.attention(&label));
+        }
+    }
+    sums.map(|sum| sum / count as f64)
+}

@@ -1,0 +1,242 @@
+//! Sequences of tokens, matrices of weights, and the logits of one on the other.
+
+use nalgebra::{DMatrix, DMatrixView};
+use rand_pcg::Pcg64;
+use rayon::prelude::*;
+
+use super::random;
+use crate::error::Error;
+use crate::lora::Score;
+use crate::model::Teacher;
+use crate::spectrum::Discrete;
+
+/// Symmetric weights `S = scale F F^T`.
+#[derive(Debug, Clone)]
+pub(super) struct Weights {
+    pub(super) factor: DMatrix<f64>,
+    pub(super) scale: f64,
+}
+
+impl Weights {
+    /// `S = P^{-1/2} W W^T` for `W` of shape `D x P`.
+    pub(super) fn attention(w: DMatrix<f64>) -> Self {
+        let scale = 1.0 / (w.ncols() as f64).sqrt();
+        Self { factor: w, scale }
+    }
+
+    /// One draw of the teacher. Wishart teachers have their mean trace. Listed spectra are diagonal: the law of the sequences
+    /// does not change under rotations, so that the eigenvectors do not matter; at sizes other than the number of eigenvalues,
+    /// the eigenvalues are quantiles of the list.
+    pub(super) fn teacher(teacher: &Teacher, dimension: usize, rng: &mut Pcg64) -> Result<Self, Error> {
+        let listed = match teacher {
+            Teacher::Wishart { kappa0 } => {
+                let width = (kappa0 * dimension as f64).round() as usize;
+                return Ok(Self::attention(random::normalised(rng, dimension, width)));
+            }
+            Teacher::Spectrum { eigenvalues } => Discrete::new(eigenvalues)?,
+            Teacher::PowerLaw { exponent, dimension } => Discrete::power_law(*exponent, *dimension)?,
+        };
+        let mut factor = DMatrix::zeros(dimension, dimension);
+        let mut atoms = listed.atoms();
+        let (mut value, mut below) = atoms.next().unwrap_or((0.0, 1.0));
+        for i in 0..dimension {
+            let probability = (i as f64 + 0.5) / dimension as f64;
+            while below < probability {
+                let Some((next, weight)) = atoms.next() else { break };
+                value = next;
+                below += weight;
+            }
+            factor[(i, i)] = (value * (dimension as f64).sqrt()).sqrt();
+        }
+        Ok(Self { factor, scale: 1.0 })
+    }
+
+    pub(super) fn matrix(&self) -> DMatrix<f64> {
+        &self.factor * self.factor.transpose() * self.scale
+    }
+}
+
+/// Sequences of `T` tokens in `D` dimensions.
+#[derive(Debug, Clone)]
+pub(super) struct Sequences {
+    pub(super) tokens: usize,
+    /// One token per column, sequence after sequence.
+    x: DMatrix<f64>,
+    /// `X X^T/D` of every sequence. It tends to the identity, but at finite `D` it is part of the loss.
+    gram: Vec<f64>,
+}
+
+/// Sequences that are worked on at once.
+pub(super) struct Chunk<'a> {
+    pub(super) first: usize,
+    pub(super) x: DMatrixView<'a, f64>,
+    pub(super) gram: &'a [f64],
+}
+
+/// Chunks at most: the sums over them are taken in order, whatever the number of threads.
+pub(super) const MAX_CHUNKS: usize = 16;
+const SMALLEST_CHUNK: usize = 32;
+/// Below this width, products are sums over columns.
+const NARROW: usize = 6;
+
+impl Sequences {
+    pub(super) fn sample(rng: &mut Pcg64, dimension: usize, tokens: usize, count: usize) -> Self {
+        Self::new(tokens, random::gaussian(rng, dimension, tokens * count))
+    }
+
+    fn new(tokens: usize, x: DMatrix<f64>) -> Self {
+        let dimension = x.nrows() as f64;
+        let mut gram = Vec::with_capacity(x.ncols() * tokens);
+        for first in (0..x.ncols()).step_by(tokens) {
+            for a in first..first + tokens {
+                gram.extend((first..first + tokens).map(|b| x.column(a).dot(&x.column(b)) / dimension));
+            }
+        }
+        Self { tokens, x, gram }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.x.ncols() / self.tokens
+    }
+
+    pub(super) fn dimension(&self) -> usize {
+        self.x.nrows()
+    }
+
+    /// Those with the given numbers.
+    pub(super) fn select(&self, numbers: &[usize]) -> Self {
+        let columns: Vec<usize> =
+            numbers.iter().flat_map(|mu| self.tokens * mu..self.tokens * (mu + 1)).collect();
+        Self::new(self.tokens, self.x.select_columns(&columns))
+    }
+
+    /// One sequence, a token per row.
+    #[cfg(test)]
+    pub(super) fn matrix(&self, mu: usize) -> DMatrix<f64> {
+        self.x.columns(self.tokens * mu, self.tokens).transpose()
+    }
+
+    /// Number of entries of a matrix of logits.
+    pub(super) fn square(&self) -> usize {
+        self.tokens * self.tokens
+    }
+
+    /// What `f` makes of every chunk, in order.
+    pub(super) fn chunks<R: Send>(&self, f: impl Fn(Chunk<'_>) -> R + Sync) -> Vec<R> {
+        let size = self.count().div_ceil(MAX_CHUNKS).max(SMALLEST_CHUNK);
+        let starts: Vec<usize> = (0..self.count()).step_by(size).collect();
+        let chunk = |first: usize| {
+            let count = size.min(self.count() - first);
+            let x = self.x.columns(self.tokens * first, self.tokens * count);
+            f(Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] })
+        };
+        starts.into_par_iter().map(chunk).collect()
+    }
+
+    /// `X w` of every sequence, one number per token.
+    pub(super) fn project(&self, w: &DMatrix<f64>) -> Vec<f64> {
+        self.chunks(|chunk| chunk.project(w).as_slice().to_vec()).concat()
+    }
+
+    /// `X^T g`, for one number per token.
+    pub(super) fn pull(&self, g: &[f64]) -> DMatrix<f64> {
+        let of_chunk = |chunk: Chunk<'_>| {
+            let first = self.tokens * chunk.first;
+            chunk.pull(&DMatrix::from_row_slice(1, chunk.x.ncols(), &g[first..first + chunk.x.ncols()]))
+        };
+        let zero = DMatrix::zeros(self.dimension(), 1);
+        self.chunks(of_chunk).into_iter().fold(zero, |sum, part| sum + part)
+    }
+
+    /// `h(S) = D^{-1}(X S X^T - Tr(S) I)` of every sequence.
+    pub(super) fn logits(&self, weights: &Weights) -> Vec<f64> {
+        let trace = weights.factor.norm_squared();
+        let of_chunk = |chunk: Chunk<'_>| {
+            let y = chunk.project(&weights.factor);
+            chunk.logits(self.tokens, &y, trace, weights.scale)
+        };
+        self.chunks(of_chunk).concat()
+    }
+}
+
+impl Chunk<'_> {
+    /// `F^T X`: one column per token.
+    pub(super) fn project(&self, factor: &DMatrix<f64>) -> DMatrix<f64> {
+        if factor.ncols() < NARROW {
+            return DMatrix::from_fn(factor.ncols(), self.x.ncols(), |p, a| {
+                factor.column(p).dot(&self.x.column(a))
+            });
+        }
+        transposed(factor) * self.x
+    }
+
+    /// `X Z^T`, for `Z` with one column per token.
+    pub(super) fn pull(&self, z: &DMatrix<f64>) -> DMatrix<f64> {
+        if z.nrows() < NARROW {
+            let mut sum = DMatrix::zeros(self.x.nrows(), z.nrows());
+            for p in 0..z.nrows() {
+                for (x, factor) in self.x.column_iter().zip(z.row(p).iter()) {
+                    sum.column_mut(p).axpy(*factor, &x, 1.0);
+                }
+            }
+            return sum;
+        }
+        self.x * transposed(z)
+    }
+
+    /// The logits of the weights whose projections are `y`, with `trace = |F|^2`.
+    pub(super) fn logits(&self, tokens: usize, y: &DMatrix<f64>, trace: f64, scale: f64) -> Vec<f64> {
+        let scale = scale / self.x.nrows() as f64;
+        let mut logits = Vec::with_capacity(y.ncols() * tokens);
+        for first in (0..y.ncols()).step_by(tokens) {
+            for a in 0..tokens {
+                for b in 0..tokens {
+                    let product = if b < a {
+                        // The matrix is symmetric.
+                        let above: f64 = logits[tokens * (first + b) + a];
+                        logits.push(above);
+                        continue;
+                    } else {
+                        y.column(first + a).dot(&y.column(first + b))
+                    };
+                    logits.push(scale * (product - if a == b { trace } else { 0.0 }));
+                }
+            }
+        }
+        logits
+    }
+}
+
+/// The transpose, without a copy.
+fn transposed(matrix: &DMatrix<f64>) -> DMatrixView<'_, f64, nalgebra::Dyn, nalgebra::Dyn> {
+    DMatrixView::from_slice_with_strides(matrix.as_slice(), matrix.ncols(), matrix.nrows(), matrix.nrows(), 1)
+}
+
+/// Symmetric Gaussian matrices, flat, of the given variance per orthonormal coordinate.
+pub(super) fn symmetric_noise(rng: &mut Pcg64, tokens: usize, count: usize, variance: f64) -> Vec<f64> {
+    let deviation = variance.sqrt();
+    let mut all = vec![0.0; tokens * tokens * count];
+    for matrix in all.chunks_exact_mut(tokens * tokens) {
+        for a in 0..tokens {
+            for b in a..tokens {
+                let scale = if a == b { deviation } else { deviation * std::f64::consts::FRAC_1_SQRT_2 };
+                let entry = scale * random::normal(rng);
+                matrix[tokens * a + b] = entry;
+                matrix[tokens * b + a] = entry;
+            }
+        }
+    }
+    all
+}
+
+/// `|z|_F` of a matrix, or that of the part orthogonal to `u = 11^T/T`.
+pub(super) fn score_of(score: Score, tokens: usize, z: &[f64]) -> f64 {
+    let norm2: f64 = z.iter().map(|x| x * x).sum();
+    match score {
+        Score::Frobenius => norm2.sqrt(),
+        Score::Centred => {
+            let along = z.iter().sum::<f64>() / tokens as f64;
+            (norm2 - along * along).max(0.0).sqrt()
+        }
+    }
+}

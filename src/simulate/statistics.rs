@@ -1,0 +1,92 @@
+//! Means, standard errors, and what they tend to with the dimension.
+
+use nalgebra::{DMatrix, DVector};
+use serde::{Deserialize, Serialize};
+
+use crate::nullable::number;
+
+/// A mean over instances.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    #[serde(deserialize_with = "number")]
+    pub mean: f64,
+    /// Its standard error; NaN (`null` in JSON) for a single instance.
+    #[serde(deserialize_with = "number")]
+    pub std_error: f64,
+}
+
+impl Estimate {
+    /// Mean and standard error of independent values.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Self {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
+        Self { mean, std_error: (variance / count).sqrt() }
+    }
+}
+
+/// The value at `D = infinity` of `a_0 + a_1 D^{-p} + a_2 D^{-2p} + ...`, with powers up to `order`, fitted to estimates at several
+/// dimensions `D` by least squares, weighted by their standard errors. Its standard error is that of the fit, if the
+/// form is right.
+///
+/// NaN if there are not more dimensions than `order`, or if a standard error is not positive.
+#[must_use]
+pub fn extrapolate(points: &[(usize, Estimate)], power: f64, order: usize) -> Estimate {
+    let nowhere = Estimate { mean: f64::NAN, std_error: f64::NAN };
+    let positive = points.iter().all(|(_, estimate)| estimate.std_error > 0.0);
+    if points.len() <= order || !positive {
+        return nowhere;
+    }
+    // In units of the smallest dimension, to keep the system well conditioned.
+    let unit = points.iter().map(|(dimension, _)| *dimension).min().unwrap_or(1) as f64;
+    let design = DMatrix::from_fn(points.len(), order + 1, |row, column| {
+        let (dimension, estimate) = points[row];
+        (dimension as f64 / unit).powf(-power * column as f64) / estimate.std_error
+    });
+    let measured =
+        DVector::from_iterator(points.len(), points.iter().map(|(_, point)| point.mean / point.std_error));
+    let normal = design.tr_mul(&design);
+    let Some(covariance) = normal.try_inverse() else { return nowhere };
+    let coefficients = &covariance * design.tr_mul(&measured);
+    Estimate { mean: coefficients[0], std_error: covariance[(0, 0)].sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq;
+
+    #[test]
+    fn mean_and_standard_error() {
+        let estimate = Estimate::of(&[1.0, 2.0, 4.0, 5.0]);
+        assert_relative_eq!(estimate.mean, 3.0);
+        assert_relative_eq!(estimate.std_error, (10.0_f64 / 3.0 / 4.0).sqrt());
+        assert!(Estimate::of(&[1.0]).std_error.is_nan() && Estimate::of(&[]).mean.is_nan());
+    }
+
+    #[test]
+    fn polynomials_are_extrapolated_exactly() {
+        for (power, order) in [(1.0, 0), (1.0, 1), (0.5, 1), (1.0, 2)] {
+            let exact = |dimension: usize| {
+                (0..=order).map(|k| (1.0 + k as f64) * (dimension as f64).powf(-power * k as f64)).sum()
+            };
+            let points: Vec<(usize, Estimate)> = [40, 60, 80, 120]
+                .iter()
+                .map(|d| (*d, Estimate { mean: exact(*d), std_error: 1e-3 * *d as f64 }))
+                .collect();
+            assert_relative_eq!(extrapolate(&points, power, order).mean, 1.0, max_relative = 1e-10);
+        }
+    }
+
+    #[test]
+    fn the_error_of_two_sizes_is_that_of_their_difference() {
+        let point = |d: usize, std_error: f64| (d, Estimate { mean: 1.0, std_error });
+        // 2 x(80) - x(40)
+        let limit = extrapolate(&[point(40, 0.3), point(80, 0.2)], 1.0, 1);
+        assert_relative_eq!(limit.std_error, (0.16_f64 + 0.09).sqrt(), max_relative = 1e-12);
+        assert!(extrapolate(&[point(40, 0.3)], 1.0, 1).mean.is_nan());
+        assert!(extrapolate(&[point(40, 0.0), point(80, 0.2)], 1.0, 1).mean.is_nan());
+    }
+}
