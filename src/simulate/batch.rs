@@ -2,6 +2,7 @@
 
 use rand_pcg::Pcg64;
 
+use super::instance::Instance;
 use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
@@ -22,7 +23,12 @@ pub(super) struct Batch {
 /// Where the logits come from.
 pub(super) enum Source<'a> {
     /// From actual weights.
-    Weights { teacher: &'a Weights, student: &'a Weights },
+    Weights {
+        teacher: &'a Weights,
+        student: &'a Weights,
+        /// What the student was trained on.
+        data: &'a Labelled,
+    },
     /// From their law in the limit.
     Law(Frozen),
 }
@@ -47,35 +53,36 @@ pub(super) fn labelled(
 
 impl Source<'_> {
     /// New sequences.
-    pub(super) fn fresh(&self, rng: &mut Pcg64, model: &Model, dimension: usize, count: usize) -> Batch {
-        let sequences = Sequences::sample(rng, dimension, model.tokens, count);
+    pub(super) fn fresh(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
+        let sequences = Sequences::sample(rng, instance.shape, count);
         let frozen = match self {
             Self::Weights { student, .. } => sequences.logits(student),
-            Self::Law(law) => symmetric_noise(rng, model.tokens, count, 2.0 * law.q),
+            Self::Law(law) => symmetric_noise(rng, instance.shape.tokens, count, 2.0 * law.q),
         };
-        self.label(rng, model, sequences, frozen)
+        self.label(rng, instance.model, sequences, frozen)
     }
 
     /// The `count` sequences of lowest score, out of `pool` new ones.
     pub(super) fn selected(
         &self,
         rng: &mut Pcg64,
-        model: &Model,
-        dimension: usize,
+        instance: &Instance<'_>,
         selection: Selection,
         [count, pool]: [usize; 2],
     ) -> Batch {
-        let square = model.tokens * model.tokens;
+        let square = instance.shape.tokens * instance.shape.tokens;
         let (sequences, frozen) = match self {
             Self::Weights { student, .. } => {
-                let sequences = Sequences::sample(rng, dimension, model.tokens, pool);
+                let sequences = Sequences::sample(rng, instance.shape, pool);
                 let frozen = sequences.logits(student);
                 (Some(sequences), frozen)
             }
-            Self::Law(law) => (None, symmetric_noise(rng, model.tokens, pool, 2.0 * law.q)),
+            Self::Law(law) => (None, symmetric_noise(rng, instance.shape.tokens, pool, 2.0 * law.q)),
         };
-        let scores: Vec<f64> =
-            frozen.chunks_exact(square).map(|z| score_of(selection.score, model.tokens, z)).collect();
+        let scores: Vec<f64> = frozen
+            .chunks_exact(square)
+            .map(|z| score_of(selection.score, instance.shape.tokens, z))
+            .collect();
         let mut kept: Vec<usize> = (0..scores.len()).collect();
         kept.sort_by(|i, j| scores[*i].total_cmp(&scores[*j]));
         kept.truncate(count);
@@ -84,9 +91,9 @@ impl Source<'_> {
         let sequences = match sequences {
             Some(sequences) => sequences.select(&kept),
             // The scores do not depend on the sequences: any will do.
-            None => Sequences::sample(rng, dimension, model.tokens, count),
+            None => Sequences::sample(rng, instance.shape, count),
         };
-        self.label(rng, model, sequences, frozen)
+        self.label(rng, instance.model, sequences, frozen)
     }
 
     fn label(&self, rng: &mut Pcg64, model: &Model, sequences: Sequences, frozen: Vec<f64>) -> Batch {
@@ -105,15 +112,8 @@ impl Source<'_> {
     }
 
     /// The first sequences of the pre-training, with the noise they had there.
-    pub(super) fn reused(
-        &self,
-        rng: &mut Pcg64,
-        model: &Model,
-        dimension: usize,
-        count: usize,
-        pretraining: Option<&Labelled>,
-    ) -> Batch {
-        if let (Self::Weights { student, .. }, Some(data)) = (self, pretraining) {
+    pub(super) fn reused(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
+        if let Self::Weights { student, data, .. } = self {
             let sequences = data.sequences.select(&(0..count).collect::<Vec<_>>());
             let frozen = sequences.logits(student);
             let end = count * sequences.square();
@@ -124,9 +124,9 @@ impl Source<'_> {
                 frozen,
             };
         }
-        let mut batch = self.fresh(rng, model, dimension, count);
+        let mut batch = self.fresh(rng, instance, count);
         if let Self::Law(law) = self {
-            batch.frozen = memorised(model, &batch.frozen, &batch.noisy, law.v);
+            batch.frozen = memorised(instance.model, &batch.frozen, &batch.noisy, law.v);
         }
         batch
     }
@@ -206,17 +206,106 @@ impl Objective for Memory<'_> {
 pub(super) fn finetuning_batch(
     source: &Source<'_>,
     rng: &mut Pcg64,
-    model: &Model,
-    dimension: usize,
+    instance: &Instance<'_>,
     sequences: lora::Sequences,
     [count, pool]: [usize; 2],
-    pretraining: Option<&Labelled>,
 ) -> Batch {
     match sequences {
-        lora::Sequences::Fresh => source.fresh(rng, model, dimension, count),
-        lora::Sequences::Reused => source.reused(rng, model, dimension, count, pretraining),
-        lora::Sequences::Active(selection) => {
-            source.selected(rng, model, dimension, selection, [count, pool])
+        lora::Sequences::Fresh => source.fresh(rng, instance, count),
+        lora::Sequences::Reused => source.reused(rng, instance, count),
+        lora::Sequences::Active(selection) => source.selected(rng, instance, selection, [count, pool]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::Laboratory;
+    use crate::simulate::random::{Purpose, Streams};
+    use crate::simulate::sequences::Shape;
+
+    fn second_moment(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / a.len() as f64
+    }
+
+    fn with_instance(model: &Model, check: impl FnOnce(&Instance<'_>, &mut Pcg64)) {
+        let laboratory = Laboratory::default();
+        let streams = Streams { seed: 3, dimension: 4, instance: 0 };
+        let shape = Shape { dimension: 4, tokens: model.tokens, parallel: false };
+        check(
+            &Instance { model, laboratory: &laboratory, streams, shape },
+            &mut streams.stream(Purpose::Finetuning),
+        );
+    }
+
+    #[test]
+    fn synthetic_logits_have_the_overlaps_asked_for() {
+        let law = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+        with_instance(&Model::linear(3, 0.5), |instance, rng| {
+            let Batch { clean, noisy, frozen, .. } = Source::Law(law).fresh(rng, instance, 20_000);
+            // Of an entry of the T x T matrix: 2 Q on the diagonal and Q off it, so Q (T + 1)/T on average.
+            let unit = 4.0 / 3.0;
+            for (moment, expected) in [
+                (second_moment(&frozen, &frozen), law.q),
+                (second_moment(&clean, &frozen), law.m),
+                (second_moment(&clean, &clean), law.q0),
+                (second_moment(&noisy, &noisy), law.q0 + 0.25),
+                (second_moment(&noisy, &clean), law.q0),
+            ] {
+                // 120,000 independent coordinates.
+                assert!((moment / unit - expected).abs() < 0.03 * expected, "{moment}, {expected}");
+            }
+        });
+    }
+
+    #[test]
+    fn selection_keeps_the_smallest_scores() {
+        let law = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+        let model = Model::softmax(2, 0.5);
+        for kind in [lora::Score::Frobenius, lora::Score::Centred] {
+            with_instance(&model, |instance, rng| {
+                let selection = Selection { fraction: 0.25, score: kind };
+                let kept = Source::Law(law).selected(rng, instance, selection, [1000, 4000]);
+                let all = Source::Law(law).fresh(rng, instance, 4000);
+                let scores = |batch: &Batch| -> Vec<f64> {
+                    let mut scores: Vec<f64> =
+                        batch.frozen.chunks_exact(4).map(|z| score_of(kind, 2, z)).collect();
+                    scores.sort_by(f64::total_cmp);
+                    scores
+                };
+                let (kept, all) = (scores(&kept), scores(&all));
+                assert_eq!(kept.len(), 1000);
+                // The largest that is kept is at the quartile of all.
+                assert!((kept[999] / all[999] - 1.0).abs() < 0.1, "{} {}", kept[999], all[999]);
+            });
+        }
+    }
+
+    #[test]
+    fn memorised_logits_are_proximal_points() {
+        let v = 3.0;
+        for model in
+            [Model::linear(2, 0.5), Model { inverse_temperature: Some(1.4), ..Model::softmax(3, 0.5) }]
+        {
+            let layer = Layer::new(&model);
+            with_instance(&model, |instance, rng| {
+                let batch = Source::Law(Frozen { q0: 2.0, q: 1.2, m: 1.1, v }).fresh(rng, instance, 30);
+                let square = model.tokens * model.tokens;
+                let points = memorised(&model, &batch.frozen, &batch.noisy, v);
+                let labels = layer.attention(&batch.noisy);
+                let identity: Vec<f64> =
+                    (0..square).map(|i| if i % (model.tokens + 1) == 0 { 1.0 } else { 0.0 }).collect();
+                for mu in 0..30 {
+                    let at = square * mu..square * (mu + 1);
+                    let omega = &batch.frozen[at.clone()];
+                    let problem = Memory { layer, identity: &identity, omega, y: &labels[at.clone()], v };
+                    let (value, gradient) = problem.evaluate(&points[at.clone()]);
+                    assert!(gradient.iter().all(|slope| slope.abs() < 1e-7), "{gradient:?}");
+                    assert!(
+                        value <= problem.evaluate(omega).0 && value <= problem.evaluate(&batch.noisy[at]).0
+                    );
+                }
+            });
         }
     }
 }

@@ -70,8 +70,7 @@ impl Comparison {
         outcome: &Outcome,
         spectrum: Option<&LearnedSpectrum>,
         measurements: &[Measurement],
-        order: usize,
-        lora_power: f64,
+        [pretraining, finetuning]: [Expansion; 2],
     ) -> Self {
         let mut rows = Vec::new();
         if let Some(solution) = &outcome.pretrain {
@@ -81,7 +80,7 @@ impl Comparison {
                 .collect();
             for (name, theory, read) in pretraining_observables(solution) {
                 let values = measured.iter().map(|(dimension, stage)| (*dimension, read(stage))).collect();
-                rows.extend(row(Stage::Pretrain, name, theory, values, order, 1.0));
+                rows.extend(row(Stage::Pretrain, name, theory, values, pretraining));
             }
             for (name, probability) in QUANTILES {
                 let above = spectrum.filter(|law| probability >= law.atom() + FROM_ATOM);
@@ -91,7 +90,7 @@ impl Comparison {
                     .map(|(dimension, stage)| (*dimension, quantile(&stage.eigenvalues, probability)))
                     .collect();
                 let theory = Estimate { mean: value, std_error: 0.0 };
-                rows.extend(row(Stage::Pretrain, name, theory, values, order, 1.0));
+                rows.extend(row(Stage::Pretrain, name, theory, values, pretraining));
             }
         }
         if let Some(solution) = &outcome.lora {
@@ -100,7 +99,7 @@ impl Comparison {
                     .iter()
                     .filter_map(|one| one.lora.as_ref().map(|stage| (one.dimension, read(stage))))
                     .collect();
-                rows.extend(row(Stage::Lora, name, theory, values, order, lora_power));
+                rows.extend(row(Stage::Lora, name, theory, values, finetuning));
             }
         }
         Self { rows, unconverged: measurements.iter().map(Measurement::unconverged).sum() }
@@ -150,6 +149,13 @@ impl fmt::Display for Comparison {
         }
         Ok(())
     }
+}
+
+/// How observables depend on the dimension: a polynomial in `D^{-power}`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expansion {
+    pub(super) power: f64,
+    pub(super) order: usize,
 }
 
 /// Name, prediction, and how to read the measurement.
@@ -205,8 +211,7 @@ fn row(
     observable: &str,
     theory: Estimate,
     values: Vec<(usize, f64)>,
-    order: usize,
-    power: f64,
+    expansion: Expansion,
 ) -> Option<Row> {
     let mut dimensions: Vec<usize> = values.iter().map(|(dimension, _)| *dimension).collect();
     dimensions.sort_unstable();
@@ -225,7 +230,7 @@ fn row(
         _ => {
             let points: Vec<(usize, Estimate)> =
                 sizes.iter().map(|size| (size.dimension, size.estimate)).collect();
-            extrapolate(&points, power, order)
+            extrapolate(&points, expansion.power, expansion.order.min(points.len() - 1))
         }
     };
     let z = (simulation.mean - theory.mean) / simulation.std_error.hypot(theory.std_error);

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use super::batch::Source;
-use super::comparison::Comparison;
+use super::comparison::{Comparison, Expansion};
+use super::instance::Instance;
 use super::laboratory::{Counts, FrozenLogits, Laboratory, check_memory};
 use super::measurement::Measurement;
 use super::random::Streams;
+use super::sequences::Shape;
 use super::{finetuning, pretraining};
 use crate::error::Error;
 use crate::lora::{self, Frozen};
@@ -106,28 +108,37 @@ impl Experiment {
     /// # Errors
     /// [`Error::InvalidParameter`] if there is no such instance.
     pub fn run(&self, dimension: usize, instance: usize) -> Result<Measurement, Error> {
-        let Self { scenario, laboratory, .. } = self;
-        if !laboratory.sizes.iter().any(|size| size.dimension == dimension && instance < size.instances) {
+        if !self.laboratory.sizes.iter().any(|size| size.dimension == dimension && instance < size.instances)
+        {
             let given = format!("{instance} at dimension {dimension}");
             return Err(Error::invalid("instance", given, "one of the laboratory"));
         }
+        // On a thread of the pool, the caller runs things in parallel.
+        self.measure(dimension, instance, rayon::current_thread_index().is_none())
+    }
+
+    fn measure(&self, dimension: usize, instance: usize, parallel: bool) -> Result<Measurement, Error> {
+        let Self { scenario, laboratory, .. } = self;
         let model = &scenario.model;
         let counts = Counts::new(scenario, dimension, self.law.is_some())?;
         let streams = Streams { seed: laboratory.seed, dimension, instance };
+        let shape = Shape { dimension, tokens: model.tokens, parallel };
+        let one = Instance { model, laboratory, streams, shape };
         let stage = match (&self.pretraining, counts.pretraining()) {
             (Some((teacher, training)), Some(counts)) => {
-                Some(pretraining::run(model, teacher, training, counts, laboratory, &streams)?)
+                Some(pretraining::run(&one, teacher, training, counts)?)
             }
             _ => None,
         };
         let source = match (&stage, self.law) {
-            (Some(stage), _) => Some(Source::Weights { teacher: &stage.teacher, student: &stage.student }),
+            (Some(pretraining::Stage { teacher, student, data, .. }), _) => {
+                Some(Source::Weights { teacher, student, data })
+            }
             (None, law) => law.map(Source::Law),
         };
         let lora = match (&self.finetuning, counts.finetuning(), source) {
             (Some(training), Some(counts), Some(source)) => {
-                let data = stage.as_ref().map(|stage| &stage.data);
-                Some(finetuning::run(model, training, &source, counts, data, laboratory, &streams))
+                Some(finetuning::run(&one, training, &source, counts))
             }
             _ => None,
         };
@@ -163,23 +174,25 @@ impl Experiment {
         let progress = Mutex::new(progress);
         let stopped = AtomicBool::new(false);
         let missing: Vec<usize> = (0..wanted.len()).filter(|at| !done.contains(at)).collect();
-        let new: Vec<Option<(usize, Measurement)>> = missing
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|at| {
-                if stopped.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                let [dimension, instance] = wanted[at];
-                let measurement = self.run(dimension, instance)?;
-                // A panic of the caller's closure on another thread is reported there.
-                let mut report = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if report(&measurement).is_break() {
-                    stopped.store(true, Ordering::Relaxed);
-                }
-                Ok(Some((at, measurement)))
-            })
-            .collect::<Result<_, Error>>()?;
+        let alone = missing.len() < rayon::current_num_threads();
+        let measure = |at: usize| {
+            if stopped.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let [dimension, instance] = wanted[at];
+            let measurement = self.measure(dimension, instance, alone)?;
+            // A panic of the caller's closure on another thread is reported there.
+            let mut report = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if report(&measurement).is_break() {
+                stopped.store(true, Ordering::Relaxed);
+            }
+            Ok(Some((at, measurement)))
+        };
+        let new: Vec<Option<(usize, Measurement)>> = if alone {
+            missing.into_iter().map(measure).collect::<Result<_, Error>>()?
+        } else {
+            missing.into_par_iter().with_max_len(1).map(measure).collect::<Result<_, Error>>()?
+        };
         all.extend(new.into_iter().flatten());
         all.sort_by_key(|(at, _)| *at);
         Ok(all.into_iter().map(|(_, measurement)| measurement).collect())
@@ -194,12 +207,15 @@ impl Experiment {
     /// Any prediction beside what was measured.
     #[must_use]
     pub fn compare_to(&self, outcome: &Outcome, measurements: &[Measurement]) -> Comparison {
+        let order = self.laboratory.order();
+        let integer = Expansion { power: 1.0, order };
         // With trained weights, h(S) and chi chi^T share the sequences: corrections of order D^{-1/2}.
-        let lora_power = if self.law.is_some() { 1.0 } else { 0.5 };
+        let half_integer = Expansion { power: 0.5, order: 2 * order };
+        let lora = if self.law.is_some() { integer } else { half_integer };
         let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {
             let solution = outcome.pretrain.as_ref()?;
             pretrain::LearnedSpectrum::new(&self.scenario.model, training, solution).ok()
         });
-        Comparison::new(outcome, spectrum.as_ref(), measurements, self.laboratory.order(), lora_power)
+        Comparison::new(outcome, spectrum.as_ref(), measurements, [integer, lora])
     }
 }

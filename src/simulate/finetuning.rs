@@ -3,15 +3,14 @@
 use nalgebra::DMatrix;
 
 use super::TEST_BATCH;
-use super::batch::{Batch, Labelled, Source, finetuning_batch};
-use super::laboratory::Laboratory;
+use super::batch::{Batch, Source, finetuning_batch};
+use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Finetuned, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
-use super::random::{self, Purpose, Streams};
+use super::random::{self, Purpose};
 use super::sequences::Weights;
 use crate::lora::Training;
-use crate::model::Model;
 use crate::observables;
 
 /// Power iterations for the spectral start.
@@ -32,15 +31,13 @@ fn scaled(a: &[f64], factor: f64) -> Vec<f64> {
 
 /// Draws a perturbation and data, trains from all starts, and measures at the lowest objective.
 pub(super) fn run(
-    model: &Model,
+    instance: &Instance<'_>,
     training: &Training,
     source: &Source<'_>,
     counts: [usize; 2],
-    pretraining: Option<&Labelled>,
-    laboratory: &Laboratory,
-    streams: &Streams,
 ) -> Finetuned {
-    let dimension = streams.dimension;
+    let Instance { model, laboratory, streams, shape } = *instance;
+    let dimension = shape.dimension;
     let d = dimension as f64;
     let layer = Layer::new(model);
     // |w*|^2 = D q0 exactly: its scatter has no counterpart in the theory.
@@ -48,7 +45,7 @@ pub(super) fn run(
     let star = star * training.q0.sqrt();
 
     let mut rng = streams.stream(Purpose::Finetuning);
-    let batch = finetuning_batch(source, &mut rng, model, dimension, training.sequences, counts, pretraining);
+    let batch = finetuning_batch(source, &mut rng, instance, training.sequences, counts);
     let Batch { sequences, noisy, frozen, .. } = batch;
     let labels = layer.attention(&sum(&noisy, &sequences.logits(&rank_one(&star))));
     let frozen = scaled(&frozen, training.beta);
@@ -88,8 +85,7 @@ pub(super) fn run(
     // There are always two starts at least.
     let (w, objective) =
         best.map_or((star.clone(), f64::NAN), |(minimum, run)| (task.matrix(&minimum.w), run.objective));
-    let [test, test_clean, without] =
-        test_errors(model, training, source, [&star, &w], laboratory.test_sequences, streams);
+    let [test, test_clean, without] = test_errors(instance, training, source, [&star, &w]);
     Finetuned {
         q: norm2(&w),
         m: overlap(&w),
@@ -121,20 +117,18 @@ fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norm: f64) -> DMatrix<f
 
 /// Losses per new sequence: with noisy labels, with clean ones, and with noisy ones at `w = 0`.
 fn test_errors(
-    model: &Model,
+    instance: &Instance<'_>,
     training: &Training,
     source: &Source<'_>,
     [star, w]: [&DMatrix<f64>; 2],
-    count: usize,
-    streams: &Streams,
 ) -> [f64; 3] {
-    let layer = Layer::new(model);
-    let mut rng = streams.stream(Purpose::FinetuningTest);
+    let count = instance.laboratory.test_sequences;
+    let layer = Layer::new(instance.model);
+    let mut rng = instance.streams.stream(Purpose::FinetuningTest);
     let mut sums = [0.0; 3];
     for first in (0..count).step_by(TEST_BATCH) {
-        let size = TEST_BATCH.min(count - first);
         let Batch { sequences, clean, noisy, frozen } =
-            source.fresh(&mut rng, model, streams.dimension, size);
+            source.fresh(&mut rng, instance, TEST_BATCH.min(count - first));
         let truth = sequences.logits(&rank_one(star));
         let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
         let frozen = scaled(&frozen, training.beta);

@@ -64,8 +64,8 @@ pub struct Laboratory {
     pub gradient_tolerance: f64,
     /// Iterations of L-BFGS per training at most; 1 to 10,000,000.
     pub max_iterations: usize,
-    /// Highest power of `1/D` (of `D^{-1/2}` where fine-tuning is on trained weights) in the extrapolation from several sizes:
-    /// 0 to 4, and fewer than there are sizes. One if not given.
+    /// Highest power of `1/D` in the extrapolation from several sizes: 0 to 4, and fewer than there are sizes; 1 if not given. Where
+    /// fine-tuning is on trained weights, half-integer powers are fitted, too, as far as there are sizes enough.
     pub order: Option<usize>,
     /// Bytes that all instances trained at the same time may take; an experiment that would need more is refused.
     pub memory_limit: u64,
@@ -118,9 +118,9 @@ impl Laboratory {
         self.threads.map_or(Ok(()), |threads| check::integer("laboratory.threads", threads, 1, 1024))
     }
 
-    /// The order of the extrapolation.
+    /// The highest power of `1/D` in extrapolations.
     pub(super) fn order(&self) -> usize {
-        self.order.unwrap_or(1).min(self.sizes.len() - 1)
+        self.order.unwrap_or(1)
     }
 
     pub(super) fn stopping(&self) -> Stopping {

@@ -8,7 +8,7 @@
 use nalgebra::DMatrix;
 
 use super::minimise::Objective;
-use super::sequences::{Chunk, Sequences};
+use super::sequences::{Chunk, Factor, Sequences};
 use crate::model::{Activation, Model};
 
 /// The activation on flat matrices.
@@ -138,8 +138,9 @@ impl Task<'_> {
         let square = t * t;
         let norm2 = w.norm_squared();
         let same = std::ptr::eq(w, v);
+        let (at, along) = (Factor::new(w), Factor::new(v));
         let of_chunk = |chunk: Chunk<'_>| {
-            let y = chunk.project(w);
+            let y = chunk.project(&at);
             let mut h = chunk.logits(t, &y, norm2, self.scale);
             let offset = square * chunk.first;
             if let Some(frozen) = self.frozen {
@@ -147,7 +148,7 @@ impl Task<'_> {
             }
             let mut residual = vec![0.0; square];
             let (mut loss, mut trace) = (0.0, 0.0);
-            let y = if same { y } else { chunk.project(v) };
+            let y = if same { y } else { chunk.project(&along) };
             let mut z = DMatrix::zeros(y.nrows(), y.ncols());
             for (mu, (h, gram)) in h.chunks_exact_mut(square).zip(chunk.gram.chunks_exact(square)).enumerate()
             {
@@ -188,13 +189,14 @@ impl Objective for Task<'_> {
 mod tests {
     use super::*;
     use crate::simulate::random::{Purpose, Streams, gaussian};
-    use crate::simulate::sequences::{Weights, symmetric_noise};
+    use crate::simulate::sequences::{Shape, Weights, symmetric_noise};
 
     /// A task on `count` sequences, with frozen logits, whose label logits are of the order of one.
     fn with_task(model: &Model, width: usize, check: impl FnOnce(&Task<'_>, &DMatrix<f64>)) {
         let (dimension, count) = (8, 40);
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
-        let sequences = Sequences::sample(rng, dimension, model.tokens, count);
+        let sequences =
+            Sequences::sample(rng, Shape { dimension, tokens: model.tokens, parallel: true }, count);
         let layer = Layer::new(model);
         let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
         let frozen = symmetric_noise(rng, model.tokens, count, 1.0);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::laboratory::{Counts, Laboratory, Size, check_memory};
 use super::random::{self, Purpose, Streams};
-use super::sequences::{Sequences, Weights, symmetric_noise};
+use super::sequences::{Sequences, Shape, Weights, symmetric_noise};
 use super::statistics::Estimate;
 use crate::error::{Error, check};
 use crate::lora::{self, BayesCurve, Denoiser, Frozen, denoiser};
@@ -143,7 +143,7 @@ impl Instance {
         let (dimension, tokens) = (streams.dimension, model.tokens);
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
         let rng = &mut streams.stream(Purpose::MessagePassing);
-        let sequences = Sequences::sample(rng, dimension, tokens, count);
+        let sequences = Sequences::sample(rng, Shape { dimension, tokens, parallel: false }, count);
         let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
         let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
         for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {

@@ -1,8 +1,8 @@
 //! Training: L-BFGS on the actual loss, from a given start.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use argmin::core::{CostFunction, Executor, Gradient, State};
+use argmin::core::{ArgminError, CostFunction, Executor, Gradient, State};
 use argmin::solver::linesearch::MoreThuenteLineSearch;
 use argmin::solver::quasinewton::LBFGS;
 
@@ -15,6 +15,9 @@ pub(super) trait Objective {
 pub(super) const MEMORY: usize = 10;
 /// A line search that fails, as it does near rounding, is followed by a steepest descent: so many times.
 const MAX_RESTARTS: usize = 5;
+
+/// Evaluations per iteration at most; a line search takes one or two.
+const MAX_EVALUATIONS: usize = 20;
 
 /// Where training ended.
 #[derive(Debug, Clone)]
@@ -67,24 +70,39 @@ struct Problem<'a, F> {
     last: RefCell<Evaluated>,
     /// Kept here, since argmin drops its state where a line search fails.
     best: RefCell<Evaluated>,
+    /// Evaluations that are left.
+    budget: Cell<usize>,
 }
 
 impl<'a, F: Objective> Problem<'a, F> {
     fn new(objective: &'a F, start: &[f64]) -> Self {
         let at_start = Evaluated::new(objective, start);
-        Self { objective, last: RefCell::new(at_start.clone()), best: RefCell::new(at_start) }
+        Self {
+            objective,
+            last: RefCell::new(at_start.clone()),
+            best: RefCell::new(at_start),
+            budget: Cell::new(0),
+        }
     }
 
-    fn at<R>(&self, w: &[f64], read: impl FnOnce(&Evaluated) -> R) -> R {
+    /// What is wanted of the evaluation at `w`. An error ends the descent: close to rounding the line search may leave the
+    /// numbers, or never end.
+    fn at<R>(&self, w: &[f64], read: impl FnOnce(&Evaluated) -> R) -> Result<R, argmin::core::Error> {
         let mut last = self.last.borrow_mut();
         if last.w != w {
+            let left = self.budget.get();
+            if left == 0 || !w.iter().all(|x| x.is_finite()) {
+                let text = "no further descent".to_owned();
+                return Err(ArgminError::ConditionViolated { text }.into());
+            }
+            self.budget.set(left - 1);
             *last = Evaluated::new(self.objective, w);
             let mut best = self.best.borrow_mut();
             if last.improves_on(&best) {
                 *best = last.clone();
             }
         }
-        read(&last)
+        Ok(read(&last))
     }
 }
 
@@ -93,7 +111,7 @@ impl<F: Objective> CostFunction for &Problem<'_, F> {
     type Output = f64;
 
     fn cost(&self, w: &Vec<f64>) -> Result<f64, argmin::core::Error> {
-        Ok(self.at(w, |known| known.objective))
+        self.at(w, |known| known.objective)
     }
 }
 
@@ -102,7 +120,7 @@ impl<F: Objective> Gradient for &Problem<'_, F> {
     type Gradient = Vec<f64>;
 
     fn gradient(&self, w: &Vec<f64>) -> Result<Vec<f64>, argmin::core::Error> {
-        Ok(self.at(w, |known| known.gradient.clone()))
+        self.at(w, |known| known.gradient.clone())
     }
 }
 
@@ -121,6 +139,7 @@ pub(super) fn minimise(objective: &impl Objective, start: &[f64], stopping: Stop
             .with_tolerance_grad(tolerance)
             .and_then(|solver| solver.with_tolerance_cost(0.0));
         let Ok(solver) = solver else { break };
+        problem.budget.set(MAX_EVALUATIONS.saturating_mul(left));
         let executor = Executor::new(&problem, solver)
             .configure(|state| state.param(here.w.clone()).max_iters(left as u64));
         iterations += match executor.run() {
@@ -139,5 +158,58 @@ pub(super) fn minimise(objective: &impl Objective, start: &[f64], stopping: Stop
         objective: best.objective,
         gradient,
         iterations,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `sum_i i x_i^2 + (sum_i x_i - 1)^4`, with the number of evaluations.
+    struct Bowl {
+        size: usize,
+        evaluations: Cell<usize>,
+        offset: f64,
+    }
+
+    impl Objective for Bowl {
+        fn evaluate(&self, w: &[f64]) -> (f64, Vec<f64>) {
+            self.evaluations.set(self.evaluations.get() + 1);
+            let excess = w.iter().sum::<f64>() - 1.0;
+            let stiffness = |i: usize| (i + 1) as f64;
+            let squares: f64 = w.iter().enumerate().map(|(i, x)| stiffness(i) * x * x).sum();
+            let slope = |(i, x): (usize, &f64)| 2.0 * stiffness(i) * x + 4.0 * excess.powi(3);
+            (self.offset + squares + excess.powi(4), w.iter().enumerate().map(slope).collect())
+        }
+    }
+
+    #[test]
+    fn a_bowl_is_descended() {
+        let bowl = Bowl { size: 20, evaluations: Cell::new(0), offset: 0.0 };
+        let stopping = Stopping { gradient_tolerance: 1e-10, max_iterations: 1000 };
+        let minimum = minimise(&bowl, &vec![1.0; bowl.size], stopping);
+        assert!(minimum.converged && minimum.gradient <= 1e-10, "{minimum:?}");
+        let excess: f64 = minimum.w.iter().sum::<f64>() - 1.0;
+        for (i, x) in minimum.w.iter().enumerate() {
+            assert!((x + 2.0 * excess.powi(3) / (i + 1) as f64).abs() < 1e-9);
+        }
+        assert!(bowl.evaluations.get() < 200);
+    }
+
+    #[test]
+    fn what_rounding_does_not_allow_ends_and_says_so() {
+        // Next to 1e6 nothing below 1e-10 is left of the objective: line searches fail.
+        for (offset, gradient_tolerance) in [(1e6, 0.0), (0.0, 0.0), (1e6, 1e-12)] {
+            let bowl = Bowl { size: 5, evaluations: Cell::new(0), offset };
+            let stopping = Stopping { gradient_tolerance, max_iterations: 1000 };
+            let minimum = minimise(&bowl, &[1.0; 5], stopping);
+            assert_eq!(minimum.converged, minimum.gradient <= gradient_tolerance);
+            assert!(minimum.gradient < 1e-3, "{minimum:?}");
+            assert!(bowl.evaluations.get() <= 20 * 1000 * (MAX_RESTARTS + 1));
+        }
+        // One iteration is not enough.
+        let bowl = Bowl { size: 5, evaluations: Cell::new(0), offset: 0.0 };
+        let stopping = Stopping { gradient_tolerance: 1e-10, max_iterations: 1 };
+        assert!(!minimise(&bowl, &[1.0; 5], stopping).converged);
     }
 }

@@ -32,6 +32,7 @@ mod batch;
 mod comparison;
 mod experiment;
 mod finetuning;
+mod instance;
 mod laboratory;
 mod layer;
 mod measurement;

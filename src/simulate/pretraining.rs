@@ -1,18 +1,17 @@
 //! Pre-training of one instance, and its measurement.
 
 use nalgebra::DMatrix;
-use rand_pcg::Pcg64;
 
 use super::TEST_BATCH;
 use super::batch::{Labelled, labelled};
-use super::laboratory::Laboratory;
+use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Pretrained, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
-use super::random::{self, Purpose, Streams};
+use super::random::{self, Purpose};
 use super::sequences::{Sequences, Weights};
 use crate::error::Error;
-use crate::model::{Model, Teacher};
+use crate::model::Teacher;
 use crate::observables;
 use crate::pretrain::Training;
 
@@ -29,14 +28,13 @@ pub(super) struct Stage {
 
 /// Draws a teacher and data, trains, and measures.
 pub(super) fn run(
-    model: &Model,
+    instance: &Instance<'_>,
     teacher: &Teacher,
     training: &Training,
     [count, width]: [usize; 2],
-    laboratory: &Laboratory,
-    streams: &Streams,
 ) -> Result<Stage, Error> {
-    let dimension = streams.dimension;
+    let Instance { model, laboratory, streams, shape } = *instance;
+    let dimension = shape.dimension;
     let d = dimension as f64;
     let layer = Layer::new(model);
     let teacher = Weights::teacher(teacher, dimension, &mut streams.stream(Purpose::Teacher))?;
@@ -44,7 +42,7 @@ pub(super) fn run(
     let q0 = truth.norm_squared() / (d * d);
 
     let mut rng = streams.stream(Purpose::Pretraining);
-    let sequences = Sequences::sample(&mut rng, dimension, model.tokens, count);
+    let sequences = Sequences::sample(&mut rng, shape, count);
     let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta);
     let labels = layer.attention(&noisy);
     let task = Task {
@@ -79,8 +77,7 @@ pub(super) fn run(
     let eigenvalues = spectrum(&s);
     let top = eigenvalues.last().copied().unwrap_or(0.0);
     let positive = eigenvalues.iter().filter(|s| **s > RANK_TOLERANCE * top && **s > 0.0).count();
-    let mut fresh = streams.stream(Purpose::PretrainingTest);
-    let [test, test_clean] = test_errors(&mut fresh, model, &teacher, &student, laboratory.test_sequences);
+    let [test, test_clean] = test_errors(instance, [&teacher, &student]);
     let measured = Pretrained {
         q: s.norm_squared() / (d * d),
         m: s.dot(&truth) / (d * d),
@@ -106,23 +103,18 @@ fn spectrum(s: &DMatrix<f64>) -> Vec<f64> {
 }
 
 /// Losses per new sequence, with and without noise in the label.
-fn test_errors(
-    rng: &mut Pcg64,
-    model: &Model,
-    teacher: &Weights,
-    student: &Weights,
-    count: usize,
-) -> [f64; 2] {
+fn test_errors(instance: &Instance<'_>, [teacher, student]: [&Weights; 2]) -> [f64; 2] {
+    let Instance { model, laboratory, streams, shape } = *instance;
+    let rng = &mut streams.stream(Purpose::PretrainingTest);
     let layer = Layer::new(model);
     let mut sums = [0.0; 2];
-    for first in (0..count).step_by(TEST_BATCH) {
-        let size = TEST_BATCH.min(count - first);
-        let sequences = Sequences::sample(rng, teacher.factor.nrows(), model.tokens, size);
+    for first in (0..laboratory.test_sequences).step_by(TEST_BATCH) {
+        let sequences = Sequences::sample(rng, shape, TEST_BATCH.min(laboratory.test_sequences - first));
         let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta);
         let logits = sequences.logits(student);
         for (sum, label) in sums.iter_mut().zip([noisy, clean]) {
             *sum += layer.loss(&sequences, &logits, &layer.attention(&label));
         }
     }
-    sums.map(|sum| sum / count as f64)
+    sums.map(|sum| sum / laboratory.test_sequences as f64)
 }

@@ -56,14 +56,37 @@ impl Weights {
     }
 }
 
+/// What all sequences of an instance have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) dimension: usize,
+    pub(super) tokens: usize,
+    /// Whether to use all threads for this instance. Not where instances run in parallel: a thread of the pool that waits for
+    /// others takes up more work, here another instance on top of this one, until the stack is full.
+    pub(super) parallel: bool,
+}
+
 /// Sequences of `T` tokens in `D` dimensions.
 #[derive(Debug, Clone)]
 pub(super) struct Sequences {
     pub(super) tokens: usize,
+    parallel: bool,
     /// One token per column, sequence after sequence.
     x: DMatrix<f64>,
     /// `X X^T/D` of every sequence. It tends to the identity, but at finite `D` it is part of the loss.
     gram: Vec<f64>,
+}
+
+/// `F`, and its transpose for the products of large matrices.
+pub(super) struct Factor<'a> {
+    columns: &'a DMatrix<f64>,
+    transposed: DMatrix<f64>,
+}
+
+impl<'a> Factor<'a> {
+    pub(super) fn new(columns: &'a DMatrix<f64>) -> Self {
+        Self { columns, transposed: columns.transpose() }
+    }
 }
 
 /// Sequences that are worked on at once.
@@ -80,19 +103,19 @@ const SMALLEST_CHUNK: usize = 32;
 const NARROW: usize = 6;
 
 impl Sequences {
-    pub(super) fn sample(rng: &mut Pcg64, dimension: usize, tokens: usize, count: usize) -> Self {
-        Self::new(tokens, random::gaussian(rng, dimension, tokens * count))
+    pub(super) fn sample(rng: &mut Pcg64, shape: Shape, count: usize) -> Self {
+        Self::new(shape, random::gaussian(rng, shape.dimension, shape.tokens * count))
     }
 
-    fn new(tokens: usize, x: DMatrix<f64>) -> Self {
-        let dimension = x.nrows() as f64;
+    fn new(Shape { dimension, tokens, parallel }: Shape, x: DMatrix<f64>) -> Self {
+        let dimension = dimension as f64;
         let mut gram = Vec::with_capacity(x.ncols() * tokens);
         for first in (0..x.ncols()).step_by(tokens) {
             for a in first..first + tokens {
                 gram.extend((first..first + tokens).map(|b| x.column(a).dot(&x.column(b)) / dimension));
             }
         }
-        Self { tokens, x, gram }
+        Self { tokens, parallel, x, gram }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -107,7 +130,9 @@ impl Sequences {
     pub(super) fn select(&self, numbers: &[usize]) -> Self {
         let columns: Vec<usize> =
             numbers.iter().flat_map(|mu| self.tokens * mu..self.tokens * (mu + 1)).collect();
-        Self::new(self.tokens, self.x.select_columns(&columns))
+        let Self { tokens, parallel, .. } = *self;
+        let shape = Shape { dimension: self.dimension(), tokens, parallel };
+        Self::new(shape, self.x.select_columns(&columns))
     }
 
     /// One sequence, a token per row.
@@ -130,12 +155,17 @@ impl Sequences {
             let x = self.x.columns(self.tokens * first, self.tokens * count);
             f(Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] })
         };
-        starts.into_par_iter().map(chunk).collect()
+        if self.parallel {
+            starts.into_par_iter().map(chunk).collect()
+        } else {
+            starts.into_iter().map(chunk).collect()
+        }
     }
 
     /// `X w` of every sequence, one number per token.
     pub(super) fn project(&self, w: &DMatrix<f64>) -> Vec<f64> {
-        self.chunks(|chunk| chunk.project(w).as_slice().to_vec()).concat()
+        let factor = Factor::new(w);
+        self.chunks(|chunk| chunk.project(&factor).as_slice().to_vec()).concat()
     }
 
     /// `X^T g`, for one number per token.
@@ -151,8 +181,9 @@ impl Sequences {
     /// `h(S) = D^{-1}(X S X^T - Tr(S) I)` of every sequence.
     pub(super) fn logits(&self, weights: &Weights) -> Vec<f64> {
         let trace = weights.factor.norm_squared();
+        let factor = Factor::new(&weights.factor);
         let of_chunk = |chunk: Chunk<'_>| {
-            let y = chunk.project(&weights.factor);
+            let y = chunk.project(&factor);
             chunk.logits(self.tokens, &y, trace, weights.scale)
         };
         self.chunks(of_chunk).concat()
@@ -161,13 +192,13 @@ impl Sequences {
 
 impl Chunk<'_> {
     /// `F^T X`: one column per token.
-    pub(super) fn project(&self, factor: &DMatrix<f64>) -> DMatrix<f64> {
-        if factor.ncols() < NARROW {
-            return DMatrix::from_fn(factor.ncols(), self.x.ncols(), |p, a| {
-                factor.column(p).dot(&self.x.column(a))
-            });
+    pub(super) fn project(&self, factor: &Factor<'_>) -> DMatrix<f64> {
+        let width = factor.columns.ncols();
+        if width < NARROW {
+            let entry = |p: usize, a: usize| factor.columns.column(p).dot(&self.x.column(a));
+            return DMatrix::from_fn(width, self.x.ncols(), entry);
         }
-        transposed(factor) * self.x
+        &factor.transposed * self.x
     }
 
     /// `X Z^T`, for `Z` with one column per token.
@@ -181,7 +212,7 @@ impl Chunk<'_> {
             }
             return sum;
         }
-        self.x * transposed(z)
+        self.x * z.transpose()
     }
 
     /// The logits of the weights whose projections are `y`, with `trace = |F|^2`.
@@ -205,11 +236,6 @@ impl Chunk<'_> {
         }
         logits
     }
-}
-
-/// The transpose, without a copy.
-fn transposed(matrix: &DMatrix<f64>) -> DMatrixView<'_, f64, nalgebra::Dyn, nalgebra::Dyn> {
-    DMatrixView::from_slice_with_strides(matrix.as_slice(), matrix.ncols(), matrix.nrows(), matrix.nrows(), 1)
 }
 
 /// Symmetric Gaussian matrices, flat, of the given variance per orthonormal coordinate.

@@ -3,7 +3,6 @@
 //! The same contour integrals as for the averages over samples, in the eigenbasis of what was seen of a sequence.
 
 use nalgebra::{DMatrix, SymmetricEigen};
-use rayon::prelude::*;
 
 use super::contour::Quartic;
 use super::softmax::{Prior, Sample, moments_of_many, moments_of_two};
@@ -12,7 +11,7 @@ use crate::lanes::{LANES, Lane};
 use crate::model::Activation;
 
 /// The posterior of `chi` given `Y = chi chi^T + n`, as far as the activation sees it, and `chi ~ N(omega, v I)`.
-pub(crate) trait Denoiser: Send + Sync {
+pub(crate) trait Denoiser {
     /// `E[chi | Y, omega]` of every sample; `omega` and the result have one number per token and sample.
     fn means(&self, omega: &[f64], v: f64) -> Vec<f64>;
 }
@@ -208,7 +207,7 @@ impl<const T: usize> Denoiser for Linear<T> {
             (0..samples.len()).flat_map(|l| (0..T).map(move |a| (l, a))).map(|(l, a)| mean(l, a)).collect()
         };
         let blocks: Vec<Vec<f64>> =
-            self.samples.par_chunks(LANES).zip(omega.par_chunks(LANES * T)).map(block).collect();
+            self.samples.chunks(LANES).zip(omega.chunks(LANES * T)).map(block).collect();
         blocks.concat()
     }
 }
@@ -228,7 +227,7 @@ impl Denoiser for Softmax {
         let mean = |(seen, omega): (&Seen, &[f64])| {
             seen.vector(&(self.moments)(seen, &seen.components(omega), self.noise, v))
         };
-        let means: Vec<Vec<f64>> = self.samples.par_iter().zip(omega.par_chunks(tokens)).map(mean).collect();
+        let means: Vec<Vec<f64>> = self.samples.iter().zip(omega.chunks_exact(tokens)).map(mean).collect();
         means.concat()
     }
 }

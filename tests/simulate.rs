@@ -1,0 +1,390 @@
+//! The theory against the network itself: trained at finite dimension `D` on its actual loss, measured, extrapolated to
+//! `D -> infinity`, and compared.
+//!
+//! Every comparison also has to reject a wrong prediction, so that agreement means something.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::ops::ControlFlow;
+
+use lora_asymptotics::simulate::{
+    Comparison, Estimate, Experiment, FrozenLogits, Laboratory, Measurement, MessagePassing, Size,
+    message_passing,
+};
+use lora_asymptotics::{Error, Model, Options, Outcome, Scenario, lora};
+
+/// Standard errors that a right prediction may be off by.
+const THRESHOLD: f64 = 5.0;
+
+fn sizes(sizes: &[(usize, usize)]) -> Vec<Size> {
+    sizes.iter().map(|(dimension, instances)| Size { dimension: *dimension, instances: *instances }).collect()
+}
+
+fn laboratory(of: &[(usize, usize)]) -> Laboratory {
+    Laboratory { sizes: sizes(of), seed: 1, random_starts: 0, ..Laboratory::default() }
+}
+
+fn scenario(json: &str) -> Scenario {
+    Scenario::from_json(json).unwrap()
+}
+
+fn run(experiment: &Experiment) -> Vec<Measurement> {
+    experiment.run_all(Vec::new(), |_| ControlFlow::Continue(())).unwrap()
+}
+
+/// Runs an experiment that agrees with its prediction; with the measurements, for more questions.
+fn agrees(scenario: &Scenario, laboratory: &Laboratory) -> (Experiment, Vec<Measurement>) {
+    let experiment = Experiment::new(scenario, laboratory).unwrap();
+    let measurements = run(&experiment);
+    let comparison = experiment.compare(&measurements);
+    println!("{comparison}");
+    assert_eq!(comparison.unconverged, 0, "{comparison}");
+    assert!(comparison.rows.iter().all(|row| row.z.abs() < THRESHOLD), "{comparison}");
+    (experiment, measurements)
+}
+
+/// Observables that a wrong prediction gets wrong.
+fn rejected(comparison: &Comparison) -> usize {
+    comparison.rows.iter().filter(|row| row.z.abs() > THRESHOLD).count()
+}
+
+/// The prediction for another ridge of pre-training.
+fn with_ridge(scenario: &Scenario, factor: f64) -> Outcome {
+    let mut wrong = scenario.clone();
+    let pretraining = wrong.pretrain.as_mut().unwrap();
+    pretraining.lambda = pretraining.lambda.map(|lambda| factor * lambda);
+    wrong.solve().unwrap()
+}
+
+fn pretraining_agrees(json: &str, of: &[(usize, usize)], order: usize) {
+    let scenario = scenario(json);
+    let laboratory = Laboratory { order: Some(order), ..laboratory(of) };
+    let (experiment, measurements) = agrees(&scenario, &laboratory);
+    let wrong = experiment.compare_to(&with_ridge(&scenario, 2.0), &measurements);
+    assert!(rejected(&wrong) >= 4, "twice the ridge is not rejected:\n{wrong}");
+}
+
+#[test]
+fn linear_pretraining_of_one_token() {
+    let json = r#"{"model": {"tokens": 1, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.5, "lambda": 0.2}}"#;
+    pretraining_agrees(json, &[(12, 384), (24, 144), (48, 48)], 2);
+}
+
+#[test]
+fn linear_pretraining_of_two_tokens() {
+    let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.25, "lambda": 0.1}}"#;
+    pretraining_agrees(json, &[(12, 384), (24, 144), (48, 48)], 2);
+}
+
+#[test]
+fn softmax_pretraining_of_two_tokens() {
+    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.25, "lambda": 0.05}, "options": {"tolerance": 1e-7}}"#;
+    pretraining_agrees(json, &[(24, 192), (48, 96), (72, 48)], 1);
+}
+
+#[test]
+fn softmax_pretraining_of_three_tokens_at_low_temperature() {
+    let json = r#"{"model": {"tokens": 3, "activation": "softmax", "delta": 0.5, "inverse_temperature": 1.5,
+                             "teacher": {"wishart": {"kappa0": 1.0}}},
+        "pretrain": {"alpha": 0.1, "lambda": 0.1}, "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
+    pretraining_agrees(json, &[(30, 192), (50, 96), (70, 48)], 1);
+}
+
+#[test]
+fn pretraining_with_a_narrow_student_and_a_power_law() {
+    let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.1,
+                             "teacher": {"power_law": {"exponent": 1.0, "dimension": 30}}},
+        "pretrain": {"alpha": 0.25, "lambda": 0.1, "kappa": 0.8}}"#;
+    pretraining_agrees(json, &[(30, 192), (60, 96), (90, 32)], 1);
+}
+
+/// The fixed point of the same equations with `eta` dropped from `r = vhat + 2 lambda + 2 eta`. Solving with the ridge
+/// `lambda' = lambda - eta(lambda')` instead makes the full equations those.
+fn without_eta(scenario: &Scenario) -> Outcome {
+    let lambda = scenario.lora.unwrap().lambda.unwrap();
+    let mut shifted = scenario.clone();
+    let mut outcome = scenario.solve().unwrap();
+    for _ in 0..30 {
+        let eta = outcome.lora.as_ref().unwrap().order.eta;
+        let finetuning = shifted.lora.as_mut().unwrap();
+        let change = (finetuning.lambda.unwrap() - (lambda - eta)).abs();
+        if change < 1e-6 {
+            break;
+        }
+        finetuning.lambda = Some(lambda - eta);
+        outcome = shifted.solve().unwrap();
+    }
+    let solution = outcome.lora.as_mut().unwrap();
+    let reached = shifted.lora.unwrap().lambda.unwrap();
+    assert!((reached + solution.order.eta - lambda).abs() < 1e-4, "not a fixed point");
+    solution.objective = scenario.lora.unwrap().alpha * solution.errors.train + lambda * solution.order.q;
+    outcome
+}
+
+/// The prediction for all sequences, where the fine-tuning has selected some.
+fn without_selection(scenario: &Scenario) -> Outcome {
+    let mut wrong = scenario.clone();
+    wrong.lora.as_mut().unwrap().sequences = lora::Sequences::Fresh;
+    wrong.solve().unwrap()
+}
+
+/// Fine-tuning on synthetic frozen logits: no large corrections at a single size.
+fn finetuning_agrees(json: &str, dimension: usize, instances: usize, wrong: fn(&Scenario) -> Outcome) {
+    let scenario = scenario(json);
+    let (experiment, measurements) = agrees(&scenario, &laboratory(&[(dimension, instances)]));
+    assert_eq!(experiment.outcome().lora.as_ref().unwrap().validity.verdict, lora::Verdict::Good);
+    let wrong = experiment.compare_to(&wrong(&scenario), &measurements);
+    println!("wrong:\n{wrong}");
+    assert!(rejected(&wrong) >= 1, "a wrong prediction is not rejected:\n{wrong}");
+}
+
+#[test]
+fn linear_finetuning_of_one_token() {
+    let json = r#"{"model": {"tokens": 1, "activation": "linear", "delta": 0.25}, "frozen": {"q0": 1.0, "q": 1.2, "m": 1.0},
+        "lora": {"alpha": 5.0, "lambda": 1.0}}"#;
+    finetuning_agrees(json, 200, 96, without_eta);
+}
+
+#[test]
+fn linear_finetuning_of_two_tokens_with_recalibration() {
+    let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.25}, "frozen": {"q0": 1.5, "q": 1.2, "m": 1.1},
+        "lora": {"alpha": 2.5, "lambda": 1.5, "beta": 0.8}}"#;
+    finetuning_agrees(json, 200, 96, without_eta);
+}
+
+#[test]
+fn linear_finetuning_of_three_tokens_on_reused_sequences() {
+    let json = r#"{"model": {"tokens": 3, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1, "v": 0.8},
+        "lora": {"alpha": 1.5, "lambda": 1.5, "sequences": "reused"}}"#;
+    finetuning_agrees(json, 200, 96, without_eta);
+}
+
+#[test]
+fn linear_finetuning_of_two_tokens_on_selected_sequences() {
+    let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 2.5, "m": 1.0},
+        "lora": {"alpha": 5.0, "lambda": 1.5, "sequences": {"active": {"fraction": 0.2}}}}"#;
+    finetuning_agrees(json, 200, 96, without_selection);
+}
+
+#[test]
+fn softmax_finetuning_of_two_tokens() {
+    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
+        "lora": {"alpha": 6.0, "lambda": 0.5}, "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
+    finetuning_agrees(json, 200, 96, without_eta);
+}
+
+#[test]
+fn softmax_finetuning_of_three_tokens_on_reused_sequences() {
+    let json = r#"{"model": {"tokens": 3, "activation": "softmax", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1, "v": 1.0},
+        "lora": {"alpha": 5.0, "lambda": 0.5, "sequences": "reused"}, "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
+    finetuning_agrees(json, 200, 64, without_eta);
+}
+
+#[test]
+fn softmax_finetuning_of_two_tokens_on_selected_sequences() {
+    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
+        "lora": {"alpha": 6.0, "lambda": 0.5, "q0": 1.3, "beta": 0.8, "sequences": {"active": {"fraction": 0.3, "score": "centred"}}},
+        "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
+    finetuning_agrees(json, 200, 96, without_selection);
+}
+
+#[test]
+fn linear_pipeline_on_fresh_sequences() {
+    let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.2, "lambda": 0.1}, "lora": {"alpha": 3.0, "lambda": 0.5}}"#;
+    agrees(&scenario(json), &laboratory(&[(20, 384), (40, 192), (80, 48)]));
+}
+
+#[test]
+fn softmax_pipeline_on_reused_sequences() {
+    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.2, "lambda": 0.05}, "lora": {"alpha": 5.0, "lambda": 0.3, "sequences": "reused"},
+        "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
+    agrees(&scenario(json), &laboratory(&[(30, 256), (60, 96), (90, 48)]));
+}
+
+#[test]
+fn all_starts_of_pretraining_lead_to_one_minimum() {
+    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+        "pretrain": {"alpha": 0.2, "lambda": 0.05}, "options": {"tolerance": 1e-6, "log2_nodes": 10}}"#;
+    let laboratory = Laboratory { pretraining_starts: 4, ..laboratory(&[(30, 4)]) };
+    for measurement in run(&Experiment::new(&scenario(json), &laboratory).unwrap()) {
+        let runs = measurement.pretrain.unwrap().runs;
+        assert_eq!(runs.len(), 4);
+        for run in &runs {
+            assert!(run.converged);
+            assert!((run.objective - runs[0].objective).abs() < 1e-9, "{runs:?}");
+            assert!((run.alignment - runs[0].alignment).abs() < 1e-4, "{runs:?}");
+        }
+    }
+}
+
+fn cheap() -> Scenario {
+    scenario(
+        r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+            "pretrain": {"alpha": 0.25, "lambda": 0.1}, "lora": {"alpha": 2.0, "lambda": 0.5},
+            "options": {"log2_nodes": 8}}"#,
+    )
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let results = [1, 2, 3].map(|threads| {
+        let laboratory = Laboratory { threads: Some(threads), ..laboratory(&[(20, 4), (40, 2)]) };
+        let measurements = run(&Experiment::new(&cheap(), &laboratory).unwrap());
+        measurements.iter().map(|one| serde_json::to_string(one).unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0], results[2]);
+    // One by one, with all threads for each.
+    let experiment = Experiment::new(&cheap(), &laboratory(&[(20, 4), (40, 2)])).unwrap();
+    let alone: Vec<String> = experiment
+        .instances()
+        .iter()
+        .map(|[dimension, instance]| {
+            serde_json::to_string(&experiment.run(*dimension, *instance).unwrap()).unwrap()
+        })
+        .collect();
+    assert_eq!(results[0], alone);
+}
+
+#[test]
+fn an_experiment_stops_and_goes_on() {
+    let laboratory = Laboratory { threads: Some(2), ..laboratory(&[(20, 12)]) };
+    let experiment = Experiment::new(&cheap(), &laboratory).unwrap();
+    let mut count = 0;
+    let some = experiment
+        .run_all(Vec::new(), |_| {
+            count += 1;
+            if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert!((3..12).contains(&some.len()), "{} instances", some.len());
+    // Through a file, with one instance that is not of this experiment, and one twice.
+    let mut known: Vec<Measurement> =
+        some.iter().map(|one| serde_json::from_str(&serde_json::to_string(one).unwrap()).unwrap()).collect();
+    known.push(Measurement { dimension: 21, ..known[0].clone() });
+    known.push(known[0].clone());
+    let mut new = 0;
+    let all = experiment
+        .run_all(known, |_| {
+            new += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(new + some.len(), 12);
+    assert_eq!(all, run(&experiment));
+}
+
+/// The name of the field that an experiment is refused for.
+fn refused(scenario: &Scenario, laboratory: &Laboratory) -> String {
+    match Experiment::new(scenario, laboratory).unwrap_err() {
+        Error::InvalidParameter { field, .. }
+        | Error::Conflict { field, .. }
+        | Error::MissingField { field, .. } => field.to_owned(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_cannot_be_simulated_is_an_error() {
+    let good = laboratory(&[(20, 4)]);
+    let with = |of: &[(usize, usize)]| laboratory(of);
+    for (expected, bad) in [
+        ("laboratory.sizes", with(&[])),
+        ("laboratory.sizes.dimension", with(&[(1, 4)])),
+        ("laboratory.sizes.dimension", with(&[(20, 4), (20, 5)])),
+        ("laboratory.sizes.dimension", with(&[(usize::MAX, 4)])),
+        ("laboratory.sizes.instances", with(&[(20, 1)])),
+        // alpha D^2 = 72.25
+        ("laboratory.sizes.dimension", with(&[(3, 4)])),
+        ("laboratory.test_sequences", Laboratory { test_sequences: 0, ..good.clone() }),
+        ("laboratory.pretraining_starts", Laboratory { pretraining_starts: 0, ..good.clone() }),
+        ("laboratory.random_starts", Laboratory { random_starts: 101, ..good.clone() }),
+        ("laboratory.gradient_tolerance", Laboratory { gradient_tolerance: f64::NAN, ..good.clone() }),
+        ("laboratory.max_iterations", Laboratory { max_iterations: 0, ..good.clone() }),
+        ("laboratory.order", Laboratory { order: Some(1), ..good.clone() }),
+        ("laboratory.threads", Laboratory { threads: Some(0), ..good.clone() }),
+        // 10^9 sequences of two tokens in 60,000 dimensions: refused without an attempt to allocate 10^15 bytes.
+        ("laboratory.sizes.dimension", with(&[(60_000, 2)])),
+        ("laboratory.sizes.dimension", Laboratory { memory_limit: 1000, ..good.clone() }),
+    ] {
+        assert_eq!(refused(&cheap(), &bad), expected, "{bad:?}");
+    }
+    let mut reusing = cheap();
+    let finetuning = reusing.lora.as_mut().unwrap();
+    finetuning.sequences = lora::Sequences::Reused;
+    finetuning.alpha = 6.0;
+    assert_eq!(refused(&reusing, &good), "laboratory.sizes.dimension");
+    let bound = scenario(
+        r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 1.5, "q": 1.2, "m": 1.1},
+            "lora": {"alpha": 2.5}, "estimator": "bayes_optimal"}"#,
+    );
+    assert_eq!(refused(&bound, &good), "estimator = bayes_optimal");
+    let nothing = Scenario { lora: None, ..cheap() };
+    assert_eq!(refused(&nothing, &Laboratory { frozen: FrozenLogits::Synthetic, ..good.clone() }), "lora");
+    let experiment = Experiment::new(&cheap(), &good).unwrap();
+    assert!(experiment.run(20, 4).is_err() && experiment.run(40, 0).is_err());
+}
+
+#[test]
+fn an_experiment_without_measurements_is_empty() {
+    let experiment = Experiment::new(&cheap(), &laboratory(&[(20, 4)])).unwrap();
+    let comparison = experiment.compare(&[]);
+    assert!(comparison.rows.is_empty() && comparison.worst_z().abs() <= 0.0);
+}
+
+fn deviation(measured: Estimate, expected: f64) -> f64 {
+    (measured.mean - expected) / measured.std_error
+}
+
+fn message_passing_follows_state_evolution(model: &Model, noise: f64, alpha: f64, instances: usize) {
+    let frozen = lora::Frozen { q0: 1.0 + noise, q: 1.0, m: 1.0, v: 0.0 };
+    let options = Options { log2_nodes: 12, ..Options::default() };
+    let settings = MessagePassing { iterations: 15, start: 0.3 };
+    let laboratory = laboratory(&[(400, instances)]);
+    let found = message_passing(model, &frozen, alpha, 1.0, &settings, &laboratory, &options).unwrap();
+    let steps = &found[0].iterations;
+    assert_eq!(steps.len(), settings.iterations + 1);
+    for step in [1, 2, 4, settings.iterations] {
+        let now = steps[step];
+        let [m, q] = [now.m, now.q].map(|measured| deviation(measured, now.state_evolution));
+        println!("{model:?}, iteration {step}: {now:?}, m: {m:.2}, q: {q:.2} standard errors");
+        assert!(m.abs() < THRESHOLD && q.abs() < THRESHOLD, "{now:?}");
+    }
+    // Where it ends is the algorithmic branch.
+    let bound = lora::bayes_optimal(model, &frozen, alpha, 1.0, &options).unwrap();
+    let last = steps[settings.iterations];
+    assert!((last.state_evolution - bound.order.q).abs() < 1e-3, "{last:?}, {:?}", bound.order);
+}
+
+#[test]
+fn message_passing_of_linear_attention() {
+    message_passing_follows_state_evolution(&Model::linear(1, 0.3), 0.1, 2.5, 32);
+    message_passing_follows_state_evolution(&Model::linear(2, 0.3), 0.1, 1.2, 32);
+}
+
+#[test]
+fn message_passing_of_softmax_attention() {
+    message_passing_follows_state_evolution(&Model::softmax(2, 0.3), 0.1, 2.0, 32);
+    message_passing_follows_state_evolution(&Model::softmax(3, 0.3), 0.1, 1.5, 16);
+}
+
+#[test]
+fn message_passing_recovers_everything_without_noise() {
+    let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+    let settings = MessagePassing { iterations: 40, start: 0.3 };
+    let options = Options { log2_nodes: 10, ..Options::default() };
+    let model = Model::softmax(3, 0.0);
+    let found =
+        message_passing(&model, &frozen, 2.0, 1.0, &settings, &laboratory(&[(300, 16)]), &options).unwrap();
+    let last = found[0].iterations[settings.iterations];
+    // At finite size, the sign of a sequence with small chi may stay wrong.
+    assert!(last.m.mean > 0.98 && last.state_evolution > 0.999, "{last:?}");
+    // The same again, bit by bit, on one thread.
+    let one = Laboratory { threads: Some(1), ..laboratory(&[(300, 16)]) };
+    assert_eq!(found, message_passing(&model, &frozen, 2.0, 1.0, &settings, &one, &options).unwrap());
+}
