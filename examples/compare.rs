@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -59,8 +60,17 @@ const SMALL: &str = r#"{
     "options": {"log2_nodes": 13, "tolerance": 1e-7}
 }"#;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let description = match &arguments.experiment {
         Some(path) => serde_json::from_str(&fs::read_to_string(path)?)?,
         None => small()?,
@@ -256,6 +266,7 @@ fn panel(row: &Row) -> (Vec<Plot>, Layout) {
     let layout = Layout::auto_from_plots(&plots)
         .with_title(format!("{stage}: {}", row.observable))
         .with_x_label("1/D")
+        .with_x_tick_format(TickFormat::Fixed(3))
         .with_x_axis_min(-0.06 * widest)
         .with_x_axis_max(1.06 * widest)
         .with_y_tick_format(TickFormat::Fixed(decimals))

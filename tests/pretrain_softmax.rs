@@ -86,17 +86,20 @@ fn high_temperature_is_linear() {
     assert_eq!(solution.divergence, Some(Divergence::PointwiseAndJump));
     let pretrain::Order { q, m, v, q_hat, m_hat, v_hat } = solution.order;
     let noisy = solution.q0 - 2.0 * m + q + 0.25;
-    let [mut first, mut second] = [0.0; 2];
+    let [mut first, mut second, mut error] = [0.0; 3];
     for (count, eigenvalue) in [(tokens * (tokens - 1.0) / 2.0, 1.0), (tokens - 1.0, 0.5)] {
         // l = e |h - t|^2: g = -2e (omega - t)/(1 + 4 V e).
         let e = eigenvalue * (b / tokens).powi(2);
         let c = 2.0 * e / (1.0 + 4.0 * v * e);
         first += count * c;
         second += count * c * c;
+        error += 2.0 * e * count;
     }
     assert_close("v_hat", v_hat, 4.0 * 0.3 * first, 1e-4);
     assert_close("m_hat", m_hat, 4.0 * 0.3 * first, 1e-4);
     assert_close("q_hat", q_hat, 8.0 * 0.3 * second * noisy, 2e-3);
+    assert_close("test", solution.errors.test, error * noisy, 2e-3);
+    assert_close("test_clean", solution.errors.test_clean, error * (noisy - 0.25), 2e-3);
 }
 
 /// Below the interpolation threshold with a small ridge there are several minima: integration by parts.

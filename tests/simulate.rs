@@ -11,7 +11,7 @@ use lora_asymptotics::simulate::{
     Comparison, Estimate, Experiment, FrozenLogits, Laboratory, Measurement, MessagePassing, Size,
     message_passing,
 };
-use lora_asymptotics::{Error, Model, Options, Outcome, Scenario, lora};
+use lora_asymptotics::{Error, Model, Options, Outcome, Scenario, Teacher, lora};
 
 /// Standard errors that a right prediction may be off by.
 const THRESHOLD: f64 = 5.0;
@@ -185,7 +185,7 @@ fn softmax_finetuning_of_three_tokens_on_reused_sequences() {
 
 #[test]
 fn softmax_finetuning_of_two_tokens_on_selected_sequences() {
-    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
+    let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "inverse_temperature": 1.3}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
         "lora": {"alpha": 6.0, "lambda": 0.5, "q0": 1.3, "beta": 0.8, "sequences": {"active": {"fraction": 0.3, "score": "centred"}}},
         "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
     finetuning_agrees(json, 200, 96, without_selection);
@@ -311,6 +311,7 @@ fn what_cannot_be_simulated_is_an_error() {
         // 10^9 sequences of two tokens in 60,000 dimensions: refused without an attempt to allocate 10^15 bytes.
         ("laboratory.sizes.dimension", with(&[(60_000, 2)])),
         ("laboratory.sizes.dimension", Laboratory { memory_limit: 1000, ..good.clone() }),
+        ("laboratory.memory_limit", Laboratory { memory_limit: u64::MAX, ..good.clone() }),
     ] {
         assert_eq!(refused(&cheap(), &bad), expected, "{bad:?}");
     }
@@ -319,6 +320,9 @@ fn what_cannot_be_simulated_is_an_error() {
     finetuning.sequences = lora::Sequences::Reused;
     finetuning.alpha = 6.0;
     assert_eq!(refused(&reusing, &good), "laboratory.sizes.dimension");
+    let wide = Teacher::Wishart { kappa0: 1e6 };
+    let wide = Scenario { model: cheap().model.with_teacher(wide), ..cheap() };
+    assert_eq!(refused(&wide, &with(&[(100, 4)])), "laboratory.sizes.dimension");
     let bound = scenario(
         r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 1.5, "q": 1.2, "m": 1.1},
             "lora": {"alpha": 2.5}, "estimator": "bayes_optimal"}"#,

@@ -11,9 +11,7 @@ use crate::nullable::number;
 use crate::pretrain::{self, LearnedSpectrum};
 use crate::scenario::Outcome;
 
-/// Fractions at which the spectrum of `s-hat` is compared, where they are well above the atom: near its edge, corrections decay
-/// more slowly than `1/D`.
-const FROM_ATOM: f64 = 0.1;
+/// Fractions at which the spectrum of `s-hat` is compared.
 const QUANTILES: [(&str, f64); 3] = [("quantile_50", 0.5), ("quantile_75", 0.75), ("quantile_90", 0.9)];
 
 /// A stage of a scenario.
@@ -83,7 +81,7 @@ impl Comparison {
                 rows.extend(row(Stage::Pretrain, name, theory, values, pretraining));
             }
             for (name, probability) in QUANTILES {
-                let above = spectrum.filter(|law| probability >= law.atom() + FROM_ATOM);
+                let above = spectrum.filter(|law| is_regular(law, probability));
                 let Some(Ok(value)) = above.map(|law| law.quantile(probability)) else { continue };
                 let values = measured
                     .iter()
@@ -203,6 +201,20 @@ fn quantile(sorted: &[f64], probability: f64) -> f64 {
         (Some(low), None) => *low,
         _ => f64::NAN,
     }
+}
+
+/// Whether a quantile is well above the atom at 0, near whose edge corrections decay more slowly than `1/D`, and not near a gap of the
+/// spectrum.
+fn is_regular(law: &LearnedSpectrum, probability: f64) -> bool {
+    const FROM_ATOM: f64 = 0.1;
+    const FROM_GAP: f64 = 0.02;
+    let mut boundary = law.atom();
+    let mut regular = probability >= boundary + FROM_ATOM;
+    for component in law.components() {
+        boundary += component.weight;
+        regular &= (probability - boundary).abs() >= FROM_GAP;
+    }
+    regular
 }
 
 /// One row; `None` without measurements.

@@ -67,7 +67,7 @@ pub struct Laboratory {
     /// Highest power of `1/D` in the extrapolation from several sizes: 0 to 4, and fewer than there are sizes; 1 if not given. Where
     /// fine-tuning is on trained weights, half-integer powers are fitted, too, as far as there are sizes enough.
     pub order: Option<usize>,
-    /// Bytes that all instances trained at the same time may take; an experiment that would need more is refused.
+    /// Bytes that all instances trained at the same time may take; an experiment that would need more is refused. At most 2^40.
     pub memory_limit: u64,
     /// Number of threads; all there are if not given. 1 to 1024.
     pub threads: Option<usize>,
@@ -110,6 +110,9 @@ impl Laboratory {
         check::integer("laboratory.test_sequences", self.test_sequences, 1, 10_000_000)?;
         check::integer("laboratory.pretraining_starts", self.pretraining_starts, 1, 100)?;
         check::integer("laboratory.random_starts", self.random_starts, 0, 100)?;
+        if self.memory_limit > 1 << 40 {
+            return Err(Error::invalid("laboratory.memory_limit", self.memory_limit, "at most 2^40"));
+        }
         check::positive("laboratory.gradient_tolerance", self.gradient_tolerance)?;
         check::integer("laboratory.max_iterations", self.max_iterations, 1, 10_000_000)?;
         if let Some(order) = self.order {
@@ -145,8 +148,8 @@ impl Laboratory {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counts {
     dimension: f64,
-    /// Sequences and width of pre-training.
-    pretraining: Option<[f64; 2]>,
+    /// Sequences of pre-training, and the widths of student and teacher.
+    pretraining: Option<[f64; 3]>,
     /// Sequences that are trained on, and those among which they are selected.
     finetuning: Option<[f64; 2]>,
 }
@@ -167,11 +170,12 @@ impl Counts {
         };
         let pretraining = match &scenario.pretrain {
             Some(pretraining) if !synthetic => {
-                if let Some(Teacher::Wishart { kappa0 }) = scenario.model.teacher {
-                    integer("kappa0 D", kappa0 * d)?;
-                }
+                let teacher = match scenario.model.teacher {
+                    Some(Teacher::Wishart { kappa0 }) => integer("kappa0 D", kappa0 * d)?,
+                    _ => d,
+                };
                 let sequences = integer("pretrain.alpha D^2", pretraining.alpha * d * d)?;
-                Some([sequences, integer("pretrain.kappa D", pretraining.kappa * d)?])
+                Some([sequences, integer("pretrain.kappa D", pretraining.kappa * d)?, teacher])
             }
             _ => None,
         };
@@ -182,7 +186,7 @@ impl Counts {
                     Sequences::Active(selection) => (kept / selection.fraction).round().max(kept),
                     Sequences::Fresh | Sequences::Reused => kept,
                 };
-                if let (Sequences::Reused, Some([available, _])) = (finetuning.sequences, pretraining)
+                if let (Sequences::Reused, Some([available, ..])) = (finetuning.sequences, pretraining)
                     && kept > available
                 {
                     let allowed = format!("so large that there are {kept} sequences to reuse");
@@ -201,9 +205,9 @@ impl Counts {
         // Tokens, projections, and a dozen matrices of size T x T, per sequence.
         let sequences = |count: f64, width: f64| count * t * (d + 3.0 * width + 12.0 * t);
         let vectors = (2 * minimise::MEMORY + 12 + MAX_CHUNKS) as f64;
-        let pretraining = self
-            .pretraining
-            .map_or(0.0, |[count, width]| sequences(count, width) + vectors * d * width + 6.0 * d * d);
+        let pretraining = self.pretraining.map_or(0.0, |[count, width, teacher]| {
+            sequences(count, width.max(teacher)) + vectors * d * width + 2.0 * d * teacher + 6.0 * d * d
+        });
         let finetuning = self
             .finetuning
             .map_or(0.0, |[kept, pool]| sequences(kept, 1.0) + sequences(pool, 1.0) + vectors * d);
@@ -213,7 +217,7 @@ impl Counts {
 
     /// Sequences of pre-training and width of the student.
     pub(super) fn pretraining(&self) -> Option<[usize; 2]> {
-        self.pretraining.map(|counts| counts.map(|x| x as usize))
+        self.pretraining.map(|[count, width, _]| [count as usize, width as usize])
     }
 
     /// Sequences of fine-tuning, and the pool they are selected from.

@@ -91,8 +91,7 @@ impl<'a> Equations<'a> {
 
     /// Physical `Q` and `M` at a point.
     pub(super) fn overlaps(&self, point: &Point) -> [f64; 2] {
-        let norm = self.label.q0 + 0.5 * self.label.delta;
-        [(point.s2 + point.m * (point.m / norm)) / self.scale, point.m / self.scale]
+        [point.norm(&self.label) / self.scale, point.m / self.scale]
     }
 
     /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable, given the averages there: half the top edge of `Y`.

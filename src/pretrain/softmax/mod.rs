@@ -84,7 +84,7 @@ pub(super) fn solve(
 
 /// `S-hat = 0`.
 fn collapsed(equations: &Equations<'_>, channel: &dyn OutputChannel, zero: &[[f64; 3]]) -> Solution {
-    let errors = channel.test_errors(&vec![[0.0; 2]; zero.len()]);
+    let errors = channel.test_errors(&vec![Point { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
     let observed = |zero: &[f64; 3], [test, test_clean]: [f64; 2]| {
         let [q_hat, m_hat, v_hat] = equations.conjugates_at_zero(zero);
         Observed {
@@ -160,13 +160,12 @@ fn solution(
             alignment: observables::alignment(m, q, equations.teacher.second_moment()),
         })
     };
-    let errors = mean(&channel.test_errors(&vec![equations.overlaps(&found.point); count]));
+    let errors = mean(&channel.test_errors(&vec![found.point; count]));
     let common = observed(&found.point, &found.averages, errors).filter(Observed::is_finite);
     let Some(common) = common.filter(|_| found.status != Status::NonFinite) else {
         return super::without_numbers(equations.teacher.second_moment(), iterations);
     };
-    let own_points: Vec<[f64; 2]> =
-        found.replicates.iter().map(|(point, _)| equations.overlaps(point)).collect();
+    let own_points: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
     let own: Option<Vec<Observed>> = found
         .replicates
         .iter()

@@ -32,6 +32,13 @@ pub(super) struct Point {
     pub(super) v: f64,
 }
 
+impl Point {
+    /// The scaled `Q`.
+    pub(super) fn norm(&self, label: &Label) -> f64 {
+        self.s2 + self.m * (self.m / (label.q0 + 0.5 * label.delta))
+    }
+}
+
 /// The averages of one scramble.
 pub(super) type Averages = [f64; COUNT];
 
@@ -43,8 +50,8 @@ pub(super) trait OutputChannel {
     /// different minima before.
     fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages>;
 
-    /// Test error with noisy and with noiseless labels, one entry per scramble, at one point `(Q, M)` each.
-    fn test_errors(&self, points: &[[f64; 2]]) -> Vec<[f64; 2]>;
+    /// Test error with noisy and with noiseless labels, one entry per scramble, at one point each.
+    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]>;
 
     /// At `Q = M = V = 0`, where `g = -grad l(0)`: `E|g|^2`, `E div_t g` and `-E div_omega g`, one entry per scramble.
     fn at_zero(&self) -> Vec<[f64; 3]>;
@@ -201,12 +208,14 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
             .collect()
     }
 
-    fn test_errors(&self, points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
         let Label { q0, delta } = self.label;
         self.scrambles
             .iter()
             .zip(points)
-            .map(|(scramble, &[q, m])| {
+            .map(|(scramble, point)| {
+                let m = point.m;
+                let q = point.norm(&self.label);
                 let laws = [q0 + 0.5 * delta, q0].map(|norm| {
                     let slope = if norm > 0.0 { m / norm } else { 0.0 };
                     [(2.0 * norm).sqrt(), slope, (2.0 * (q - m * slope).max(0.0)).sqrt()]
