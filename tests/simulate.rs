@@ -277,6 +277,10 @@ fn an_experiment_stops_and_goes_on() {
         .unwrap();
     assert_eq!(new + some.len(), 12);
     assert_eq!(all, run(&experiment));
+    // A single instance has a value, and no standard error.
+    let one = experiment.compare(&all[..1]);
+    assert!(one.rows.iter().all(|row| row.simulation.mean.is_finite() && row.z.is_nan()), "{one}");
+    assert!(one.rms_z().is_nan() && one.worst_z().abs() <= 0.0);
 }
 
 /// The name of the field that an experiment is refused for.

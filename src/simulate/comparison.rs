@@ -109,7 +109,8 @@ impl Comparison {
         self.rows.iter().find(|row| row.stage == stage && row.observable == observable)
     }
 
-    /// Root mean square of `z` over all rows with a standard error. Observables of the same instances are correlated.
+    /// Root mean square of `z` over all rows with a standard error, NaN if there is none. Observables of the same instances are
+    /// correlated.
     #[must_use]
     pub fn rms_z(&self) -> f64 {
         let scores: Vec<f64> = self.rows.iter().map(|row| row.z).filter(|z| z.is_finite()).collect();
@@ -236,14 +237,16 @@ fn row(
             AtSize { dimension, instances: here.len(), estimate: Estimate::of(&here) }
         })
         .collect();
-    let simulation = match sizes[..] {
-        [] => return None,
-        [only] => only.estimate,
-        _ => {
-            let points: Vec<(usize, Estimate)> =
-                sizes.iter().map(|size| (size.dimension, size.estimate)).collect();
-            extrapolate(&points, expansion.power, expansion.order.min(points.len() - 1))
-        }
+    // An interrupted experiment may have a single instance of some size.
+    let points: Vec<(usize, Estimate)> = sizes
+        .iter()
+        .filter(|size| size.estimate.std_error > 0.0)
+        .map(|size| (size.dimension, size.estimate))
+        .collect();
+    let simulation = match points[..] {
+        [] => sizes.last()?.estimate,
+        [(_, only)] => only,
+        _ => extrapolate(&points, expansion.power, expansion.order.min(points.len() - 1)),
     };
     let z = (simulation.mean - theory.mean) / simulation.std_error.hypot(theory.std_error);
     Some(Row { stage, observable: observable.to_owned(), theory, simulation, z, sizes })
