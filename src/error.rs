@@ -49,6 +49,16 @@ pub enum Error {
         /// Fraction of positive eigenvalues that the full-rank student learns.
         rank_fraction: f64,
     },
+    /// An optimisation without a single point to compare.
+    #[error(
+        "no optimum: of {solves} solves, {excluded} did not converge, were impossible, or could not be trusted; try other bounds"
+    )]
+    NoOptimum {
+        /// Number of scenarios solved.
+        solves: usize,
+        /// How many of them could not be used.
+        excluded: usize,
+    },
     /// A line that is not a scenario: broken JSON, an unknown field, a value of the wrong type.
     #[error("{0}")]
     Syntax(String),
@@ -97,6 +107,7 @@ impl Error {
             Self::MissingField { .. } => "missing_field",
             Self::Conflict { .. } => "conflict",
             Self::RankDoesNotFit { .. } => "rank_does_not_fit",
+            Self::NoOptimum { .. } => "no_optimum",
             Self::Syntax(_) => "syntax",
             Self::NotConverged { .. } => "not_converged",
         }

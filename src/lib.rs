@@ -84,6 +84,7 @@ pub mod lora;
 pub mod model;
 mod nullable;
 pub mod observables;
+pub mod optimize;
 pub mod options;
 pub mod pretrain;
 pub mod quadrature;
@@ -92,6 +93,7 @@ pub mod scenario;
 pub mod simulate;
 pub mod spectrum;
 mod std_error;
+pub mod sweep;
 
 pub use error::Error;
 pub use model::{Activation, Model, Teacher};

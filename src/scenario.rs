@@ -299,9 +299,21 @@ impl Scenario {
     /// Those of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`] and
     /// [`lora::bayes_optimal`]. A stage that does not converge is not an error: see its status.
     pub fn solve(&self) -> Result<Outcome, Error> {
+        self.solve_with(None)
+    }
+
+    /// The same, beginning with the outcome of a similar scenario (see [`pretrain::solve_from`] and [`lora::solve_from`]).
+    ///
+    /// # Errors
+    /// Those of [`Scenario::solve`]. Any `previous` will do.
+    pub fn solve_from(&self, previous: &Outcome) -> Result<Outcome, Error> {
+        self.solve_with(Some(previous))
+    }
+
+    fn solve_with(&self, previous: Option<&Outcome>) -> Result<Outcome, Error> {
         self.validate()?;
         let mut outcome = match self.estimator {
-            Estimator::Erm | Estimator::Both => self.erm()?,
+            Estimator::Erm | Estimator::Both => self.erm(previous)?,
             Estimator::BayesOptimal => Outcome { pretrain: None, lora: None, bayes_optimal: None },
         };
         if self.estimator != Estimator::Erm {
@@ -314,18 +326,28 @@ impl Scenario {
         Ok(outcome)
     }
 
-    fn erm(&self) -> Result<Outcome, Error> {
-        let pretrain = match &self.pretrain {
-            Some(pretraining) => Some(pretrain::solve(&self.model, &pretraining.training()?, &self.options)?),
-            None => None,
+    fn erm(&self, previous: Option<&Outcome>) -> Result<Outcome, Error> {
+        let Self { model, options, .. } = self;
+        let solved_before = previous.and_then(|outcome| outcome.pretrain.as_ref());
+        let pretrain = match (&self.pretrain, solved_before) {
+            (Some(pretraining), Some(before)) => {
+                Some(pretrain::solve_from(model, &pretraining.training()?, options, &before.order)?)
+            }
+            (Some(pretraining), None) => Some(pretrain::solve(model, &pretraining.training()?, options)?),
+            (None, _) => None,
         };
         let frozen = match &pretrain {
             Some(solution) => solution.status.is_success().then(|| solution.freeze()),
             None => self.frozen,
         };
+        let solved_before = previous.and_then(|outcome| outcome.lora.as_ref());
         let lora = match (&self.lora, frozen) {
             (Some(finetuning), Some(frozen)) => {
-                Some(lora::solve(&self.model, &frozen, &finetuning.training()?, &self.options)?)
+                let training = finetuning.training()?;
+                Some(match solved_before {
+                    Some(before) => lora::solve_from(model, &frozen, &training, options, &before.order)?,
+                    None => lora::solve(model, &frozen, &training, options)?,
+                })
             }
             _ => None,
         };

@@ -406,12 +406,38 @@ pub fn solve(
     training: &Training,
     options: &Options,
 ) -> Result<Solution, Error> {
+    solve_with(model, frozen, training, options, None)
+}
+
+/// The same, beginning with the order parameters of a similar problem: faster along an axis of parameters. Where that does not
+/// lead to a reliable overlap, all starts are tried, as by [`solve`]. Of several fixed points with an overlap, it finds the one
+/// that continues the previous one.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input. Any `previous` will do.
+pub fn solve_from(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+    previous: &Order,
+) -> Result<Solution, Error> {
+    solve_with(model, frozen, training, options, Some(previous))
+}
+
+fn solve_with(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+    previous: Option<&Order>,
+) -> Result<Solution, Error> {
     model.validate()?;
     frozen.validate()?;
     training.validate()?;
     options.validate()?;
     match model.activation {
-        Activation::Linear => linear::solve(model, frozen, training, options),
-        Activation::Softmax => softmax::solve(model, frozen, training, options),
+        Activation::Linear => linear::solve(model, frozen, training, options, previous),
+        Activation::Softmax => softmax::solve(model, frozen, training, options, previous),
     }
 }

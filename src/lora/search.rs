@@ -89,6 +89,8 @@ pub(super) struct Search<'a> {
     ridge: Ridge,
     guess: Guess,
     options: &'a Options,
+    /// A solution of a similar problem.
+    warm: Option<Point>,
     /// Iterations spent on the fixed point in hand.
     iterations: usize,
     last: Option<(Point, Vec<Moments>)>,
@@ -101,7 +103,12 @@ impl<'a> Search<'a> {
         options: &'a Options,
         channel: &'a mut dyn OutputChannel,
     ) -> Self {
-        Self { channel, ridge, guess, options, iterations: 0, last: None }
+        Self { channel, ridge, guess, options, warm: None, iterations: 0, last: None }
+    }
+
+    /// Looks for an overlap near `warm` first.
+    pub(super) fn starting_from(self, warm: Option<Point>) -> Self {
+        Self { warm, ..self }
     }
 
     pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
@@ -137,8 +144,15 @@ impl<'a> Search<'a> {
         self.nothing(Branch::Uninformed)
     }
 
-    /// From near-perfect overlap.
+    /// From near-perfect overlap, or from the overlap of a similar problem.
     fn informed(&mut self) -> Result<Found, Error> {
+        if let Some(warm) = self.warm {
+            let found = self.ladder(coordinates::<3>(&warm), Branch::Informed)?;
+            let reliable = found.status == Status::Converged && found.validity().reliable;
+            if reliable && found.point.m.powi(2) > WEAK * found.point.q() {
+                return Ok(found);
+            }
+        }
         // Closer to perfect overlap where nothing, or little, stands against it: on the way there, the logarithm of the
         // distance would fall by the same amount in every step.
         let distance = (10.0 * (self.guess.noise + self.ridge.lambda)).min(1.0);

@@ -1,5 +1,9 @@
 //! The units of the solvers: `q0 = 1`, and the loss in units of its own.
 
+use super::Order;
+use super::moments::Point;
+use super::ridge::SMALLEST_S2;
+
 /// Sizes of the units. With `chi` in units of `sqrt(q0)`, `v` is in units of `q0/loss` and the ridge, like all conjugates of
 /// second derivatives, in units of `loss/q0`.
 #[derive(Debug, Clone, Copy)]
@@ -19,5 +23,12 @@ impl Units {
     /// `lambda'` in these units.
     pub(super) fn scaled_ridge(&self, lambda: f64) -> f64 {
         lambda / self.stiffness()
+    }
+
+    /// The point of a solution in these units, to start from; `None` if it has no overlap or is not a solution.
+    pub(super) fn point(&self, order: &Order) -> Option<Point> {
+        let (q, m, v) = (order.q / self.q0, order.m / self.q0, order.v * self.stiffness());
+        let s2 = (q - m * m).max(SMALLEST_S2);
+        [s2, m, v].iter().all(|x| x.is_finite() && *x > 0.0).then_some(Point { m, s2, v })
     }
 }

@@ -14,7 +14,7 @@ use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
 use super::search::{Guess, Search};
 use super::units::Units;
-use super::{EffectiveNoise, Frozen, Solution, Training};
+use super::{EffectiveNoise, Frozen, Order, Solution, Training};
 use crate::channel;
 use crate::error::Error;
 use crate::model::Model;
@@ -65,9 +65,11 @@ pub(super) fn solve(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
+    previous: Option<&Order>,
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    let found = problem.search(|search| search.run(options.start))?;
+    let warm = previous.and_then(|order| problem.units.point(order));
+    let found = problem.search(|search| search.starting_from(warm).run(options.start))?;
     let Problem { units, noise, .. } = problem;
     let Frozen { q0, q, m, .. } = *frozen;
     let effective = EffectiveNoise {

@@ -14,7 +14,7 @@ use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
 use super::search::{Found, Guess, Search};
 use super::units::Units;
-use super::{Divergence, Frozen, Solution, Training};
+use super::{Divergence, Frozen, Order, Solution, Training};
 use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
@@ -113,11 +113,13 @@ pub(super) fn solve(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
+    previous: Option<&Order>,
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
+    let warm = previous.and_then(|order| problem.units.point(order));
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon::scope(|_| {
-        let found = problem.search(|search| search.run(options.start))?;
+        let found = problem.search(|search| search.starting_from(warm).run(options.start))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
         Ok(reporter.solution(&found, &errors))

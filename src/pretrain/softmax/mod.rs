@@ -52,6 +52,7 @@ pub(super) fn solve(
     training: &Training,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
+    previous: Option<&Order>,
 ) -> Result<Solution, Error> {
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon::scope(|_| {
@@ -62,7 +63,8 @@ pub(super) fn solve(
         if collapse <= equations.ridge {
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
-        let mut search = Search { channel: channel.as_mut(), equations, options, iterations: 0 };
+        let warm = previous.map(|order| equations.point(order));
+        let mut search = Search { channel: channel.as_mut(), equations, options, warm, iterations: 0 };
         let found = search.run(collapse);
         let Search { equations, iterations, .. } = search;
         let found = match found {

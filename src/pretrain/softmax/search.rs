@@ -31,6 +31,8 @@ pub(super) struct Search<'a, 'b> {
     pub(super) channel: &'a mut dyn OutputChannel,
     pub(super) equations: Equations<'b>,
     pub(super) options: &'a Options,
+    /// The solution of a similar problem.
+    pub(super) warm: Option<Point>,
     pub(super) iterations: usize,
 }
 
@@ -51,6 +53,13 @@ impl Search<'_, '_> {
     /// The neighbourhood of the fixed point, at the cheapest level.
     fn start(&mut self, collapse: f64) -> Result<Point, Error> {
         let target = self.equations.ridge;
+        let usable = |warm: &Point| [warm.m, warm.s2, warm.v].iter().all(|x| x.is_finite() && *x > 0.0);
+        if let Some(warm) = self.warm.filter(usable) {
+            let report = self.approach(warm)?;
+            if self.acceptable(&report) {
+                return Ok(point_at(&report.point));
+            }
+        }
         if target > COLD * collapse {
             let report = self.approach(self.guess(target / collapse))?;
             if self.acceptable(&report) {

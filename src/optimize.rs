@@ -1,0 +1,558 @@
+//! Prescriptions: the ridge, the recalibration, or the split of a budget of data at which an error is least.
+//!
+//! One variable is scanned and then refined by Brent's method, several at once are searched by the simplex of Nelder and Mead, in
+//! logarithms of ridges and of the recalibration, within bounds. Every solve begins with the last one. The nodes of the averages
+//! are the same throughout, so that their error hardly moves an optimum; what it could do is reported as its `uncertainty`.
+//!
+//! ```
+//! use lora_asymptotics::Scenario;
+//! use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
+//!
+//! let scenario = Scenario::from_json(r#"{
+//!     "model": {"tokens": 3, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 1.0}}},
+//!     "pretrain": {"alpha": 0.1, "lambda": 0.1}
+//! }"#)?;
+//! let ridge = Variable::new(Parameter::PretrainLambda, 1e-3, 1.0)?;
+//! let best = minimize(&scenario, Target::PretrainTest, &[ridge], &Settings::default())?;
+//! println!("lambda = {:.4}: E = {:.4}", best.found[0].value, best.value);
+//! # assert!(best.found[0].at_bound.is_none());
+//! # Ok::<(), lora_asymptotics::Error>(())
+//! ```
+
+use std::cell::RefCell;
+
+use argmin::core::{ArgminError, CostFunction, Executor, State};
+use argmin::solver::brent::BrentOpt;
+use argmin::solver::neldermead::NelderMead;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, check};
+use crate::lora::Frozen;
+use crate::observables;
+use crate::scenario::{Estimator, Outcome, Scenario};
+
+/// What is to be as good as possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Target {
+    /// Least `E`, the test error of pre-training.
+    PretrainTest,
+    /// Least `E'`, the test error of fine-tuning.
+    LoraTest,
+    /// Largest `o_w`, the alignment of fine-tuning.
+    LoraAlignment,
+    /// Least `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q` on new sequences: all that linear fine-tuning on fresh sequences sees of
+    /// pre-training; a guide, not exact, for softmax.
+    EffectiveNoise,
+}
+
+/// What may be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Parameter {
+    /// `lambda`, the ridge of pre-training.
+    PretrainLambda,
+    /// `lambda'`, the ridge of fine-tuning.
+    LoraLambda,
+    /// `beta`, the recalibration. For the least effective noise it is [`observables::optimal_recalibration`].
+    Beta,
+    /// The share of a budget `alpha + price alpha' = total` that is spent on fine-tuning.
+    FinetuningShare {
+        /// The budget, in units of `alpha`.
+        total: f64,
+        /// What a unit of `alpha'` costs, in units of `alpha`.
+        price: f64,
+    },
+}
+
+/// A parameter, and the bounds it is searched in.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Variable {
+    parameter: Parameter,
+    low: f64,
+    high: f64,
+}
+
+impl Variable {
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `0 < low < high`, both finite, and for a share `high < 1`; and for a budget or a price that
+    /// is not finite and > 0.
+    pub fn new(parameter: Parameter, low: f64, high: f64) -> Result<Self, Error> {
+        check::positive("variable.low", low)?;
+        check::positive("variable.high", high)?;
+        if low >= high {
+            return Err(Error::invalid("variable.low", low, format!("< variable.high = {high}")));
+        }
+        if let Parameter::FinetuningShare { total, price } = parameter {
+            check::positive("variable.total", total)?;
+            check::positive("variable.price", price)?;
+            if high >= 1.0 {
+                return Err(Error::invalid("variable.high", high, "< 1 for a share"));
+            }
+        }
+        Ok(Self { parameter, low, high })
+    }
+
+    /// The coordinate that is searched in: the logarithm, or for a share the logarithm of the odds.
+    fn coordinate(&self, value: f64) -> f64 {
+        match self.parameter {
+            Parameter::FinetuningShare { .. } => (value / (1.0 - value)).ln(),
+            _ => value.ln(),
+        }
+    }
+
+    fn value(&self, coordinate: f64) -> f64 {
+        let [low, high] = self.ends();
+        // The bounds as they were given, without rounding.
+        if coordinate <= low {
+            return self.low;
+        }
+        if coordinate >= high {
+            return self.high;
+        }
+        match self.parameter {
+            Parameter::FinetuningShare { .. } => 1.0 / (1.0 + (-coordinate).exp()),
+            _ => coordinate.exp(),
+        }
+    }
+
+    fn ends(&self) -> [f64; 2] {
+        [self.low, self.high].map(|value| self.coordinate(value))
+    }
+
+    fn set(&self, scenario: &mut Scenario, value: f64) {
+        match (self.parameter, &mut scenario.pretrain, &mut scenario.lora) {
+            (Parameter::PretrainLambda, Some(pretraining), _) => pretraining.lambda = Some(value),
+            (Parameter::LoraLambda, _, Some(finetuning)) => finetuning.lambda = Some(value),
+            (Parameter::Beta, _, Some(finetuning)) => finetuning.beta = value,
+            (Parameter::FinetuningShare { total, price }, Some(pretraining), Some(finetuning)) => {
+                pretraining.alpha = (1.0 - value) * total;
+                finetuning.alpha = value * total / price;
+            }
+            // Refused before the search.
+            _ => {}
+        }
+    }
+
+    fn needs(&self) -> [bool; 2] {
+        match self.parameter {
+            Parameter::PretrainLambda => [true, false],
+            Parameter::LoraLambda | Parameter::Beta => [false, true],
+            Parameter::FinetuningShare { .. } => [true, true],
+        }
+    }
+}
+
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Relative accuracy of the parameters; in `[1e-8, 0.1]`.
+    pub tolerance: f64,
+    /// Points of the scan that brackets the optimum of one variable; 3 to 1000.
+    pub scan: usize,
+    /// Solves at most; 10 to 1,000,000.
+    pub max_solves: usize,
+    /// Whether to leave out points where replica symmetry cannot be trusted.
+    pub reliable_only: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { tolerance: 1e-4, scan: 9, max_solves: 1000, reliable_only: true }
+    }
+}
+
+/// A bound of the search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The smallest value allowed.
+    Lower,
+    /// The largest one.
+    Upper,
+}
+
+/// The best value of one variable.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// Which.
+    pub parameter: Parameter,
+    /// Its best value.
+    pub value: f64,
+    /// The bound it sits on: the optimum is there or beyond.
+    pub at_bound: Option<Bound>,
+    /// Within this factor up or down, less 1, the target changes by less than its standard error; `None` if it has none, on a
+    /// bound, or if several variables were searched together.
+    pub uncertainty: Option<f64>,
+}
+
+/// An optimum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Optimum {
+    /// The variables, in the order given.
+    pub found: Vec<Found>,
+    /// The target there.
+    pub value: f64,
+    /// Its standard error.
+    pub std_error: Option<f64>,
+    /// Everything else there.
+    pub outcome: Outcome,
+    /// Number of scenarios solved.
+    pub solves: usize,
+    /// How many of them did not converge, could not be, or (see [`Settings::reliable_only`]) could not be trusted.
+    pub excluded: usize,
+    /// Whether the tolerance was reached.
+    pub converged: bool,
+}
+
+/// The values of the variables within their bounds that make the target of a scenario as good as possible.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for settings out of range, or no variable; [`Error::Conflict`] for the same variable twice, or the
+/// Bayes-optimal estimator, which has none; [`Error::MissingField`] for a stage that the target or a variable needs;
+/// [`Error::NoOptimum`] if no point could be used; those of [`Scenario::solve`].
+pub fn minimize(
+    scenario: &Scenario,
+    target: Target,
+    variables: &[Variable],
+    settings: &Settings,
+) -> Result<Optimum, Error> {
+    if !(1e-8..=0.1).contains(&settings.tolerance) {
+        return Err(Error::invalid("settings.tolerance", settings.tolerance, "between 1e-8 and 0.1"));
+    }
+    check::integer("settings.scan", settings.scan, 3, 1000)?;
+    check::integer("settings.max_solves", settings.max_solves, 10, 1_000_000)?;
+    let search = Search::new(scenario, target, variables, settings)?;
+    let (point, converged) = match variables {
+        [variable] => search.line(variable)?,
+        _ => search.simplex()?,
+    };
+    search.optimum(scenario, &point, converged)
+}
+
+/// The split of a budget `alpha + price alpha' = total` between pre-training and fine-tuning that minimises `E'`, with other variables
+/// chosen at the same time.
+///
+/// # Errors
+/// Those of [`Variable::new`] and [`minimize`].
+pub fn best_split(
+    scenario: &Scenario,
+    total: f64,
+    price: f64,
+    others: &[Variable],
+    settings: &Settings,
+) -> Result<Optimum, Error> {
+    let share = Variable::new(Parameter::FinetuningShare { total, price }, 1e-3, 1.0 - 1e-3)?;
+    let variables: Vec<Variable> = std::iter::once(share).chain(others.iter().copied()).collect();
+    minimize(scenario, Target::LoraTest, &variables, settings)
+}
+
+/// What has been evaluated so far.
+#[derive(Default)]
+struct Log {
+    solves: usize,
+    excluded: usize,
+    /// Where the next solve begins.
+    last: Option<Outcome>,
+    /// Coordinates, the function to minimise there, and its standard error.
+    points: Vec<(Vec<f64>, f64, Option<f64>)>,
+    /// What ended the search.
+    error: Option<Error>,
+}
+
+struct Search<'a> {
+    target: Target,
+    variables: &'a [Variable],
+    settings: &'a Settings,
+    /// The scenario, less what the target does not depend on.
+    reduced: Scenario,
+    /// Recalibration that the effective noise is for, unless it varies.
+    beta: f64,
+    log: RefCell<Log>,
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        scenario: &Scenario,
+        target: Target,
+        variables: &'a [Variable],
+        settings: &'a Settings,
+    ) -> Result<Self, Error> {
+        if variables.is_empty() {
+            return Err(Error::invalid("variables", "[]", "one at least"));
+        }
+        for (index, one) in variables.iter().enumerate() {
+            let same = |other: &Variable| {
+                std::mem::discriminant(&other.parameter) == std::mem::discriminant(&one.parameter)
+            };
+            if variables[..index].iter().any(same) {
+                return Err(Error::Conflict { field: "variables", with: "one for the same parameter" });
+            }
+        }
+        if scenario.estimator == Estimator::BayesOptimal {
+            return Err(Error::Conflict { field: "estimator = bayes_optimal", with: "an optimisation" });
+        }
+        let needs_pretraining = target == Target::PretrainTest || variables.iter().any(|v| v.needs()[0]);
+        let needs_finetuning = matches!(target, Target::LoraTest | Target::LoraAlignment)
+            || variables.iter().any(|v| v.needs()[1]);
+        let reason = "the target or a variable needs this stage";
+        if needs_pretraining && scenario.pretrain.is_none() {
+            return Err(Error::MissingField { field: "pretrain", reason });
+        }
+        if needs_finetuning && scenario.lora.is_none() {
+            return Err(Error::MissingField { field: "lora", reason });
+        }
+        let mut start = scenario.clone();
+        for variable in variables {
+            variable.set(&mut start, variable.low);
+        }
+        start.validate()?;
+        let mut reduced = Scenario { estimator: Estimator::Erm, ..start };
+        let of_finetuning = matches!(target, Target::LoraTest | Target::LoraAlignment);
+        let mut log = Log::default();
+        if !of_finetuning && reduced.pretrain.is_some() && !variables.iter().any(|v| v.needs()[1]) {
+            reduced.lora = None;
+        } else if of_finetuning && !variables.iter().any(|v| v.needs()[0]) && reduced.pretrain.is_some() {
+            // Only fine-tuning varies: pre-training is solved once.
+            let base = Scenario { lora: None, ..reduced.clone() }.solve()?;
+            log.solves += 1;
+            let solution = base.pretrain.map(crate::pretrain::Solution::into_converged).transpose()?;
+            reduced.frozen = solution.map(|solution| solution.freeze());
+            reduced.pretrain = None;
+            reduced.model.teacher = None;
+        }
+        let beta = scenario.lora.as_ref().map_or(1.0, |finetuning| finetuning.beta);
+        Ok(Self { target, variables, settings, reduced, beta, log: RefCell::new(log) })
+    }
+
+    fn scenario(&self, scenario: &Scenario, point: &[f64]) -> Scenario {
+        let mut scenario = scenario.clone();
+        for (variable, coordinate) in self.variables.iter().zip(point) {
+            variable.set(&mut scenario, variable.value(*coordinate));
+        }
+        scenario
+    }
+
+    /// What is minimised, and its standard error.
+    fn read(&self, scenario: &Scenario, outcome: &Outcome) -> Option<(f64, Option<f64>)> {
+        let Outcome { pretrain, lora, .. } = outcome;
+        let beta = scenario.lora.as_ref().map_or(self.beta, |finetuning| finetuning.beta);
+        let usable = pretrain.as_ref().is_none_or(|stage| stage.status.is_success());
+        let finetuned = lora.as_ref().filter(|stage| {
+            stage.status.is_success() && (stage.validity.reliable || !self.settings.reliable_only)
+        });
+        match self.target {
+            Target::PretrainTest => pretrain.as_ref().map(|stage| (stage.errors.test, stage.std_error.test)),
+            Target::LoraTest => finetuned.map(|stage| (stage.errors.test, stage.std_error.test)),
+            Target::LoraAlignment => finetuned.map(|stage| (-stage.alignment, stage.std_error.alignment)),
+            Target::EffectiveNoise => {
+                let frozen = pretrain.as_ref().map(crate::pretrain::Solution::freeze).or(scenario.frozen);
+                frozen.map(|Frozen { q0, q, m, .. }| {
+                    (observables::effective_noise(q0, q, m, scenario.model.delta, beta), None)
+                })
+            }
+        }
+        .filter(|(value, _)| usable && value.is_finite())
+    }
+
+    /// The function at a point; infinite where it cannot be used.
+    fn evaluate(&self, point: &[f64]) -> Result<f64, Error> {
+        let mut log = self.log.borrow_mut();
+        log.solves += 1;
+        let scenario = self.scenario(&self.reduced, point);
+        let solved = match &log.last {
+            Some(last) => scenario.solve_from(last),
+            None => scenario.solve(),
+        };
+        let outcome = match solved {
+            Ok(outcome) => outcome,
+            Err(Error::RankDoesNotFit { .. }) => {
+                log.excluded += 1;
+                return Ok(f64::INFINITY);
+            }
+            Err(error) => return Err(error),
+        };
+        let Some((value, std_error)) = self.read(&scenario, &outcome) else {
+            log.excluded += 1;
+            return Ok(f64::INFINITY);
+        };
+        log.last = Some(outcome);
+        log.points.push((point.to_vec(), value, std_error));
+        Ok(value)
+    }
+
+    /// The same for argmin, which stops at an error.
+    fn cost(&self, point: &[f64]) -> Result<f64, argmin::core::Error> {
+        let stop = || ArgminError::ConditionViolated { text: "the search ends".to_owned() };
+        if self.log.borrow().solves >= self.settings.max_solves {
+            return Err(stop().into());
+        }
+        self.evaluate(point).map_err(|error| {
+            self.log.borrow_mut().error = Some(error);
+            stop().into()
+        })
+    }
+
+    /// The error that ended the search, if one did.
+    fn check(&self) -> Result<(), Error> {
+        self.log.borrow_mut().error.take().map_or(Ok(()), Err)
+    }
+
+    /// The best point so far; `None` if none could be used.
+    fn best(&self) -> Option<(Vec<f64>, f64)> {
+        let log = self.log.borrow();
+        let points = log.points.iter().map(|(point, value, _)| (point, *value));
+        points.reduce(|best, next| if next.1 < best.1 { next } else { best }).map(|(p, v)| (p.clone(), v))
+    }
+
+    fn nothing(&self) -> Error {
+        let log = self.log.borrow();
+        Error::NoOptimum { solves: log.solves, excluded: log.excluded }
+    }
+
+    /// One variable: a scan from the upper bound down, where softmax can be continued, and Brent's method around the best point.
+    fn line(&self, variable: &Variable) -> Result<(Vec<f64>, bool), Error> {
+        let [low, high] = variable.ends();
+        let count = self.settings.scan;
+        let at = |k: usize| low + (high - low) * k as f64 / (count - 1) as f64;
+        let mut scan = vec![f64::INFINITY; count];
+        for k in (0..count).rev() {
+            scan[k] = self.evaluate(&[at(k)])?;
+        }
+        let (best, _) = self.best().ok_or_else(|| self.nothing())?;
+        let near = ((best[0] - low) / (high - low) * (count - 1) as f64).round() as usize;
+        let bracket = [at(near.saturating_sub(1)), at((near + 1).min(count - 1))];
+        let solver = BrentOpt::new(bracket[0], bracket[1])
+            .set_tolerance(f64::EPSILON.sqrt(), self.settings.tolerance / 3.0);
+        let ended = Executor::new(Line(self), solver).configure(|state| state.max_iters(200)).run();
+        self.check()?;
+        let converged = ended.is_ok_and(|result| result.state.terminated());
+        let (best, _) = self.best().ok_or_else(|| self.nothing())?;
+        Ok((best, converged))
+    }
+
+    /// Several variables: a simplex in the box of the bounds, and another, smaller one around its optimum.
+    fn simplex(&self) -> Result<(Vec<f64>, bool), Error> {
+        let ends: Vec<[f64; 2]> = self.variables.iter().map(Variable::ends).collect();
+        let mut centre: Vec<f64> = ends.iter().map(|[low, high]| 0.5 * (low + high)).collect();
+        let mut converged = false;
+        for size in [0.25, 0.05] {
+            let vertex = |moved: Option<usize>| -> Vec<f64> {
+                let mut vertex = centre.clone();
+                if let Some(i) = moved {
+                    let [low, high] = ends[i];
+                    let step = size * (high - low);
+                    vertex[i] += if vertex[i] + step <= high { step } else { -step };
+                }
+                vertex
+            };
+            let vertices: Vec<Vec<f64>> =
+                std::iter::once(None).chain((0..centre.len()).map(Some)).map(vertex).collect();
+            let first = self.evaluate(&centre)?;
+            let scale = if first.is_finite() { first.abs() } else { 1.0 };
+            // Near the optimum, the function is quadratic in the coordinates.
+            let spread = (self.settings.tolerance * self.settings.tolerance * scale).max(f64::MIN_POSITIVE);
+            let Ok(solver) = NelderMead::new(vertices).with_sd_tolerance(spread) else { break };
+            let ended = Executor::new(Boxed(self), solver).configure(|state| state.max_iters(2000)).run();
+            self.check()?;
+            converged = ended.is_ok_and(|result| result.state.terminated());
+            centre = self.best().ok_or_else(|| self.nothing())?.0;
+        }
+        Ok((centre, converged))
+    }
+
+    fn optimum(&self, scenario: &Scenario, point: &[f64], converged: bool) -> Result<Optimum, Error> {
+        let full = self.scenario(scenario, point);
+        let outcome = match &self.log.borrow().last {
+            Some(last) => full.solve_from(last)?,
+            None => full.solve()?,
+        };
+        let mut log = self.log.borrow_mut();
+        log.solves += 1;
+        let (value, std_error) = self.read(&full, &outcome).unwrap_or((f64::NAN, None));
+        let alone = self.variables.len() == 1;
+        let found = self.variables.iter().zip(point).map(|(variable, coordinate)| {
+            let [low, high] = variable.ends();
+            let close = self.settings.tolerance;
+            let at_bound = match *coordinate {
+                x if x - low <= close => Some(Bound::Lower),
+                x if high - x <= close => Some(Bound::Upper),
+                _ => None,
+            };
+            let uncertainty = std_error
+                .filter(|_| alone && at_bound.is_none())
+                .and_then(|error| half_width(&log.points, *coordinate, error))
+                .map(f64::exp_m1);
+            Found { parameter: variable.parameter, value: variable.value(*coordinate), at_bound, uncertainty }
+        });
+        let value = if self.target == Target::LoraAlignment { -value } else { value };
+        Ok(Optimum {
+            found: found.collect(),
+            value,
+            std_error,
+            solves: log.solves,
+            excluded: log.excluded,
+            outcome,
+            converged,
+        })
+    }
+}
+
+/// How far from the minimum the function has risen by `error`, by the parabola through the minimum and the nearest points on
+/// either side that are clearly above it.
+fn half_width(points: &[(Vec<f64>, f64, Option<f64>)], minimum: f64, error: f64) -> Option<f64> {
+    let at_minimum = points.iter().find(|(x, ..)| x[0].to_bits() == minimum.to_bits())?.1;
+    let curvature = |side: f64| {
+        let clearly = points.iter().filter(|(x, f, _)| {
+            let distance = side * (x[0] - minimum);
+            distance > 1e-2 && *f - at_minimum > 1e-9 * at_minimum.abs()
+        });
+        let nearest = clearly
+            .min_by(|(x, ..), (y, ..)| (side * (x[0] - minimum)).total_cmp(&(side * (y[0] - minimum))))?;
+        Some((nearest.1 - at_minimum) / (nearest.0[0] - minimum).powi(2))
+    };
+    let steepness = 0.5 * (curvature(1.0)? + curvature(-1.0)?);
+    Some((error / steepness).sqrt())
+}
+
+/// One variable, for argmin.
+struct Line<'a>(&'a Search<'a>);
+
+impl CostFunction for Line<'_> {
+    type Param = f64;
+    type Output = f64;
+
+    fn cost(&self, x: &f64) -> Result<f64, argmin::core::Error> {
+        // Brent's method needs numbers: where there is none, a large one.
+        self.0.cost(&[*x]).map(|value| if value.is_finite() { value } else { 1e100 })
+    }
+}
+
+/// Several variables, for argmin: outside the box, the function on its surface, and more with the distance.
+struct Boxed<'a>(&'a Search<'a>);
+
+impl CostFunction for Boxed<'_> {
+    type Param = Vec<f64>;
+    type Output = f64;
+
+    fn cost(&self, x: &Vec<f64>) -> Result<f64, argmin::core::Error> {
+        let mut outside = 0.0;
+        let inside: Vec<f64> = self
+            .0
+            .variables
+            .iter()
+            .zip(x)
+            .map(|(variable, x)| {
+                let [low, high] = variable.ends();
+                let nearest = x.clamp(low, high);
+                outside += (x - nearest).abs();
+                nearest
+            })
+            .collect();
+        let value = self.0.cost(&inside)?;
+        Ok(if value.is_finite() { value + (1.0 + value.abs()) * outside } else { 1e100 * (1.0 + outside) })
+    }
+}

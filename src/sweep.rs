@@ -1,0 +1,491 @@
+//! Grids of scenarios: solved in rows along the innermost axis, each point beginning with the one before, and streamed in order.
+//!
+//! Rows do not depend on each other, nor on who else runs: a grid can be cut into shards, for as many processes or machines as
+//! there are, and the lines of all shards, one shard after the other, are those of one run, to the last byte.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use lora_asymptotics::sweep::{Shard, Sweep};
+//!
+//! let sweep = Sweep::from_json(r#"{
+//!     "scenario": {"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+//!                  "pretrain": {"alpha": 0.2, "lambda": 0.1}},
+//!     "axes": [{"field": "model.delta", "values": [0.1, 0.5]},
+//!              {"field": "pretrain.lambda", "from": 0.01, "to": 1.0, "count": 5, "scale": "log"}]
+//! }"#)?;
+//! let mut errors = Vec::new();
+//! sweep.run(Shard::WHOLE, 0, None, |record| {
+//!     errors.extend(record.outcome.as_ref().and_then(|outcome| outcome.pretrain.as_ref()).map(|stage| stage.errors.test));
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert_eq!(errors.len(), 10);
+//! # Ok::<(), lora_asymptotics::Error>(())
+//! ```
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, check};
+use crate::fixed_point::Status;
+use crate::scenario::{Outcome, Scenario};
+
+/// Points of a grid at most.
+const MAX_POINTS: usize = 100_000_000;
+
+/// How a range is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// Equal differences.
+    #[default]
+    Linear,
+    /// Equal ratios.
+    Log,
+}
+
+/// The values of one field of the scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub struct Axis {
+    field: String,
+    values: Vec<f64>,
+}
+
+/// An axis as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    field: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    values: Option<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scale: Option<Scale>,
+}
+
+impl TryFrom<Wire> for Axis {
+    type Error = Error;
+
+    fn try_from(wire: Wire) -> Result<Self, Error> {
+        match wire {
+            Wire { field, values: Some(values), from: None, to: None, count: None, scale: None } => {
+                Self::list(field, values)
+            }
+            Wire { field, values: None, from: Some(from), to: Some(to), count: Some(count), scale } => {
+                Self::range(field, [from, to], count, scale.unwrap_or_default())
+            }
+            Wire { values: Some(_), .. } => Err(Error::Conflict { field: "axes.from", with: "axes.values" }),
+            Wire { .. } => Err(Error::MissingField {
+                field: "axes.values",
+                reason: "give values, or from, to and count",
+            }),
+        }
+    }
+}
+
+impl From<Axis> for Wire {
+    fn from(Axis { field, values }: Axis) -> Self {
+        Self { field, values: Some(values), from: None, to: None, count: None, scale: None }
+    }
+}
+
+impl Axis {
+    /// Given values, in the order given. The field is a path of the JSON schema: `"lora.lambda"`,
+    /// `"model.teacher.wishart.kappa0"`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for an empty list, or a value that is not finite.
+    pub fn list(field: impl Into<String>, values: Vec<f64>) -> Result<Self, Error> {
+        if values.is_empty() || !values.iter().all(|x| x.is_finite()) {
+            return Err(Error::invalid("axes.values", format!("{values:?}"), "finite numbers, at least one"));
+        }
+        Ok(Self { field: field.into(), values })
+    }
+
+    /// `count` values from one end to the other, both included.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for ends that are not finite, or not positive on a logarithmic scale, and for a count of 0
+    /// or above 10,000,000.
+    pub fn range(
+        field: impl Into<String>,
+        [from, to]: [f64; 2],
+        count: usize,
+        scale: Scale,
+    ) -> Result<Self, Error> {
+        check::integer("axes.count", count, 1, 10_000_000)?;
+        let positive = from > 0.0 && to > 0.0;
+        if !(from.is_finite() && to.is_finite() && (positive || scale == Scale::Linear)) {
+            let allowed = "finite, and > 0 on a logarithmic scale";
+            return Err(Error::invalid("axes.from", format!("{from} to {to}"), allowed));
+        }
+        let last = (count - 1).max(1) as f64;
+        let at = |k: usize| {
+            let share = k as f64 / last;
+            match (k, scale) {
+                (0, _) => from,
+                // The ends as they were given, without rounding.
+                (k, _) if k + 1 == count => to,
+                (_, Scale::Linear) => from + share * (to - from),
+                (_, Scale::Log) => (from.ln() + share * (to.ln() - from.ln())).exp(),
+            }
+        };
+        Ok(Self { field: field.into(), values: (0..count).map(at).collect() })
+    }
+
+    /// The path of the field.
+    #[must_use]
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// The values.
+    #[must_use]
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+}
+
+/// A grid: the scenario, and the fields that vary; the last axis is the innermost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SweepWire")]
+pub struct Sweep {
+    scenario: Scenario,
+    axes: Vec<Axis>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SweepWire {
+    scenario: Scenario,
+    axes: Vec<Axis>,
+}
+
+impl TryFrom<SweepWire> for Sweep {
+    type Error = Error;
+
+    fn try_from(SweepWire { scenario, axes }: SweepWire) -> Result<Self, Error> {
+        Self::new(scenario, axes)
+    }
+}
+
+/// What went wrong at a point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// [`Error::kind`].
+    pub kind: String,
+    /// The error, in words.
+    pub message: String,
+}
+
+/// One point of the grid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Its number: the innermost axis varies fastest.
+    pub index: usize,
+    /// The values of the fields, in the order of the axes.
+    pub values: Vec<f64>,
+    /// What came out, or
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// why nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// A part of a grid, in whole rows: number `part` (from 1) of `of`. Contiguous, so that the outputs of all parts can be joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    part: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// All of the grid.
+    pub const WHOLE: Self = Self { part: 1, of: 1 };
+
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `1 <= part <= of`.
+    pub fn new(part: usize, of: usize) -> Result<Self, Error> {
+        if part >= 1 && part <= of {
+            Ok(Self { part, of })
+        } else {
+            Err(Error::invalid("shard", format!("{part}/{of}"), "i/n with 1 <= i <= n"))
+        }
+    }
+
+    /// The share of `count` things.
+    fn share(self, count: usize) -> Range<usize> {
+        let end = |part: usize| (count as u128 * part as u128 / self.of as u128) as usize;
+        end(self.part - 1)..end(self.part)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = Error;
+
+    /// From `"i/n"`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = || Error::invalid("shard", text, "i/n with 1 <= i <= n");
+        let (part, of) = text.split_once('/').ok_or_else(invalid)?;
+        match (part.trim().parse(), of.trim().parse()) {
+            (Ok(part), Ok(of)) => Self::new(part, of),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl Sweep {
+    /// Checks that there are axes, that their fields are numbers of the scenario, and that every value is a valid one, the others
+    /// being those of the scenario.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for no axis, too many points, or a value out of range; [`Error::Syntax`] for a field that
+    /// is none; those of [`Scenario::validate`].
+    pub fn new(scenario: Scenario, axes: Vec<Axis>) -> Result<Self, Error> {
+        let sweep = Self { scenario, axes };
+        let points = sweep.axes.iter().try_fold(1_usize, |n, axis| n.checked_mul(axis.values.len()));
+        if sweep.axes.is_empty() || points.is_none_or(|points| points > MAX_POINTS) {
+            let allowed = format!("at least one, and at most {MAX_POINTS} points");
+            return Err(Error::invalid("axes", sweep.axes.len(), allowed));
+        }
+        // The first point of the grid, and every value of every axis from there.
+        let first: Vec<f64> = sweep.axes.iter().map(|axis| axis.values[0]).collect();
+        for (which, axis) in sweep.axes.iter().enumerate() {
+            for value in &axis.values {
+                let mut values = first.clone();
+                values[which] = *value;
+                sweep.at(&values)?.validate()?;
+            }
+        }
+        Ok(sweep)
+    }
+
+    /// Reads a grid from JSON.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] for broken JSON, an unknown field, or anything that [`Sweep::new`] refuses.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
+    }
+
+    /// The axes.
+    #[must_use]
+    pub fn axes(&self) -> &[Axis] {
+        &self.axes
+    }
+
+    /// Number of points.
+    #[must_use]
+    pub fn points(&self) -> usize {
+        self.axes.iter().map(|axis| axis.values.len()).product()
+    }
+
+    /// Number of points in a row: values of the innermost axis.
+    #[must_use]
+    pub fn row_length(&self) -> usize {
+        self.axes.last().map_or(1, |axis| axis.values.len())
+    }
+
+    /// The numbers of the points of a shard.
+    #[must_use]
+    pub fn indices(&self, shard: Shard) -> Range<usize> {
+        let length = self.row_length();
+        let Range { start, end } = shard.share(self.points() / length);
+        start * length..end * length
+    }
+
+    /// The values of the axes at a point.
+    #[must_use]
+    pub fn values(&self, index: usize) -> Vec<f64> {
+        let mut rest = index;
+        let mut values: Vec<f64> = self
+            .axes
+            .iter()
+            .rev()
+            .map(|axis| {
+                let value = axis.values[rest % axis.values.len()];
+                rest /= axis.values.len();
+                value
+            })
+            .collect();
+        values.reverse();
+        values
+    }
+
+    /// The scenario with the given values of the axes.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] for a field that is none.
+    pub fn at(&self, values: &[f64]) -> Result<Scenario, Error> {
+        let syntax = |error: serde_json::Error| Error::Syntax(error.to_string());
+        let mut scenario = serde_json::to_value(&self.scenario).map_err(syntax)?;
+        for (axis, value) in self.axes.iter().zip(values) {
+            set(&mut scenario, &axis.field, *value)?;
+        }
+        serde_json::from_value(scenario).map_err(syntax)
+    }
+
+    /// Solves the points of a shard, but the first `done` ones (rounded down to whole rows), and gives them to `emit`, one at a
+    /// time and in order, as soon as they and all before are there. Rows are solved in parallel; `emit` may stop everything. Returns
+    /// the number of points emitted. An error at a point is a record like others.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a number of threads that is 0 or above 1024, or cannot be started.
+    pub fn run(
+        &self,
+        shard: Shard,
+        done: usize,
+        threads: Option<usize>,
+        emit: impl FnMut(&Record) -> ControlFlow<()> + Send,
+    ) -> Result<usize, Error> {
+        if let Some(threads) = threads {
+            check::integer("threads", threads, 1, 1024)?;
+        }
+        let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = threads.unwrap_or_else(available);
+        let length = self.row_length();
+        let Range { start, end } = self.indices(shard);
+        let first = (start + done / length * length).min(end);
+        let rows = (end - first) / length;
+        let workers = threads.min(rows);
+        if workers == 0 {
+            return Ok(0);
+        }
+        let stream =
+            Mutex::new(Stream { emit, next: 0, waiting: BTreeMap::new(), emitted: 0, stopped: false });
+        let (next_row, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let solve_rows = || {
+            loop {
+                let row = next_row.fetch_add(1, Ordering::Relaxed);
+                if row >= rows || stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mut previous: Option<Outcome> = None;
+                for column in 0..length {
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let record = self.solve(first + row * length + column, previous.as_ref());
+                    previous = record.outcome.clone().filter(is_usable);
+                    let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                    if stream.push(row, record, column + 1 == length).is_break() {
+                        stopped.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        // Every row on threads of its own: one that waits within a solve must not begin another row on top of it.
+        let pools = (0..workers)
+            .map(|_| rayon::ThreadPoolBuilder::new().num_threads((threads / workers).max(1)).build())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::invalid("threads", threads, error.to_string()))?;
+        std::thread::scope(|scope| {
+            for pool in &pools {
+                scope.spawn(|| pool.install(solve_rows));
+            }
+        });
+        let stream = stream.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(stream.emitted)
+    }
+
+    fn solve(&self, index: usize, previous: Option<&Outcome>) -> Record {
+        let values = self.values(index);
+        let solved = self.at(&values).and_then(|scenario| match previous {
+            Some(previous) => scenario.solve_from(previous),
+            None => scenario.solve(),
+        });
+        match solved {
+            Ok(outcome) => Record { index, values, outcome: Some(outcome), error: None },
+            Err(error) => {
+                let failure = Failure { kind: error.kind().to_owned(), message: error.to_string() };
+                Record { index, values, outcome: None, error: Some(failure) }
+            }
+        }
+    }
+}
+
+/// Whether the next point may begin with this outcome.
+fn is_usable(outcome: &Outcome) -> bool {
+    let pretrain = outcome.pretrain.as_ref().is_none_or(|stage| stage.status == Status::Converged);
+    let lora = outcome.lora.as_ref().is_none_or(|stage| stage.status == Status::Converged);
+    pretrain && lora
+}
+
+/// Puts what several workers produce in order.
+struct Stream<F> {
+    emit: F,
+    /// The row that is being emitted.
+    next: usize,
+    /// Rows after that one, as far as they are solved, and whether they are complete.
+    waiting: BTreeMap<usize, (Vec<Record>, bool)>,
+    emitted: usize,
+    /// Whether `emit` has had enough: what was still being solved is dropped.
+    stopped: bool,
+}
+
+impl<F: FnMut(&Record) -> ControlFlow<()>> Stream<F> {
+    fn push(&mut self, row: usize, record: Record, complete: bool) -> ControlFlow<()> {
+        if self.stopped {
+            return ControlFlow::Break(());
+        }
+        let entry = self.waiting.entry(row).or_default();
+        entry.0.push(record);
+        entry.1 = complete;
+        while let Some((records, complete)) = self.waiting.get_mut(&self.next) {
+            for record in records.drain(..) {
+                self.emitted += 1;
+                if (self.emit)(&record).is_break() {
+                    self.stopped = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            if !*complete {
+                break;
+            }
+            self.waiting.remove(&self.next);
+            self.next += 1;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Sets the number at a path.
+fn set(scenario: &mut Value, path: &str, value: f64) -> Result<(), Error> {
+    let unknown = || Error::Syntax(format!("{path}: no number of the scenario has this name"));
+    let mut here = scenario;
+    let mut names = path.split('.').peekable();
+    while let Some(name) = names.next() {
+        let object = here.as_object_mut().ok_or_else(unknown)?;
+        if names.peek().is_some() {
+            here = object.get_mut(name).ok_or_else(unknown)?;
+            continue;
+        }
+        // What is counted stays an integer; a field that was left out may be given.
+        let counted = match object.get(name) {
+            Some(Value::Number(known)) => known.is_u64(),
+            Some(_) => return Err(unknown()),
+            None => false,
+        };
+        let number = if counted && value >= 0.0 && value.fract() == 0.0 && value < 2f64.powi(53) {
+            Value::from(value as u64)
+        } else {
+            Value::from(value)
+        };
+        object.insert(name.to_owned(), number);
+        return Ok(());
+    }
+    Err(unknown())
+}

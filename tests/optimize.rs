@@ -1,0 +1,202 @@
+//! Optima against fine grids, closed forms, and what the theory says of them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use lora_asymptotics::lora::Frozen;
+use lora_asymptotics::optimize::{
+    Bound, Optimum, Parameter, Settings, Target, Variable, best_split, minimize,
+};
+use lora_asymptotics::{Error, Scenario, observables};
+
+fn scenario(json: &str) -> Scenario {
+    Scenario::from_json(json).unwrap()
+}
+
+fn variable(parameter: Parameter, low: f64, high: f64) -> Variable {
+    Variable::new(parameter, low, high).unwrap()
+}
+
+/// The mismatch of the paper: linear, T = 2.
+fn mismatch(sequences: &str) -> Scenario {
+    scenario(&format!(
+        r#"{{"model": {{"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
+            "pretrain": {{"alpha": 0.2, "lambda": 0.1}}, "lora": {{"alpha": 3.0, "lambda": 0.2, "sequences": "{sequences}"}},
+            "options": {{"log2_nodes": 11}}}}"#
+    ))
+}
+
+fn best_ridge(scenario: &Scenario, target: Target, tolerance: f64) -> Optimum {
+    let settings = Settings { tolerance, ..Settings::default() };
+    let best =
+        minimize(scenario, target, &[variable(Parameter::PretrainLambda, 1e-3, 1.0)], &settings).unwrap();
+    assert!(best.converged && best.excluded == 0, "{best:?}");
+    best
+}
+
+#[test]
+fn the_optimum_is_that_of_a_fine_grid() {
+    let scenario = mismatch("reused");
+    let best = best_ridge(&scenario, Target::LoraTest, 1e-4);
+    let grid = (0..=400).map(|k| {
+        let lambda = 1e-3 * 1e3_f64.powf(f64::from(k) / 400.0);
+        let mut here = scenario.clone();
+        here.pretrain.as_mut().unwrap().lambda = Some(lambda);
+        (lambda, here.solve().unwrap().lora.unwrap().errors.test)
+    });
+    let (lambda, error) = grid.reduce(|best, next| if next.1 < best.1 { next } else { best }).unwrap();
+    assert!((best.found[0].value / lambda).ln().abs() < 1e3_f64.ln() / 400.0, "{best:?}, grid {lambda}");
+    assert!(best.value <= error + 1e-9 && best.value > error - 1e-4, "{} and {error}", best.value);
+    assert!(best.solves < 40, "{} solves", best.solves);
+    // The paper's mismatch: E' is least near 0.1, at .7299.
+    assert!((best.value - 0.7299).abs() < 1e-3);
+    let uncertainty = best.found[0].uncertainty.unwrap();
+    assert!(uncertainty > 0.0 && uncertainty < 1.0, "{uncertainty}");
+}
+
+#[test]
+fn one_ridge_is_best_for_everything_on_fresh_linear_sequences() {
+    let scenario = mismatch("fresh");
+    let targets = [Target::PretrainTest, Target::EffectiveNoise, Target::LoraTest, Target::LoraAlignment];
+    let found = targets.map(|target| best_ridge(&scenario, target, 1e-6).found[0].value);
+    for value in found {
+        assert!((value / found[0] - 1.0).abs() < 1e-4, "{found:?}");
+    }
+}
+
+#[test]
+fn reused_sequences_have_a_mismatch() {
+    let scenario = mismatch("reused");
+    let aligned = best_ridge(&scenario, Target::LoraAlignment, 1e-4);
+    assert_eq!(aligned.found[0].at_bound, Some(Bound::Lower), "o_w falls monotonically: {aligned:?}");
+    assert!((aligned.found[0].value - 1e-3).abs() < 1e-15 && (aligned.value - 0.9963).abs() < 1e-3);
+    let predicting = best_ridge(&scenario, Target::LoraTest, 1e-4);
+    assert!(predicting.found[0].at_bound.is_none() && predicting.found[0].value > 0.05, "{predicting:?}");
+}
+
+#[test]
+fn the_best_recalibration_of_linear_attention_is_in_closed_form() {
+    let scenario = scenario(
+        r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.4, "m": 1.1},
+            "lora": {"alpha": 4.0, "lambda": 0.5}, "options": {"log2_nodes": 11}}"#,
+    );
+    let Frozen { q, m, .. } = scenario.frozen.unwrap();
+    let settings = Settings { tolerance: 1e-5, ..Settings::default() };
+    for target in [Target::LoraTest, Target::LoraAlignment, Target::EffectiveNoise] {
+        let best = minimize(&scenario, target, &[variable(Parameter::Beta, 0.1, 3.0)], &settings).unwrap();
+        let expected = observables::optimal_recalibration(q, m).unwrap();
+        assert!((best.found[0].value / expected - 1.0).abs() < 1e-3, "{target:?}: {best:?}");
+    }
+}
+
+#[test]
+fn the_best_recalibration_of_softmax_attention_is_below_that_of_the_overlaps() {
+    // T = 3, alpha' = 4, lambda' = .5: beta = .608 with E' = .4887, against M/Q = .917.
+    let scenario = scenario(
+        r#"{"model": {"tokens": 3, "activation": "softmax", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
+            "lora": {"alpha": 4.0, "lambda": 0.5}, "options": {"log2_nodes": 12, "tolerance": 1e-7}}"#,
+    );
+    let settings = Settings { tolerance: 1e-3, ..Settings::default() };
+    let best =
+        minimize(&scenario, Target::LoraTest, &[variable(Parameter::Beta, 0.2, 2.0)], &settings).unwrap();
+    let error = best.std_error.unwrap();
+    assert!((best.value - 0.4887).abs() < 5.0 * error + 1e-4, "{} +- {error}", best.value);
+    let Found { value, uncertainty } = found(&best);
+    assert!((value / 0.608).ln().abs() < uncertainty + 0.02, "{value} within {uncertainty}");
+    assert!(value < 0.8 * 1.1 / 1.2);
+}
+
+struct Found {
+    value: f64,
+    uncertainty: f64,
+}
+
+fn found(best: &Optimum) -> Found {
+    Found { value: best.found[0].value, uncertainty: best.found[0].uncertainty.unwrap() }
+}
+
+#[test]
+fn several_variables_at_once() {
+    let scenario = mismatch("fresh");
+    let variables = [variable(Parameter::LoraLambda, 0.02, 5.0), variable(Parameter::Beta, 0.3, 3.0)];
+    let settings = Settings { tolerance: 1e-3, ..Settings::default() };
+    let joint = minimize(&scenario, Target::LoraTest, &variables, &settings).unwrap();
+    assert!(joint.converged && joint.found.iter().all(|one| one.at_bound.is_none()), "{joint:?}");
+    // Along each of them, it is the best by itself.
+    for (k, other) in [(0, 1), (1, 0)] {
+        let mut fixed = scenario.clone();
+        let finetuning = fixed.lora.as_mut().unwrap();
+        match other {
+            0 => finetuning.lambda = Some(joint.found[0].value),
+            _ => finetuning.beta = joint.found[1].value,
+        }
+        let alone = minimize(&fixed, Target::LoraTest, &variables[k..=k], &settings).unwrap();
+        assert!((alone.found[0].value / joint.found[k].value).ln().abs() < 1e-2, "{alone:?}\n{joint:?}");
+        assert!(joint.value < alone.value + 1e-6);
+    }
+    // The recalibration is the closed form here, too.
+    let outcome = joint.outcome.pretrain.as_ref().unwrap();
+    let expected = observables::optimal_recalibration(outcome.order.q, outcome.order.m).unwrap();
+    assert!((joint.found[1].value / expected).ln().abs() < 1e-2);
+}
+
+#[test]
+fn a_budget_of_data_is_split() {
+    let scenario = mismatch("fresh");
+    let (total, price) = (0.5, 0.05);
+    let best = best_split(&scenario, total, price, &[], &Settings::default()).unwrap();
+    let at = |share: f64| {
+        let mut here = scenario.clone();
+        here.pretrain.as_mut().unwrap().alpha = (1.0 - share) * total;
+        here.lora.as_mut().unwrap().alpha = share * total / price;
+        here.solve().unwrap().lora.unwrap()
+    };
+    let share = best.found[0].value;
+    assert!(best.found[0].at_bound.is_none() && (at(share).errors.test - best.value).abs() < 1e-6);
+    let others = (1..40).map(|k| at(f64::from(k) / 40.0)).filter(|solution| solution.validity.reliable);
+    assert!(others.map(|solution| solution.errors.test).all(|error| error > best.value - 1e-6));
+    // With the ridge chosen at the same time, it is no worse.
+    let ridge = [variable(Parameter::LoraLambda, 0.02, 5.0)];
+    let settings = Settings { tolerance: 1e-3, ..Settings::default() };
+    assert!(best_split(&scenario, total, price, &ridge, &settings).unwrap().value < best.value + 1e-6);
+}
+
+#[test]
+fn what_cannot_be_optimised_is_an_error() {
+    use Parameter::{Beta, FinetuningShare, LoraLambda, PretrainLambda};
+    for (parameter, low, high) in [
+        (PretrainLambda, 0.0, 1.0),
+        (PretrainLambda, 1.0, 1.0),
+        (LoraLambda, f64::NAN, 1.0),
+        (Beta, 0.1, f64::INFINITY),
+        (FinetuningShare { total: 1.0, price: 1.0 }, 0.1, 1.0),
+        (FinetuningShare { total: -1.0, price: 1.0 }, 0.1, 0.5),
+        (FinetuningShare { total: 1.0, price: 0.0 }, 0.1, 0.5),
+    ] {
+        assert!(Variable::new(parameter, low, high).is_err(), "{parameter:?} {low} {high}");
+    }
+    let good = variable(LoraLambda, 0.1, 1.0);
+    let settings = Settings::default();
+    let scenario = mismatch("fresh");
+    assert!(minimize(&scenario, Target::LoraTest, &[], &settings).is_err());
+    assert!(minimize(&scenario, Target::LoraTest, &[good, good], &settings).is_err());
+    for bad in [
+        Settings { tolerance: f64::NAN, ..settings },
+        Settings { scan: 2, ..settings },
+        Settings { max_solves: 0, ..settings },
+    ] {
+        assert!(minimize(&scenario, Target::LoraTest, &[good], &bad).is_err(), "{bad:?}");
+    }
+    let alone = Scenario { lora: None, ..scenario.clone() };
+    assert!(matches!(
+        minimize(&alone, Target::LoraTest, &[variable(PretrainLambda, 0.1, 1.0)], &settings),
+        Err(Error::MissingField { field: "lora", .. })
+    ));
+    // No data to speak of: nothing can be trusted.
+    let mut hopeless = scenario.clone();
+    hopeless.lora.as_mut().unwrap().alpha = 0.1;
+    let result = minimize(&hopeless, Target::LoraTest, &[variable(LoraLambda, 1e-3, 1e-2)], &settings);
+    assert!(
+        matches!(result, Err(Error::NoOptimum { excluded, solves }) if excluded > 0 && excluded < solves),
+        "{result:?}"
+    );
+}

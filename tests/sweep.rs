@@ -1,0 +1,195 @@
+//! Grids: shards, interruption, fields, and agreement with single solves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::ops::ControlFlow;
+
+use lora_asymptotics::sweep::{Axis, Record, Scale, Shard, Sweep};
+use lora_asymptotics::{Error, Scenario};
+
+/// Six rows of five points, in both stages; the narrow student of the last rows does not fit.
+fn small() -> Sweep {
+    Sweep::from_json(
+        r#"{"scenario": {"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+                         "pretrain": {"alpha": 0.2, "lambda": 0.1}, "lora": {"alpha": 3.0, "lambda": 0.5},
+                         "options": {"log2_nodes": 8}},
+            "axes": [{"field": "pretrain.kappa", "values": [1.0, 0.2]},
+                     {"field": "lora.alpha", "from": 2.0, "to": 4.0, "count": 3},
+                     {"field": "pretrain.lambda", "from": 0.3, "to": 0.03, "count": 5, "scale": "log"}]}"#,
+    )
+    .unwrap()
+}
+
+fn lines(sweep: &Sweep, shard: Shard, done: usize, threads: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let emitted = sweep
+        .run(shard, done, Some(threads), |record| {
+            lines.push(serde_json::to_string(record).unwrap());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(emitted, lines.len());
+    lines
+}
+
+#[test]
+fn shards_and_threads_make_the_same_bytes() {
+    let sweep = small();
+    assert_eq!((sweep.points(), sweep.row_length()), (30, 5));
+    let whole = lines(&sweep, Shard::WHOLE, 0, 1);
+    assert_eq!(whole.len(), 30);
+    for threads in [2, 3, 16] {
+        assert!(whole == lines(&sweep, Shard::WHOLE, 0, threads), "{threads} threads");
+    }
+    for of in [1, 2, 4, 6, 7, 100] {
+        let merged: Vec<String> =
+            (1..=of).flat_map(|part| lines(&sweep, Shard::new(part, of).unwrap(), 0, 2)).collect();
+        assert!(whole == merged, "{of} shards");
+    }
+    for (index, line) in whole.iter().enumerate() {
+        let record: Record = serde_json::from_str(line).unwrap();
+        assert_eq!((record.index, record.values.clone()), (index, sweep.values(index)));
+        assert!(record.outcome.is_some() != record.error.is_some());
+        // Where the learned rank does not fit, and only there, the line says so.
+        assert_eq!(
+            record.error.is_some_and(|error| error.kind == "rank_does_not_fit"),
+            index >= 15,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_sweep_goes_on_without_loss_or_duplicates() {
+    let sweep = small();
+    let whole = lines(&sweep, Shard::WHOLE, 0, 2);
+    for stop in [1, 4, 5, 13, 29, 30] {
+        let mut first = Vec::new();
+        sweep
+            .run(Shard::WHOLE, 0, Some(2), |record| {
+                first.push(serde_json::to_string(record).unwrap());
+                if first.len() == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .unwrap();
+        assert!(first == whole[..stop], "stopped after {stop}: {} lines", first.len());
+        // Whole rows are kept.
+        first.truncate(stop / 5 * 5);
+        first.extend(lines(&sweep, Shard::WHOLE, stop, 2));
+        assert!(first == whole, "went on after {stop}: {} lines", first.len());
+    }
+}
+
+#[test]
+fn warm_starts_find_what_cold_ones_do() {
+    for (activation, tolerance) in [("linear", 1e-8), ("softmax", 1e-4)] {
+        let sweep = Sweep::from_json(&format!(
+            r#"{{"scenario": {{"model": {{"tokens": 2, "activation": "{activation}", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
+                             "pretrain": {{"alpha": 0.2, "lambda": 0.1}}, "lora": {{"alpha": 5.0, "lambda": 0.5}},
+                             "options": {{"log2_nodes": 10, "tolerance": 1e-7}}}},
+                "axes": [{{"field": "pretrain.lambda", "from": 0.3, "to": 0.01, "count": 8, "scale": "log"}}]}}"#
+        ))
+        .unwrap();
+        let mut checked = 0;
+        sweep
+            .run(Shard::WHOLE, 0, None, |record| {
+                let warm = record.outcome.as_ref().unwrap();
+                let cold = sweep.at(&record.values).unwrap().solve().unwrap();
+                let numbers = |outcome: &lora_asymptotics::Outcome| {
+                    let (base, tuned) = (outcome.pretrain.as_ref().unwrap(), outcome.lora.as_ref().unwrap());
+                    [
+                        base.order.q,
+                        base.order.m,
+                        base.errors.test,
+                        tuned.order.q,
+                        tuned.order.m,
+                        tuned.errors.test,
+                    ]
+                };
+                for (warm, cold) in numbers(warm).into_iter().zip(numbers(&cold)) {
+                    assert!(
+                        (warm - cold).abs() <= tolerance * cold.abs(),
+                        "{activation}: {warm} {cold} {record:?}"
+                    );
+                }
+                checked += 1;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(checked, 8);
+    }
+}
+
+#[test]
+fn any_number_of_a_scenario_can_vary() {
+    let scenario = Scenario::from_json(
+        r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+            "pretrain": {"alpha": 0.2, "lambda": 0.1},
+            "lora": {"alpha": 5.0, "lambda": 0.5, "sequences": {"active": {"fraction": 0.5}}}}"#,
+    )
+    .unwrap();
+    for (field, value) in [
+        ("model.tokens", 3.0),
+        ("model.delta", 0.25),
+        ("model.inverse_temperature", 1.5),
+        ("model.teacher.wishart.kappa0", 0.75),
+        ("pretrain.alpha", 0.3),
+        ("pretrain.kappa", 0.9),
+        ("lora.q0", 2.0),
+        ("lora.beta", 0.5),
+        ("lora.sequences.active.fraction", 0.25),
+        ("options.log2_nodes", 9.0),
+        ("options.seed", 7.0),
+    ] {
+        let sweep = Sweep::new(scenario.clone(), vec![Axis::list(field, vec![value]).unwrap()]).unwrap();
+        let changed = sweep.at(&[value]).unwrap();
+        assert_ne!(changed, scenario, "{field}");
+        changed.validate().unwrap();
+    }
+    for (field, value) in [
+        ("model.tokens", 2.5),
+        ("model.tokens", 9.0),
+        ("model.teacher", 1.0),
+        ("model.activation", 1.0),
+        ("model", 1.0),
+        ("lora.nonsense", 1.0),
+        ("frozen.q", 1.0),
+        ("", 1.0),
+        ("lora.lambda", -1.0),
+        ("lora.sequences.active.fraction", 2.0),
+    ] {
+        let axis = Axis::list(field, vec![value]).unwrap();
+        assert!(Sweep::new(scenario.clone(), vec![axis]).is_err(), "{field} = {value}");
+    }
+    assert!(Sweep::new(scenario.clone(), vec![]).is_err());
+    let long = || Axis::range("lora.alpha", [1.0, 2.0], 10_000, Scale::Linear).unwrap();
+    let axes = vec![long(), Axis::range("lora.lambda", [1.0, 2.0], 100_000, Scale::Log).unwrap()];
+    assert!(matches!(Sweep::new(scenario, axes), Err(Error::InvalidParameter { field: "axes", .. })));
+}
+
+#[test]
+fn axes_are_validated() {
+    assert!(Axis::list("x", vec![]).is_err() && Axis::list("x", vec![f64::NAN]).is_err());
+    assert!(Axis::range("x", [0.0, 1.0], 3, Scale::Log).is_err());
+    assert!(Axis::range("x", [0.0, f64::INFINITY], 3, Scale::Linear).is_err());
+    assert!(Axis::range("x", [0.0, 1.0], 0, Scale::Linear).is_err());
+    let log = Axis::range("x", [0.01, 1.0], 3, Scale::Log).unwrap();
+    assert!((log.values()[1] - 0.1).abs() < 1e-15 && log.values()[2].to_bits() == 1.0_f64.to_bits());
+    let linear = Axis::range("x", [1.0, 0.0], 5, Scale::Linear).unwrap();
+    assert_eq!(linear.values(), [1.0, 0.75, 0.5, 0.25, 0.0]);
+    assert_eq!(Axis::range("x", [0.3, 1.0], 1, Scale::Log).unwrap().values(), [0.3]);
+    for text in [
+        r#"{"field": "x"}"#,
+        r#"{"field": "x", "values": [1.0], "from": 1.0}"#,
+        r#"{"field": "x", "from": 1.0, "to": 2.0}"#,
+        r#"{"field": "x", "values": [1.0], "unknown": 1}"#,
+    ] {
+        assert!(serde_json::from_str::<Axis>(text).is_err(), "{text}");
+    }
+    for text in ["1/0", "0/3", "4/3", "1", "a/b", "-1/2", "1/2/3"] {
+        assert!(text.parse::<Shard>().is_err(), "{text}");
+    }
+    assert_eq!("2/3".parse::<Shard>().unwrap(), Shard::new(2, 3).unwrap());
+    assert!(small().run(Shard::WHOLE, 0, Some(0), |_| ControlFlow::Continue(())).is_err());
+    assert_eq!(small().run(Shard::WHOLE, 30, None, |_| ControlFlow::Continue(())).unwrap(), 0);
+    assert_eq!(small().run(Shard::WHOLE, usize::MAX, None, |_| ControlFlow::Continue(())).unwrap(), 0);
+}
