@@ -1,0 +1,140 @@
+//! What the figures have in common: command line, colours, panels, files.
+
+#![allow(dead_code, reason = "every example compiles its own copy and uses a part of it")]
+
+use std::error::Error;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use clap::Parser;
+use kuva::backend::svg::SvgBackend;
+use kuva::plot::legend::LegendPosition;
+use kuva::plot::scatter::MarkerShape;
+use kuva::plot::{LinePlot, ScatterPlot};
+use kuva::render::figure::Figure;
+use kuva::render::layout::{Layout, TickFormat};
+use kuva::render::plots::Plot;
+use lora_asymptotics::sweep::{Record, Shard, Sweep};
+use serde::Serialize;
+
+/// Arguments of all figures.
+#[derive(Parser)]
+pub struct Arguments {
+    /// More points, more nodes: for publication.
+    #[arg(long)]
+    pub full: bool,
+    /// Trains networks of finite size, too, where the figure has markers for them.
+    #[arg(long)]
+    pub simulate: bool,
+    /// Folder for the CSV and the SVG.
+    #[arg(long, default_value = "target/figures")]
+    pub out: PathBuf,
+}
+
+/// Okabe-Ito: told apart by the colour-blind, too.
+pub const COLOURS: [&str; 6] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+pub const GREY: &str = "#777777";
+
+/// A point of a curve; hollow if replica symmetry is not to be trusted there.
+#[derive(Debug, Clone, Copy)]
+pub struct Dot {
+    pub x: f64,
+    pub y: f64,
+    pub reliable: bool,
+}
+
+/// A curve, with hollow markers where it is not to be trusted.
+pub fn curve(dots: &[Dot], colour: &str, legend: &str, dashed: bool) -> Vec<Plot> {
+    let line: Vec<(f64, f64)> = dots.iter().map(|dot| (dot.x, dot.y)).collect();
+    let line = LinePlot::new().with_data(line).with_color(colour).with_stroke_width(2.0);
+    let line = if legend.is_empty() { line } else { line.with_legend(legend) };
+    let mut plots = vec![Plot::Line(if dashed { line.with_dashed() } else { line })];
+    let hollow: Vec<(f64, f64)> = dots.iter().filter(|dot| !dot.reliable).map(|dot| (dot.x, dot.y)).collect();
+    if !hollow.is_empty() {
+        plots.push(Plot::Scatter(
+            ScatterPlot::new()
+                .with_data(hollow)
+                .with_color(colour)
+                .with_size(5.0)
+                .with_marker_opacity(0.0)
+                .with_marker_stroke_width(1.5),
+        ));
+    }
+    plots
+}
+
+/// One marker, for an optimum.
+pub fn mark(x: f64, y: f64, colour: &str) -> Plot {
+    let star = ScatterPlot::new().with_data(vec![(x, y)]).with_color(colour).with_size(7.0);
+    Plot::Scatter(star.with_marker(MarkerShape::Diamond))
+}
+
+/// Measured points with error bars: `(x, mean, standard error)`.
+pub fn measured(points: &[(f64, f64, f64)], colour: &str, legend: &str) -> Plot {
+    let scatter = ScatterPlot::new()
+        .with_data(points.iter().map(|(x, y, _)| (*x, *y)).collect::<Vec<_>>())
+        .with_y_err(points.iter().map(|(.., error)| *error).collect::<Vec<_>>())
+        .with_color(colour)
+        .with_size(4.0);
+    Plot::Scatter(if legend.is_empty() { scatter } else { scatter.with_legend(legend) })
+}
+
+/// A panel with a logarithmic abscissa.
+pub fn log_panel(
+    plots: Vec<Plot>,
+    title: &str,
+    x: &str,
+    y: &str,
+    legend: LegendPosition,
+) -> (Vec<Plot>, Layout) {
+    let layout = Layout::auto_from_plots(&plots)
+        .with_title(title)
+        .with_x_label(x)
+        .with_y_label(y)
+        .with_legend_position(legend)
+        .with_log_x()
+        .with_x_tick_format(TickFormat::Sci);
+    (plots, layout)
+}
+
+/// Writes a figure made of panels, row after row.
+pub fn save(
+    arguments: &Arguments,
+    name: &str,
+    title: &str,
+    columns: usize,
+    panels: Vec<(Vec<Plot>, Layout)>,
+) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(&arguments.out)?;
+    let rows = panels.len().div_ceil(columns);
+    let (plots, layouts) = panels.into_iter().unzip();
+    let figure = Figure::new(rows, columns).with_plots(plots).with_layouts(layouts).with_title(title);
+    let path = arguments.out.join(format!("{name}.svg"));
+    fs::write(&path, SvgBackend.render_scene(&figure.render()))?;
+    println!("written: {name}.csv and {name}.svg in {}", arguments.out.display());
+    Ok(())
+}
+
+/// Writes a table.
+pub fn write_csv<R: Serialize>(folder: &Path, name: &str, rows: &[R]) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    let mut table = csv::Writer::from_path(folder.join(format!("{name}.csv")))?;
+    for row in rows {
+        table.serialize(row)?;
+    }
+    Ok(table.flush()?)
+}
+
+/// All records of a grid given as JSON.
+pub fn solve(grid: &str) -> Result<Vec<Record>, lora_asymptotics::Error> {
+    let records = Mutex::new(Vec::new());
+    Sweep::from_json(grid)?.run(Shard::WHOLE, 0, None, |record| {
+        if let Ok(mut records) = records.lock() {
+            records.push(record.clone());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(records.into_inner().unwrap_or_default())
+}

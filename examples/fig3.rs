@@ -1,0 +1,103 @@
+//! The mismatch on reused sequences: the pre-training ridge that aligns the LoRA weights best is not the one that predicts best.
+//! Alignment `o_w` and test error `E'` against `lambda`; linear (`alpha' = 3`, `lambda' = .2`) and softmax (`alpha' = 3, 5`, `lambda' = .5`);
+//! `T = 2`, `Delta = .5`, `kappa0 = .5`, `kappa = 1`, `alpha = .2`.
+//!
+//! ```text
+//! cargo run --release --example fig3
+//! ```
+
+mod common;
+
+use std::error::Error;
+
+use clap::Parser;
+use common::{Arguments, COLOURS, Dot, curve, log_panel, mark, save, solve, write_csv};
+use kuva::plot::legend::LegendPosition;
+use lora_asymptotics::sweep::Record;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Row {
+    activation: &'static str,
+    lora_alpha: f64,
+    lambda: f64,
+    alignment: f64,
+    alignment_std_error: f64,
+    test: f64,
+    test_std_error: f64,
+    verdict: String,
+}
+
+fn row(activation: &'static str, record: &Record) -> Option<Row> {
+    let stage = record.outcome.as_ref()?.lora.as_ref()?;
+    Some(Row {
+        activation,
+        lora_alpha: record.values[0],
+        lambda: record.values[1],
+        alignment: stage.alignment,
+        alignment_std_error: stage.std_error.alignment.unwrap_or(0.0),
+        test: stage.errors.test,
+        test_std_error: stage.std_error.test.unwrap_or(0.0),
+        verdict: format!("{:?}", stage.validity.verdict).to_lowercase(),
+    })
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let mut rows = Vec::new();
+    for (activation, lora_lambda, alphas, count, log2_nodes) in [
+        ("linear", 0.2, "[3.0]", if arguments.full { 60 } else { 31 }, 13),
+        (
+            "softmax",
+            0.5,
+            "[3.0, 5.0]",
+            if arguments.full { 30 } else { 13 },
+            if arguments.full { 14 } else { 12 },
+        ),
+    ] {
+        let records = solve(&format!(
+            r#"{{"scenario": {{"model": {{"tokens": 2, "activation": "{activation}", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
+                              "pretrain": {{"alpha": 0.2, "lambda": 0.1}},
+                              "lora": {{"alpha": 3.0, "lambda": {lora_lambda}, "sequences": "reused"}},
+                              "options": {{"log2_nodes": {log2_nodes}, "tolerance": 1e-6}}}},
+                "axes": [{{"field": "lora.alpha", "values": {alphas}}},
+                         {{"field": "pretrain.lambda", "from": 0.5, "to": 0.002, "count": {count}, "scale": "log"}}]}}"#
+        ))?;
+        rows.extend(records.iter().filter_map(|record| row(activation, record)));
+    }
+    write_csv(&arguments.out, "fig3", &rows)?;
+
+    let mut panels = Vec::new();
+    for activation in ["linear", "softmax"] {
+        for (name, value, sign) in [
+            ("alignment o_w", (|row: &Row| row.alignment) as fn(&Row) -> f64, -1.0),
+            ("test error E'", |row: &Row| row.test, 1.0),
+        ] {
+            let mut plots = Vec::new();
+            for (alpha, colour) in [(3.0, COLOURS[0]), (5.0, COLOURS[1])] {
+                let here: Vec<&Row> = rows
+                    .iter()
+                    .filter(|row| row.activation == activation && (row.lora_alpha - alpha).abs() < 1e-9)
+                    .collect();
+                let dots: Vec<Dot> = here
+                    .iter()
+                    .map(|row| Dot { x: row.lambda, y: value(row), reliable: row.verdict != "unreliable" })
+                    .collect();
+                let best = dots.iter().min_by(|a, b| (sign * a.y).total_cmp(&(sign * b.y)));
+                let Some(best) = best else { continue };
+                plots.extend(curve(&dots, colour, &format!("alpha' = {alpha}"), false));
+                plots.push(mark(best.x, best.y, colour));
+            }
+            let legend =
+                if sign < 0.0 { LegendPosition::InsideBottomLeft } else { LegendPosition::InsideTopLeft };
+            panels.push(log_panel(plots, activation, "pre-training ridge lambda", name, legend));
+        }
+    }
+    save(
+        &arguments,
+        "fig3",
+        "LoRA on reused sequences: best alignment and best prediction (diamonds) disagree",
+        2,
+        panels,
+    )
+}
