@@ -11,7 +11,7 @@ mod common;
 use std::error::Error;
 
 use clap::Parser;
-use common::{Arguments, COLOURS, Dot, curve, log_panel, mark, save, solve, write_csv};
+use common::{Arguments, COLOURS, Dot, curve, fact, log_panel, mark, save, solve, write_csv};
 use kuva::plot::legend::LegendPosition;
 use lora_asymptotics::sweep::Record;
 use serde::Serialize;
@@ -66,6 +66,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         rows.extend(records.iter().filter_map(|record| row(activation, record)));
     }
     write_csv(&arguments.out, "fig3", &rows)?;
+
+    for (activation, alpha) in [("linear", 3.0), ("softmax", 3.0), ("softmax", 5.0)] {
+        let here = |row: &&Row| row.activation == activation && (row.lora_alpha - alpha).abs() < 1e-9;
+        let aligned = rows.iter().filter(here).max_by(|a, b| a.alignment.total_cmp(&b.alignment));
+        let predicting = rows.iter().filter(here).min_by(|a, b| a.test.total_cmp(&b.test));
+        let (Some(aligned), Some(predicting)) = (aligned, predicting) else { return Err("no rows".into()) };
+        fact(
+            aligned.lambda <= predicting.lambda,
+            "the best alignment needs no larger ridge than the best prediction",
+        )?;
+        if activation == "linear" {
+            fact(
+                aligned.lambda < 0.1 * predicting.lambda,
+                "for linear attention it needs a much smaller one",
+            )?;
+        }
+    }
 
     let mut panels = Vec::new();
     for activation in ["linear", "softmax"] {

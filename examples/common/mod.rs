@@ -110,7 +110,13 @@ pub fn save(
     fs::create_dir_all(&arguments.out)?;
     let rows = panels.len().div_ceil(columns);
     let (plots, layouts) = panels.into_iter().unzip();
-    let figure = Figure::new(rows, columns).with_plots(plots).with_layouts(layouts).with_title(title);
+    // A single column gets room for its title.
+    let (width, height) = if columns == 1 { (820.0, 480.0) } else { (500.0, 380.0) };
+    let figure = Figure::new(rows, columns)
+        .with_cell_size(width, height)
+        .with_plots(plots)
+        .with_layouts(layouts)
+        .with_title(title);
     let path = arguments.out.join(format!("{name}.svg"));
     fs::write(&path, SvgBackend.render_scene(&figure.render()))?;
     println!("written: {name}.csv and {name}.svg in {}", arguments.out.display());
@@ -125,6 +131,21 @@ pub fn write_csv<R: Serialize>(folder: &Path, name: &str, rows: &[R]) -> Result<
         table.serialize(row)?;
     }
     Ok(table.flush()?)
+}
+
+/// Ends the example if something that the theory says of its figure is not so.
+pub fn fact(holds: bool, what: &str) -> Result<(), Box<dyn Error>> {
+    if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
+}
+
+/// A panel with linear axes.
+pub fn panel(plots: Vec<Plot>, title: &str, x: &str, y: &str, legend: LegendPosition) -> (Vec<Plot>, Layout) {
+    let layout = Layout::auto_from_plots(&plots)
+        .with_title(title)
+        .with_x_label(x)
+        .with_y_label(y)
+        .with_legend_position(legend);
+    (plots, layout)
 }
 
 /// All records of a grid given as JSON.
