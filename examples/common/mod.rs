@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use clap::Parser;
+use kuva::backend::png::PngBackend;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::legend::LegendPosition;
 use kuva::plot::scatter::MarkerShape;
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// Trains networks of finite size, too, where the figure has markers for them.
     #[arg(long)]
     pub simulate: bool,
+    /// Writes a PNG, too.
+    #[arg(long)]
+    pub png: bool,
     /// Folder for the CSV and the SVG.
     #[arg(long, default_value = "target/figures")]
     pub out: PathBuf,
@@ -117,8 +121,12 @@ pub fn save(
         .with_plots(plots)
         .with_layouts(layouts)
         .with_title(title);
-    let path = arguments.out.join(format!("{name}.svg"));
-    fs::write(&path, SvgBackend.render_scene(&figure.render()))?;
+    let scene = figure.render();
+    fs::write(arguments.out.join(format!("{name}.svg")), SvgBackend.render_scene(&scene))?;
+    if arguments.png {
+        let image = PngBackend::new().with_scale(2.0).render_scene(&scene)?;
+        fs::write(arguments.out.join(format!("{name}.png")), image)?;
+    }
     println!("written: {name}.csv and {name}.svg in {}", arguments.out.display());
     Ok(())
 }
