@@ -120,6 +120,50 @@ fn warm_starts_find_what_cold_ones_do() {
 }
 
 #[test]
+fn any_previous_outcome_will_do() {
+    for activation in ["linear", "softmax"] {
+        let scenario = Scenario::from_json(&format!(
+            r#"{{"model": {{"tokens": 2, "activation": "{activation}", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
+                "pretrain": {{"alpha": 0.2, "lambda": 0.1}}, "lora": {{"alpha": 6.0, "lambda": 0.5}},
+                "options": {{"log2_nodes": 9, "tolerance": 1e-7}}}}"#
+        ))
+        .unwrap();
+        let cold = scenario.solve().unwrap();
+        let (base, tuned) = (cold.pretrain.clone().unwrap(), cold.lora.clone().unwrap());
+        for value in [0.0, 1e-300, 1e-8, 1e-3, 7.0, 1e4, 1e150, 1e300, f64::INFINITY, f64::NAN, -1.0] {
+            for which in 0..4 {
+                let mut previous = cold.clone();
+                let (first, second) = (previous.pretrain.as_mut().unwrap(), previous.lora.as_mut().unwrap());
+                for (k, number) in
+                    [&mut first.order.q, &mut first.order.m, &mut first.order.v].into_iter().enumerate()
+                {
+                    *number = if which == 3 || which == k { value } else { *number };
+                }
+                for (k, number) in
+                    [&mut second.order.q, &mut second.order.m, &mut second.order.v].into_iter().enumerate()
+                {
+                    *number = if which == 3 || which == k { value } else { *number };
+                }
+                let warm = scenario.solve_from(&previous).unwrap();
+                let (warm_base, warm_tuned) = (warm.pretrain.unwrap(), warm.lora.unwrap());
+                // From far away, the divergences may be estimated in the other way: a difference of standard errors.
+                let close = |a: f64, b: f64, error: Option<f64>| {
+                    (a - b).abs() < 1e-4 * b + 4.0 * error.unwrap_or(0.0)
+                };
+                assert!(
+                    close(warm_base.order.q, base.order.q, base.std_error.q)
+                        && close(warm_tuned.order.m, tuned.order.m, tuned.std_error.m),
+                    "{activation}, {value:e} at {which}: {:?} {:?} {:?}",
+                    warm_base.order,
+                    warm_tuned.order,
+                    (warm_base.status, warm_tuned.status, warm_tuned.residual, warm_tuned.validity)
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn any_number_of_a_scenario_can_vary() {
     let scenario = Scenario::from_json(
         r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},

@@ -146,8 +146,14 @@ impl<'a> Search<'a> {
 
     /// From near-perfect overlap, or from the overlap of a similar problem.
     fn informed(&mut self) -> Result<Found, Error> {
-        if let Some(warm) = self.warm {
-            let found = self.ladder(coordinates::<3>(&warm), Branch::Informed)?;
+        // From far outside of what solutions are like, the nodes would remember nonsense.
+        let v = self.typical_response();
+        let plausible = |warm: &Point| {
+            warm.m > 1e-3 && warm.q() < 1e2 && warm.s2 > 1e-12 && warm.v > 1e-3 * v && warm.v < 1e3 * v
+        };
+        if let Some(warm) = self.warm.filter(plausible)
+            && let Ok(found) = self.ladder(coordinates::<3>(&warm), Branch::Informed)
+        {
             let reliable = found.status == Status::Converged && found.validity().reliable;
             if reliable && found.point.m.powi(2) > WEAK * found.point.q() {
                 return Ok(found);

@@ -1,7 +1,7 @@
 //! The search for the fixed point: a ladder of accuracy levels, and continuation in the ridge.
 
 use super::equations::{Equations, contested, mean};
-use super::nodes::{Averages, COUNT, OutputChannel, Point};
+use super::nodes::{Averages, COUNT, Label, OutputChannel, Point};
 use crate::error::Error;
 use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, noise};
 use crate::lora::Divergence;
@@ -53,12 +53,18 @@ impl Search<'_, '_> {
     /// The neighbourhood of the fixed point, at the cheapest level.
     fn start(&mut self, collapse: f64) -> Result<Point, Error> {
         let target = self.equations.ridge;
-        let usable = |warm: &Point| [warm.m, warm.s2, warm.v].iter().all(|x| x.is_finite() && *x > 0.0);
-        if let Some(warm) = self.warm.filter(usable) {
-            let report = self.approach(warm)?;
-            if self.acceptable(&report) {
-                return Ok(point_at(&report.point));
-            }
+        // From far outside of what solutions are like, the nodes would remember nonsense.
+        let Label { q0, delta } = self.equations.label;
+        let norm = q0 + 0.5 * delta;
+        let plausible = |warm: &Point| {
+            let within = |x: f64, unit: f64, factor: f64| x > unit / factor && x < unit * factor;
+            within(warm.m, q0, 1e3) && within(warm.s2, norm, 1e6) && within(warm.v, self.equations.scale, 1e4)
+        };
+        if let Some(warm) = self.warm.filter(plausible)
+            && let Ok(report) = self.approach(warm)
+            && self.acceptable(&report)
+        {
+            return Ok(point_at(&report.point));
         }
         if target > COLD * collapse {
             let report = self.approach(self.guess(target / collapse))?;
