@@ -12,9 +12,12 @@ mod common;
 use std::error::Error;
 
 use clap::Parser;
-use common::{Arguments, COLOURS, Dot, GREY, curve, fact, log_panel, mark, measured, save, solve, write_csv};
+use common::{
+    Arguments, COLOURS, Dot, GREY, Trained, curve, fact, log_panel, mark, measured, save, solve, train,
+    write_csv,
+};
 use kuva::plot::legend::LegendPosition;
-use lora_asymptotics::simulate::{FrozenLogits, Laboratory, Size, Stage, compare};
+use lora_asymptotics::simulate::Estimate;
 use lora_asymptotics::sweep::Sweep;
 use serde::Serialize;
 
@@ -31,11 +34,10 @@ struct Row {
 }
 
 #[derive(Serialize)]
-struct Trained {
+struct Marker {
     lora_lambda: f64,
     lambda: f64,
     dimension: usize,
-    instances: usize,
     test: f64,
     test_std_error: f64,
 }
@@ -53,31 +55,24 @@ fn grid(full: bool) -> String {
 }
 
 /// Networks trained in both stages at one dimension.
-fn train(arguments: &Arguments) -> Result<Vec<Trained>, lora_asymptotics::Error> {
+fn markers(full: bool) -> Result<Vec<Marker>, lora_asymptotics::Error> {
     let sweep = Sweep::from_json(&grid(false))?;
-    let (dimension, instances) = if arguments.full { (150, 20) } else { (60, 16) };
-    let laboratory = Laboratory {
-        sizes: vec![Size { dimension, instances }],
-        frozen: FrozenLogits::Trained,
-        random_starts: 0,
-        ..Laboratory::default()
-    };
-    let mut trained = Vec::new();
+    let mut markers = Vec::new();
     for lora_lambda in [0.3, 1.0] {
         for lambda in [0.02, 0.1, 0.3] {
-            let comparison = compare(&sweep.at(&[lora_lambda, lambda])?, &laboratory)?;
-            let Some(row) = comparison.row(Stage::Lora, "test") else { continue };
-            trained.push(Trained {
-                lora_lambda,
-                lambda,
-                dimension,
-                instances,
-                test: row.simulation.mean,
-                test_std_error: row.simulation.std_error,
-            });
+            if let Some(Trained { dimension, test, .. }) = train(&sweep.at(&[lora_lambda, lambda])?, full)? {
+                let Estimate { mean, std_error } = test;
+                markers.push(Marker {
+                    lora_lambda,
+                    lambda,
+                    dimension,
+                    test: mean,
+                    test_std_error: std_error,
+                });
+            }
         }
     }
-    Ok(trained)
+    Ok(markers)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -101,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for row in rows.iter().filter(|row| row.verdict == "good" && row.lambda < 0.3) {
         fact(row.test < row.frozen, "fine-tuning is better than none")?;
     }
-    let trained = if arguments.simulate { train(&arguments)? } else { Vec::new() };
+    let trained = if arguments.simulate { markers(arguments.full)? } else { Vec::new() };
     if arguments.simulate {
         write_csv(&arguments.out, "fig1_trained", &trained)?;
     }

@@ -11,10 +11,13 @@ mod common;
 use std::error::Error;
 
 use clap::Parser;
-use common::{Arguments, COLOURS, Dot, GREY, curve, fact, log_panel, mark, save, write_csv};
+use common::{
+    Arguments, BLACK, COLOURS, Dot, GREY, Trained, curve, fact, log_panel, mark, measured, save, train,
+    write_csv,
+};
 use kuva::plot::legend::LegendPosition;
 use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
-use lora_asymptotics::{Model, Options, Scenario, Teacher, lora, observables, pretrain};
+use lora_asymptotics::{Estimator, Model, Options, Scenario, Teacher, lora, observables, pretrain};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -70,6 +73,22 @@ fn rows(
     Ok(rows)
 }
 
+/// Amount of fine-tuning data at which networks are trained, without recalibration.
+const MARKED: f64 = 5.0;
+
+/// Networks trained in both stages.
+#[derive(Serialize)]
+struct Marker {
+    activation: &'static str,
+    lora_alpha: f64,
+    lambda: f64,
+    dimension: usize,
+    test: f64,
+    test_std_error: f64,
+    alignment: f64,
+    alignment_std_error: f64,
+}
+
 #[derive(Serialize)]
 struct Recalibration {
     lambda: f64,
@@ -121,6 +140,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     write_csv(&arguments.out, "fig2", &table)?;
+    let mut markers = Vec::new();
+    if arguments.simulate {
+        for (activation, model) in [("linear", &linear), ("softmax", &softmax)] {
+            for lambda in [0.02, 0.1, 0.3] {
+                let scenario = Scenario {
+                    model: model.clone(),
+                    pretrain: Some(pretrain::Training::new(0.1, lambda).into()),
+                    frozen: None,
+                    lora: Some(lora::Training::new(MARKED, 0.5).into()),
+                    estimator: Estimator::Erm,
+                    options: nodes(11),
+                };
+                if let Some(Trained { dimension, test, alignment }) = train(&scenario, arguments.full)? {
+                    markers.push(Marker {
+                        activation,
+                        lora_alpha: MARKED,
+                        lambda,
+                        dimension,
+                        test: test.mean,
+                        test_std_error: test.std_error,
+                        alignment: alignment.mean,
+                        alignment_std_error: alignment.std_error,
+                    });
+                }
+            }
+        }
+        write_csv(&arguments.out, "fig2_trained", &markers)?;
+    }
     let recalibrations = recalibrations(arguments.full)?;
     write_csv(&arguments.out, "fig2_recalibration", &recalibrations)?;
 
@@ -157,6 +204,17 @@ fn main() -> Result<(), Box<dyn Error>> {
                 plots.extend(curve(&plain, colour, &format!("alpha' = {alpha}"), false));
                 plots.extend(curve(&dots(activation, *alpha, true, value), colour, "", true));
             }
+            let points: Vec<(f64, f64, f64)> = markers
+                .iter()
+                .filter(|one| one.activation == activation)
+                .map(|one| match name.starts_with('a') {
+                    true => (one.lambda, one.alignment, one.alignment_std_error),
+                    false => (one.lambda, one.test, one.test_std_error),
+                })
+                .collect();
+            if !points.is_empty() {
+                plots.push(measured(&points, BLACK, "trained"));
+            }
             panels.push(log_panel(plots, activation, x, name, LegendPosition::OutsideRightTop));
         }
         if activation == "linear" {
@@ -184,6 +242,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut plots = curve(&shown(|one| one.best), COLOURS[1], "least E', alpha' = 5", false);
     plots.extend(curve(&shown(|one| one.overlaps), GREY, "M/Q", true));
     panels.push(log_panel(plots, "softmax", x, "recalibration beta", LegendPosition::InsideTopLeft));
-    let title = "The ridge that is best for LoRA (dashed: recalibrated, beta = M/Q; hollow: not reliable)";
-    save(&arguments, "fig2", title, 3, panels)
+    let mut title =
+        "The ridge that is best for LoRA (dashed: recalibrated, beta = M/Q; hollow: not reliable".to_owned();
+    if let Some(one) = markers.first() {
+        title += &format!("; dots: networks trained at D = {}, alpha' = {MARKED}", one.dimension);
+    }
+    save(&arguments, "fig2", &(title + ")"), 3, panels)
 }

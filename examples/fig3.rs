@@ -11,9 +11,11 @@ mod common;
 use std::error::Error;
 
 use clap::Parser;
-use common::{Arguments, COLOURS, Dot, curve, fact, log_panel, mark, save, solve, write_csv};
+use common::{
+    Arguments, COLOURS, Dot, Trained, curve, fact, log_panel, mark, measured, save, solve, train, write_csv,
+};
 use kuva::plot::legend::LegendPosition;
-use lora_asymptotics::sweep::Record;
+use lora_asymptotics::sweep::{Record, Sweep};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -26,6 +28,19 @@ struct Row {
     test: f64,
     test_std_error: f64,
     verdict: String,
+}
+
+/// Networks trained in both stages.
+#[derive(Serialize)]
+struct Marker {
+    activation: &'static str,
+    lora_alpha: f64,
+    lambda: f64,
+    dimension: usize,
+    alignment: f64,
+    alignment_std_error: f64,
+    test: f64,
+    test_std_error: f64,
 }
 
 fn row(activation: &'static str, record: &Record) -> Option<Row> {
@@ -42,30 +57,52 @@ fn row(activation: &'static str, record: &Record) -> Option<Row> {
     })
 }
 
+/// The grid of one activation, with the fine-tuning data and the pre-training ridge as axes.
+fn grid(activation: &str, full: bool) -> String {
+    let (lora_lambda, alphas, count, log2_nodes) = match (activation, full) {
+        ("linear", _) => (0.2, "[3.0]", if full { 60 } else { 31 }, 13),
+        (_, false) => (0.5, "[3.0, 5.0]", 13, 12),
+        (_, true) => (0.5, "[3.0, 5.0]", 30, 14),
+    };
+    format!(
+        r#"{{"scenario": {{"model": {{"tokens": 2, "activation": "{activation}", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
+                          "pretrain": {{"alpha": 0.2, "lambda": 0.1}},
+                          "lora": {{"alpha": 3.0, "lambda": {lora_lambda}, "sequences": "reused"}},
+                          "options": {{"log2_nodes": {log2_nodes}, "tolerance": 1e-6}}}},
+            "axes": [{{"field": "lora.alpha", "values": {alphas}}},
+                     {{"field": "pretrain.lambda", "from": 0.5, "to": 0.002, "count": {count}, "scale": "log"}}]}}"#
+    )
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let mut rows = Vec::new();
-    for (activation, lora_lambda, alphas, count, log2_nodes) in [
-        ("linear", 0.2, "[3.0]", if arguments.full { 60 } else { 31 }, 13),
-        (
-            "softmax",
-            0.5,
-            "[3.0, 5.0]",
-            if arguments.full { 30 } else { 13 },
-            if arguments.full { 14 } else { 12 },
-        ),
-    ] {
-        let records = solve(&format!(
-            r#"{{"scenario": {{"model": {{"tokens": 2, "activation": "{activation}", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
-                              "pretrain": {{"alpha": 0.2, "lambda": 0.1}},
-                              "lora": {{"alpha": 3.0, "lambda": {lora_lambda}, "sequences": "reused"}},
-                              "options": {{"log2_nodes": {log2_nodes}, "tolerance": 1e-6}}}},
-                "axes": [{{"field": "lora.alpha", "values": {alphas}}},
-                         {{"field": "pretrain.lambda", "from": 0.5, "to": 0.002, "count": {count}, "scale": "log"}}]}}"#
-        ))?;
+    for activation in ["linear", "softmax"] {
+        let records = solve(&grid(activation, arguments.full))?;
         rows.extend(records.iter().filter_map(|record| row(activation, record)));
     }
     write_csv(&arguments.out, "fig3", &rows)?;
+    let mut markers = Vec::new();
+    if arguments.simulate {
+        for (activation, alpha) in [("linear", 3.0), ("softmax", 5.0)] {
+            for lambda in [0.01, 0.05, 0.2] {
+                let scenario = Sweep::from_json(&grid(activation, false))?.at(&[alpha, lambda])?;
+                if let Some(Trained { dimension, test, alignment }) = train(&scenario, arguments.full)? {
+                    markers.push(Marker {
+                        activation,
+                        lora_alpha: alpha,
+                        lambda,
+                        dimension,
+                        alignment: alignment.mean,
+                        alignment_std_error: alignment.std_error,
+                        test: test.mean,
+                        test_std_error: test.std_error,
+                    });
+                }
+            }
+        }
+        write_csv(&arguments.out, "fig3_trained", &markers)?;
+    }
 
     for (activation, alpha) in [("linear", 3.0), ("softmax", 3.0), ("softmax", 5.0)] {
         let here = |row: &&Row| row.activation == activation && (row.lora_alpha - alpha).abs() < 1e-9;
@@ -104,6 +141,18 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let Some(best) = best else { continue };
                 plots.extend(curve(&dots, colour, &format!("alpha' = {alpha}"), false));
                 plots.push(mark(best.x, best.y, colour));
+                let points: Vec<(f64, f64, f64)> = markers
+                    .iter()
+                    .filter(|one| one.activation == activation && (one.lora_alpha - alpha).abs() < 1e-9)
+                    .map(|one| match sign < 0.0 {
+                        true => (one.lambda, one.alignment, one.alignment_std_error),
+                        false => (one.lambda, one.test, one.test_std_error),
+                    })
+                    .collect();
+                if !points.is_empty() {
+                    let dimension = markers[0].dimension;
+                    plots.push(measured(&points, colour, &format!("trained, D = {dimension}")));
+                }
             }
             let legend =
                 if sign < 0.0 { LegendPosition::InsideBottomLeft } else { LegendPosition::InsideTopLeft };

@@ -12,7 +12,10 @@ mod common;
 use std::error::Error;
 
 use clap::Parser;
-use common::{Arguments, COLOURS, Dot, GREY, curve, fact, log_panel, mark, save, write_csv};
+use common::{
+    Arguments, BLACK, COLOURS, Dot, GREY, Trained, curve, fact, log_panel, mark, measured, save, train,
+    write_csv,
+};
 use kuva::plot::legend::LegendPosition;
 use lora_asymptotics::lora::{Score, Selection, Sequences};
 use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
@@ -40,13 +43,20 @@ struct Row {
     verdict: String,
 }
 
-fn row(
-    scenario: &Scenario,
+/// Networks fine-tuned on synthetic frozen logits, at `lambda' = .5`.
+#[derive(Serialize)]
+struct Marker {
     activation: &'static str,
     rule: &'static str,
     fraction: f64,
-    best_ridge: bool,
-) -> Result<Option<Row>, lora_asymptotics::Error> {
+    dimension: usize,
+    test: f64,
+    test_std_error: f64,
+    alignment: f64,
+    alignment_std_error: f64,
+}
+
+fn with_rule(scenario: &Scenario, rule: &str, fraction: f64) -> Scenario {
     let mut scenario = scenario.clone();
     let selected = |score| Sequences::Active(Selection { fraction, score });
     if let Some(finetuning) = &mut scenario.lora {
@@ -57,6 +67,17 @@ fn row(
             _ => Sequences::Fresh,
         };
     }
+    scenario
+}
+
+fn row(
+    scenario: &Scenario,
+    activation: &'static str,
+    rule: &'static str,
+    fraction: f64,
+    best_ridge: bool,
+) -> Result<Option<Row>, lora_asymptotics::Error> {
+    let mut scenario = with_rule(scenario, rule, fraction);
     let stage = if best_ridge {
         let settings = Settings { tolerance: 5e-2, scan: 5, ..Settings::default() };
         let ridge = Variable::new(Parameter::LoraLambda, 0.01, 10.0)?;
@@ -117,8 +138,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     fractions.sort_by(|a, b| b.total_cmp(a));
     let log2_nodes = if arguments.full { 13 } else { 9 };
     let mut table = Vec::new();
+    let mut markers = Vec::new();
     for activation in ["linear", "softmax"] {
         let scenario = base(activation, log2_nodes)?;
+        if arguments.simulate {
+            for (rule, _) in [RULES[0], RULES[2]] {
+                for fraction in MARKED {
+                    let here = with_rule(&scenario, rule, fraction);
+                    if let Some(Trained { dimension, test, alignment }) = train(&here, arguments.full)? {
+                        markers.push(Marker {
+                            activation,
+                            rule,
+                            fraction,
+                            dimension,
+                            test: test.mean,
+                            test_std_error: test.std_error,
+                            alignment: alignment.mean,
+                            alignment_std_error: alignment.std_error,
+                        });
+                    }
+                }
+            }
+        }
         for best_ridge in [false, true] {
             for (rule, _) in RULES {
                 for &fraction in &fractions {
@@ -128,6 +169,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     write_csv(&arguments.out, "fig4", &table)?;
+    if arguments.simulate {
+        write_csv(&arguments.out, "fig4_trained", &markers)?;
+    }
 
     let random = |row: &Row| {
         table.iter().find(|other| {
@@ -162,6 +206,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("test error E'", true, |row: &Row| row.test),
         ] {
             let mut plots = Vec::new();
+            // On top of everything else.
+            let mut trained = Vec::new();
             for (rule, colour) in RULES {
                 let dots: Vec<Dot> = table
                     .iter()
@@ -173,7 +219,20 @@ fn main() -> Result<(), Box<dyn Error>> {
                 plots.extend(curve(&dots, colour, rule, rule == "random"));
                 let marked = |dot: &&Dot| MARKED.iter().any(|marked| (marked - dot.x).abs() < 1e-9);
                 plots.extend(dots.iter().filter(marked).map(|dot| mark(dot.x, dot.y, colour)));
+                let points: Vec<(f64, f64, f64)> = markers
+                    .iter()
+                    .filter(|one| one.activation == activation && one.rule == rule && !best_ridge)
+                    .map(|one| match name.starts_with('a') {
+                        true => (one.fraction, one.alignment, one.alignment_std_error),
+                        false => (one.fraction, one.test, one.test_std_error),
+                    })
+                    .collect();
+                if !points.is_empty() {
+                    let legend = if trained.is_empty() { "trained" } else { "" };
+                    trained.push(measured(&points, BLACK, legend));
+                }
             }
+            plots.extend(trained);
             let title =
                 format!("{activation}, {}", if best_ridge { "best lambda'" } else { "lambda' = 0.5" });
             let legend = if value(&table[0]) <= 1.0 && name.starts_with('a') {
@@ -184,11 +243,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             panels.push(log_panel(plots, &title, "fraction kept rho, alpha' = 100 rho", name, legend));
         }
     }
-    save(
-        &arguments,
-        "fig4",
-        "Selecting sequences with small frozen logits (diamonds: rho = .015, .02, .04)",
-        3,
-        panels,
-    )
+    let mut title = "Selecting sequences with small frozen logits (diamonds: rho = .015, .02, .04".to_owned();
+    if let Some(one) = markers.first() {
+        title += &format!("; dots: networks trained at D = {}, frobenius and random", one.dimension);
+    }
+    save(&arguments, "fig4", &(title + ")"), 3, panels)
 }

@@ -60,8 +60,10 @@
 //! | $\Delta_{\rm eff}$ | [`lora::EffectiveNoise`] | all that linear fine-tuning sees of pre-training |
 //! | $Q_{\rm BO}$, $q$, $G$, $\Phi$ | [`pretrain::BayesSolution`], [`lora::BayesSolution`], [`lora::BayesCurve`] | the Bayes-optimal bound |
 //!
-//! # Check it
+//! # Prescribe, sweep, check
 //!
+//! [`optimize`] finds the best ridges, the best recalibration, or the best split of a budget of data; [`sweep`] solves grids of scenarios,
+//! in pieces if need be.
 //! [`simulate`] trains the network itself at finite dimension, and puts what it measures beside any prediction.
 //!
 //! # What to expect of a number

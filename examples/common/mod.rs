@@ -17,6 +17,8 @@ use kuva::plot::{LinePlot, ScatterPlot};
 use kuva::render::figure::Figure;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
+use lora_asymptotics::Scenario;
+use lora_asymptotics::simulate::{Estimate, Laboratory, Size, Stage, compare};
 use lora_asymptotics::sweep::{Record, Shard, Sweep};
 use serde::Serialize;
 
@@ -40,6 +42,7 @@ pub struct Arguments {
 /// Okabe-Ito: told apart by the colour-blind, too.
 pub const COLOURS: [&str; 6] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 pub const GREY: &str = "#777777";
+pub const BLACK: &str = "#000000";
 
 /// A point of a curve; hollow if replica symmetry is not to be trusted there.
 #[derive(Debug, Clone, Copy)]
@@ -154,6 +157,30 @@ pub fn panel(plots: Vec<Plot>, title: &str, x: &str, y: &str, legend: LegendPosi
         .with_y_label(y)
         .with_legend_position(legend);
     (plots, layout)
+}
+
+/// `E'` and `o_w` of networks trained at one dimension, with standard errors: in both stages, or, given frozen weights by hand, in
+/// the second one.
+#[derive(Debug, Clone, Copy)]
+pub struct Trained {
+    pub dimension: usize,
+    pub test: Estimate,
+    pub alignment: Estimate,
+}
+
+/// Trains networks for a scenario.
+pub fn train(scenario: &Scenario, full: bool) -> Result<Option<Trained>, lora_asymptotics::Error> {
+    let (dimension, instances) = match (scenario.frozen, full) {
+        (None, false) => (60, 16),
+        (None, true) => (150, 20),
+        (Some(_), false) => (200, 16),
+        (Some(_), true) => (400, 20),
+    };
+    let sizes = vec![Size { dimension, instances }];
+    let laboratory = Laboratory { sizes, random_starts: 0, ..Laboratory::default() };
+    let comparison = compare(scenario, &laboratory)?;
+    let of = |name: &str| comparison.row(Stage::Lora, name).map(|row| row.simulation);
+    Ok(of("test").zip(of("alignment")).map(|(test, alignment)| Trained { dimension, test, alignment }))
 }
 
 /// All records of a grid given as JSON.
