@@ -82,7 +82,7 @@ fn linear_pretraining_of_two_tokens() {
 fn softmax_pretraining_of_two_tokens() {
     let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
         "pretrain": {"alpha": 0.25, "lambda": 0.05}, "options": {"tolerance": 1e-7}}"#;
-    pretraining_agrees(json, &[(24, 192), (48, 96), (72, 48)], 1);
+    pretraining_agrees(json, &[(24, 96), (48, 48), (72, 24)], 1);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn softmax_pretraining_of_three_tokens_at_low_temperature() {
     let json = r#"{"model": {"tokens": 3, "activation": "softmax", "delta": 0.5, "inverse_temperature": 1.5,
                              "teacher": {"wishart": {"kappa0": 1.0}}},
         "pretrain": {"alpha": 0.1, "lambda": 0.1}, "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
-    pretraining_agrees(json, &[(30, 192), (50, 96), (70, 48)], 1);
+    pretraining_agrees(json, &[(30, 96), (50, 48), (70, 24)], 1);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn pretraining_with_a_narrow_student_and_a_power_law() {
     let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.1,
                              "teacher": {"power_law": {"exponent": 1.0, "dimension": 30}}},
         "pretrain": {"alpha": 0.25, "lambda": 0.1, "kappa": 0.8}}"#;
-    pretraining_agrees(json, &[(30, 192), (60, 96), (90, 32)], 1);
+    pretraining_agrees(json, &[(30, 96), (60, 48), (90, 16)], 1);
 }
 
 /// The fixed point of the same equations with `eta` dropped from `r = vhat + 2 lambda + 2 eta`. Solving with the ridge
@@ -195,7 +195,7 @@ fn softmax_finetuning_of_two_tokens_on_selected_sequences() {
 fn linear_pipeline_on_fresh_sequences() {
     let json = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
         "pretrain": {"alpha": 0.2, "lambda": 0.1}, "lora": {"alpha": 3.0, "lambda": 0.5}}"#;
-    agrees(&scenario(json), &laboratory(&[(20, 384), (40, 192), (80, 48)]));
+    agrees(&scenario(json), &laboratory(&[(20, 192), (40, 96), (80, 32)]));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn softmax_pipeline_on_reused_sequences() {
     let json = r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
         "pretrain": {"alpha": 0.2, "lambda": 0.05}, "lora": {"alpha": 5.0, "lambda": 0.3, "sequences": "reused"},
         "options": {"tolerance": 1e-7, "log2_nodes": 13}}"#;
-    agrees(&scenario(json), &laboratory(&[(30, 256), (60, 96), (90, 48)]));
+    agrees(&scenario(json), &laboratory(&[(30, 128), (60, 48), (90, 24)]));
 }
 
 #[test]
