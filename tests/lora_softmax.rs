@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/reference.rs"]
 mod reference;
+#[path = "common/sampled_softmax.rs"]
+mod sampled_softmax;
 
 use common::{assert_close, cases};
 use lora_asymptotics::fixed_point::Status;
@@ -12,7 +14,9 @@ use lora_asymptotics::lora::{
     self, Branch, Frozen, Score, Selection, Sequences, Solution, Training, Verdict,
 };
 use lora_asymptotics::{Model, Options, Start, Teacher, pretrain};
+use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
+use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss, minimise};
 
 const FROZEN: Frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
 
@@ -168,6 +172,94 @@ fn up_to_six_tokens() {
         assert!(solution.status.is_success() || solution.status == Status::NoiseLimited, "{tokens}");
         assert!(solution.errors.test < solution.errors.frozen, "{tokens}");
         assert!(solution.errors.test_clean < solution.errors.test, "{tokens}");
+    }
+}
+
+/// Averages over proximal points of plain random samples, found by steepest descent, at the fixed point of the largest layers: the
+/// output channel, the errors, and `alpha' E[g.chi*] = m (2 lambda' + 2 eta)`, `alpha' E[g.chi_p] = q (2 lambda' + 2 eta)`.
+#[test]
+fn seven_and_eight_tokens_agree_with_plain_sampling() {
+    let (alpha, lambda, delta) = (5.0, 0.5, 0.5_f64);
+    for tokens in [7, 8] {
+        let solution = solve(tokens, &Training::new(alpha, lambda), &few_nodes());
+        let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
+        let batch = |seed| {
+            let mut draws = Draws::new(seed);
+            let samples = 256;
+            let [mut q_hat, mut train, mut eta, mut along_chi] = [0.0; 4];
+            let [mut along_omega, mut along_truth, mut test, mut clean] = [0.0; 4];
+            for _ in 0..samples {
+                let truth = draws.vector(tokens);
+                let omega = m * &truth + (q - m * m).sqrt() * draws.vector(tokens);
+                let frozen = (2.0 * FROZEN.q).sqrt() * draws.symmetric(tokens);
+                let unknown =
+                    (2.0 * (FROZEN.q0 - FROZEN.m * FROZEN.m / FROZEN.q)).sqrt() * draws.symmetric(tokens);
+                let identity = DMatrix::identity(tokens, tokens);
+                let logits = FROZEN.m / FROZEN.q * &frozen + unknown + &truth * truth.transpose() - &identity;
+                let label = attention(&(&logits + delta.sqrt() * draws.symmetric(tokens)));
+                let base = frozen - q * identity;
+                let value_and_gradient = |chi: &DVector<f64>| {
+                    let (loss, slope) = loss(&(&base + chi * chi.transpose()), &label);
+                    let away = chi - &omega;
+                    (loss + away.norm_squared() / (2.0 * v), (&slope + slope.transpose()) * chi + away / v)
+                };
+                let starts = [omega.clone(), truth.clone(), -&omega, -&truth];
+                let ends = starts.map(|start| minimise(start, 1.0 / v, value_and_gradient));
+                let best = ends.iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                let chi = &best.1;
+                let (loss_here, slope) = loss(&(&base + chi * chi.transpose()), &label);
+                let g = (chi - &omega) / v;
+                q_hat += g.norm_squared();
+                train += loss_here;
+                eta -= slope.trace();
+                along_chi += g.dot(chi);
+                along_omega += g.dot(&omega);
+                along_truth += g.dot(&truth);
+                let predicted = &base + &omega * omega.transpose();
+                test += loss(&predicted, &label).0;
+                clean += loss(&predicted, &attention(&logits)).0;
+            }
+            let mean = |sum: f64| sum / f64::from(samples);
+            let [by_omega, by_truth] = divergences([mean(along_omega), mean(along_truth)], [q, m, 1.0]);
+            [
+                alpha * mean(q_hat),
+                alpha * by_truth,
+                -alpha * by_omega,
+                lambda + alpha * mean(eta),
+                mean(train),
+                mean(test),
+                mean(clean),
+                alpha * mean(along_truth),
+                alpha * mean(along_chi),
+            ]
+        };
+        let batches: Vec<_> = (0..BATCHES).map(batch).collect();
+        let names = [
+            "q_hat",
+            "m_hat",
+            "v_hat",
+            "lambda' + eta",
+            "train",
+            "test",
+            "test_clean",
+            "E[g.chi*]",
+            "E[g.chi_p]",
+        ];
+        let errors = solution.std_error;
+        let ridge = 2.0 * (lambda + eta);
+        let ridge_error = 2.0 * errors.eta.unwrap();
+        let expected = [
+            (q_hat, errors.q_hat.unwrap()),
+            (m_hat, errors.m_hat.unwrap()),
+            (v_hat, errors.v_hat.unwrap()),
+            (lambda + eta, errors.eta.unwrap()),
+            (solution.errors.train, errors.train.unwrap()),
+            (solution.errors.test, errors.test.unwrap()),
+            (solution.errors.test_clean, errors.test_clean.unwrap()),
+            (m * ridge, (errors.m.unwrap() * ridge).hypot(m * ridge_error)),
+            (q * ridge, (errors.q.unwrap() * ridge).hypot(q * ridge_error)),
+        ];
+        assert_agree(names, &batches, expected);
     }
 }
 

@@ -5,13 +5,17 @@
 mod common;
 #[path = "common/reference.rs"]
 mod reference;
+#[path = "common/sampled_softmax.rs"]
+mod sampled_softmax;
 
 use common::{assert_close, cases};
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::Divergence;
 use lora_asymptotics::pretrain::{self, Solution, Training};
 use lora_asymptotics::{Error, Model, Options, Teacher};
+use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
+use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss, minimise};
 
 fn model(tokens: usize, delta: f64, kappa0: f64) -> Model {
     Model::softmax(tokens, delta).with_teacher(Teacher::Wishart { kappa0 })
@@ -109,6 +113,70 @@ fn divergence_is_chosen_where_the_prox_jumps() {
     assert_eq!(small.divergence, Some(Divergence::IntegrationByParts));
     let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &few_nodes());
     assert_eq!(ordinary.divergence, Some(Divergence::PointwiseAndJump));
+}
+
+/// Averages over proximal points of plain random samples, found by steepest descent, at the fixed point of the largest layers.
+#[test]
+fn seven_and_eight_tokens_agree_with_plain_sampling() {
+    let (alpha, delta) = (0.1, 0.5_f64);
+    for tokens in [7, 8] {
+        let solution = solved(&model(tokens, delta, 1.0), &Training::new(alpha, 0.03), &few_nodes());
+        let pretrain::Order { q, m, v, q_hat, m_hat, v_hat } = solution.order;
+        let of_label = 2.0 * solution.q0 + delta;
+        let batch = |seed| {
+            let mut draws = Draws::new(seed);
+            let samples = 256;
+            let [mut q_hat, mut train, mut along_omega, mut along_label, mut test, mut clean] = [0.0; 6];
+            for _ in 0..samples {
+                let omega = (2.0 * q).sqrt() * draws.symmetric(tokens);
+                let unknown = (2.0 * (solution.q0 - m * m / q)).sqrt() * draws.symmetric(tokens);
+                let logits = m / q * &omega + unknown;
+                let noisy = &logits + delta.sqrt() * draws.symmetric(tokens);
+                let label = attention(&noisy);
+                let matrix = |h: &DVector<f64>| DMatrix::from_column_slice(tokens, tokens, h.as_slice());
+                let flat = |matrix: &DMatrix<f64>| DVector::from_column_slice(matrix.as_slice());
+                let value_and_gradient = |h: &DVector<f64>| {
+                    let h = matrix(h);
+                    let (loss, slope) = loss(&h, &label);
+                    let away = &h - &omega;
+                    let gradient = (&slope + slope.transpose()) / 2.0 + &away / (2.0 * v);
+                    (loss + away.norm_squared() / (4.0 * v), flat(&gradient))
+                };
+                let ends = [&omega, &noisy].map(|start| minimise(flat(start), 0.5 / v, value_and_gradient));
+                let best = ends.iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                let h = matrix(&best.1);
+                let g = (&h - &omega) / (2.0 * v);
+                q_hat += g.norm_squared();
+                train += loss(&h, &label).0;
+                along_omega += g.dot(&omega);
+                along_label += g.dot(&noisy);
+                test += loss(&omega, &label).0;
+                clean += loss(&omega, &attention(&logits)).0;
+            }
+            let mean = |sum: f64| sum / f64::from(samples);
+            let covariance = [2.0 * q, 2.0 * m, of_label];
+            let [by_omega, by_label] = divergences([mean(along_omega), mean(along_label)], covariance);
+            [
+                4.0 * alpha * mean(q_hat),
+                4.0 * alpha * by_label,
+                -4.0 * alpha * by_omega,
+                mean(train),
+                mean(test),
+                mean(clean),
+            ]
+        };
+        let batches: Vec<_> = (0..BATCHES).map(batch).collect();
+        let errors = solution.std_error;
+        let expected = [
+            (q_hat, errors.q_hat.unwrap()),
+            (m_hat, errors.m_hat.unwrap()),
+            (v_hat, errors.v_hat.unwrap()),
+            (solution.errors.train, errors.train.unwrap()),
+            (solution.errors.test, errors.test.unwrap()),
+            (solution.errors.test_clean, errors.test_clean.unwrap()),
+        ];
+        assert_agree(["q_hat", "m_hat", "v_hat", "train", "test", "test_clean"], &batches, expected);
+    }
 }
 
 #[test]
