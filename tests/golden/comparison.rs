@@ -4,17 +4,21 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// How closely numbers are compared. Texts, booleans, nulls, integers and the presence of fields are always compared exactly.
+/// How closely numbers are compared. Texts, booleans, nulls and the presence of fields are always compared exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accuracy {
     /// To the last bit.
     Bits,
     /// To [`RELATIVE`], and the rounding of differences between numbers of order one: what another mathematics library may do.
+    /// Integers exactly, but for the iterations of a stage that was solved to rounding, and of one that has left the finite
+    /// numbers: there the last bits decide when to stop.
     Rounding,
     /// A number with a standard error to [`SHARE`] of it; a standard error, and other averages beside them, to the same share of
     /// what is uncertain about the stage. The residual and the number of iterations are not compared: the way to a solution may be
     /// another one.
     Statistical,
+    /// Numbers and integers not at all: where they depend on the last bits of the arithmetic.
+    Words,
 }
 
 /// Relative difference of numbers that count as equal on two machines.
@@ -68,12 +72,14 @@ struct Place<'a> {
     stage: Option<Stage<'a>>,
 }
 
-/// The recorded standard errors around a number.
+/// What the recorded outcome says about the stage around a number.
 #[derive(Clone, Copy)]
 struct Stage<'a> {
     std_error: &'a Map<String, Value>,
     /// The largest of them, relative to the number that it belongs to.
     relative: f64,
+    /// The residual is nothing but rounding, or no number.
+    ends_in_rounding: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -88,7 +94,9 @@ impl<'a> Stage<'a> {
             std_error.iter().filter_map(|(name, error)| Some(error.as_f64()? / value(name)?.abs()));
         // An error of a number that vanishes says nothing about the others.
         let relative = relative.filter(|x| x.is_finite()).fold(0.0, f64::max).min(1.0);
-        Some(Self { std_error, relative })
+        let residual = fields.get(RESIDUAL).and_then(Value::as_f64);
+        let ends_in_rounding = residual.is_none_or(|residual| residual <= ROUNDING_OF_RESIDUAL);
+        Some(Self { std_error, relative, ends_in_rounding })
     }
 }
 
@@ -107,7 +115,7 @@ impl<'a> Place<'a> {
 
     /// By how much a number that was `old` may have changed deliberately.
     fn statistical(&self, old: f64) -> f64 {
-        let Some(Stage { std_error, relative }) = self.stage else { return 0.0 };
+        let Some(Stage { std_error, relative, .. }) = self.stage else { return 0.0 };
         match std_error.get(self.name).and_then(Value::as_f64) {
             _ if self.is_std_error => SHARE * old.abs(),
             Some(own) => SHARE * own,
@@ -122,9 +130,7 @@ impl Comparison {
             (Some(Value::Object(old)), Some(Value::Object(new))) => return self.fields(place, old, new),
             (Some(Value::Number(old)), Some(Value::Number(new))) => match (old.is_f64(), new.is_f64()) {
                 (true, true) => self.same(place, old.as_f64(), new.as_f64()),
-                (false, false) => {
-                    old == new || self.accuracy == Accuracy::Statistical && place.name == ITERATIONS
-                }
+                (false, false) => old == new || self.may_change_integer(place),
                 _ => false,
             },
             (Some(Value::String(old)), Some(Value::String(new))) => self.same_text(place, old, new),
@@ -146,12 +152,24 @@ impl Comparison {
         }
     }
 
+    fn may_change_integer(&self, place: &Place<'_>) -> bool {
+        match self.accuracy {
+            Accuracy::Bits => false,
+            Accuracy::Rounding => {
+                place.name == ITERATIONS && place.stage.is_some_and(|stage| stage.ends_in_rounding)
+            }
+            Accuracy::Statistical => place.name == ITERATIONS,
+            Accuracy::Words => true,
+        }
+    }
+
     fn same(&self, place: &Place<'_>, old: Option<f64>, new: Option<f64>) -> bool {
         let (Some(old), Some(new)) = (old, new) else { return false };
         let change = (new - old).abs();
         match self.accuracy {
             Accuracy::Bits => old.to_bits() == new.to_bits(),
             Accuracy::Rounding => change <= place.rounding(old, new),
+            Accuracy::Words => true,
             Accuracy::Statistical => {
                 place.name == RESIDUAL || change <= place.rounding(old, new) + place.statistical(old)
             }
@@ -190,7 +208,9 @@ mod tests {
         }}})
     }
 
-    const ALL: [Accuracy; 3] = [Accuracy::Bits, Accuracy::Rounding, Accuracy::Statistical];
+    /// The ways in which numbers count.
+    const COUNTING: [Accuracy; 3] = [Accuracy::Bits, Accuracy::Rounding, Accuracy::Statistical];
+    const ALL: [Accuracy; 4] = [Accuracy::Bits, Accuracy::Rounding, Accuracy::Statistical, Accuracy::Words];
 
     /// The paths that differ after a field of `outcome()` has become `value`.
     fn paths(pointer: &str, value: Value, accuracy: Accuracy) -> Vec<String> {
@@ -226,7 +246,11 @@ mod tests {
             (0.5 - 1.1e-4, [false, false, false]),
             (-0.5, [false, false, false]),
         ] {
-            assert_eq!(ALL.map(|accuracy| passes("order/q", json!(value), accuracy)), expected, "{value}");
+            assert_eq!(
+                COUNTING.map(|accuracy| passes("order/q", json!(value), accuracy)),
+                expected,
+                "{value}"
+            );
         }
         assert_eq!(differences(&json!(0.0), &json!(-0.0), Accuracy::Bits).len(), 1);
     }
@@ -244,13 +268,37 @@ mod tests {
             ("residual", 2.0e-11, [false, false, true]),
         ] {
             assert_eq!(
-                ALL.map(|accuracy| passes(pointer, json!(value), accuracy)),
+                COUNTING.map(|accuracy| passes(pointer, json!(value), accuracy)),
                 expected,
                 "{pointer} {value}"
             );
         }
-        assert_eq!(ALL.map(|accuracy| passes("iterations", json!(13), accuracy)), [false, false, true]);
-        assert_eq!(ALL.map(|accuracy| passes("iterations", json!(12.0), accuracy)), [false; 3]);
+        assert_eq!(COUNTING.map(|accuracy| passes("iterations", json!(13), accuracy)), [false, false, true]);
+        assert_eq!(COUNTING.map(|accuracy| passes("iterations", json!(12.0), accuracy)), [false; 3]);
+    }
+
+    #[test]
+    fn iterations_to_rounding() {
+        for (residual, expected) in [
+            (json!(1e-11), [false, false, true]),
+            (json!(1e-15), [false, true, true]),
+            (Value::Null, [false, true, true]),
+        ] {
+            let [old, new] = [12, 13].map(|iterations| {
+                json!({"pretrain": {"residual": residual, "iterations": iterations, "std_error": {}}})
+            });
+            let found = COUNTING.map(|accuracy| differences(&old, &new, accuracy).is_empty());
+            assert_eq!(found, expected, "{residual}");
+        }
+        let integer = |x: i32| json!({"residual": 0.0, "other": x, "std_error": {}});
+        assert_eq!(differences(&integer(1), &integer(2), Accuracy::Rounding).len(), 1);
+    }
+
+    #[test]
+    fn words_only() {
+        assert!(passes("order/q", json!(-7.0), Accuracy::Words));
+        assert!(passes("iterations", json!(13), Accuracy::Words));
+        assert!(!passes("iterations", json!(12.0), Accuracy::Words), "not the same kind of number");
     }
 
     #[test]
@@ -304,7 +352,7 @@ mod tests {
             ("pretrain.lambda = 0: must be > 0 above alpha = 0.5, always", [false; 3]),
             ("pretrain.lambda = 0: must be > 0 below alpha = 0.5", [false; 3]),
         ] {
-            let found = ALL.map(|accuracy| differences(&old, &message(text), accuracy).is_empty());
+            let found = COUNTING.map(|accuracy| differences(&old, &message(text), accuracy).is_empty());
             assert_eq!(found, expected, "{text}");
         }
     }
