@@ -30,6 +30,12 @@ pub(crate) trait Descent<const N: usize, const E: usize> {
 }
 
 impl<const N: usize, const E: usize> Local<N, E> {
+    /// Where nothing was evaluated yet.
+    pub(crate) const ZERO: Self = {
+        let zero = [0.0; LANES];
+        Self { value: zero, gradient: [zero; N], hessian: [[zero; N]; N], extra: [zero; E] }
+    };
+
     /// Keeps, for every sample, the lower of two minima; `x` and `other` are where they are.
     #[inline(always)]
     pub(crate) fn keep_lower(&mut self, x: &mut Vector<N>, found: &Self, other: &Vector<N>) {
@@ -54,6 +60,9 @@ impl<const N: usize, const E: usize> Local<N, E> {
 
 /// A local minimum downhill from `x`, which is moved there. Samples that come close to `known` (NaN if there is none), a
 /// minimum found before, end there: it would be found again.
+///
+/// The objective is evaluated in one place for the start and for all steps: it is large, and everything here is compiled
+/// for every size.
 #[inline(always)]
 pub(crate) fn descend<const N: usize, const E: usize>(
     objective: &impl Descent<N, E>,
@@ -66,51 +75,48 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     const CLOSE: f64 = 1e-8;
     // Relative distance between points in the same basin.
     const SAME: f64 = 1e-2;
-    let mut here = objective.local(x);
-    let mut damping = [0.0; LANES];
+    let zero = [0.0; LANES];
+    let mut here = Local::ZERO;
+    let mut damping = zero;
     // 1 while a sample is on its way, 0 when it has arrived.
     let mut moving = [1.0; LANES];
-    for _ in 0..MAX_STEPS {
-        let (factor, definite) = cholesky(&here.hessian, &damping);
-        let step = solve(&factor, &here.gradient);
-        let mut predicted = [0.0; LANES];
-        let mut trial = *x;
-        for i in 0..N {
-            for l in 0..LANES {
-                let allowed = if moving[l] * definite[l] > 0.0 { step[i][l] } else { 0.0 };
-                trial[i][l] = x[i][l] - allowed;
-                predicted[l] += 0.5 * here.gradient[i][l] * allowed;
-            }
-        }
+    // The step that led to the trial, the decrease that it promised, and 1 where the damped Hessian was positive definite.
+    let (mut step, mut predicted, mut definite) = ([zero; N], zero, zero);
+    let mut trial = *x;
+    for number in 0..=MAX_STEPS {
         let there = objective.local(&trial);
-        let mut accepted = [0.0; LANES];
-        let (mut step2, mut size2, mut apart2) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        for i in 0..N {
-            for l in 0..LANES {
-                step2[l] += step[i][l] * step[i][l];
-                size2[l] += trial[i][l] * trial[i][l];
-                apart2[l] += (trial[i][l] - known[i][l]) * (trial[i][l] - known[i][l]);
+        // The start is accepted as it is.
+        let mut accepted = [1.0; LANES];
+        let mut left = 1.0;
+        if number > 0 {
+            left = 0.0;
+            let (mut step2, mut size2, mut apart2) = (zero, zero, zero);
+            for i in 0..N {
+                for l in 0..LANES {
+                    step2[l] += step[i][l] * step[i][l];
+                    size2[l] += trial[i][l] * trial[i][l];
+                    apart2[l] += (trial[i][l] - known[i][l]) * (trial[i][l] - known[i][l]);
+                }
             }
-        }
-        let mut left = 0.0;
-        for l in 0..LANES {
-            let rounding = 1e-14 * (1.0 + here.value[l]);
-            let decrease = here.value[l] - there.value[l];
-            // Below rounding, the objective cannot tell an improvement.
-            let small = if predicted[l] < rounding { 1.0 } else { 0.0 };
-            let enough = if decrease >= 1e-4 * predicted[l] { 1.0 } else { 0.0 };
-            let harmless = if decrease >= -rounding { small } else { 0.0 };
-            accepted[l] = definite[l] * moving[l] * if enough + harmless > 0.0 { 1.0 } else { 0.0 };
-            let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
-            let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
-            let again = if apart2[l] <= SAME * SAME * (size2[l] + 1e-2) { accepted[l] } else { 0.0 };
-            // A rejected step below rounding: nothing more to gain.
-            let stuck = (1.0 - accepted[l]) * definite[l] * small;
-            moving[l] *= (1.0 - arrived) * (1.0 - again) * (1.0 - stuck);
-            let raised = (4.0 * damping[l]).max(1e-2 * stiffness + 1e-3);
-            let lowered = if damping[l] < 4e-6 { 0.0 } else { 0.25 * damping[l] };
-            damping[l] = if accepted[l] > 0.0 { lowered } else { raised };
-            left += moving[l];
+            for l in 0..LANES {
+                let rounding = 1e-14 * (1.0 + here.value[l]);
+                let decrease = here.value[l] - there.value[l];
+                // Below rounding, the objective cannot tell an improvement.
+                let small = if predicted[l] < rounding { 1.0 } else { 0.0 };
+                let enough = if decrease >= 1e-4 * predicted[l] { 1.0 } else { 0.0 };
+                let harmless = if decrease >= -rounding { small } else { 0.0 };
+                accepted[l] = definite[l] * moving[l] * if enough + harmless > 0.0 { 1.0 } else { 0.0 };
+                let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
+                let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
+                let again = if apart2[l] <= SAME * SAME * (size2[l] + 1e-2) { accepted[l] } else { 0.0 };
+                // A rejected step below rounding: nothing more to gain.
+                let stuck = (1.0 - accepted[l]) * definite[l] * small;
+                moving[l] *= (1.0 - arrived) * (1.0 - again) * (1.0 - stuck);
+                let raised = (4.0 * damping[l]).max(1e-2 * stiffness + 1e-3);
+                let lowered = if damping[l] < 4e-6 { 0.0 } else { 0.25 * damping[l] };
+                damping[l] = if accepted[l] > 0.0 { lowered } else { raised };
+                left += moving[l];
+            }
         }
         for l in 0..LANES {
             let accepted = accepted[l] > 0.0;
@@ -133,8 +139,20 @@ pub(crate) fn descend<const N: usize, const E: usize>(
                 }
             }
         }
-        if left == 0.0 {
+        if left == 0.0 || number == MAX_STEPS {
             break;
+        }
+        let factor;
+        (factor, definite) = cholesky(&here.hessian, &damping);
+        step = solve(&factor, &here.gradient);
+        predicted = zero;
+        trial = *x;
+        for i in 0..N {
+            for l in 0..LANES {
+                let allowed = if moving[l] * definite[l] > 0.0 { step[i][l] } else { 0.0 };
+                trial[i][l] = x[i][l] - allowed;
+                predicted[l] += 0.5 * here.gradient[i][l] * allowed;
+            }
         }
     }
     here

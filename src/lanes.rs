@@ -1,41 +1,74 @@
 //! Samples in blocks: loops over the lanes of a block compile to vector instructions, and sums over many blocks are taken
 //! in parallel, in an order that does not depend on threads.
 
+use std::sync::Mutex;
+
 use pulp::Arch;
-use rayon::prelude::*;
+
+use crate::parallel;
 
 /// Samples per block.
 pub(crate) const LANES: usize = 8;
 /// One number per sample of a block.
 pub(crate) type Lane = [f64; LANES];
 
+/// What `work` returns, which is compiled for AVX2 beside the baseline, and the better one is chosen at run time. The bits are
+/// the same either way, since no operation is reordered or contracted.
+///
+/// `work` and what it calls should be `#[inline(always)]`: only what is inlined is compiled for AVX2. The closure must be
+/// written at the call of this function. The bound then makes it one that is called once; a closure that could be called
+/// again would be called through a function that is not inlined.
+#[inline(always)]
+pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(work)
+}
+
 /// Blocks per unit of parallel work.
 const CHUNK: usize = 128;
 
 /// The sums over all blocks of `COUNT` terms, which `add` adds lane by lane; every block has a state that `add` may
-/// change. `add` should be `#[inline(always)]`: it is compiled for AVX2 beside the baseline, and the better one is chosen at
-/// run time. The bits are the same either way, since no operation is reordered or contracted.
+/// change. `add` should be `#[inline(always)]`: it is called by way of [`widest`].
+///
+/// For sums that are taken at every iteration. What is summed once in a solve is not worth a second copy of its code:
+/// [`sum_once`].
 pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     blocks: &[B],
     states: &mut [S],
     add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
 ) -> [f64; COUNT] {
-    let chunks: Vec<[f64; COUNT]> = blocks
-        .par_chunks(CHUNK)
-        .zip(states.par_chunks_mut(CHUNK))
-        .map(|(blocks, states)| {
-            let mut sums = [[0.0; LANES]; COUNT];
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    for (block, state) in blocks.iter().zip(states) {
-                        add(block, state, &mut sums);
-                    }
-                },
-            );
-            sums.map(|lane| lane.iter().sum())
-        })
-        .collect();
+    let chunks: Vec<Mutex<_>> = blocks.chunks(CHUNK).zip(states.chunks_mut(CHUNK)).map(Mutex::new).collect();
+    sum(chunks.len(), &|chunk, sums| {
+        let (blocks, states) = &mut *parallel::lock(&chunks[chunk]);
+        widest(
+            #[inline(always)]
+            || {
+                for (block, state) in blocks.iter().zip(states.iter_mut()) {
+                    add(block, state, sums);
+                }
+            },
+        );
+    })
+}
+
+/// The sums over blocks of `COUNT` terms, which `add` adds lane by lane for the block with the given number.
+pub(crate) fn sum_once<const COUNT: usize>(
+    blocks: usize,
+    add: impl Fn(usize, &mut [Lane; COUNT]) + Sync,
+) -> [f64; COUNT] {
+    sum(blocks.div_ceil(CHUNK), &|chunk, sums| {
+        for block in chunk * CHUNK..blocks.min((chunk + 1) * CHUNK) {
+            add(block, sums);
+        }
+    })
+}
+
+/// The sums over all chunks and all samples of what `add` adds for the chunk with the given number.
+fn sum<const COUNT: usize>(chunks: usize, add: &(dyn Fn(usize, &mut [Lane; COUNT]) + Sync)) -> [f64; COUNT] {
+    let chunks = parallel::map(chunks, 1, &|chunk| {
+        let mut sums = [[0.0; LANES]; COUNT];
+        add(chunk, &mut sums);
+        sums.map(|lane| lane.iter().sum::<f64>())
+    });
     let mut total = [0.0; COUNT];
     for chunk in &chunks {
         for (t, x) in total.iter_mut().zip(chunk) {

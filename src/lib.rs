@@ -88,6 +88,7 @@ mod nullable;
 pub mod observables;
 pub mod optimize;
 pub mod options;
+mod parallel;
 pub mod pretrain;
 pub mod quadrature;
 mod roots;

@@ -12,7 +12,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 
 use super::softmax::{Row, softmax_row};
 use crate::descent::{Descent, Local, Matrix, Vector, cholesky, descend, solve};
-use crate::lanes::{LANES, Lane};
+use crate::lanes::{LANES, Lane, widest};
 
 /// One proximal problem per sample.
 pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
@@ -136,58 +136,101 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
     }
 }
 
+/// Where the descents begin, in this order.
+struct Starts<'a, const K: usize> {
+    first: &'a Vector<K>,
+    /// The logits of the label, which are tried as well as the point between them and `omega`.
+    label: Option<&'a Vector<K>>,
+    /// A point known from before.
+    warm: Option<&'a Vector<K>>,
+}
+
+impl<const K: usize> Minimum<K> {
+    /// Keeps the lower of this minimum and another one, and notes where they differ.
+    #[inline(always)]
+    fn challenge(&mut self, h: &Vector<K>, local: &Local<K, 1>) {
+        let (mut apart2, mut size2) = ([0.0; LANES], [0.0; LANES]);
+        for k in 0..K {
+            for l in 0..LANES {
+                apart2[l] += (h[k][l] - self.h[k][l]).powi(2);
+                size2[l] += self.h[k][l] * self.h[k][l];
+            }
+        }
+        for l in 0..LANES {
+            // Wider than the distance at which a descent stops.
+            let same = apart2[l] <= 1e-3 * (size2[l] + 1e-2);
+            self.contested[l] = if same { self.contested[l] } else { 1.0 };
+        }
+        self.local.keep_lower(&mut self.h, local, h);
+    }
+}
+
 impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// The minimum downhill from `start`.
-    #[inline(always)]
     pub(crate) fn from(&self, start: &Vector<K>) -> Minimum<K> {
-        self.descend(start, &[[f64::NAN; LANES]; K])
-    }
-
-    #[inline(always)]
-    fn descend(&self, start: &Vector<K>, known: &Vector<K>) -> Minimum<K> {
-        let mut h = *start;
-        let local = descend(self, &mut h, known);
-        Minimum { h, local, contested: [0.0; LANES] }
+        self.lowest(&Starts { first: start, label: None, warm: None })
     }
 
     /// The lowest of the minima downhill from `omega`, the logits `label` of the label, the point between them and `warm` (if
     /// it is a number); from zero, too, if those disagree.
-    #[inline(always)]
     pub(crate) fn global(&self, label: &Vector<K>, warm: &Vector<K>) -> Minimum<K> {
-        let mut best = self.from(&self.omega);
+        let warm = warm[0][0].is_finite().then_some(warm);
+        self.lowest(&Starts { first: &self.omega, label: Some(label), warm })
+    }
+
+    /// The lowest of the minima downhill from the starts.
+    ///
+    /// The instruction set is chosen here, and the descent is compiled nowhere else: its code is long, and there is one for
+    /// every number of tokens.
+    #[inline(never)]
+    fn lowest(&self, starts: &Starts<'_, K>) -> Minimum<K> {
+        widest(
+            #[inline(always)]
+            || self.descend_from_all(starts),
+        )
+    }
+
+    #[inline(always)]
+    fn descend_from_all(&self, starts: &Starts<'_, K>) -> Minimum<K> {
+        const STARTS: usize = 5;
+        let zero = [0.0; LANES];
+        // Until the first descent has ended, no minimum is known.
+        let mut best = Minimum { h: [[f64::NAN; LANES]; K], local: Local::ZERO, contested: zero };
+        for number in 0..STARTS {
+            let mut h = match (number, starts.label, starts.warm) {
+                (0, ..) => *starts.first,
+                (1, Some(label), _) => *label,
+                (2, Some(label), _) => self.halfway_to(label),
+                (3, _, Some(warm)) => *warm,
+                (4, ..) if best.contested.iter().sum::<f64>() > 0.0 => [zero; K],
+                _ => continue,
+            };
+            let local = descend(self, &mut h, &best.h);
+            if number == 0 {
+                (best.h, best.local) = (h, local);
+            } else {
+                best.challenge(&h, &local);
+            }
+        }
+        best
+    }
+
+    /// The point between `omega` and `label`.
+    #[inline(always)]
+    fn halfway_to(&self, label: &Vector<K>) -> Vector<K> {
         let mut between = self.omega;
         for k in 0..K {
             for l in 0..LANES {
                 between[k][l] = 0.5 * (between[k][l] + label[k][l]);
             }
         }
-        self.challenge(&mut best, label);
-        self.challenge(&mut best, &between);
-        if warm[0][0].is_finite() {
-            self.challenge(&mut best, warm);
-        }
-        if best.contested.iter().sum::<f64>() > 0.0 {
-            self.challenge(&mut best, &[[0.0; LANES]; K]);
-        }
-        best
+        between
     }
 
-    #[inline(always)]
-    fn challenge(&self, best: &mut Minimum<K>, start: &Vector<K>) {
-        let other = self.descend(start, &best.h);
-        let (mut apart2, mut size2) = ([0.0; LANES], [0.0; LANES]);
-        for k in 0..K {
-            for l in 0..LANES {
-                apart2[l] += (other.h[k][l] - best.h[k][l]).powi(2);
-                size2[l] += best.h[k][l] * best.h[k][l];
-            }
-        }
-        for l in 0..LANES {
-            // Wider than the distance at which a descent stops.
-            let same = apart2[l] <= 1e-3 * (size2[l] + 1e-2);
-            best.contested[l] = if same { best.contested[l] } else { 1.0 };
-        }
-        best.local.keep_lower(&mut best.h, &other.local, &other.h);
+    /// The diagonal of the Hessian at `h`.
+    pub(crate) fn curvatures(&self, h: &Vector<K>) -> Vector<K> {
+        let hessian = self.local(h).hessian;
+        std::array::from_fn(|k| hessian[k][k])
     }
 
     /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a proximal point, with

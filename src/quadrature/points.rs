@@ -1,10 +1,13 @@
 //! The scrambled point set, one column per coordinate.
 
+use std::ops::Range;
+
 use super::normal::normal_quantile;
 use super::owen::ScrambleKey;
 use super::sobol::{Directions, MAX_LOG2_NODES};
 use super::sobol_directions::MAX_DIMENSIONS;
 use crate::error::Error;
+use crate::parallel;
 
 /// `2^log2_nodes` points of the Sobol sequence under Owen's nested uniform scramble.
 ///
@@ -78,6 +81,11 @@ impl ScrambledSobol {
         let mut column = vec![0.0; self.nodes()];
         self.fill_normals(dimension, &mut column)?;
         Ok(column)
+    }
+
+    /// Coordinates `range` of all points, as standard normals, in parallel.
+    pub(crate) fn columns(&self, range: Range<usize>) -> Result<Vec<Vec<f64>>, Error> {
+        parallel::map(range.len(), 1, &|index| self.normals(range.start + index)).into_iter().collect()
     }
 
     /// Writes coordinate `dimension` of all points, as standard normals: the normal quantile

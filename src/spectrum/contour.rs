@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use gauss_quad::GaussLegendre;
 use nalgebra::Complex;
-use pulp::Arch;
+
+use crate::lanes::widest;
 
 /// Nodes per panel. With panels no longer than [`PANEL`] allows, the integrand is analytic in a Bernstein ellipse of
 /// parameter `2 + sqrt(3)`, and 14 nodes leave a relative error of about `(2 + sqrt(3))^{-28} = 1e-16` times a constant.
@@ -91,7 +92,7 @@ impl PoleSums {
     /// For poles given as `(a_i, p_i, s_i)`.
     pub(super) fn new(w: &Lanes, poles: impl Iterator<Item = (f64, f64, f64)>) -> Self {
         let mut sums = Self { first: Lanes::ZERO, second: Lanes::ZERO, marked: Lanes::ZERO };
-        Arch::new().dispatch(
+        widest(
             #[inline(always)]
             || {
                 for (a, p, s) in poles {

@@ -10,7 +10,6 @@
 //! upper half-plane (see [`super::soft_threshold`]): they pass far above the eigenvalues, however many there are.
 
 use nalgebra::Complex;
-use pulp::Arch;
 use std::f64::consts::PI;
 
 use super::adaptive::integrate;
@@ -18,7 +17,7 @@ use super::contour::{Lanes, PoleSums};
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
 use super::{Denoised, Posterior, TeacherSpectrum};
 use crate::error::Error;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, widest};
 use crate::roots::{self, Point};
 
 /// The law of `s* = S*/sqrt(D)` for a listed spectrum: every eigenvalue has the same weight.
@@ -207,7 +206,7 @@ impl<'a> Scaled<'a> {
     #[inline(always)]
     fn sums<const N: usize>(&self, u: f64, term: impl Fn(f64, f64, f64) -> [f64; N]) -> [f64; N] {
         let mut lanes = [[0.0; LANES]; N];
-        Arch::new().dispatch(
+        widest(
             #[inline(always)]
             || {
                 for (values, weights) in &self.teacher.blocks {

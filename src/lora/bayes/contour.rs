@@ -9,10 +9,9 @@
 //! `E chi_j^2 = <1/(a_j+s) + b_j^2/(a_j+s)^2>`. The path is bent into a hyperbola through the saddle on the real axis, where the
 //! trapezoidal rule converges exponentially.
 
-use pulp::Arch;
 use std::sync::LazyLock;
 
-use crate::lanes::{self, LANES, Lane};
+use crate::lanes::{self, LANES, Lane, widest};
 
 /// Step of the trapezoidal rule: errors of some 1e-7.
 const STEP: f64 = 0.16;
@@ -102,7 +101,7 @@ impl<const N: usize> Quartic<'_, N> {
     /// The averages.
     pub(super) fn averages(&self) -> Averages<N> {
         // Here and not in the loops over samples: one copy per size is enough.
-        Arch::new().dispatch(
+        widest(
             #[inline(always)]
             || self.integrate(),
         )

@@ -6,7 +6,7 @@
 use super::contour::Quartic;
 use super::{Column, Kernel, Responses};
 use crate::channel::{dimension, eigenbasis, symmetric_from_coordinates};
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sum_once};
 use crate::quadrature::ChiQuantile;
 
 /// A block of samples.
@@ -58,33 +58,29 @@ impl<const T: usize> Kernel for Linear<T> {
         let d = self.noise;
         let v = 1.0 - overlap;
         let spread = (overlap * v).sqrt();
-        let sums = sum_over_blocks(
-            &self.blocks,
-            &mut vec![(); self.blocks.len()],
-            #[inline(always)]
-            |block, (), sums: &mut [Lane; 2]| {
-                let (mut lowest, mut gaps, mut omega, mut fields2) =
-                    ([0.0; LANES], [[0.0; LANES]; T], [[0.0; LANES]; T], [[0.0; LANES]; T]);
-                for l in 0..LANES {
-                    lowest[l] = d / v - block.top[l];
-                    for j in 0..T {
-                        gaps[j][l] = block.gaps[j][l] / d;
-                        omega[j][l] = overlap * block.chi[j][l] + spread * block.free[j][l];
-                        fields2[j][l] = (omega[j][l] / v) * (omega[j][l] / v);
-                    }
-                }
-                let averages = Quartic { d, lowest: &lowest, gaps: &gaps, fields2: &fields2 }.averages();
+        let sums = sum_once(self.blocks.len(), |block, sums: &mut [Lane; 2]| {
+            let block = &self.blocks[block];
+            let (mut lowest, mut gaps, mut omega, mut fields2) =
+                ([0.0; LANES], [[0.0; LANES]; T], [[0.0; LANES]; T], [[0.0; LANES]; T]);
+            for l in 0..LANES {
+                lowest[l] = d / v - block.top[l];
                 for j in 0..T {
-                    for l in 0..LANES {
-                        let (first, field2) = (averages.first[j][l], fields2[j][l]);
-                        let moved = (first / v - 1.0) * omega[j][l];
-                        let variance = first + field2 * (averages.second[j][l] - first * first);
-                        sums[0][l] += moved * moved;
-                        sums[1][l] += variance;
-                    }
+                    gaps[j][l] = block.gaps[j][l] / d;
+                    omega[j][l] = overlap * block.chi[j][l] + spread * block.free[j][l];
+                    fields2[j][l] = (omega[j][l] / v) * (omega[j][l] / v);
                 }
-            },
-        );
+            }
+            let averages = Quartic { d, lowest: &lowest, gaps: &gaps, fields2: &fields2 }.averages();
+            for j in 0..T {
+                for l in 0..LANES {
+                    let (first, field2) = (averages.first[j][l], fields2[j][l]);
+                    let moved = (first / v - 1.0) * omega[j][l];
+                    let variance = first + field2 * (averages.second[j][l] - first * first);
+                    sums[0][l] += moved * moved;
+                    sums[1][l] += variance;
+                }
+            }
+        });
         Responses::new(T, v, sums, self.blocks.len() * LANES)
     }
 }

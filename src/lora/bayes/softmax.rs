@@ -8,7 +8,7 @@
 use super::contour::Quartic;
 use super::{Column, Kernel, Responses};
 use crate::channel::{eigenbasis, symmetric_from_coordinates};
-use crate::lanes::{self, LANES, Lane, sum_over_blocks};
+use crate::lanes::{self, LANES, Lane, sum_once, widest};
 use crate::quadrature::ChiQuantile;
 
 /// Blocks of nodes of a trapezoidal rule at most, in one direction.
@@ -149,8 +149,15 @@ fn largest_square(truth2: f64, noise: f64) -> f64 {
 }
 
 /// Two tokens: the rule over the one component `p` across; given `p`, `t` is Gaussian.
-#[inline(always)]
 pub(super) fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
+    widest(
+        #[inline(always)]
+        || integrate_two(sample, prior),
+    )
+}
+
+#[inline(always)]
+fn integrate_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
     let Prior { noise, variance, along, across: [across] } = *prior;
     let ([square], [product], [truth]) = (sample.square, sample.product, sample.across);
     // To resolve the peaks, and the valley between them: there the precision of t has zeros at p = +- i sqrt(noise/variance).
@@ -186,8 +193,7 @@ pub(super) fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1>
     Moments { along: t, across: [p], variance: p2 - p * p + t2 - t * t }
 }
 
-/// More tokens: the rule over `t`; given `t`, the contour integral over `p`.
-#[inline(always)]
+/// More tokens: the rule over `t`; given `t`, the contour integral over `p`, which takes nearly all of the time.
 pub(super) fn moments_of_many<const P: usize>(sample: &Sample<P>, prior: &Prior<P>) -> Moments<P> {
     let Prior { noise, variance, along, across } = *prior;
     let length2: f64 = sample.across.iter().map(|p| p * p).sum();
@@ -231,38 +237,28 @@ pub(super) fn moments_of_many<const P: usize>(sample: &Sample<P>, prior: &Prior<
 const MOST: usize = 3 + 7;
 
 impl<const P: usize> Softmax<P> {
-    #[inline(always)]
-    fn average(
-        &self,
-        overlap: f64,
-        moments: impl Fn(&Sample<P>, &Prior<P>) -> Moments<P> + Sync,
-    ) -> Responses {
+    fn average(&self, overlap: f64, moments: fn(&Sample<P>, &Prior<P>) -> Moments<P>) -> Responses {
         let v = 1.0 - overlap;
         let spread = (overlap * v).sqrt();
-        let sums = sum_over_blocks(
-            &self.samples,
-            &mut vec![(); self.samples.len()],
-            #[inline(always)]
-            |block, (), sums: &mut [Lane; 2]| {
-                for (l, sample) in block.iter().enumerate() {
-                    let prior = Prior {
-                        noise: self.noise,
-                        variance: v,
-                        along: overlap * sample.along + spread * sample.free_along,
-                        across: std::array::from_fn(|j| {
-                            overlap * sample.across[j] + spread * sample.free_across[j]
-                        }),
-                    };
-                    let moments = moments(sample, &prior);
-                    let mut moved = (moments.along - prior.along).powi(2);
-                    for j in 0..P {
-                        moved += (moments.across[j] - prior.across[j]).powi(2);
-                    }
-                    sums[0][l] += moved;
-                    sums[1][l] += moments.variance;
+        let sums = sum_once(self.samples.len(), |block, sums: &mut [Lane; 2]| {
+            for (l, sample) in self.samples[block].iter().enumerate() {
+                let prior = Prior {
+                    noise: self.noise,
+                    variance: v,
+                    along: overlap * sample.along + spread * sample.free_along,
+                    across: std::array::from_fn(|j| {
+                        overlap * sample.across[j] + spread * sample.free_across[j]
+                    }),
+                };
+                let moments = moments(sample, &prior);
+                let mut moved = (moments.along - prior.along).powi(2);
+                for j in 0..P {
+                    moved += (moments.across[j] - prior.across[j]).powi(2);
                 }
-            },
-        );
+                sums[0][l] += moved;
+                sums[1][l] += moments.variance;
+            }
+        });
         Responses::new(P + 1, v, sums, self.samples.len() * LANES)
     }
 }

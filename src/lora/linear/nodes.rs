@@ -1,7 +1,5 @@
 //! The averages by quasi-Monte-Carlo: nodes in the eigenbasis of their labels, made once and frozen for the solve.
 
-use rayon::prelude::*;
-
 use super::prox::{Block, accumulate};
 use crate::channel::eigenbasis;
 use crate::error::Error;
@@ -10,6 +8,7 @@ use crate::lora::Divergence;
 use crate::lora::label_noise::LabelNoise;
 use crate::lora::moments::{Moments, OutputChannel, Point};
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 
 /// Blocks per unit of parallel work.
@@ -38,7 +37,7 @@ impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
         let build = |index: usize| Scramble::new(noise, options, index as u64);
         let scrambles = if options.scrambles << options.log2_nodes <= AT_ONCE {
-            (0..options.scrambles).into_par_iter().map(build).collect::<Result<_, _>>()?
+            parallel::map(options.scrambles, 1, &build).into_iter().collect::<Result<_, _>>()?
         } else {
             (0..options.scrambles).map(build).collect::<Result<_, _>>()?
         };
@@ -55,8 +54,7 @@ impl<const T: usize> Scramble<T> {
         let star_dimensions = if noise.is_isotropic() { 1 } else { T };
         let dimensions = star_dimensions + T + noise.dimensions(T);
         let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, index)?;
-        let columns: Vec<Vec<f64>> =
-            (0..dimensions).into_par_iter().map(|d| points.normals(d)).collect::<Result<_, _>>()?;
+        let columns: Vec<Vec<f64>> = points.columns(0..dimensions)?;
         let columns = Columns {
             star: &columns[..star_dimensions],
             free: &columns[star_dimensions..star_dimensions + T],
@@ -64,11 +62,7 @@ impl<const T: usize> Scramble<T> {
             radius: ChiQuantile::new(T)?,
         };
         let count = points.nodes() / LANES;
-        let blocks = (0..count)
-            .into_par_iter()
-            .with_min_len(CHUNK)
-            .map(|block| columns.block(noise, block * LANES))
-            .collect();
+        let blocks = parallel::map(count, CHUNK, &|block| columns.block(noise, block * LANES));
         Ok(Self { blocks, roots: vec![[0.0; LANES]; count] })
     }
 
@@ -150,15 +144,12 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
         let blocks = self.levels[level];
-        self.scrambles
-            .par_iter_mut()
-            .map(|scramble| {
-                if full {
-                    scramble.moments::<true>(blocks, point)
-                } else {
-                    scramble.moments::<false>(blocks, point)
-                }
-            })
-            .collect()
+        parallel::map_mut(&mut self.scrambles, &|scramble| {
+            if full {
+                scramble.moments::<true>(blocks, point)
+            } else {
+                scramble.moments::<false>(blocks, point)
+            }
+        })
     }
 }

@@ -1,7 +1,5 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
-use rayon::prelude::*;
-
 use super::fields::{Fields, Normals};
 use super::prox::{Block, accumulate};
 use crate::channel::{self, Row, softmax_row};
@@ -12,6 +10,7 @@ use crate::lora::Divergence;
 use crate::lora::moments::{Moments, OutputChannel, Point};
 use crate::lora::zero_weights::{Curvature, Samples, ZeroWeights};
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::ScrambledSobol;
 
 /// Blocks per unit of parallel work.
@@ -62,7 +61,7 @@ impl Columns {
         let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
             let first = next.replace(next.get() + count);
             let end = if wanted { first + count } else { first };
-            (first..end).into_par_iter().map(|d| points.normals(d)).collect()
+            points.columns(first..end)
         };
         Ok(Self {
             star: take(tokens, true)?,
@@ -116,17 +115,13 @@ impl<const T: usize> Scramble<T> {
     ) -> Result<Self, Error> {
         let columns = Columns::new(T, fields, options, index, false)?;
         let count = (1 << options.log2_nodes) / LANES;
-        let blocks: Vec<_> = (0..count)
-            .into_par_iter()
-            .with_min_len(CHUNK)
-            .map(|block| {
-                let first = block * LANES;
-                let [star, free] = columns.weights(first);
-                let (frozen, mut label) = fields.training::<T, K>(&columns.logits(), first);
-                perturb(&mut label, &star, 1.0, coupling);
-                Block { frozen, label, star, free }
-            })
-            .collect();
+        let blocks = parallel::map(count, CHUNK, &|block| {
+            let first = block * LANES;
+            let [star, free] = columns.weights(first);
+            let (frozen, mut label) = fields.training::<T, K>(&columns.logits(), first);
+            perturb(&mut label, &star, 1.0, coupling);
+            Block { frozen, label, star, free }
+        });
         Ok(Self { blocks, warm: vec![[[f64::NAN; LANES]; T]; count] })
     }
 
@@ -142,29 +137,24 @@ impl<const T: usize> Scramble<T> {
 
     /// The curvatures of the loss at `w = 0`.
     fn at_zero(&self, coupling: f64) -> Samples {
-        let parts: Vec<([Curvature; T], [f64; 2])> = self
-            .blocks
-            .par_iter()
-            .with_min_len(CHUNK)
-            .flat_map_iter(|block| {
-                (0..LANES).map(move |l| {
-                    let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
-                        let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
-                        Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
-                    });
-                    let curvature =
-                        |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
-                    let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
-                    let (values, star) =
-                        channel::eigenbasis::<T>(matrix, block.star.map(|component| component[l]));
-                    let spectrum =
-                        std::array::from_fn(|i| Curvature { value: values[i], star2: star[i] * star[i] });
-                    let loss = rows.iter().map(|row| row.loss[0]).sum();
-                    let centring = -0.5 * values.iter().sum::<f64>();
-                    (spectrum, [loss, centring])
-                })
-            })
-            .collect();
+        let parts: Vec<([Curvature; T], [f64; 2])> =
+            parallel::map(self.blocks.len() * LANES, CHUNK * LANES, &|node| {
+                let (block, l) = (&self.blocks[node / LANES], node % LANES);
+                let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
+                    let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
+                    Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
+                });
+                let curvature =
+                    |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
+                let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
+                let (values, star) =
+                    channel::eigenbasis::<T>(matrix, block.star.map(|component| component[l]));
+                let spectrum =
+                    std::array::from_fn(|i| Curvature { value: values[i], star2: star[i] * star[i] });
+                let loss = rows.iter().map(|row| row.loss[0]).sum();
+                let centring = -0.5 * values.iter().sum::<f64>();
+                (spectrum, [loss, centring])
+            });
         let count = parts.len() as f64;
         let mean = |k: usize| parts.iter().map(|(_, terms)| terms[k]).sum::<f64>() / count;
         let (loss, centring) = (mean(0), mean(1));
@@ -215,6 +205,6 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 
     fn replicates(&mut self, level: usize, point: &Point, _full: bool) -> Vec<Moments> {
         let (blocks, coupling) = (self.levels[level], self.coupling);
-        self.scrambles.par_iter_mut().map(|scramble| scramble.moments(blocks, coupling, point)).collect()
+        parallel::map_mut(&mut self.scrambles, &|scramble| scramble.moments(blocks, coupling, point))
     }
 }

@@ -245,13 +245,15 @@ fn top_eigenvector<const T: usize>(matrix: &Matrix<T>, start: &Vector<T>) -> Vec
     vector
 }
 
-/// Enters all starts but the warm one.
+/// The starts: `warm` if it is a number, `omega`, `chi*`, a point close to zero, two that a linear softmax suggests, and
+/// reflections of `omega`. Each kind is made, and all are entered, in one place, since everything here is compiled for every
+/// number of tokens.
 #[inline(always)]
-fn screen<const T: usize>(list: &mut Shortlist<T>, objective: &Objective<'_, T>, block: &Block<T>) {
+fn screen<const T: usize>(objective: &Objective<'_, T>, block: &Block<T>, warm: &Vector<T>) -> Shortlist<T> {
+    const WARM: usize = 0;
+    // Up to the reflections through single tokens.
+    const OTHERS: usize = 7;
     let omega = &objective.omega;
-    list.enter(objective, omega);
-    list.enter(objective, &block.star);
-    list.enter(objective, &omega.map(|lane| lane.map(|x| 0.05 * x)));
     // chi chi^T would be this if the softmax were linear, but for what it adds along u, which is not seen.
     let mut target = [[[0.0; LANES]; T]; T];
     let mut mean = [0.0; LANES];
@@ -264,34 +266,44 @@ fn screen<const T: usize>(list: &mut Shortlist<T>, objective: &Objective<'_, T>,
             }
         }
     }
-    list.enter(objective, &top_eigenvector(&target, omega));
-    for row in &mut target {
-        for entry in row {
-            for l in 0..LANES {
-                entry[l] -= mean[l];
+    let mut list = Shortlist::new();
+    let first = if warm[0][0].is_finite() { WARM } else { WARM + 1 };
+    for number in first..OTHERS + T {
+        let start = match number {
+            WARM => *warm,
+            1 => *omega,
+            2 => block.star,
+            3 => omega.map(|lane| lane.map(|x| 0.05 * x)),
+            4 | 5 => {
+                if number == 5 {
+                    for entry in target.iter_mut().flatten() {
+                        for l in 0..LANES {
+                            entry[l] -= mean[l];
+                        }
+                    }
+                }
+                top_eigenvector(&target, omega)
             }
-        }
+            // Through the direction of all ones.
+            6 => {
+                let mut sum = [0.0; LANES];
+                for component in omega {
+                    for l in 0..LANES {
+                        sum[l] += component[l];
+                    }
+                }
+                omega.map(|component| std::array::from_fn(|l| component[l] - 2.0 / T as f64 * sum[l]))
+            }
+            _ => {
+                let mut flipped = *omega;
+                let token = number - OTHERS;
+                flipped[token] = flipped[token].map(|x| -x);
+                flipped
+            }
+        };
+        list.enter(objective, &start);
     }
-    list.enter(objective, &top_eigenvector(&target, omega));
-    // Reflections of omega: through the direction of all ones, and of single tokens.
-    let mut sum = [0.0; LANES];
-    for component in omega {
-        for l in 0..LANES {
-            sum[l] += component[l];
-        }
-    }
-    let mut reflected = *omega;
-    for component in &mut reflected {
-        for l in 0..LANES {
-            component[l] -= 2.0 / T as f64 * sum[l];
-        }
-    }
-    list.enter(objective, &reflected);
-    for token in 0..T {
-        let mut flipped = *omega;
-        flipped[token] = flipped[token].map(|x| -x);
-        list.enter(objective, &flipped);
-    }
+    list
 }
 
 /// The proximal points, and the objective there.
@@ -301,17 +313,17 @@ fn global_minimum<const T: usize>(
     block: &Block<T>,
     warm: &Vector<T>,
 ) -> (Vector<T>, Local<T, 2>) {
-    let mut list = Shortlist::new();
-    if warm[0][0].is_finite() {
-        list.enter(objective, warm);
-    }
-    screen(&mut list, objective, block);
-    let mut chi = list.points[0];
-    let mut best = descend(objective, &mut chi, &[[f64::NAN; LANES]; T]);
-    for start in &list.points[1..] {
+    let list = screen(objective, block, warm);
+    // Until the first descent has ended, no minimum is known.
+    let (mut chi, mut best) = ([[f64::NAN; LANES]; T], Local::ZERO);
+    for (rank, start) in list.points.iter().enumerate() {
         let mut other = *start;
         let found = descend(objective, &mut other, &chi);
-        best.keep_lower(&mut chi, &found, &other);
+        if rank == 0 {
+            (chi, best) = (other, found);
+        } else {
+            best.keep_lower(&mut chi, &found, &other);
+        }
     }
     (chi, best)
 }

@@ -4,7 +4,7 @@ use super::fields::Fields;
 use super::nodes::{Columns, perturb};
 use crate::channel::softmax_row;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sum_once};
 use crate::lora::moments::Point;
 use crate::lora::report::{TestErrors, TestLaw};
 use crate::options::Options;
@@ -55,47 +55,42 @@ fn averages<const T: usize>(
     points: [&Point; 2],
 ) -> [f64; 5] {
     let nodes = columns.nodes();
-    let starts: Vec<usize> = (0..nodes).step_by(LANES).collect();
-    let sums = sum_over_blocks(
-        &starts,
-        &mut vec![(); starts.len()],
-        #[inline(always)]
-        |&first, (), sums: &mut [Lane; 5]| {
-            let [star, free] = columns.weights::<T>(first);
-            let [frozen, mut label, mut clean] = fields.test::<T>(&columns.logits(), &columns.clean, first);
-            perturb(&mut label, &star, 1.0, coupling);
-            perturb(&mut clean, &star, 1.0, coupling);
-            let outputs = points.map(|point| {
-                let deviation = point.deviation();
-                let mut chi = star;
-                for i in 0..T {
-                    for l in 0..LANES {
-                        chi[i][l] = point.m * star[i][l] + deviation * free[i][l];
-                    }
+    let sums = sum_once(nodes / LANES, |block, sums: &mut [Lane; 5]| {
+        let first = block * LANES;
+        let [star, free] = columns.weights::<T>(first);
+        let [frozen, mut label, mut clean] = fields.test::<T>(&columns.logits(), &columns.clean, first);
+        perturb(&mut label, &star, 1.0, coupling);
+        perturb(&mut clean, &star, 1.0, coupling);
+        let outputs = points.map(|point| {
+            let deviation = point.deviation();
+            let mut chi = star;
+            for i in 0..T {
+                for l in 0..LANES {
+                    chi[i][l] = point.m * star[i][l] + deviation * free[i][l];
                 }
-                let mut logits = frozen;
-                perturb(&mut logits, &chi, point.q(), coupling);
-                logits
-            });
-            for a in 0..T {
-                let [noisy, noiseless, still, common, own] =
-                    [&label[a], &clean[a], &frozen[a], &outputs[0][a], &outputs[1][a]].map(softmax_row);
-                let pairs = [
-                    (&common, &noisy),
-                    (&common, &noiseless),
-                    (&still, &noisy),
-                    (&own, &noisy),
-                    (&own, &noiseless),
-                ];
-                for (sum, (x, y)) in sums.iter_mut().zip(pairs) {
-                    for b in 0..T {
-                        for l in 0..LANES {
-                            sum[l] += (x[b][l] - y[b][l]).powi(2);
-                        }
+            }
+            let mut logits = frozen;
+            perturb(&mut logits, &chi, point.q(), coupling);
+            logits
+        });
+        for a in 0..T {
+            let [noisy, noiseless, still, common, own] =
+                [&label[a], &clean[a], &frozen[a], &outputs[0][a], &outputs[1][a]].map(softmax_row);
+            let pairs = [
+                (&common, &noisy),
+                (&common, &noiseless),
+                (&still, &noisy),
+                (&own, &noisy),
+                (&own, &noiseless),
+            ];
+            for (sum, (x, y)) in sums.iter_mut().zip(pairs) {
+                for b in 0..T {
+                    for l in 0..LANES {
+                        sum[l] += (x[b][l] - y[b][l]).powi(2);
                     }
                 }
             }
-        },
-    );
+        }
+    });
     sums.map(|sum| sum / nodes as f64)
 }

@@ -3,17 +3,18 @@
 //! Per coordinate, `t = s z_1` are the logits of the label, `s^2 = 2 Q0 + Delta`, and `omega = (2M/s) z_1 + r z_2` with
 //! `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates that softmax sees are sampled.
 
-use rayon::prelude::*;
-
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
 use crate::descent::{Matrix, Vector};
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sum_once, sum_over_blocks};
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::ScrambledSobol;
 
 /// Number of averages.
 pub(super) const COUNT: usize = 10;
+/// Blocks per piece of parallel work.
+const CHUNK: usize = 64;
 /// `log2` of the numbers of nodes of the cheap levels.
 const COARSE: [usize; 2] = [9, 11];
 
@@ -99,19 +100,14 @@ impl<const T: usize, const K: usize> Scramble<T, K> {
     fn new(label: Label, options: &Options, index: u64) -> Result<Self, Error> {
         let seen = K - 1;
         let points = ScrambledSobol::new(2 * seen, options.log2_nodes as u32, options.seed, index)?;
-        let columns: Vec<Vec<f64>> =
-            (0..2 * seen).into_par_iter().map(|d| points.normals(d)).collect::<Result<_, _>>()?;
+        let columns: Vec<Vec<f64>> = points.columns(0..2 * seen)?;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
-        let blocks: Vec<_> = (0..points.nodes() / LANES)
-            .into_par_iter()
-            .with_min_len(64)
-            .map(|block| {
-                let [z1, z2] = [&columns[..seen], &columns[seen..]]
-                    .map(|columns| gather::<T, K>(columns, block * LANES));
-                let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
-                Block { normals: [z1, z2], y }
-            })
-            .collect();
+        let blocks = parallel::map(points.nodes() / LANES, CHUNK, &|block| {
+            let [z1, z2] =
+                [&columns[..seen], &columns[seen..]].map(|columns| gather::<T, K>(columns, block * LANES));
+            let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
+            Block { normals: [z1, z2], y }
+        });
         let known = vec![Known { h: [[f64::NAN; LANES]; K], contested: true }; blocks.len()];
         Ok(Self { blocks, known })
     }
@@ -194,18 +190,15 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
 
     fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages> {
         let (blocks, label) = (self.levels[level], self.label);
-        self.scrambles
-            .par_iter_mut()
-            .map(|scramble| {
-                let sums = sum_over_blocks(
-                    &scramble.blocks[..blocks],
-                    &mut scramble.known[..blocks],
-                    #[inline(always)]
-                    |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
-                );
-                sums.map(|sum| sum / (blocks * LANES) as f64)
-            })
-            .collect()
+        parallel::map_mut(&mut self.scrambles, &|scramble| {
+            let sums = sum_over_blocks(
+                &scramble.blocks[..blocks],
+                &mut scramble.known[..blocks],
+                #[inline(always)]
+                |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
+            );
+            sums.map(|sum| sum / (blocks * LANES) as f64)
+        })
     }
 
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
@@ -220,25 +213,21 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
                     let slope = if norm > 0.0 { m / norm } else { 0.0 };
                     [(2.0 * norm).sqrt(), slope, (2.0 * (q - m * slope).max(0.0)).sqrt()]
                 });
-                let sums = sum_over_blocks(
-                    &scramble.blocks,
-                    &mut vec![(); scramble.blocks.len()],
-                    #[inline(always)]
-                    |block: &Block<T, K>, (), sums: &mut [Lane; 2]| {
-                        for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
-                            let label = combine(&block.normals, *deviation, 0.0);
-                            let output = combine(&block.normals, slope * deviation, *rest);
-                            let [y, p] = [label, output].map(|h| probabilities::<T, K>(&h));
-                            for a in 0..T {
-                                for b in 0..T {
-                                    for l in 0..LANES {
-                                        sum[l] += (p[a][b][l] - y[a][b][l]).powi(2);
-                                    }
+                let sums = sum_once(scramble.blocks.len(), |block, sums: &mut [Lane; 2]| {
+                    let block = &scramble.blocks[block];
+                    for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
+                        let label = combine(&block.normals, *deviation, 0.0);
+                        let output = combine(&block.normals, slope * deviation, *rest);
+                        let [y, p] = [label, output].map(|h| probabilities::<T, K>(&h));
+                        for a in 0..T {
+                            for b in 0..T {
+                                for l in 0..LANES {
+                                    sum[l] += (p[a][b][l] - y[a][b][l]).powi(2);
                                 }
                             }
                         }
-                    },
-                );
+                    }
+                });
                 sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64)
             })
             .collect()
@@ -250,32 +239,28 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
         self.scrambles
             .iter()
             .map(|scramble| {
-                let sums = sum_over_blocks(
-                    &scramble.blocks,
-                    &mut vec![(); scramble.blocks.len()],
-                    #[inline(always)]
-                    |block: &Block<T, K>, (), sums: &mut [Lane; 3]| {
-                        // The quadratic pull only adds to the diagonal of the Hessian.
-                        let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
-                        let hessian = crate::descent::Descent::local(&prox, &[[0.0; LANES]; K]).hessian;
-                        for k in 0..K {
+                let sums = sum_once(scramble.blocks.len(), |block, sums: &mut [Lane; 3]| {
+                    let block = &scramble.blocks[block];
+                    // The quadratic pull only adds to the diagonal of the Hessian.
+                    let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
+                    let curvatures = prox.curvatures(&[[0.0; LANES]; K]);
+                    for k in 0..K {
+                        for l in 0..LANES {
+                            sums[2][l] += curvatures[k][l] - 0.5;
+                        }
+                    }
+                    for a in 0..T {
+                        for b in 0..T {
                             for l in 0..LANES {
-                                sums[2][l] += hessian[k][k][l] - 0.5;
+                                let (y, transposed) = (block.y[a][b][l], block.y[b][a][l]);
+                                let g = (y + transposed - 2.0 * uniform[l]) / tokens;
+                                sums[0][l] += g * g;
+                                let own = if a == b { 2.0 } else { 1.0 };
+                                sums[1][l] += own / tokens * y * (1.0 - y);
                             }
                         }
-                        for a in 0..T {
-                            for b in 0..T {
-                                for l in 0..LANES {
-                                    let (y, transposed) = (block.y[a][b][l], block.y[b][a][l]);
-                                    let g = (y + transposed - 2.0 * uniform[l]) / tokens;
-                                    sums[0][l] += g * g;
-                                    let own = if a == b { 2.0 } else { 1.0 };
-                                    sums[1][l] += own / tokens * y * (1.0 - y);
-                                }
-                            }
-                        }
-                    },
-                );
+                    }
+                });
                 sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64)
             })
             .collect()
