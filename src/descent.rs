@@ -36,6 +36,31 @@ impl<const N: usize, const E: usize> Local<N, E> {
         Self { value: zero, gradient: [zero; N], hessian: [[zero; N]; N], extra: [zero; E] }
     };
 
+    /// Replaces everything by `other` for the samples with a positive number.
+    #[inline(always)]
+    fn replace(&mut self, other: &Self, samples: &Lane) {
+        for l in 0..LANES {
+            let replaced = samples[l] > 0.0;
+            self.value[l] = if replaced { other.value[l] } else { self.value[l] };
+            for e in 0..E {
+                self.extra[e][l] = if replaced { other.extra[e][l] } else { self.extra[e][l] };
+            }
+        }
+        for i in 0..N {
+            for l in 0..LANES {
+                let replaced = samples[l] > 0.0;
+                self.gradient[i][l] = if replaced { other.gradient[i][l] } else { self.gradient[i][l] };
+            }
+            for j in 0..N {
+                for l in 0..LANES {
+                    let replaced = samples[l] > 0.0;
+                    self.hessian[i][j][l] =
+                        if replaced { other.hessian[i][j][l] } else { self.hessian[i][j][l] };
+                }
+            }
+        }
+    }
+
     /// Keeps, for every sample, the lower of two minima; `x` and `other` are where they are.
     #[inline(always)]
     pub(crate) fn keep_lower(&mut self, x: &mut Vector<N>, found: &Self, other: &Vector<N>) {
@@ -85,8 +110,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     let mut trial = *x;
     for number in 0..=MAX_STEPS {
         let there = objective.local(&trial);
-        // The start is accepted as it is.
-        let mut accepted = [1.0; LANES];
+        let mut accepted = zero;
         let mut left = 1.0;
         if number > 0 {
             left = 0.0;
@@ -118,24 +142,13 @@ pub(crate) fn descend<const N: usize, const E: usize>(
                 left += moving[l];
             }
         }
-        for l in 0..LANES {
-            let accepted = accepted[l] > 0.0;
-            here.value[l] = if accepted { there.value[l] } else { here.value[l] };
-            for e in 0..E {
-                here.extra[e][l] = if accepted { there.extra[e][l] } else { here.extra[e][l] };
-            }
-        }
-        for i in 0..N {
-            for l in 0..LANES {
-                let accepted = accepted[l] > 0.0;
-                x[i][l] = if accepted { trial[i][l] } else { x[i][l] };
-                here.gradient[i][l] = if accepted { there.gradient[i][l] } else { here.gradient[i][l] };
-            }
-            for j in 0..N {
+        if number == 0 {
+            here = there;
+        } else {
+            here.replace(&there, &accepted);
+            for i in 0..N {
                 for l in 0..LANES {
-                    let accepted = accepted[l] > 0.0;
-                    here.hessian[i][j][l] =
-                        if accepted { there.hessian[i][j][l] } else { here.hessian[i][j][l] };
+                    x[i][l] = if accepted[l] > 0.0 { trial[i][l] } else { x[i][l] };
                 }
             }
         }

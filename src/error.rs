@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use crate::fixed_point::Status;
 
@@ -9,11 +9,10 @@ use crate::fixed_point::Status;
 /// An invalid input is always an `Err`; a solve that does not converge is an `Ok(Solution)` with a
 /// [`Status`] that says so, until the caller asks for
 /// `into_converged()`, which turns it into [`Error::NotConverged`].
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
     /// A parameter outside its range (NaN and infinities included).
-    #[error("{field} = {value}: must be {allowed}")]
     InvalidParameter {
         /// Path of the field, as in the JSON schema (`lora.alpha`).
         field: &'static str,
@@ -23,7 +22,6 @@ pub enum Error {
         allowed: String,
     },
     /// A field that this request needs was not given.
-    #[error("{field} is missing: {reason}")]
     MissingField {
         /// Path of the field, as in the JSON schema.
         field: &'static str,
@@ -31,7 +29,6 @@ pub enum Error {
         reason: &'static str,
     },
     /// Two fields that exclude each other were both given.
-    #[error("{field} must not be given together with {with}")]
     Conflict {
         /// Path of the superfluous field.
         field: &'static str,
@@ -40,9 +37,6 @@ pub enum Error {
     },
     /// The student is too narrow: the learned rank fraction exceeds `pretrain.kappa`, so that the equations of
     /// the full-rank student do not describe it.
-    #[error(
-        "pretrain.kappa = {kappa}: must be >= the learned rank fraction, {rank_fraction}, for these parameters"
-    )]
     RankDoesNotFit {
         /// Width of the student, `P/D`.
         kappa: f64,
@@ -50,9 +44,6 @@ pub enum Error {
         rank_fraction: f64,
     },
     /// An optimisation without a single point to compare.
-    #[error(
-        "no optimum: of {solves} solves, {excluded} did not converge, were impossible, or could not be trusted; try other bounds"
-    )]
     NoOptimum {
         /// Number of scenarios solved.
         solves: usize,
@@ -60,10 +51,8 @@ pub enum Error {
         excluded: usize,
     },
     /// A line that is not a scenario: broken JSON, an unknown field, a value of the wrong type.
-    #[error("{0}")]
     Syntax(String),
     /// The solve ended without a fixed point (see `into_converged`).
-    #[error("{stage}: {status} after {iterations} iterations, residual {residual:e} at {point}; {hint}")]
     NotConverged {
         /// `pretrain` or `lora`.
         stage: &'static str,
@@ -79,6 +68,33 @@ pub enum Error {
         hint: &'static str,
     },
 }
+
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidParameter { field, value, allowed } => {
+                write!(f, "{field} = {value}: must be {allowed}")
+            }
+            Self::MissingField { field, reason } => write!(f, "{field} is missing: {reason}"),
+            Self::Conflict { field, with } => write!(f, "{field} must not be given together with {with}"),
+            Self::RankDoesNotFit { kappa, rank_fraction } => write!(
+                f,
+                "pretrain.kappa = {kappa}: must be >= the learned rank fraction, {rank_fraction}, for these parameters"
+            ),
+            Self::NoOptimum { solves, excluded } => write!(
+                f,
+                "no optimum: of {solves} solves, {excluded} did not converge, were impossible, or could not be trusted; try other bounds"
+            ),
+            Self::Syntax(text) => f.write_str(text),
+            Self::NotConverged { stage, status, residual, iterations, point, hint } => write!(
+                f,
+                "{stage}: {status} after {iterations} iterations, residual {residual:e} at {point}; {hint}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
 
 impl Error {
     pub(crate) fn invalid(field: &'static str, value: impl Display, allowed: impl Into<String>) -> Self {

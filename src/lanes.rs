@@ -202,8 +202,8 @@ mod tests {
             });
             (sum.to_bits(), states)
         };
-        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(sum);
-        let many = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap().install(sum);
+        let alone = rayon_core::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(sum);
+        let many = rayon_core::ThreadPoolBuilder::new().num_threads(5).build().unwrap().install(sum);
         assert_eq!(alone, many);
     }
 }

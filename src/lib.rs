@@ -66,6 +66,9 @@
 //! in pieces if need be.
 //! [`simulate`] trains the network itself at finite dimension, and puts what it measures beside any prediction.
 //!
+//! These are features of the package, which a plain dependency does not compile: `optimize`, `sweep`, `simulate`, and `scenario` for
+//! [`Scenario`] and [`Outcome`] as JSON, which the others need; `full` for all of them.
+//!
 //! # What to expect of a number
 //!
 //! Pre-training of linear attention is exact to about 1e-12; where it is not (extreme corners), the status says so. Fine-tuning is an average over Gaussian fields by scrambled
@@ -86,20 +89,25 @@ pub mod lora;
 pub mod model;
 mod nullable;
 pub mod observables;
+#[cfg(feature = "optimize")]
 pub mod optimize;
 pub mod options;
 mod parallel;
 pub mod pretrain;
 pub mod quadrature;
 mod roots;
+#[cfg(feature = "scenario")]
 pub mod scenario;
+#[cfg(feature = "simulate")]
 pub mod simulate;
 pub mod spectrum;
 mod std_error;
+#[cfg(feature = "sweep")]
 pub mod sweep;
 
 pub use error::Error;
 pub use model::{Activation, Model, Teacher};
 pub use options::{Options, Start};
+#[cfg(feature = "scenario")]
 pub use scenario::{Bound, Estimator, Finetuning, Outcome, Pretraining, Scenario};
 pub use std_error::StdError;

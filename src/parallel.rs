@@ -4,14 +4,13 @@
 //! tokens. Here the closure is called through a pointer, once per piece of work, and results are put together in order, so
 //! that nothing depends on the number of threads.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use rayon::prelude::*;
 
 /// `work(0), ..., work(count - 1)`, in this order, in pieces of `grain` of them.
 pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
     let pieces: Vec<Mutex<Vec<R>>> = (0..count).step_by(grain).map(|_| Mutex::default()).collect();
-    for_each(pieces.len(), &|piece| {
+    for_each(0..pieces.len(), &|piece| {
         let first = piece * grain;
         *lock(&pieces[piece]) = (first..count.min(first + grain)).map(work).collect();
     });
@@ -33,10 +32,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn for_each(count: usize, work: &(dyn Fn(usize) + Sync)) {
-    match count {
-        0 | 1 => (0..count).for_each(work),
-        _ => (0..count).into_par_iter().for_each(work),
+/// `work` for every number of the range, split in halves.
+fn for_each(range: Range<usize>, work: &(dyn Fn(usize) + Sync)) {
+    match range.len() {
+        0 => {}
+        1 => work(range.start),
+        length => {
+            let middle = range.start + length / 2;
+            rayon_core::join(|| for_each(range.start..middle, work), || for_each(middle..range.end, work));
+        }
     }
 }
 

@@ -389,7 +389,7 @@ impl Sweep {
         };
         // Every row on threads of its own: one that waits within a solve must not begin another row on top of it.
         let pools = (0..workers)
-            .map(|_| rayon::ThreadPoolBuilder::new().num_threads((threads / workers).max(1)).build())
+            .map(|_| rayon_core::ThreadPoolBuilder::new().num_threads((threads / workers).max(1)).build())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Error::invalid("threads", threads, error.to_string()))?;
         std::thread::scope(|scope| {

@@ -43,6 +43,7 @@ use crate::std_error::StdError;
 pub use bayes::{
     BayesBranch, BayesBranches, BayesCurve, BayesErrors, BayesOrder, BayesSolution, bayes_optimal,
 };
+#[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
 pub use validity::{Validity, Verdict};
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};

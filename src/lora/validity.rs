@@ -44,6 +44,7 @@ impl Validity {
     }
 
     /// An alignment above the Bayes-optimal one, by more than four standard errors, is none: replica symmetry does not hold.
+    #[cfg(feature = "scenario")]
     pub(crate) fn compare_with_bound(
         &mut self,
         alignment: f64,

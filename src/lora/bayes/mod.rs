@@ -17,6 +17,7 @@
 
 mod contour;
 mod curve;
+#[cfg(feature = "simulate")]
 mod denoiser;
 mod linear;
 mod noiseless;
@@ -36,6 +37,7 @@ use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::roots;
 use crate::std_error::{StdError, standard_error};
 use curve::{FixedPoint, Level, Table, overlaps};
+#[cfg(feature = "simulate")]
 pub(crate) use denoiser::{Denoiser, denoiser};
 use linear::Linear;
 use noiseless::Noiseless;
@@ -182,6 +184,7 @@ pub struct BayesCurve {
     known: f64,
     unknown: f64,
     /// Effective noise, in units of `q0^2`.
+    #[cfg(feature = "simulate")]
     noise: f64,
     table: Table,
     replicas: Option<TwoReplicas>,
@@ -212,7 +215,7 @@ impl BayesCurve {
         }
         let noise = if relative < NOISELESS { 0.0 } else { relative };
         // Enter the thread pool once, not at each of the many short parallel loops.
-        let table = rayon::scope(|_| -> Result<Table, Error> {
+        let table = rayon_core::scope(|_| -> Result<Table, Error> {
             let most = match (model.activation, model.tokens) {
                 (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
                 (_, 1) => ONE_TOKEN_LOG2_NODES,
@@ -227,7 +230,17 @@ impl BayesCurve {
             Activation::Linear => None,
             Activation::Softmax => Some(TwoReplicas::new(model.tokens, model.logit_scale(), true, options)?),
         };
-        Ok(Self { model: model.clone(), options: *options, q0, known, unknown, noise, table, replicas })
+        Ok(Self {
+            model: model.clone(),
+            options: *options,
+            q0,
+            known,
+            unknown,
+            #[cfg(feature = "simulate")]
+            noise,
+            table,
+            replicas,
+        })
     }
 
     /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability: `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`.
@@ -283,6 +296,7 @@ impl BayesCurve {
     }
 
     /// `Delta_BO` in units of `q0^2`, as the channel has it: 0 if it counts as none.
+    #[cfg(feature = "simulate")]
     pub(crate) fn relative_noise(&self) -> f64 {
         self.noise
     }

@@ -43,7 +43,7 @@ impl<'a> Problem<'a> {
     fn search<R: Send>(&self, run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send) -> Result<R, Error> {
         let tokens = self.model.tokens as f64;
         // Enter the thread pool once, not at each of the many short parallel loops.
-        rayon::scope(|_| {
+        rayon_core::scope(|_| {
             let mut channel = output_channel(self.model.tokens, &self.noise, self.options)?;
             let ridge = Ridge {
                 tokens,

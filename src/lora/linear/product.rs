@@ -6,13 +6,13 @@
 use std::num::NonZeroUsize;
 
 use gauss_quad::GaussLegendre;
-use rayon::prelude::*;
 
 use super::prox::{Block, accumulate};
 use crate::lanes::LANES;
 use crate::lora::Divergence;
 use crate::lora::label_noise::{LabelNoise, ScalarLaw};
 use crate::lora::moments::{COUNT, Moments, OutputChannel, Point};
+use crate::parallel;
 use crate::quadrature::normal_density;
 
 /// Nodes for `chi*`, and on each side of the split for `N` and for `omega` (twice the last is a multiple of the block size).
@@ -131,8 +131,7 @@ impl Level {
     }
 
     fn moments<const FULL: bool>(&self, law: Option<&ScalarLaw>, point: &Point) -> Moments {
-        let rows: Vec<_> =
-            self.star.par_iter().map(|(star, _)| self.sums::<FULL>(law, *star, point)).collect();
+        let rows = parallel::map(self.star.len(), 1, &|row| self.sums::<FULL>(law, self.star[row].0, point));
         let mut sums = [0.0; COUNT];
         let mut total = 0.0;
         for ((row, row_total), (_, weight)) in rows.iter().zip(&self.star) {

@@ -118,7 +118,7 @@ pub(super) fn solve(
     let problem = Problem::new(model, frozen, training, options);
     let warm = previous.and_then(|order| problem.units.point(order));
     // Enter the thread pool once, not at each of the many short parallel loops.
-    rayon::scope(|_| {
+    rayon_core::scope(|_| {
         let found = problem.search(|search| search.starting_from(warm).run(options.start))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
@@ -135,7 +135,7 @@ pub(super) fn search<R: Send>(
     run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    rayon::scope(|_| problem.search(run))
+    rayon_core::scope(|_| problem.search(run))
 }
 
 /// `lambda'_c`, if there is one.

@@ -55,7 +55,7 @@ pub(super) fn solve(
     previous: Option<&Order>,
 ) -> Result<Solution, Error> {
     // Enter the thread pool once, not at each of the many short parallel loops.
-    rayon::scope(|_| {
+    rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
         let mut channel = output_channel(model.tokens, equations.label, options)?;
         let zero = channel.at_zero();

@@ -4,7 +4,7 @@
 //! allowed. Linear frozen weights are then so good (`M/Q` near 1) that it hardly matters what is selected: the curves coincide.
 //!
 //! ```text
-//! cargo run --release --example fig4
+//! cargo run --release -p gallery --example fig4
 //! ```
 
 mod common;

@@ -1,9 +1,9 @@
 //! Trains the real network at finite size, and puts what it measures beside the prediction.
 //!
 //! ```text
-//! cargo run --release --example compare                              # some seconds
-//! cargo run --release --example compare -- experiment.json           # your own
-//! cargo run --release --example compare -- --print > experiment.json # to begin with
+//! cargo run --release -p gallery --example compare                              # some seconds
+//! cargo run --release -p gallery --example compare -- experiment.json           # your own
+//! cargo run --release -p gallery --example compare -- --print > experiment.json # to begin with
 //! ```
 //!
 //! An experiment is `{"scenario": .., "laboratory": ..}`: what `examples/solve.rs` reads, and the fields of

@@ -3,7 +3,7 @@
 //! minimum is that of all the others. `T = 3`, `lambda' = .5`, `alpha = .1`, `kappa0 = kappa = 1`, `Delta = .5`.
 //!
 //! ```text
-//! cargo run --release --example fig2
+//! cargo run --release -p gallery --example fig2
 //! ```
 
 mod common;

@@ -3,7 +3,7 @@
 //! LoRA collapses to `w = 0`.
 //!
 //! ```text
-//! cargo run --release --example phase_diagram
+//! cargo run --release -p gallery --example phase_diagram
 //! ```
 
 mod common;

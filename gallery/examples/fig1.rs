@@ -2,9 +2,9 @@
 //! softmax attention, `T = 3`, `alpha = .1`, `alpha' = 3`, `kappa0 = kappa = 1`, `Delta = .5`, fresh sequences.
 //!
 //! ```text
-//! cargo run --release --example fig1
-//! cargo run --release --example fig1 -- --simulate          # with trained networks, D = 60
-//! cargo run --release --example fig1 -- --full --simulate   # more points, D = 150: hours
+//! cargo run --release -p gallery --example fig1
+//! cargo run --release -p gallery --example fig1 -- --simulate          # with trained networks, D = 60
+//! cargo run --release -p gallery --example fig1 -- --full --simulate   # more points, D = 150: hours
 //! ```
 
 mod common;

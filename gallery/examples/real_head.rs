@@ -1,9 +1,9 @@
 //! The teacher is a real attention head: how much of it does pre-training recover, and what does LoRA reach on top?
 //!
 //! ```text
-//! cargo run --release --example real_head                        # layer 0, head 2 of all-MiniLM-L6-v2
-//! cargo run --release --example real_head -- --layer 1 --head 7
-//! cargo run --release --example real_head -- --spectrum my_eigenvalues.json
+//! cargo run --release -p gallery --example real_head                        # layer 0, head 2 of all-MiniLM-L6-v2
+//! cargo run --release -p gallery --example real_head -- --layer 1 --head 7
+//! cargo run --release -p gallery --example real_head -- --spectrum my_eigenvalues.json
 //! ```
 //!
 //! The theory's teacher is a symmetric positive matrix; of a head it takes the singular values of `W_Q^T W_K`, zeros included, scaled to

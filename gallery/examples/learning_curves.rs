@@ -3,7 +3,7 @@
 //! `alpha = .2`, fresh sequences.
 //!
 //! ```text
-//! cargo run --release --example learning_curves
+//! cargo run --release -p gallery --example learning_curves
 //! ```
 
 mod common;

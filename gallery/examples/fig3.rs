@@ -3,7 +3,7 @@
 //! `T = 2`, `Delta = .5`, `kappa0 = .5`, `kappa = 1`, `alpha = .2`.
 //!
 //! ```text
-//! cargo run --release --example fig3
+//! cargo run --release -p gallery --example fig3
 //! ```
 
 mod common;

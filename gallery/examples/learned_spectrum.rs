@@ -3,7 +3,7 @@
 //! `kappa0 = .5`, `kappa = 1`.
 //!
 //! ```text
-//! cargo run --release --example learned_spectrum -- --simulate
+//! cargo run --release -p gallery --example learned_spectrum -- --simulate
 //! ```
 
 mod common;

@@ -1,8 +1,8 @@
 //! Solves a grid of scenarios, and writes one JSON line per point.
 //!
 //! ```text
-//! cargo run --release --example sweep -- examples/data/sweep.toml --out ridge.jsonl
-//! cargo run --release --example sweep -- grid.json --out part2.jsonl --shard 2/8      # one of eight processes
+//! cargo run --release -p gallery --example sweep -- gallery/examples/data/sweep.toml --out ridge.jsonl
+//! cargo run --release -p gallery --example sweep -- grid.json --out part2.jsonl --shard 2/8      # one of eight processes
 //! cat part?.jsonl > all.jsonl                                                         # the same bytes as one run
 //! ```
 //!
