@@ -49,6 +49,22 @@ pub enum Error {
         /// Fraction of positive eigenvalues that the full-rank student learns.
         rank_fraction: f64,
     },
+    /// The nodes of the averages of a stage would take more memory than allowed.
+    #[error(
+        "options.log2_nodes = {log2_nodes} with options.scrambles = {scrambles}: {stage} needs {bytes} bytes, and at most {limit} are allowed; take fewer nodes"
+    )]
+    TooMuchMemory {
+        /// `pretrain` or `lora`.
+        stage: &'static str,
+        /// `log2` of the number of nodes of one scramble.
+        log2_nodes: usize,
+        /// Number of scrambles.
+        scrambles: usize,
+        /// Bytes that all nodes would take.
+        bytes: u64,
+        /// Bytes that they may take.
+        limit: u64,
+    },
     /// An optimisation without a single point to compare.
     #[error(
         "no optimum: of {solves} solves, {excluded} did not converge, were impossible, or could not be trusted; try other bounds"
@@ -107,6 +123,7 @@ impl Error {
             Self::MissingField { .. } => "missing_field",
             Self::Conflict { .. } => "conflict",
             Self::RankDoesNotFit { .. } => "rank_does_not_fit",
+            Self::TooMuchMemory { .. } => "too_much_memory",
             Self::NoOptimum { .. } => "no_optimum",
             Self::Syntax(_) => "syntax",
             Self::NotConverged { .. } => "not_converged",

@@ -10,7 +10,7 @@
 
 use super::contour::Lanes;
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum};
+use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use crate::error::Error;
 use nalgebra::Complex;
 use std::f64::consts::PI;
@@ -48,7 +48,7 @@ impl Wishart {
     }
 
     fn uniformised(&self, snr: f64) -> Uniformised {
-        Uniformised::new(self, snr)
+        Uniformised::new(self, meaningful(snr))
     }
 }
 
