@@ -60,8 +60,9 @@ pub fn sweep(file: &[u8]) {
 pub fn laboratory(file: &[u8]) {
     let Some(text) = text(file) else { return };
     let Ok(mut description) = serde_json::from_str::<Value>(text) else { return };
-    let Ok(mut scenario) = serde_json::from_value::<Scenario>(description["scenario"].take()) else { return };
-    let Ok(mut laboratory) = serde_json::from_value::<Laboratory>(description["laboratory"].take()) else { return };
+    let mut part = |name: &str| description.get_mut(name).map(Value::take).unwrap_or_default();
+    let Ok(mut scenario) = serde_json::from_value::<Scenario>(part("scenario")) else { return };
+    let Ok(mut laboratory) = serde_json::from_value::<Laboratory>(part("laboratory")) else { return };
     let _ = spoken(laboratory.validate());
     bound_scenario(&mut scenario);
     bound_laboratory(&mut laboratory);

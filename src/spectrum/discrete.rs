@@ -183,7 +183,7 @@ impl TeacherSpectrum for Discrete {
             let shift = point.mean - self.mean;
             [shift * shift, point.real_g * point.real_g]
         });
-        Posterior::new(snr, self, gain, response2)
+        Posterior::new(law.snr, self, gain, response2)
     }
 }
 

@@ -97,7 +97,7 @@ impl TeacherSpectrum for Wishart {
     fn posterior(&self, snr: f64) -> Posterior {
         let map = self.uniformised(snr);
         let [gain, response2] = map.posterior_integrals(FEWEST_NODES);
-        Posterior::new(snr, self, gain, response2)
+        Posterior::new(map.snr, self, gain, response2)
     }
 }
 
