@@ -137,7 +137,10 @@ pub fn check_outcome(outcome: &Outcome) {
         let (order, errors) = (stage.order, stage.errors);
         let bound = order.q.sqrt() * stage.q0.sqrt();
         assert!(order.m <= bound * (1.0 + 1e-9), "{stage:?}");
-        assert!([errors.test, errors.test_clean, errors.train].iter().all(|error| *error >= 0.0), "{stage:?}");
+        assert!(
+            [errors.test, errors.test_clean, errors.train].iter().all(|error| *error >= 0.0),
+            "{stage:?}"
+        );
     }
     if let Some(stage) = &outcome.lora
         && stage.status.is_success()
@@ -145,7 +148,10 @@ pub fn check_outcome(outcome: &Outcome) {
         let (order, errors) = (stage.order, stage.errors);
         assert!(order.q >= 0.0 && order.m >= 0.0, "{stage:?}");
         assert!(stage.alignment <= 1.0, "{stage:?}");
-        assert!([errors.test, errors.test_clean, errors.train].iter().all(|error| *error >= 0.0), "{stage:?}");
+        assert!(
+            [errors.test, errors.test_clean, errors.train].iter().all(|error| *error >= 0.0),
+            "{stage:?}"
+        );
     }
     // What is written can be read.
     let written = serde_json::to_string(outcome).map(|text| serde_json::from_str::<Outcome>(&text).is_ok());

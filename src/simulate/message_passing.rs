@@ -109,7 +109,8 @@ pub fn message_passing(
     let paths = 16.0 * (settings.iterations + 1) as f64 * largest as f64;
     if paths > laboratory.memory_limit as f64 {
         let limit = laboratory.memory_limit;
-        let allowed = format!("fewer, or laboratory.memory_limit = {limit} larger: {paths:.3e} bytes are needed");
+        let allowed =
+            format!("fewer, or laboratory.memory_limit = {limit} larger: {paths:.3e} bytes are needed");
         return Err(Error::invalid("iterations", settings.iterations, allowed));
     }
     check_memory(&scenario, laboratory, true)?;

@@ -14,11 +14,8 @@ fn method() -> impl Strategy<Value = Method> {
     prop_oneof![
         Just(Method::Picard),
         mixing.clone().prop_map(|mixing| Method::Damped { mixing }),
-        (count(), mixing, count(), max_step).prop_map(|(memory, mixing, warmup, max_step)| Method::Anderson {
-            memory,
-            mixing,
-            warmup,
-            max_step
+        (count(), mixing, count(), max_step).prop_map(|(memory, mixing, warmup, max_step)| {
+            Method::Anderson { memory, mixing, warmup, max_step }
         }),
     ]
 }
@@ -39,12 +36,15 @@ fn options() -> impl Strategy<Value = Options> {
 
 fn run<const N: usize>(numbers: &[f64], logarithmic: &[bool], options: &Options, kind: usize) {
     let at = |k: usize| numbers[k % numbers.len()];
-    let coordinates =
-        std::array::from_fn(|i| if logarithmic[i % logarithmic.len()] { Coordinate::Log } else { Coordinate::Linear });
+    let coordinates = std::array::from_fn(|i| {
+        if logarithmic[i % logarithmic.len()] { Coordinate::Log } else { Coordinate::Linear }
+    });
     let mut problem = Problem::<N>::new(std::array::from_fn(at), coordinates);
     if kind.is_multiple_of(3) {
-        let secant =
-            Secant { step: std::array::from_fn(|i| at(i + 3)), residual_change: std::array::from_fn(|i| at(i + 5)) };
+        let secant = Secant {
+            step: std::array::from_fn(|i| at(i + 3)),
+            residual_change: std::array::from_fn(|i| at(i + 5)),
+        };
         problem.secants = vec![secant; kind % 4];
     }
     black_box(problem.physical(&problem.iterated(&problem.start)));

@@ -12,29 +12,35 @@ pub mod targets;
 /// The files of the corpus of a target.
 fn corpus(target: &str) -> Vec<String> {
     let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "fuzz", "corpus", target].iter().collect();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 2);
-    files.into_iter().map(|file| String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned()).collect()
+    files
+        .into_iter()
+        .map(|file| String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned())
+        .collect()
 }
 
 /// A file of the corpus, with some of its values changed, or some of its bytes.
 fn mutated(target: &'static str) -> impl Strategy<Value = String> {
     let files = corpus(target);
     let bytes = prop::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..2);
-    (prop::sample::select(files), prop::collection::vec(change(), 0..4), bytes).prop_map(|(file, changes, bytes)| {
-        let mut text = file;
-        if let Ok(mut value) = serde_json::from_str(&text) {
-            changes.iter().for_each(|change| apply(&mut value, change));
-            text = value.to_string();
-        }
-        let mut characters: Vec<char> = text.chars().collect();
-        for (place, character) in bytes {
-            let place = place.index(characters.len());
-            characters[place] = character;
-        }
-        characters.into_iter().collect()
-    })
+    (prop::sample::select(files), prop::collection::vec(change(), 0..4), bytes).prop_map(
+        |(file, changes, bytes)| {
+            let mut text = file;
+            if let Ok(mut value) = serde_json::from_str(&text) {
+                changes.iter().for_each(|change| apply(&mut value, change));
+                text = value.to_string();
+            }
+            let mut characters: Vec<char> = text.chars().collect();
+            for (place, character) in bytes {
+                let place = place.index(characters.len());
+                characters[place] = character;
+            }
+            characters.into_iter().collect()
+        },
+    )
 }
 
 #[test]

@@ -22,8 +22,20 @@ fn variable_parameter() -> impl Strategy<Value = Parameter> {
 
 fn axis() -> impl Strategy<Value = Option<Axis>> {
     let field = select(vec![
-        "pretrain.lambda", "pretrain.alpha", "lora.lambda", "lora.beta", "model.delta", "model.tokens",
-        "model.teacher.wishart.kappa0", "options.seed", "options.log2_nodes", "", ".", "lora", "lora.", "nothing.here",
+        "pretrain.lambda",
+        "pretrain.alpha",
+        "lora.lambda",
+        "lora.beta",
+        "model.delta",
+        "model.tokens",
+        "model.teacher.wishart.kappa0",
+        "options.seed",
+        "options.log2_nodes",
+        "",
+        ".",
+        "lora",
+        "lora.",
+        "nothing.here",
     ]);
     let list = prop::collection::vec(prop_oneof![6 => parameter(), 1 => number()], 0..4);
     let ends = prop::array::uniform2(prop_oneof![6 => parameter(), 1 => number()]);
@@ -31,7 +43,8 @@ fn axis() -> impl Strategy<Value = Option<Axis>> {
     let counted = prop_oneof![8 => 0_usize..5, 1 => Just(10_000_001), 1 => Just(usize::MAX)];
     prop_oneof![
         (field.clone(), list).prop_map(|(field, list)| spoken(Axis::list(field, list))),
-        (field, ends, counted, scale).prop_map(|(field, ends, count, scale)| spoken(Axis::range(field, ends, count, scale))),
+        (field, ends, counted, scale)
+            .prop_map(|(field, ends, count, scale)| spoken(Axis::range(field, ends, count, scale))),
     ]
 }
 

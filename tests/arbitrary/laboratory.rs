@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::ops::ControlFlow;
 
 use lora_asymptotics::simulate::{
-    Estimate, Experiment, FrozenLogits, Laboratory, Measurement, MessagePassing, Size, extrapolate, message_passing,
+    Estimate, Experiment, FrozenLogits, Laboratory, Measurement, MessagePassing, Size, extrapolate,
+    message_passing,
 };
 use lora_asymptotics::{Model, Outcome};
 use proptest::prelude::*;
@@ -25,7 +26,8 @@ fn laboratory() -> impl Strategy<Value = Laboratory> {
     let counts = prop::array::uniform4(prop_oneof![12 => 1_usize..4, 1 => count()]);
     let frozen = select(vec![FrozenLogits::Trained, FrozenLogits::Synthetic]);
     let order = prop_oneof![3 => Just(None), 1 => count().prop_map(Some)];
-    let threads = prop_oneof![6 => Just(None), 1 => Just(Some(1)), 1 => Just(Some(0)), 1 => Just(Some(usize::MAX))];
+    let threads =
+        prop_oneof![6 => Just(None), 1 => Just(Some(1)), 1 => Just(Some(0)), 1 => Just(Some(usize::MAX))];
     let limit = prop_oneof![6 => Just(1_u64 << 26), 1 => any::<u64>()];
     (sizes, any::<u64>(), frozen, counts, parameter(), order, limit, threads).prop_map(
         |(sizes, seed, frozen, counts, gradient_tolerance, order, memory_limit, threads)| Laboratory {

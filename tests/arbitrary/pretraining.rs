@@ -22,7 +22,10 @@ fn check(solution: &Solution, options: &Options) {
     if solution.status.is_success() {
         assert!(order.q >= 0.0 && order.m >= 0.0 && order.v >= 0.0, "{solution:?}");
         assert!(order.m <= order.q.sqrt() * solution.q0.sqrt() * (1.0 + 1e-9), "{solution:?}");
-        assert!([errors.test, errors.test_clean, errors.train].iter().all(|error| *error >= 0.0), "{solution:?}");
+        assert!(
+            [errors.test, errors.test_clean, errors.train].iter().all(|error| *error >= 0.0),
+            "{solution:?}"
+        );
         assert!((0.0..=1.0).contains(&solution.alignment), "{solution:?}");
     }
     black_box(solution.freeze());
@@ -36,7 +39,7 @@ fn examine(law: &LearnedSpectrum, x: f64, points: usize) {
     assert_eq!(spoken(law.quantile(x)).is_some(), (0.0..=1.0).contains(&x));
     assert!(spoken(law.quantile(0.5)).is_some());
     black_box(law.components());
-    if points < 200 || points > 1_000_000 {
+    if !(200..=1_000_000).contains(&points) {
         assert_eq!(spoken(law.table(points)).is_some(), (1..=1_000_000).contains(&points));
     }
 }

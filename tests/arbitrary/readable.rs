@@ -1,9 +1,11 @@
 //! Everything that can be read: from any JSON, and from valid JSON with changes. What was read can be written and read again.
 
-use lora_asymptotics::simulate::{self, Comparison, Estimate, Laboratory, Measurement, MessagePassing, Size, Trajectory};
+use lora_asymptotics::simulate::{
+    self, Comparison, Estimate, Laboratory, Measurement, MessagePassing, Size, Trajectory,
+};
 use lora_asymptotics::{
-    Activation, Bound, Estimator, Finetuning, Model, Options, Outcome, Pretraining, Scenario, Start, StdError, Teacher,
-    fixed_point, lora, optimize, pretrain, sweep,
+    Activation, Bound, Estimator, Finetuning, Model, Options, Outcome, Pretraining, Scenario, Start,
+    StdError, Teacher, fixed_point, lora, optimize, pretrain, sweep,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -82,7 +84,8 @@ static VALID: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let read: Scenario = serde_json::from_value(scenario.clone()).expect("a scenario");
     let outcome = serde_json::to_value(read.solve().expect("an outcome")).expect("JSON");
     let estimate = json!({"mean": 1.0, "std_error": 0.1});
-    let variable = json!({"parameter": {"finetuning_share": {"total": 1.0, "price": 0.1}}, "low": 0.1, "high": 0.9});
+    let variable =
+        json!({"parameter": {"finetuning_share": {"total": 1.0, "price": 0.1}}, "low": 0.1, "high": 0.9});
     let row = json!({"stage": "lora", "observable": "q", "theory": estimate, "simulation": estimate, "z": 0.5,
                      "sizes": [{"dimension": 10, "instances": 2, "mean": 1.0, "std_error": 0.1}]});
     vec![

@@ -17,7 +17,10 @@ fn everything(law: &dyn TeacherSpectrum, snr: f64, x: f64) {
         assert!(density >= -1e-7, "density {density}");
         assert!((0.0..=1.0).contains(&denoised.rank_fraction), "{denoised:?}");
         assert!(denoised.norm >= -1e-9 && denoised.trace >= -1e-9, "{denoised:?}");
-        assert!(posterior.risk >= 0.0 && posterior.overlap <= law.second_moment() * (1.0 + 1e-9), "{posterior:?}");
+        assert!(
+            posterior.risk >= 0.0 && posterior.overlap <= law.second_moment() * (1.0 + 1e-9),
+            "{posterior:?}"
+        );
     }
 }
 
@@ -43,7 +46,7 @@ proptest! {
             prop_assert!((weights - 1.0).abs() < 1e-12);
             everything(&law, snr, x);
         }
-        if dimension < 100 || dimension > Discrete::MAX_EIGENVALUES {
+        if !(100..=Discrete::MAX_EIGENVALUES).contains(&dimension) {
             black_box(spoken(Discrete::power_law(exponent, dimension)).map(|law| law.top_edge(snr)));
         }
         black_box(spoken(Teacher::Spectrum { eigenvalues }.spectrum()).map(|law| law.mean()));

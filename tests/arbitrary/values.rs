@@ -68,7 +68,8 @@ pub fn parameter() -> impl Strategy<Value = f64> + Clone {
 
 /// Any count: small, or so large that it overflows.
 pub fn count() -> impl Strategy<Value = usize> + Clone {
-    let special = [0, 1, 2, 8, 9, 64, 10_000, 10_001, 1 << 20, 1 << 32, usize::MAX / 2, usize::MAX - 1, usize::MAX];
+    let special =
+        [0, 1, 2, 8, 9, 64, 10_000, 10_001, 1 << 20, 1 << 32, usize::MAX / 2, usize::MAX - 1, usize::MAX];
     prop_oneof![3 => 0_usize..20, 2 => select(special.to_vec()), 1 => any::<usize>()]
 }
 
@@ -119,7 +120,11 @@ pub fn options() -> impl Strategy<Value = Options> {
 
 pub fn training() -> impl Strategy<Value = pretrain::Training> {
     let kappa = prop_oneof![3 => Just(1.0), 1 => parameter()];
-    (parameter(), parameter(), kappa).prop_map(|(alpha, lambda, kappa)| pretrain::Training { alpha, lambda, kappa })
+    (parameter(), parameter(), kappa).prop_map(|(alpha, lambda, kappa)| pretrain::Training {
+        alpha,
+        lambda,
+        kappa,
+    })
 }
 
 pub fn sequences() -> impl Strategy<Value = Sequences> {
@@ -142,8 +147,12 @@ pub fn finetuning() -> impl Strategy<Value = lora::Training> {
 /// With overlaps that are most often possible.
 pub fn frozen() -> impl Strategy<Value = Frozen> {
     let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
-    (parameter(), parameter(), cosine, parameter())
-        .prop_map(|(q0, q, cosine, v)| Frozen { q0, q, m: cosine * q0.sqrt() * q.sqrt(), v })
+    (parameter(), parameter(), cosine, parameter()).prop_map(|(q0, q, cosine, v)| Frozen {
+        q0,
+        q,
+        m: cosine * q0.sqrt() * q.sqrt(),
+        v,
+    })
 }
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {
@@ -152,33 +161,35 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
     let stages = prop_oneof![6 => Just([true, false, true]), 2 => Just([true, false, false]),
         3 => Just([false, true, true]), 1 => any::<[bool; 3]>()];
     let parts = (model(), training(), finetuning(), frozen(), options());
-    (parts, estimator, ridges, stages).prop_map(|((model, first, second, frozen, options), estimator, ridges, stages)| {
-        let ridges = ridges && estimator != Estimator::BayesOptimal;
-        let mut scenario = Scenario {
-            model,
-            pretrain: Some(Pretraining::from(first)),
-            frozen: Some(frozen),
-            lora: Some(Finetuning::from(second)),
-            estimator,
-            options,
-        };
-        if !ridges {
-            scenario.pretrain.iter_mut().for_each(|stage| stage.lambda = None);
-            scenario.lora.iter_mut().for_each(|stage| stage.lambda = None);
-        }
-        if !stages[0] {
-            scenario.pretrain = None;
-        }
-        if !stages[1] {
-            scenario.frozen = None;
-        } else if !stages[0] {
-            scenario.model.teacher = None;
-        }
-        if !stages[2] {
-            scenario.lora = None;
-        }
-        scenario
-    })
+    (parts, estimator, ridges, stages).prop_map(
+        |((model, first, second, frozen, options), estimator, ridges, stages)| {
+            let ridges = ridges && estimator != Estimator::BayesOptimal;
+            let mut scenario = Scenario {
+                model,
+                pretrain: Some(Pretraining::from(first)),
+                frozen: Some(frozen),
+                lora: Some(Finetuning::from(second)),
+                estimator,
+                options,
+            };
+            if !ridges {
+                scenario.pretrain.iter_mut().for_each(|stage| stage.lambda = None);
+                scenario.lora.iter_mut().for_each(|stage| stage.lambda = None);
+            }
+            if !stages[0] {
+                scenario.pretrain = None;
+            }
+            if !stages[1] {
+                scenario.frozen = None;
+            } else if !stages[0] {
+                scenario.model.teacher = None;
+            }
+            if !stages[2] {
+                scenario.lora = None;
+            }
+            scenario
+        },
+    )
 }
 
 /// Any JSON, not very deep.
@@ -203,7 +214,8 @@ pub fn json() -> impl Strategy<Value = Value> {
 /// One change of a valid text: where, as a number that is taken modulo the number of places, and what comes there; nothing
 /// removes what was there.
 pub fn change() -> impl Strategy<Value = (usize, Option<Value>)> {
-    let replacement = prop_oneof![2 => number().prop_map(Value::from), 1 => count().prop_map(Value::from), 2 => json()];
+    let replacement =
+        prop_oneof![2 => number().prop_map(Value::from), 1 => count().prop_map(Value::from), 2 => json()];
     (any::<usize>(), prop_oneof![4 => replacement.prop_map(Some), 1 => Just(None)])
 }
 
