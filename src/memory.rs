@@ -142,7 +142,7 @@ mod tests {
         let refused = Averages::Pretraining.check(&Model::softmax(8, 0.5), &options);
         let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
         // 173 numbers per node; while the last scramble is made, 70 more for each of its nodes.
-        assert_eq!(bytes, 8 * (4 * 173 + 70) << 20);
+        assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);
         assert_eq!(limit, 1 << 31);
     }
 }
