@@ -43,6 +43,19 @@ pub enum Error {
         /// Fraction of positive eigenvalues that the full-rank student learns.
         rank_fraction: f64,
     },
+    /// The nodes of the averages of a stage would take more memory than allowed.
+    TooMuchMemory {
+        /// `pretrain` or `lora`.
+        stage: &'static str,
+        /// `log2` of the number of nodes of one scramble.
+        log2_nodes: usize,
+        /// Number of scrambles.
+        scrambles: usize,
+        /// Bytes that all nodes would take.
+        bytes: u64,
+        /// Bytes that they may take.
+        limit: u64,
+    },
     /// An optimisation without a single point to compare.
     NoOptimum {
         /// Number of scenarios solved.
@@ -80,6 +93,10 @@ impl Display for Error {
             Self::RankDoesNotFit { kappa, rank_fraction } => write!(
                 f,
                 "pretrain.kappa = {kappa}: must be >= the learned rank fraction, {rank_fraction}, for these parameters"
+            ),
+            Self::TooMuchMemory { stage, log2_nodes, scrambles, bytes, limit } => write!(
+                f,
+                "options.log2_nodes = {log2_nodes} with options.scrambles = {scrambles}: {stage} needs {bytes} bytes, and at most {limit} are allowed; take fewer nodes"
             ),
             Self::NoOptimum { solves, excluded } => write!(
                 f,
@@ -123,6 +140,7 @@ impl Error {
             Self::MissingField { .. } => "missing_field",
             Self::Conflict { .. } => "conflict",
             Self::RankDoesNotFit { .. } => "rank_does_not_fit",
+            Self::TooMuchMemory { .. } => "too_much_memory",
             Self::NoOptimum { .. } => "no_optimum",
             Self::Syntax(_) => "syntax",
             Self::NotConverged { .. } => "not_converged",

@@ -86,6 +86,7 @@ pub mod error;
 pub mod fixed_point;
 mod lanes;
 pub mod lora;
+mod memory;
 pub mod model;
 mod nullable;
 pub mod observables;

@@ -54,6 +54,15 @@ impl Teacher {
             Self::PowerLaw { exponent, dimension } => Box::new(Discrete::power_law(*exponent, *dimension)?),
         })
     }
+
+    /// The checks of [`Self::spectrum`] alone: grids are validated point by point, with up to 10,000 eigenvalues at each.
+    fn validate(&self) -> Result<(), Error> {
+        match self {
+            Self::Wishart { kappa0 } => Wishart::new(*kappa0).map(drop),
+            Self::Spectrum { eigenvalues } => Discrete::check(eigenvalues),
+            Self::PowerLaw { exponent, dimension } => Discrete::check_power_law(*exponent, *dimension),
+        }
+    }
 }
 
 /// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens, `h(S) = D^{-1}(X S X^T - Tr S I)`,
@@ -122,7 +131,7 @@ impl Model {
                 return Err(Error::invalid("model.inverse_temperature", inverse_temperature, allowed));
             }
         }
-        self.teacher.as_ref().map_or(Ok(()), |teacher| teacher.spectrum().map(drop))
+        self.teacher.as_ref().map_or(Ok(()), Teacher::validate)
     }
 
     /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2` for linear attention, `K - 1` for

@@ -69,10 +69,27 @@ pub enum Parameter {
 
 /// A parameter, and the bounds it is searched in.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "VariableWire")]
 pub struct Variable {
     parameter: Parameter,
     low: f64,
     high: f64,
+}
+
+/// A variable as it is read, before its bounds are checked.
+#[derive(Deserialize)]
+struct VariableWire {
+    parameter: Parameter,
+    low: f64,
+    high: f64,
+}
+
+impl TryFrom<VariableWire> for Variable {
+    type Error = Error;
+
+    fn try_from(VariableWire { parameter, low, high }: VariableWire) -> Result<Self, Error> {
+        Self::new(parameter, low, high)
+    }
 }
 
 impl Variable {
@@ -418,9 +435,11 @@ impl<'a> Search<'a> {
         let [low, high] = variable.ends();
         let count = self.settings.scan;
         let at = |k: usize| low + (high - low) * k as f64 / (count - 1) as f64;
-        let mut scan = vec![f64::INFINITY; count];
         for k in (0..count).rev() {
-            scan[k] = self.evaluate(&[at(k)])?;
+            if self.log.borrow().solves >= self.settings.max_solves {
+                break;
+            }
+            self.evaluate(&[at(k)])?;
         }
         let (best, _) = self.best().ok_or_else(|| self.nothing())?;
         let near = ((best[0] - low) / (high - low) * (count - 1) as f64).round() as usize;

@@ -26,7 +26,8 @@ pub struct Options {
     pub tolerance: f64,
     /// Bound on the iterations per fixed point, at least 1. A few evaluations more measure slopes and errors.
     pub max_iterations: usize,
-    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble: 6 to 20.
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble: 6 to 20. The nodes of a stage may take 2 GiB of memory at
+    /// most, all scrambles together: at 8 tokens, `2^20` of them do.
     pub log2_nodes: usize,
     /// Number of independent scrambles: 1 to 64. Standard errors need at least 2.
     pub scrambles: usize,

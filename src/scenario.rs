@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::lora::{self, Frozen, Sequences};
+use crate::memory::Averages;
 use crate::model::Model;
 use crate::options::Options;
 use crate::pretrain;
@@ -235,10 +236,11 @@ impl Scenario {
     /// Checks that the parts fit together, and every field of every part.
     ///
     /// # Errors
-    /// [`Error::MissingField`], [`Error::Conflict`] or [`Error::InvalidParameter`].
+    /// [`Error::MissingField`], [`Error::Conflict`], [`Error::InvalidParameter`] or [`Error::TooMuchMemory`].
     pub fn validate(&self) -> Result<(), Error> {
         self.model.validate()?;
         self.options.validate()?;
+        self.check_memory()?;
         match (&self.pretrain, &self.frozen) {
             (Some(_), Some(_)) => return Err(Error::Conflict { field: "frozen", with: "pretrain" }),
             (Some(pretraining), None) => {
@@ -288,6 +290,22 @@ impl Scenario {
             }
             Sequences::Fresh | Sequences::Active(_) => Ok(()),
         }
+    }
+
+    /// Refuses more nodes than there may be memory for, in any of the stages. Model and options are valid.
+    fn check_memory(&self) -> Result<(), Error> {
+        let Self { pretrain, lora, estimator, model, options, .. } = self;
+        let pretraining = pretrain.map(|_| [Averages::Pretraining, Averages::PretrainingBound]);
+        let finetuning = lora.map(|lora| [Averages::Finetuning(lora.sequences), Averages::FinetuningBound]);
+        for [erm, bound] in pretraining.into_iter().chain(finetuning) {
+            if *estimator != Estimator::BayesOptimal {
+                erm.check(model, options)?;
+            }
+            if *estimator != Estimator::Erm {
+                bound.check(model, options)?;
+            }
+        }
+        Ok(())
     }
 
     /// Solves every stage.

@@ -74,6 +74,24 @@ struct Wire {
     scale: Option<Scale>,
 }
 
+impl Wire {
+    /// Number of values, given one by one or as a range.
+    fn count(&self) -> usize {
+        self.values.as_ref().map(Vec::len).or(self.count).unwrap_or(0)
+    }
+}
+
+/// Refuses a grid without axes, or with too many points, given the number of values of every axis.
+fn check_points(counts: impl ExactSizeIterator<Item = usize>) -> Result<(), Error> {
+    let axes = counts.len();
+    let points = counts.into_iter().try_fold(1_usize, |product, count| product.checked_mul(count.max(1)));
+    if axes == 0 || points.is_none_or(|points| points > MAX_POINTS) {
+        let allowed = format!("at least one, and at most {MAX_POINTS} points");
+        return Err(Error::invalid("axes", axes, allowed));
+    }
+    Ok(())
+}
+
 impl TryFrom<Wire> for Axis {
     type Error = Error;
 
@@ -116,8 +134,8 @@ impl Axis {
     /// `count` values from one end to the other, both included.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for ends that are not finite, or not positive on a logarithmic scale, and for a count of 0
-    /// or above 10,000,000.
+    /// [`Error::InvalidParameter`] for ends that are not finite, or whose difference is not, or that are not positive on a
+    /// logarithmic scale, and for a count of 0 or above 10,000,000.
     pub fn range(
         field: impl Into<String>,
         [from, to]: [f64; 2],
@@ -126,8 +144,10 @@ impl Axis {
     ) -> Result<Self, Error> {
         check::integer("axes.count", count, 1, 10_000_000)?;
         let positive = from > 0.0 && to > 0.0;
-        if !(from.is_finite() && to.is_finite() && (positive || scale == Scale::Linear)) {
-            let allowed = "finite, and > 0 on a logarithmic scale";
+        // A difference that overflows would put infinities between the ends.
+        let bounded = (to - from).is_finite();
+        if !(bounded && (positive || scale == Scale::Linear)) {
+            let allowed = "finite, with a finite difference, and > 0 on a logarithmic scale";
             return Err(Error::invalid("axes.from", format!("{from} to {to}"), allowed));
         }
         let last = (count - 1).max(1) as f64;
@@ -169,14 +189,16 @@ pub struct Sweep {
 #[serde(deny_unknown_fields)]
 struct SweepWire {
     scenario: Scenario,
-    axes: Vec<Axis>,
+    axes: Vec<Wire>,
 }
 
 impl TryFrom<SweepWire> for Sweep {
     type Error = Error;
 
     fn try_from(SweepWire { scenario, axes }: SweepWire) -> Result<Self, Error> {
-        Self::new(scenario, axes)
+        // Before the values of any range are made: a short text may describe more of them than there is memory.
+        check_points(axes.iter().map(Wire::count))?;
+        Self::new(scenario, axes.into_iter().map(Axis::try_from).collect::<Result<_, _>>()?)
     }
 }
 
@@ -256,11 +278,7 @@ impl Sweep {
     /// is none; those of [`Scenario::validate`].
     pub fn new(scenario: Scenario, axes: Vec<Axis>) -> Result<Self, Error> {
         let sweep = Self { scenario, axes };
-        let points = sweep.axes.iter().try_fold(1_usize, |n, axis| n.checked_mul(axis.values.len()));
-        if sweep.axes.is_empty() || points.is_none_or(|points| points > MAX_POINTS) {
-            let allowed = format!("at least one, and at most {MAX_POINTS} points");
-            return Err(Error::invalid("axes", sweep.axes.len(), allowed));
-        }
+        check_points(sweep.axes.iter().map(|axis| axis.values.len()))?;
         // The first point of the grid, and every value of every axis from there.
         let first: Vec<f64> = sweep.axes.iter().map(|axis| axis.values[0]).collect();
         for (which, axis) in sweep.axes.iter().enumerate() {
@@ -325,11 +343,15 @@ impl Sweep {
         values
     }
 
-    /// The scenario with the given values of the axes.
+    /// The scenario with the given values of the axes; axes without a value keep that of the scenario.
     ///
     /// # Errors
-    /// [`Error::Syntax`] for a field that is none.
+    /// [`Error::Syntax`] for a field that is none; [`Error::InvalidParameter`] for a value that is not finite.
     pub fn at(&self, values: &[f64]) -> Result<Scenario, Error> {
+        // JSON has no such numbers: they would read as a field that was left out.
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(Error::invalid("axes.values", value, "finite"));
+        }
         let syntax = |error: serde_json::Error| Error::Syntax(error.to_string());
         let mut scenario = serde_json::to_value(&self.scenario).map_err(syntax)?;
         for (axis, value) in self.axes.iter().zip(values) {
@@ -358,7 +380,7 @@ impl Sweep {
         let threads = threads.unwrap_or_else(available);
         let length = self.row_length();
         let Range { start, end } = self.indices(shard);
-        let first = (start + done / length * length).min(end);
+        let first = start.saturating_add(done / length * length).min(end);
         let rows = (end - first) / length;
         let workers = threads.min(rows);
         if workers == 0 {
@@ -394,9 +416,14 @@ impl Sweep {
             .map_err(|error| Error::invalid("threads", threads, error.to_string()))?;
         std::thread::scope(|scope| {
             for pool in &pools {
-                scope.spawn(|| pool.install(solve_rows));
+                let spawned = std::thread::Builder::new().spawn_scoped(scope, || pool.install(solve_rows));
+                if let Err(error) = spawned {
+                    stopped.store(true, Ordering::Relaxed);
+                    return Err(Error::invalid("threads", threads, error.to_string()));
+                }
             }
-        });
+            Ok(())
+        })?;
         let stream = stream.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(stream.emitted)
     }

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, check};
 use crate::fixed_point::Status;
+use crate::memory::Averages;
 use crate::model::{Activation, Model};
 use crate::nullable::number;
 use crate::options::Options;
@@ -320,7 +321,7 @@ pub fn output_channel_benchmark(
 /// `lambda` of `training` is not used.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
 pub fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
@@ -331,6 +332,7 @@ pub fn lambda_collapse(
     frozen.validate()?;
     training.validate()?;
     options.validate()?;
+    Averages::Finetuning(training.sequences).check(model, options)?;
     match model.activation {
         Activation::Linear => Ok(None),
         Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
@@ -341,7 +343,7 @@ pub fn lambda_collapse(
 /// `m = 0`, with the verdict on replica symmetry there. For phase diagrams.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
 pub fn weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -356,7 +358,7 @@ pub fn weak_recovery(
 /// not hold.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
 pub fn alpha_weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -380,6 +382,7 @@ fn search<R: Send>(
     frozen.validate()?;
     training.validate()?;
     options.validate()?;
+    Averages::Finetuning(training.sequences).check(model, options)?;
     match model.activation {
         Activation::Linear => linear::search(model, frozen, training, options, run),
         Activation::Softmax => softmax::search(model, frozen, training, options, run),
@@ -400,7 +403,7 @@ fn search<R: Send>(
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,
@@ -415,7 +418,7 @@ pub fn solve(
 /// that continues the previous one.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input. Any `previous` will do.
+/// Those of [`solve`]. Any `previous` will do.
 pub fn solve_from(
     model: &Model,
     frozen: &Frozen,
@@ -437,6 +440,7 @@ fn solve_with(
     frozen.validate()?;
     training.validate()?;
     options.validate()?;
+    Averages::Finetuning(training.sequences).check(model, options)?;
     match model.activation {
         Activation::Linear => linear::solve(model, frozen, training, options, previous),
         Activation::Softmax => softmax::solve(model, frozen, training, options, previous),

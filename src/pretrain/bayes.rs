@@ -17,6 +17,7 @@ use crate::channel::{LogitsLaw, TwoReplicas};
 use crate::error::{Error, check};
 use crate::fixed_point::Status;
 use crate::lora::Frozen;
+use crate::memory::Averages;
 use crate::model::{Activation, Model};
 use crate::nullable::number;
 use crate::observables;
@@ -128,11 +129,13 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than
+/// 2 GiB can hold.
 pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
     model.validate()?;
     check::positive("pretrain.alpha", alpha)?;
     options.validate()?;
+    Averages::PretrainingBound.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     let (q0, variance) = (teacher.second_moment(), teacher.variance());
     let alpha_c = (model.delta <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));

@@ -72,7 +72,8 @@ impl LearnedSpectrum {
     /// The law that belongs to a solution of [`solve`](super::solve) for the same model and training.
     ///
     /// # Errors
-    /// Those of [`Model::validate`]; [`Error::NotConverged`] unless the solution is converged or collapsed.
+    /// Those of [`Model::validate`]; [`Error::NotConverged`] unless the solution is converged or collapsed;
+    /// [`Error::InvalidParameter`] for a solution made by hand whose conjugates are not finite and positive.
     pub fn new(model: &Model, training: &Training, solution: &Solution) -> Result<Self, Error> {
         model.validate()?;
         training.validate()?;
@@ -81,7 +82,8 @@ impl LearnedSpectrum {
         let snr = solution.order.m_hat / noise;
         let threshold = 2.0 * training.lambda * training.kappa.sqrt() / noise;
         let unit = noise / solution.order.v_hat;
-        if !(snr.is_finite() && threshold.is_finite() && unit.is_finite()) {
+        let meaningful = [snr, threshold, unit].iter().all(|x| x.is_finite() && *x >= 0.0);
+        if !(meaningful && unit > 0.0) {
             let allowed = "one with finite positive conjugates";
             return Err(Error::invalid("solution.order", format!("{:?}", solution.order), allowed));
         }
@@ -174,8 +176,11 @@ impl LearnedSpectrum {
         check::integer("points", points, 1, MAX_POINTS)?;
         let components = self.components();
         let (mut eigenvalues, mut density) = (Vec::new(), Vec::new());
+        // Where hardly any eigenvalue is positive, rounding may leave the components more weight than there is.
+        let weights: f64 = components.iter().map(|component| component.weight.max(0.0)).sum();
+        let total = weights.max(self.rank_fraction);
         for Component { low, high, weight, .. } in &components {
-            let share = (weight / self.rank_fraction * points as f64) as usize;
+            let share = (weight / total * points as f64) as usize;
             let count = share.clamp(FEWEST_POINTS, MAX_POINTS);
             for k in 0..count {
                 let angle = PI * k as f64 / (count - 1) as f64;

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, check};
 use crate::fixed_point::Status;
 use crate::lora::{Divergence, Frozen};
+use crate::memory::Averages;
 use crate::model::{Activation, Model};
 use crate::nullable::number;
 use crate::observables;
@@ -188,7 +189,8 @@ impl Solution {
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or below the
-/// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction.
+/// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction;
+/// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
     solve_with(model, training, options, None)
 }
@@ -216,6 +218,7 @@ fn solve_with(
     model.validate()?;
     training.validate()?;
     options.validate()?;
+    Averages::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     if training.lambda <= 0.0 {
         require_over_determined(model, training)?;

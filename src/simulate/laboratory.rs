@@ -9,6 +9,11 @@ use crate::lora::Sequences;
 use crate::model::Teacher;
 use crate::scenario::Scenario;
 
+/// Sizes of a laboratory at most.
+const MAX_SIZES: usize = 100;
+/// Instances of all sizes together at most: lists of them are kept in memory.
+const MAX_INSTANCES: usize = 10_000_000;
+
 /// How many instances are trained at one dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,7 +53,8 @@ pub enum FrozenLogits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Laboratory {
-    /// Dimensions and numbers of instances: one, or several to extrapolate from.
+    /// Dimensions and numbers of instances: one, or several to extrapolate from. At most 100 sizes, with 10,000,000 instances
+    /// together.
     pub sizes: Vec<Size>,
     /// Seed. The same seed gives the same bits, whatever the number of threads.
     pub seed: u64,
@@ -100,12 +106,21 @@ impl Laboratory {
         if self.sizes.is_empty() {
             return Err(Error::invalid("laboratory.sizes", "[]", "one size at least"));
         }
+        if self.sizes.len() > MAX_SIZES {
+            let given = format!("[{} sizes]", self.sizes.len());
+            return Err(Error::invalid("laboratory.sizes", given, format!("at most {MAX_SIZES} sizes")));
+        }
         for (index, size) in self.sizes.iter().enumerate() {
             check::integer("laboratory.sizes.dimension", size.dimension, 2, 100_000)?;
             check::integer("laboratory.sizes.instances", size.instances, 2, 1_000_000)?;
             if self.sizes[..index].iter().any(|other| other.dimension == size.dimension) {
                 return Err(Error::invalid("laboratory.sizes.dimension", size.dimension, "given only once"));
             }
+        }
+        let instances: usize = self.sizes.iter().map(|size| size.instances).sum();
+        if instances > MAX_INSTANCES {
+            let allowed = format!("at most {MAX_INSTANCES} at all sizes together");
+            return Err(Error::invalid("laboratory.sizes.instances", instances, allowed));
         }
         check::integer("laboratory.test_sequences", self.test_sequences, 1, 10_000_000)?;
         check::integer("laboratory.pretraining_starts", self.pretraining_starts, 1, 100)?;

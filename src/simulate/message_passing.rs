@@ -104,6 +104,15 @@ pub fn message_passing(
         options: *options,
     };
     scenario.validate()?;
+    // Two numbers per iteration of every instance.
+    let largest = laboratory.sizes.iter().map(|size| size.instances).max().unwrap_or(0);
+    let paths = 16.0 * (settings.iterations + 1) as f64 * largest as f64;
+    if paths > laboratory.memory_limit as f64 {
+        let limit = laboratory.memory_limit;
+        let allowed =
+            format!("fewer, or laboratory.memory_limit = {limit} larger: {paths:.3e} bytes are needed");
+        return Err(Error::invalid("iterations", settings.iterations, allowed));
+    }
     check_memory(&scenario, laboratory, true)?;
     let curve = BayesCurve::new(&scenario.model, frozen, q0, options)?;
     let predicted = curve.state_evolution(alpha, settings.start * q0, settings.iterations)?;

@@ -96,6 +96,10 @@ pub(super) fn run(
 
 /// Eigenvalues of `S/sqrt(D)`, in increasing order. Those of a product `W W^T` are not negative but for rounding.
 fn spectrum(s: &DMatrix<f64>) -> Vec<f64> {
+    // Those of a matrix with a NaN would never be found.
+    if !s.iter().all(|x| x.is_finite()) {
+        return vec![f64::NAN; s.nrows()];
+    }
     let scale = 1.0 / (s.nrows() as f64).sqrt();
     let mut eigenvalues: Vec<f64> = s.symmetric_eigenvalues().iter().map(|x| (scale * x).max(0.0)).collect();
     eigenvalues.sort_by(f64::total_cmp);

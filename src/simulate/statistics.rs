@@ -31,12 +31,13 @@ impl Estimate {
 /// dimensions `D` by least squares, weighted by their standard errors. Its standard error is that of the fit, if the
 /// form is right.
 ///
-/// NaN if there are not more dimensions than `order`, or if a standard error is not positive.
+/// NaN if there are not more dimensions than `order`, if `order` is above 32, or if a standard error is not positive.
 #[must_use]
 pub fn extrapolate(points: &[(usize, Estimate)], power: f64, order: usize) -> Estimate {
+    const MAX_ORDER: usize = 32;
     let nowhere = Estimate { mean: f64::NAN, std_error: f64::NAN };
     let positive = points.iter().all(|(_, estimate)| estimate.std_error > 0.0);
-    if points.len() <= order || !positive {
+    if points.len() <= order || order > MAX_ORDER || !positive {
         return nowhere;
     }
     // In units of the smallest dimension, to keep the system well conditioned.

@@ -15,7 +15,7 @@ use std::f64::consts::PI;
 use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum};
+use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use crate::error::Error;
 use crate::lanes::{LANES, widest};
 use crate::roots::{self, Point};
@@ -48,6 +48,12 @@ impl Discrete {
     /// [`Error::InvalidParameter`] unless there are 1 to 10,000 eigenvalues, all of them finite and >= 0, and the largest
     /// between 1e-50 and 1e50.
     pub fn new(eigenvalues: &[f64]) -> Result<Self, Error> {
+        Self::check(eigenvalues)?;
+        Ok(Self::from_valid(eigenvalues.to_vec()))
+    }
+
+    /// The checks of [`Self::new`] alone.
+    pub(crate) fn check(eigenvalues: &[f64]) -> Result<(), Error> {
         const FIELD: &str = "model.teacher.spectrum.eigenvalues";
         let count = eigenvalues.len();
         if !(1..=Self::MAX_EIGENVALUES).contains(&count) {
@@ -69,7 +75,7 @@ impl Discrete {
             let allowed = format!("not all zero, and the largest between {low:e} and {high:e}");
             return Err(Error::invalid(FIELD, format!("[largest eigenvalue {largest}]"), allowed));
         }
-        Ok(Self::from_valid(eigenvalues.to_vec()))
+        Ok(())
     }
 
     /// The spectrum `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
@@ -77,15 +83,20 @@ impl Discrete {
     /// # Errors
     /// [`Error::InvalidParameter`] unless `0 <= exponent <= 100` and `1 <= dimension <= 10,000`.
     pub fn power_law(exponent: f64, dimension: usize) -> Result<Self, Error> {
+        Self::check_power_law(exponent, dimension)?;
+        let raw: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-exponent)).collect();
+        let scale = (raw.iter().map(|s| s * s).sum::<f64>() / dimension as f64).sqrt();
+        Ok(Self::from_valid(raw.into_iter().map(|s| s / scale).collect()))
+    }
+
+    /// The checks of [`Self::power_law`] alone.
+    pub(crate) fn check_power_law(exponent: f64, dimension: usize) -> Result<(), Error> {
         if !(0.0..=100.0).contains(&exponent) {
             let field = "model.teacher.power_law.exponent";
             return Err(Error::invalid(field, exponent, "between 0 and 100"));
         }
         let field = "model.teacher.power_law.dimension";
-        crate::error::check::integer(field, dimension, 1, Self::MAX_EIGENVALUES)?;
-        let raw: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-exponent)).collect();
-        let scale = (raw.iter().map(|s| s * s).sum::<f64>() / dimension as f64).sqrt();
-        Ok(Self::from_valid(raw.into_iter().map(|s| s / scale).collect()))
+        crate::error::check::integer(field, dimension, 1, Self::MAX_EIGENVALUES)
     }
 
     fn from_valid(mut eigenvalues: Vec<f64>) -> Self {
@@ -117,7 +128,7 @@ impl Discrete {
     }
 
     fn scaled(&self, snr: f64) -> Scaled<'_> {
-        Scaled::new(self, snr)
+        Scaled::new(self, meaningful(snr))
     }
 }
 
@@ -172,7 +183,7 @@ impl TeacherSpectrum for Discrete {
             let shift = point.mean - self.mean;
             [shift * shift, point.real_g * point.real_g]
         });
-        Posterior::new(snr, self, gain, response2)
+        Posterior::new(law.snr, self, gain, response2)
     }
 }
 
@@ -350,9 +361,10 @@ impl<'a> Scaled<'a> {
 
     /// The gap of the support between two neighbouring atoms, if there is one.
     fn gap(&self, (left, p): (f64, f64), (right, q): (f64, f64)) -> Option<[f64; 2]> {
-        // The crowding by these two alone is at least this.
         let distance = right - left;
-        if (p.cbrt() + q.cbrt()).powi(3) >= distance * distance {
+        // The crowding by these two alone, and whether there may be a gap; a NaN has none.
+        let open = (p.cbrt() + q.cbrt()).powi(3) < distance * distance;
+        if !open {
             return None;
         }
         // The crowding is convex between them: Newton's method for its minimum, in a bracket.

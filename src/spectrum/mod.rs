@@ -57,6 +57,9 @@ impl Posterior {
     fn new(snr: f64, teacher: &dyn TeacherSpectrum, gain: f64, response2: f64) -> Self {
         let (mean, variance) = (teacher.mean(), teacher.variance());
         let signal = snr * snr * variance;
+        if signal.is_nan() {
+            return Self { overlap: f64::NAN, risk: f64::NAN };
+        }
         if signal < 1.0 {
             let gain = gain.min(variance);
             return Self { overlap: mean * mean + gain, risk: snr * snr * (variance - gain) };
@@ -64,6 +67,11 @@ impl Posterior {
         let risk = (1.0 - 4.0 * response2).clamp(0.0, signal);
         Self { overlap: teacher.second_moment() - risk / (snr * snr), risk }
     }
+}
+
+/// `snr` if it is finite and >= 0, else NaN: the searches end at once on NaN, and may take very long on nonsense.
+fn meaningful(snr: f64) -> f64 {
+    if snr.is_finite() && snr >= 0.0 { snr } else { f64::NAN }
 }
 
 /// The law of a teacher's eigenvalues, as seen through semicircular noise.

@@ -10,7 +10,7 @@
 
 use super::contour::Lanes;
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum};
+use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use crate::error::Error;
 use nalgebra::Complex;
 use std::f64::consts::PI;
@@ -48,7 +48,7 @@ impl Wishart {
     }
 
     fn uniformised(&self, snr: f64) -> Uniformised {
-        Uniformised::new(self, snr)
+        Uniformised::new(self, meaningful(snr))
     }
 }
 
@@ -97,7 +97,7 @@ impl TeacherSpectrum for Wishart {
     fn posterior(&self, snr: f64) -> Posterior {
         let map = self.uniformised(snr);
         let [gain, response2] = map.posterior_integrals(FEWEST_NODES);
-        Posterior::new(snr, self, gain, response2)
+        Posterior::new(map.snr, self, gain, response2)
     }
 }
 

@@ -276,6 +276,10 @@ impl Table {
     fn integral(&self, l: f64) -> f64 {
         let [q, _] = overlaps(l);
         let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
+        // Overflow in the averages; there is no cell to look in.
+        if l.is_nan() {
+            return f64::NAN;
+        }
         if l <= first.l {
             return 0.5 * self.slope_at_zero * q * q;
         }

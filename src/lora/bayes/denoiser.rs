@@ -24,6 +24,11 @@ pub(crate) fn denoiser(
     noise: f64,
     observed: &[f64],
 ) -> Result<Box<dyn Denoiser>, Error> {
+    // The eigenvalues of a matrix with a NaN would never be found.
+    if let Some(value) = observed.iter().find(|y| !y.is_finite()) {
+        let allowed = "not so large, in units of q0^2, that the logits overflow";
+        return Err(Error::invalid("model.delta or frozen.q0", value, allowed));
+    }
     let frame = Frame::new(activation, tokens);
     let samples: Vec<Seen> = observed.chunks_exact(tokens * tokens).map(|y| frame.seen(y)).collect();
     if noise <= 0.0 {

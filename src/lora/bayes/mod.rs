@@ -29,6 +29,7 @@ use super::Frozen;
 use crate::channel::{LogitsLaw, TwoReplicas};
 use crate::error::{Error, check};
 use crate::fixed_point::Status;
+use crate::memory::Averages;
 use crate::model::{Activation, Model};
 use crate::nullable::number;
 use crate::observables;
@@ -197,12 +198,13 @@ impl BayesCurve {
     /// whose label noise the pre-training has seen.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for an invalid input.
+    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         model.validate()?;
         frozen.validate()?;
         check::positive("lora.q0", q0)?;
         options.validate()?;
+        Averages::FinetuningBound.check(model, options)?;
         let known = if frozen.q > 0.0 { (frozen.m * (frozen.m / frozen.q)).min(frozen.q0) } else { 0.0 };
         let unknown = frozen.q0 - known;
         let relative = (unknown + 0.5 * model.delta) / q0 / q0;
@@ -280,12 +282,13 @@ impl BayesCurve {
     /// after each of `steps`.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, and `start` in `(0, q0)`.
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, `start` in `(0, q0)`, and `steps` at most 1,000,000.
     pub fn state_evolution(&self, alpha: f64, start: f64, steps: usize) -> Result<Vec<f64>, Error> {
         check::positive("lora.alpha", alpha)?;
         if !(start > 0.0 && start < self.q0) {
             return Err(Error::invalid("start", start, format!("> 0 and < q0 = {}", self.q0)));
         }
+        check::integer("steps", steps, 0, 1_000_000)?;
         let mut l = (start / (self.q0 - start)).ln();
         let mut trajectory = vec![start];
         for _ in 0..steps {
@@ -434,7 +437,7 @@ impl BayesCurve {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
 pub fn bayes_optimal(
     model: &Model,
     frozen: &Frozen,

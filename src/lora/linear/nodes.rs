@@ -7,15 +7,13 @@ use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::lora::Divergence;
 use crate::lora::label_noise::LabelNoise;
 use crate::lora::moments::{Moments, OutputChannel, Point};
+use crate::memory::MADE_AT_ONCE;
 use crate::options::Options;
 use crate::parallel;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 
 /// Blocks per unit of parallel work.
 const CHUNK: usize = 128;
-/// Largest number of nodes whose scrambles are made at the same time: the columns of normals take more memory than the
-/// nodes made of them.
-const AT_ONCE: usize = 1 << 18;
 /// `log2` of the numbers of nodes of the cheap levels.
 const COARSE: [usize; 2] = [9, 11];
 
@@ -36,7 +34,7 @@ pub(super) struct Nodes<const T: usize> {
 impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
         let build = |index: usize| Scramble::new(noise, options, index as u64);
-        let scrambles = if options.scrambles << options.log2_nodes <= AT_ONCE {
+        let scrambles = if options.scrambles << options.log2_nodes <= MADE_AT_ONCE {
             parallel::map(options.scrambles, 1, &build).into_iter().collect::<Result<_, _>>()?
         } else {
             (0..options.scrambles).map(build).collect::<Result<_, _>>()?
@@ -151,5 +149,20 @@ impl<const T: usize> OutputChannel for Nodes<T> {
                 scramble.moments::<false>(blocks, point)
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::Sequences;
+    use crate::memory::Averages;
+    use crate::model::Model;
+
+    #[test]
+    fn memory_is_foreseen() {
+        let kept = size_of::<Block<8>>() + size_of::<Lane>();
+        let foreseen = Averages::Finetuning(Sequences::Fresh).numbers(&Model::linear(8, 0.5)).kept;
+        assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

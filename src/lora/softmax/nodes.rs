@@ -208,3 +208,20 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         parallel::map_mut(&mut self.scrambles, &|scramble| scramble.moments(blocks, coupling, point))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::Lane;
+    use crate::lora::Sequences;
+    use crate::memory::Averages;
+    use crate::model::Model;
+
+    #[test]
+    fn memory_is_foreseen() {
+        let curvatures = LANES * size_of::<[Curvature; 8]>();
+        let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
+        let foreseen = Averages::Finetuning(Sequences::Fresh).numbers(&Model::softmax(8, 0.5)).kept;
+        assert_eq!(kept / size_of::<Lane>(), foreseen);
+    }
+}

@@ -1,0 +1,148 @@
+//! Memory of the averages over quasi-Monte-Carlo nodes, known before anything is allocated.
+//!
+//! The options bound the number of nodes. How many numbers a node takes depends on the tokens, the activation and the stage: from
+//! a dozen to some two hundred. Everything else that a solve allocates is small beside the nodes.
+
+use crate::channel;
+use crate::error::Error;
+use crate::lora::Sequences;
+use crate::model::{Activation, Model};
+use crate::options::Options;
+
+/// Bytes that the nodes of one stage may take: 2 GiB.
+const LIMIT: u64 = 1 << 31;
+/// Largest number of nodes whose scrambles are made at the same time: the columns of normals that nodes are made of may take more
+/// memory than the nodes.
+pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
+
+/// What is averaged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Averages {
+    /// The output channel of pre-training.
+    Pretraining,
+    /// The output channel of fine-tuning, on these sequences.
+    Finetuning(Sequences),
+    /// The least errors of pre-training.
+    PretrainingBound,
+    /// The posterior of fine-tuning, and its least errors.
+    FinetuningBound,
+}
+
+/// Numbers in double precision per node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// As long as the solve lasts.
+    pub(crate) kept: usize,
+    /// While the nodes are made.
+    pub(crate) passing: usize,
+}
+
+impl Averages {
+    /// The stage, as in the schema.
+    fn stage(self) -> &'static str {
+        match self {
+            Self::Pretraining | Self::PretrainingBound => "pretrain",
+            Self::Finetuning(_) | Self::FinetuningBound => "lora",
+        }
+    }
+
+    /// What a node takes.
+    pub(crate) fn numbers(self, model: &Model) -> Numbers {
+        let tokens = model.tokens;
+        // All coordinates of the logits, and those that softmax sees.
+        let all = channel::dimension(tokens);
+        let seen = all.saturating_sub(1);
+        let (kept, passing) = match (self, model.activation) {
+            // In closed form, or by a rule with few nodes.
+            (Self::Pretraining | Self::PretrainingBound, Activation::Linear) => (0, 0),
+            (Self::Finetuning(_), Activation::Linear) if tokens == 1 => (0, 0),
+            // Two vectors of normals, the label, the last proximal point and its flag.
+            (Self::Pretraining, Activation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
+            (Self::Finetuning(sequences), Activation::Linear) => {
+                let noise = if matches!(sequences, Sequences::Active(_)) { 2 * all } else { all };
+                // The label's eigenvalues, chi*, omega, and the last secular root.
+                (3 * tokens + 1, 2 * tokens + noise)
+            }
+            // Two matrices of logits, chi*, omega, the last proximal point, and the curvatures at zero weights.
+            (Self::Finetuning(_), Activation::Softmax) => {
+                (2 * tokens * tokens + 5 * tokens, 2 * tokens + 3 * seen + 1)
+            }
+            (Self::PretrainingBound, Activation::Softmax) => (two_replicas(tokens, false), 0),
+            // The observed eigenvalues, chi and omega.
+            (Self::FinetuningBound, Activation::Linear) => (3 * tokens + 1, 1 + tokens + all),
+            (Self::FinetuningBound, Activation::Softmax) => {
+                let across = tokens.saturating_sub(1);
+                let sample = 2 + 4 * across;
+                (sample + two_replicas(tokens, true), 3 + 2 * across + channel::dimension(across))
+            }
+        };
+        Numbers { kept, passing }
+    }
+
+    /// Bytes that the nodes take. The options are valid.
+    fn bytes(self, model: &Model, options: &Options) -> u64 {
+        let Numbers { kept, passing } = self.numbers(model);
+        let scramble = 1_usize << options.log2_nodes;
+        let nodes = options.scrambles * scramble;
+        let being_made = nodes.min(MADE_AT_ONCE).max(scramble);
+        (std::mem::size_of::<f64>() * (kept * nodes + passing * being_made)) as u64
+    }
+
+    /// Refuses what would take more memory than allowed.
+    ///
+    /// # Errors
+    /// [`Error::TooMuchMemory`]. Model and options are valid.
+    pub(crate) fn check(self, model: &Model, options: &Options) -> Result<(), Error> {
+        let bytes = self.bytes(model, options);
+        if bytes <= LIMIT {
+            return Ok(());
+        }
+        Err(Error::TooMuchMemory {
+            stage: self.stage(),
+            log2_nodes: options.log2_nodes,
+            scrambles: options.scrambles,
+            bytes,
+            limit: LIMIT,
+        })
+    }
+}
+
+/// Numbers per node of the two draws of the posterior that the least errors of softmax are averages over.
+fn two_replicas(tokens: usize, perturbed: bool) -> usize {
+    2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Averages; 4] = [
+        Averages::Pretraining,
+        Averages::Finetuning(Sequences::Fresh),
+        Averages::PretrainingBound,
+        Averages::FinetuningBound,
+    ];
+
+    #[test]
+    fn reference_settings_fit() {
+        for tokens in 2..=4 {
+            for model in [Model::linear(tokens, 0.5), Model::softmax(tokens, 0.5)] {
+                let options = Options { log2_nodes: 16, scrambles: 16, ..Options::default() };
+                assert!(ALL.iter().all(|averages| averages.check(&model, &options).is_ok()));
+            }
+        }
+        let options = Options::default();
+        assert!(ALL.iter().all(|averages| averages.check(&Model::softmax(8, 0.5), &options).is_ok()));
+    }
+
+    #[test]
+    fn what_took_gigabytes_is_refused() {
+        let options = Options { log2_nodes: 20, scrambles: 4, ..Options::default() };
+        assert!(options.validate().is_ok());
+        let refused = Averages::Pretraining.check(&Model::softmax(8, 0.5), &options);
+        let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
+        // 173 numbers per node; while the last scramble is made, 70 more for each of its nodes.
+        assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);
+        assert_eq!(limit, 1 << 31);
+    }
+}

@@ -1,0 +1,93 @@
+//! `lora`.
+
+use std::hint::black_box;
+
+use lora_asymptotics::fixed_point::Status;
+use lora_asymptotics::lora::{self, BayesCurve, Order, Solution};
+use lora_asymptotics::{Activation, Model};
+use proptest::prelude::*;
+
+use super::values::{config, finetuning, frozen, model, number, options, parameter, spoken};
+
+fn order() -> impl Strategy<Value = Order> {
+    prop::array::uniform7(prop_oneof![3 => parameter(), 1 => number()])
+        .prop_map(|[q, m, v, q_hat, m_hat, v_hat, eta]| Order { q, m, v, q_hat, m_hat, v_hat, eta })
+}
+
+fn check(solution: &Solution, q0: f64) {
+    let (order, errors) = (solution.order, solution.errors);
+    if solution.status.is_success() {
+        assert!(order.q >= 0.0 && order.m >= 0.0 && order.v >= 0.0, "{solution:?}");
+        assert!(order.m <= order.q.sqrt() * q0.sqrt() * (1.0 + 1e-9), "{solution:?}");
+        assert!(
+            [errors.test, errors.test_clean, errors.train, errors.frozen].iter().all(|error| *error >= 0.0),
+            "{solution:?}"
+        );
+        assert!((0.0..=1.0).contains(&solution.alignment), "{solution:?}");
+    }
+    if solution.status == Status::NonFinite {
+        assert!(order.q.is_nan() && errors.test.is_nan(), "{solution:?}");
+    }
+    assert_eq!(spoken(solution.clone().into_converged()).is_some(), solution.status.is_success());
+}
+
+proptest! {
+    #![proptest_config(config(8))]
+
+    #[test]
+    fn any_stage(model in model(), frozen in frozen(), training in finetuning(), options in options(), previous in order()) {
+        let _ = spoken(frozen.validate());
+        for solved in [
+            lora::solve(&model, &frozen, &training, &options),
+            lora::solve_from(&model, &frozen, &training, &options, &previous),
+        ] {
+            if let Some(solution) = spoken(solved) {
+                check(&solution, training.q0);
+            }
+        }
+    }
+
+    #[test]
+    fn stability(model in model(), frozen in frozen(), training in finetuning(), options in options()) {
+        black_box(spoken(lora::lambda_collapse(&model, &frozen, &training, &options)));
+        if let Some(recovery) = spoken(lora::weak_recovery(&model, &frozen, &training, &options)) {
+            prop_assert_eq!(recovery.recovers, recovery.growth > 1.0);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+
+    #[test]
+    fn threshold(model in model(), frozen in frozen(), training in finetuning(), options in options()) {
+        if let Some(Some(threshold)) = spoken(lora::alpha_weak_recovery(&model, &frozen, &training, &options)) {
+            prop_assert!(threshold.alpha > 0.0, "{threshold:?}");
+        }
+    }
+
+    #[test]
+    fn bound(model in model(), frozen in frozen(), q0 in parameter(), alpha in prop_oneof![4 => parameter(), 1 => number()],
+             start in prop_oneof![4 => 0.0..1.0, 1 => number()], steps in prop_oneof![9 => 0_usize..20, 1 => Just(usize::MAX)],
+             options in options()) {
+        // With three tokens, softmax takes double integrals.
+        let tokens = if model.activation == Activation::Softmax { model.tokens.min(2) } else { model.tokens };
+        let model = Model { tokens, ..model };
+        let Some(curve) = spoken(BayesCurve::new(&model, &frozen, q0, &options)) else { return Ok(()) };
+        black_box((curve.weak_recovery(), curve.information_theoretic_jump()));
+        if let Some([low, high]) = curve.spinodals() {
+            prop_assert!(low <= high);
+        }
+        if let Some(path) = spoken(curve.state_evolution(alpha, start * q0, steps)) {
+            prop_assert_eq!(path.len(), steps + 1);
+        }
+        if let Some(bound) = spoken(curve.solve(alpha)) {
+            if bound.status.is_success() {
+                prop_assert!(bound.order.q >= 0.0 && bound.order.q <= q0 * (1.0 + 1e-9), "{bound:?}");
+                prop_assert!(bound.errors.test_clean >= 0.0 && bound.errors.test >= 0.0, "{bound:?}");
+            }
+            prop_assert_eq!(spoken(bound.clone().into_converged()).is_some(), bound.status.is_success());
+        }
+        black_box(spoken(lora::bayes_optimal(&model, &frozen, alpha, q0, &options)));
+    }
+}

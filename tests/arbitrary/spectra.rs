@@ -1,0 +1,77 @@
+//! `spectrum`: any teacher, any signal, anywhere.
+
+use std::hint::black_box;
+
+use lora_asymptotics::Teacher;
+use lora_asymptotics::spectrum::{Discrete, TeacherSpectrum, Wishart};
+use proptest::prelude::*;
+
+use super::values::{config, count, number, parameter, spoken, teacher};
+
+fn everything(law: &dyn TeacherSpectrum, snr: f64, x: f64) {
+    black_box((law.mean(), law.second_moment(), law.variance(), law.orbit_dimension()));
+    black_box((law.support(snr), law.top_edge(snr), law.stieltjes(snr, x)));
+    let (density, denoised, posterior) = (law.density(snr, x), law.denoise(snr, x), law.posterior(snr));
+    // Where double precision resolves the law.
+    if (1e-3..1e3).contains(&snr) && x.abs() < 1e6 && law.second_moment() < 1e6 {
+        assert!(density >= -1e-7, "density {density}");
+        assert!((0.0..=1.0).contains(&denoised.rank_fraction), "{denoised:?}");
+        assert!(denoised.norm >= -1e-9 && denoised.trace >= -1e-9, "{denoised:?}");
+        assert!(
+            posterior.risk >= 0.0 && posterior.overlap <= law.second_moment() * (1.0 + 1e-9),
+            "{posterior:?}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(config(2))]
+
+    #[test]
+    fn teachers(teacher in teacher(), snr in prop_oneof![2 => parameter(), 1 => number()], x in number()) {
+        if let Some(law) = spoken(teacher.spectrum()) {
+            everything(law.as_ref(), snr, x);
+        }
+    }
+
+    #[test]
+    fn constructors(kappa0 in number(), eigenvalues in prop::collection::vec(number(), 0..6), exponent in number(), dimension in count(),
+                    snr in number(), x in number()) {
+        if let Some(law) = spoken(Wishart::new(kappa0)) {
+            prop_assert!((0.0..=1.0).contains(&law.atom_at_zero()));
+            everything(&law, snr, x);
+        }
+        if let Some(law) = spoken(Discrete::new(&eigenvalues)) {
+            let weights: f64 = law.atoms().map(|(_, weight)| weight).sum();
+            prop_assert!((weights - 1.0).abs() < 1e-12);
+            everything(&law, snr, x);
+        }
+        if !(100..=Discrete::MAX_EIGENVALUES).contains(&dimension) {
+            black_box(spoken(Discrete::power_law(exponent, dimension)).map(|law| law.top_edge(snr)));
+        }
+        black_box(spoken(Teacher::Spectrum { eigenvalues }.spectrum()).map(|law| law.mean()));
+    }
+}
+
+#[test]
+fn nothing_is_too_long_or_too_short() {
+    assert!(spoken(Discrete::new(&[])).is_none());
+    assert!(spoken(Discrete::new(&vec![1.0; Discrete::MAX_EIGENVALUES + 1])).is_none());
+    let long: Vec<f64> = (0..Discrete::MAX_EIGENVALUES).map(|i| i as f64).collect();
+    let law = Discrete::new(&long).unwrap();
+    for snr in [f64::NAN, f64::INFINITY, -1.0] {
+        assert!(law.posterior(snr).overlap.is_nan());
+        assert!(!law.support(snr).is_empty());
+    }
+}
+
+/// These panicked: the bounds of a clamp were NaN.
+#[test]
+fn a_signal_that_is_not_a_number_gives_none() {
+    for teacher in [Teacher::Wishart { kappa0: 0.5 }, Teacher::Spectrum { eigenvalues: vec![0.0, 1.0] }] {
+        let law = teacher.spectrum().unwrap();
+        for snr in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
+            assert!(law.posterior(snr).overlap.is_nan() && law.posterior(snr).risk.is_nan());
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Arbitrary values: most of them plausible, so that something is reached behind the checks, and the others extreme.
+
+use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
+use lora_asymptotics::{
+    Activation, Error, Estimator, Finetuning, Model, Options, Pretraining, Scenario, Start, Teacher, lora,
+    pretrain,
+};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::RngSeed;
+use serde_json::Value;
+
+/// The configuration of a test that is `cost` times as expensive as a cheap one. The same cases in every run, unless
+/// `PROPTEST_RNG_SEED` chooses others. Failures are printed, not recorded on disk.
+pub fn config(cost: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let rng_seed = match default.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(2026),
+        chosen => chosen,
+    };
+    let cases = (default.cases / cost).max(4);
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 200, rng_seed, ..default }
+}
+
+/// Any number: of order 1, of any size, of any bits, and those that break things.
+pub fn number() -> impl Strategy<Value = f64> + Clone {
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        2.0,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::MIN_POSITIVE,
+        5e-324,
+        -5e-324,
+        f64::MAX,
+        f64::MIN,
+        1e300,
+        1e-300,
+        1e154,
+        1e-154,
+        f64::EPSILON,
+        1.0 - f64::EPSILON,
+        1.0 + f64::EPSILON,
+        4_503_599_627_370_496.0,
+    ];
+    prop_oneof![
+        4 => -10.0..10.0,
+        3 => positive(),
+        1 => any::<f64>(),
+        3 => select(special.to_vec()),
+    ]
+}
+
+/// A positive number, mostly of order 1.
+pub fn positive() -> impl Strategy<Value = f64> + Clone {
+    prop_oneof![4 => (-3.0..3.0).prop_map(f64::exp), 1 => (-40.0..40.0).prop_map(f64::exp), 1 => (-700.0..700.0).prop_map(f64::exp)]
+}
+
+/// A parameter: most often valid.
+pub fn parameter() -> impl Strategy<Value = f64> + Clone {
+    prop_oneof![30 => (-3.0..3.0).prop_map(f64::exp), 6 => positive(), 2 => Just(0.0), 1 => number()]
+}
+
+/// Any count: small, or so large that it overflows.
+pub fn count() -> impl Strategy<Value = usize> + Clone {
+    let special =
+        [0, 1, 2, 8, 9, 64, 10_000, 10_001, 1 << 20, 1 << 32, usize::MAX / 2, usize::MAX - 1, usize::MAX];
+    prop_oneof![3 => 0_usize..20, 2 => select(special.to_vec()), 1 => any::<usize>()]
+}
+
+pub fn teacher() -> impl Strategy<Value = Teacher> {
+    prop_oneof![
+        3 => parameter().prop_map(|kappa0| Teacher::Wishart { kappa0 }),
+        2 => prop::collection::vec(parameter(), 0..12).prop_map(|eigenvalues| Teacher::Spectrum { eigenvalues }),
+        2 => (parameter(), prop_oneof![5 => 1_usize..20, 1 => Just(0), 1 => Just(usize::MAX)])
+            .prop_map(|(exponent, dimension)| Teacher::PowerLaw { exponent, dimension }),
+    ]
+}
+
+/// Of few tokens, for the sake of time, or of a number that is refused.
+pub fn model() -> impl Strategy<Value = Model> {
+    let tokens = prop_oneof![20 => 1_usize..4, 1 => Just(0), 1 => Just(9), 1 => Just(usize::MAX)];
+    let activation = prop_oneof![3 => Just(Activation::Linear), 2 => Just(Activation::Softmax)];
+    let temperature = prop_oneof![4 => Just(None), 1 => parameter().prop_map(Some)];
+    let teacher = prop_oneof![8 => teacher().prop_map(Some), 1 => Just(None)];
+    (tokens, activation, parameter(), temperature, teacher).prop_map(
+        |(tokens, activation, delta, temperature, teacher)| Model {
+            tokens,
+            activation,
+            delta,
+            inverse_temperature: if activation == Activation::Softmax { temperature } else { None },
+            teacher,
+        },
+    )
+}
+
+/// With few nodes and few iterations, or refused.
+pub fn options() -> impl Strategy<Value = Options> {
+    let tolerance = prop_oneof![8 => Just(1e-8), 1 => number()];
+    let max_iterations = prop_oneof![10 => 1_usize..30, 1 => Just(0), 1 => Just(usize::MAX)];
+    let log2_nodes = prop_oneof![15 => Just(6_usize), 1 => Just(5), 1 => Just(64), 1 => Just(usize::MAX)];
+    let scrambles = prop_oneof![15 => 1_usize..4, 1 => Just(0), 1 => Just(65), 1 => Just(usize::MAX)];
+    let start = select(vec![Start::Informed, Start::Uninformed, Start::Best]);
+    (tolerance, max_iterations, log2_nodes, scrambles, any::<u64>(), start).prop_map(
+        |(tolerance, max_iterations, log2_nodes, scrambles, seed, start)| Options {
+            tolerance,
+            max_iterations,
+            log2_nodes,
+            scrambles,
+            seed,
+            start,
+        },
+    )
+}
+
+pub fn training() -> impl Strategy<Value = pretrain::Training> {
+    let kappa = prop_oneof![3 => Just(1.0), 1 => parameter()];
+    (parameter(), parameter(), kappa).prop_map(|(alpha, lambda, kappa)| pretrain::Training {
+        alpha,
+        lambda,
+        kappa,
+    })
+}
+
+pub fn sequences() -> impl Strategy<Value = Sequences> {
+    let score = select(vec![Score::Frobenius, Score::Centred]);
+    let fraction = prop_oneof![6 => 0.01..1.0, 1 => Just(1.0), 2 => number(), 1 => positive()];
+    prop_oneof![
+        2 => Just(Sequences::Fresh),
+        1 => Just(Sequences::Reused),
+        2 => (fraction, score)
+            .prop_map(|(fraction, score)| Sequences::Active(Selection { fraction, score })),
+    ]
+}
+
+pub fn finetuning() -> impl Strategy<Value = lora::Training> {
+    (parameter(), parameter(), parameter(), parameter(), sequences()).prop_map(
+        |(alpha, lambda, q0, beta, sequences)| lora::Training { alpha, lambda, q0, beta, sequences },
+    )
+}
+
+/// With overlaps that are most often possible.
+pub fn frozen() -> impl Strategy<Value = Frozen> {
+    let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
+    (parameter(), parameter(), cosine, parameter()).prop_map(|(q0, q, cosine, v)| Frozen {
+        q0,
+        q,
+        m: cosine * q0.sqrt() * q.sqrt(),
+        v,
+    })
+}
+
+pub fn scenario() -> impl Strategy<Value = Scenario> {
+    let estimator = select(vec![Estimator::Erm, Estimator::BayesOptimal, Estimator::Both]);
+    let ridges = prop_oneof![3 => Just(true), 1 => any::<bool>()];
+    let stages = prop_oneof![6 => Just([true, false, true]), 2 => Just([true, false, false]),
+        3 => Just([false, true, true]), 1 => any::<[bool; 3]>()];
+    let parts = (model(), training(), finetuning(), frozen(), options());
+    (parts, estimator, ridges, stages).prop_map(
+        |((model, first, second, frozen, options), estimator, ridges, stages)| {
+            let ridges = ridges && estimator != Estimator::BayesOptimal;
+            let mut scenario = Scenario {
+                model,
+                pretrain: Some(Pretraining::from(first)),
+                frozen: Some(frozen),
+                lora: Some(Finetuning::from(second)),
+                estimator,
+                options,
+            };
+            if !ridges {
+                scenario.pretrain.iter_mut().for_each(|stage| stage.lambda = None);
+                scenario.lora.iter_mut().for_each(|stage| stage.lambda = None);
+            }
+            if !stages[0] {
+                scenario.pretrain = None;
+            }
+            if !stages[1] {
+                scenario.frozen = None;
+            } else if !stages[0] {
+                scenario.model.teacher = None;
+            }
+            if !stages[2] {
+                scenario.lora = None;
+            }
+            scenario
+        },
+    )
+}
+
+/// Any JSON, not very deep.
+pub fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        number().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        count().prop_map(Value::from),
+        "[a-z_]{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z_]{1,6}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// One change of a valid text: where, as a number that is taken modulo the number of places, and what comes there; nothing
+/// removes what was there.
+pub fn change() -> impl Strategy<Value = (usize, Option<Value>)> {
+    let replacement =
+        prop_oneof![2 => number().prop_map(Value::from), 1 => count().prop_map(Value::from), 2 => json()];
+    (any::<usize>(), prop_oneof![4 => replacement.prop_map(Some), 1 => Just(None)])
+}
+
+/// Changes a text at one of its places.
+pub fn apply(value: &mut Value, (place, replacement): &(usize, Option<Value>)) {
+    let mut left = place % places(value);
+    visit(value, &mut left, replacement);
+}
+
+fn places(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(places).sum::<usize>(),
+        Value::Object(map) => map.values().map(places).sum::<usize>(),
+        _ => 0,
+    }
+}
+
+/// Goes through the places until none is left to pass by; tells whether it came there.
+fn visit(value: &mut Value, left: &mut usize, replacement: &Option<Value>) -> bool {
+    if *left == 0 {
+        *value = replacement.clone().unwrap_or(Value::Null);
+        return true;
+    }
+    *left -= 1;
+    match value {
+        Value::Array(items) => items.iter_mut().any(|item| visit(item, left, replacement)),
+        Value::Object(map) => {
+            let names: Vec<String> = map.keys().cloned().collect();
+            names.into_iter().any(|name| {
+                if *left == 0 && replacement.is_none() {
+                    return map.remove(&name).is_some();
+                }
+                map.get_mut(&name).is_some_and(|item| visit(item, left, replacement))
+            })
+        }
+        _ => false,
+    }
+}
+
+/// The value; an error has a name and words, and comes to an end.
+pub fn spoken<T>(result: Result<T, Error>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            assert!(!error.kind().is_empty() && !error.to_string().is_empty());
+            assert!(error.to_string().len() < 20_000, "an error of {} bytes", error.to_string().len());
+            None
+        }
+    }
+}
