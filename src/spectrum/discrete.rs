@@ -417,6 +417,9 @@ impl<'a> Scaled<'a> {
 }
 
 impl Parametrised for Scaled<'_> {
+    /// Of the order of the noise: many atoms, at many distances, add their rounding errors.
+    const RISK_WITHOUT_CANCELLATION: f64 = 0.1;
+
     fn snr(&self) -> f64 {
         self.snr
     }
@@ -425,8 +428,12 @@ impl Parametrised for Scaled<'_> {
         [self.teacher.mean, self.teacher.second_moment]
     }
 
-    fn ends(&self) -> [f64; 2] {
-        [self.bottom - 1.0, self.top + 1.0]
+    fn ends(&self, r: f64) -> [f64; 2] {
+        // As far from the outermost atoms as `p = z - r` is large there. Close to an atom, the powers of `p` in the integrands
+        // would make terms that are larger than the integrals by the ratio of the two, and cancel.
+        let below = 1.0 + (r - self.bottom).max(0.0);
+        let above = 1.0 + (self.top - r).max(0.0);
+        [self.bottom - below, self.top + above]
     }
 
     fn clearance(&self, w: Complex<f64>) -> f64 {
