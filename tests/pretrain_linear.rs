@@ -239,7 +239,7 @@ mod raw_equations {
             for method in [Method::Picard, Method::default()] {
                 let problem = Problem::new([0.1, 0.05, 1.0], [Coordinate::Log; 3]);
                 let options = fixed_point::Options {
-                    tolerance: Some(1e-12),
+                    tolerance: 1e-12,
                     max_iterations: 20_000,
                     method,
                     ..fixed_point::Options::default()
