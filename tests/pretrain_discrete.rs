@@ -3,16 +3,22 @@
 mod common;
 
 use common::{log_grid, solve};
-use lora_asymptotics::fixed_point::{self, Coordinate, Problem, Status};
+use lora_asymptotics::fixed_point::{self, Coordinate, Method, Problem, Status};
 use lora_asymptotics::pretrain::{self, Order, Training};
 use lora_asymptotics::{Model, Teacher};
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
-/// `(Q, M, V)` by the accelerated iteration of one step of the state evolution, another search than that of the solver.
+/// `(Q, M, V)` by the plain iteration of one step of the state evolution, another search than that of the solver. (Accelerated, it
+/// may overshoot to `Q0 - 2M + Q < 0`.)
 fn iterated(model: &Model, training: &Training) -> [f64; 3] {
     let start = [0.5, 0.5, 0.25 * (model.tokens * model.tokens) as f64];
-    let options = fixed_point::Options { tolerance: 1e-12, max_iterations: 3000, ..Default::default() };
+    let options = fixed_point::Options {
+        tolerance: 1e-12,
+        max_iterations: 3000,
+        method: Method::Picard,
+        ..Default::default()
+    };
     let problem = Problem::new(start, [Coordinate::Log; 3]);
     let step = |x| pretrain::linear_step(model, training, x).unwrap();
     let report = fixed_point::solve(&problem, &options, step).unwrap();
