@@ -98,7 +98,7 @@ fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
     group.sample_size(10);
     let frozen = lora::Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
     for (tokens, log2_nodes) in [(2, 10), (2, 12), (2, 14), (3, 14), (4, 14)] {
-        let options = Options { log2_nodes, tolerance: 1e-7, ..Options::default() };
+        let options = Options { log2_nodes, tolerance: Some(1e-7), ..Options::default() };
         let model = Model::softmax(tokens, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
         let name = format!("T{tokens}_2^{log2_nodes}");
         let training = pretrain::Training::new(0.2, 0.1);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, check};
+use crate::fixed_point::Tolerance;
 
 /// Which fixed point of the fine-tuning equations to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,8 +24,16 @@ pub enum Start {
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve. In `[1e-14, 1e-1]`.
-    pub tolerance: f64,
-    /// Bound on the iterations per fixed point, at least 1. A few evaluations more measure slopes and errors.
+    ///
+    /// `None` (left out in JSON) is automatic. Every iteration aims at 1e-10. The map of an average over quasi-Monte-Carlo nodes
+    /// has jumps, at which an iteration may stall; with a residual of at most a twentieth of the standard error of the
+    /// image, in its noisiest coordinate, it is converged then, too: the tolerance belongs to the noise. With a single scramble
+    /// nothing is known about the noise, and only 1e-10 is converged. A given tolerance holds as it is, noise or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// Bound on the iterations per fixed point, at least 1, and on the number of iterations that is reported. Evaluations that do
+    /// not move the iterate are not counted: those that measure slopes, errors, and the residual of the point where the
+    /// iterations ended.
     pub max_iterations: usize,
     /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble: 6 to 20. The nodes of a stage may take 2 GiB of memory at
     /// most, all scrambles together: at 8 tokens, `2^20` of them do.
@@ -40,7 +49,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            tolerance: 1e-10,
+            tolerance: None,
             max_iterations: 1000,
             log2_nodes: 14,
             scrambles: 4,
@@ -59,8 +68,10 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidParameter`] names the first field that is out of range.
     pub fn validate(&self) -> Result<(), Error> {
-        if !(self.tolerance >= 1e-14 && self.tolerance <= 1e-1) {
-            return Err(Error::invalid("options.tolerance", self.tolerance, "between 1e-14 and 1e-1"));
+        if let Some(tolerance) = self.tolerance
+            && !(1e-14..=1e-1).contains(&tolerance)
+        {
+            return Err(Error::invalid("options.tolerance", tolerance, "between 1e-14 and 1e-1"));
         }
         check::integer("options.max_iterations", self.max_iterations, 1, 1_000_000)?;
         check::integer("options.log2_nodes", self.log2_nodes, 6, 20)?;
@@ -73,5 +84,10 @@ impl Options {
             ));
         }
         Ok(())
+    }
+
+    /// Which residual is small enough.
+    pub(crate) fn tolerance(&self) -> Tolerance {
+        self.tolerance.map_or(Tolerance::Automatic, Tolerance::Fixed)
     }
 }

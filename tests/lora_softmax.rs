@@ -21,7 +21,7 @@ use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss
 const FROZEN: Frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
 
 fn few_nodes() -> Options {
-    Options { log2_nodes: 10, tolerance: 1e-8, ..Options::default() }
+    Options { log2_nodes: 10, tolerance: Some(1e-8), ..Options::default() }
 }
 
 fn solve(tokens: usize, training: &Training, options: &Options) -> Solution {
@@ -40,7 +40,7 @@ fn reference_values_with_selection_and_recalibration() {
 
 #[test]
 fn verdicts_at_a_small_ridge() {
-    let options = Options { log2_nodes: 12, tolerance: 1e-6, ..Options::default() };
+    let options = Options { log2_nodes: 12, tolerance: Some(1e-6), ..Options::default() };
     for (alpha, verdict) in [
         (2.0, Verdict::Unreliable),
         (3.0, Verdict::Unreliable),
@@ -142,7 +142,7 @@ fn selecting_everything_is_fresh_and_reusing_without_response_too() {
 #[test]
 fn mismatch_on_reused_sequences() {
     let model = Model::softmax(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
-    let options = Options { log2_nodes: 14, scrambles: 8, tolerance: 1e-7, ..Options::default() };
+    let options = Options { log2_nodes: 14, scrambles: 8, tolerance: Some(1e-7), ..Options::default() };
     let training = Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) };
     let points: Vec<Solution> = [0.01, 0.03, 0.1]
         .iter()
@@ -279,7 +279,7 @@ fn standard_errors_are_honest() {
     let solutions: Vec<Solution> = (0..50)
         .map(|seed| {
             let options =
-                Options { seed, log2_nodes: 11, scrambles: 8, tolerance: 1e-6, ..Options::default() };
+                Options { seed, log2_nodes: 11, scrambles: 8, tolerance: Some(1e-6), ..Options::default() };
             solve(2, &Training::new(10.0, 0.5), &options)
         })
         .collect();
@@ -319,7 +319,7 @@ proptest! {
         };
         let q0 = 10_f64.powf(log_q0);
         let training = Training { q0, beta, sequences, ..Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda)) };
-        let options = Options { log2_nodes: 7, max_iterations: 100, tolerance: 1e-5, ..Options::default() };
+        let options = Options { log2_nodes: 7, max_iterations: 100, tolerance: Some(1e-5), ..Options::default() };
         let solution = lora::solve(&Model::softmax(tokens, delta), &frozen, &training, &options).unwrap();
         let lora::Order { q, m, v, .. } = solution.order;
         let lora::Errors { test, test_clean, train, frozen } = solution.errors;

@@ -22,7 +22,7 @@ fn model(tokens: usize, delta: f64, kappa0: f64) -> Model {
 }
 
 fn few_nodes() -> Options {
-    Options { log2_nodes: 10, tolerance: 1e-8, ..Options::default() }
+    Options { log2_nodes: 10, tolerance: Some(1e-8), ..Options::default() }
 }
 
 fn solved(model: &Model, training: &Training, options: &Options) -> Solution {
@@ -193,7 +193,7 @@ fn standard_errors_are_honest() {
     let solutions: Vec<Solution> = (0..50)
         .map(|seed| {
             let options =
-                Options { seed, log2_nodes: 9, scrambles: 8, tolerance: 1e-7, ..Options::default() };
+                Options { seed, log2_nodes: 9, scrambles: 8, tolerance: Some(1e-7), ..Options::default() };
             solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &options)
         })
         .collect();
@@ -224,7 +224,7 @@ proptest! {
     ) {
         let model = Model { inverse_temperature: Some(temperature), ..model(tokens, delta, 10_f64.powf(log_kappa0)) };
         let training = Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda));
-        let options = Options { log2_nodes: 7, max_iterations: 150, tolerance: 1e-6, ..Options::default() };
+        let options = Options { log2_nodes: 7, max_iterations: 150, tolerance: Some(1e-6), ..Options::default() };
         let solution = pretrain::solve(&model, &training, &options).unwrap();
         let pretrain::Order { q, m, v, .. } = solution.order;
         if solution.status == Status::NonFinite {

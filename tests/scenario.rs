@@ -71,7 +71,8 @@ mod schema {
         assert_eq!(options, Options::default());
         assert_eq!((options.log2_nodes, options.scrambles, options.seed), (14, 4, 0));
         assert_eq!((options.max_iterations, options.start), (1000, Start::Best));
-        assert_eq!(options.tolerance.to_bits(), 1e-10_f64.to_bits());
+        assert_eq!(options.tolerance, None);
+        assert!(!serde_json::to_string(&options).unwrap().contains("tolerance"));
 
         let scenario = parse(&frozen()).unwrap();
         assert_eq!(scenario.frozen, Some(Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 }));
@@ -115,7 +116,7 @@ mod schema {
             }),
             estimator: Estimator::Erm,
             options: Options {
-                tolerance: 1e-9,
+                tolerance: Some(1e-9),
                 max_iterations: 500,
                 log2_nodes: 9,
                 scrambles: 3,

@@ -128,7 +128,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let linear = Model::linear(3, 0.5).with_teacher(teacher.clone());
     let softmax = Model::softmax(3, 0.5).with_teacher(teacher);
     let (count, softmax_count, log2_nodes) = if arguments.full { (60, 25, 14) } else { (25, 9, 11) };
-    let nodes = |log2_nodes| Options { log2_nodes, tolerance: 1e-6, ..Options::default() };
+    let nodes = |log2_nodes| Options { log2_nodes, tolerance: Some(1e-6), ..Options::default() };
     let mut table = Vec::new();
     for (model, activation, count, largest, alphas, options) in [
         (&linear, "linear", count, 0.8, &[0.5, 1.0, 2.0, 5.0, 10.0][..], nodes(log2_nodes + 1)),

@@ -44,7 +44,7 @@ fn trained(
         frozen: None,
         lora: None,
         estimator: Estimator::Erm,
-        options: Options { log2_nodes: 10, tolerance: 1e-6, ..Options::default() },
+        options: Options { log2_nodes: 10, tolerance: Some(1e-6), ..Options::default() },
     };
     let (dimension, instances) = if full { (150, 20) } else { (60, 16) };
     let laboratory =
@@ -74,8 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut plots = Vec::new();
     for (lambda, colour) in RIDGES.into_iter().zip(COLOURS) {
         let training = Training::new(0.2, lambda);
-        let solution =
-            pretrain::solve(&model, &training, &Options { tolerance: 1e-7, ..options })?.into_converged()?;
+        let solution = pretrain::solve(&model, &training, &Options { tolerance: Some(1e-7), ..options })?
+            .into_converged()?;
         let spectrum = LearnedSpectrum::new(&model, &training, &solution)?;
         let table = spectrum.table(400)?;
         let points: Vec<(f64, f64)> =

@@ -69,10 +69,16 @@ impl<const N: usize, const C: usize> Sensitivity<N, C> {
     }
 }
 
-/// Three standard errors of the image of a map, in its noisiest coordinate, from the distances of the scrambles' images
-/// from the common one. NaN for a single scramble.
+/// Three standard errors of the image of a map, in its noisiest coordinate: what a residual may be without a doubt about the
+/// solution. NaN for a single scramble.
 pub(crate) fn noise<const N: usize>(differences: &[[f64; N]]) -> f64 {
+    3.0 * standard_error(differences)
+}
+
+/// The standard error of the image of a map, in its noisiest coordinate, from the distances of the scrambles' images from
+/// the common one. NaN for a single scramble.
+pub(super) fn standard_error<const N: usize>(differences: &[[f64; N]]) -> f64 {
     let count = differences.len() as f64;
     let variance = |i: usize| differences.iter().map(|d| d[i] * d[i]).sum::<f64>() / (count - 1.0);
-    (0..N).map(|i| 3.0 * (variance(i) / count).sqrt()).fold(0.0, |m, x| if x <= m { m } else { x })
+    (0..N).map(|i| (variance(i) / count).sqrt()).fold(0.0, |m, x| if x <= m { m } else { x })
 }

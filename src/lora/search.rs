@@ -269,7 +269,8 @@ impl<'a> Search<'a> {
             problem.secants = sensitivity.secants();
             for level in 1.min(finest)..=finest {
                 problem.start = report.point;
-                let tolerance = if level == finest { self.options.tolerance } else { MIDDLE_TOLERANCE };
+                let tolerance =
+                    if level == finest { self.options.tolerance().aim() } else { MIDDLE_TOLERANCE };
                 report = self.polish(level, tolerance, &problem)?;
             }
         } else {
@@ -357,7 +358,8 @@ impl<'a> Search<'a> {
             let moments = Moments::mean(&self.replicates(level, &point, false));
             coordinates(&self.ridge.image(&point, &moments))
         })?;
-        self.iterations += report.iterations;
+        // An evaluation beyond the bound moves nothing: it measures the residual of where the iterations ended.
+        self.iterations += report.iterations.min(allowed);
         Ok(report)
     }
 
@@ -398,11 +400,14 @@ impl<'a> Search<'a> {
         let noise = if differences.len() > 1 { noise(differences) } else { self.channel.resolution() };
         // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
         let unresolved = point.m <= 0.0 && point.q() <= 10.0 * SMALLEST_S2;
+        let excused = self.options.tolerance().excuses(report.residual, differences);
+        let exhausted = self.iterations >= self.options.max_iterations;
         match report.status {
             Status::Converged if unresolved => Status::NoiseLimited,
+            Status::Stalled if excused && !unresolved => Status::Converged,
             Status::Stalled if report.residual <= noise => Status::NoiseLimited,
             // The bound on one level's effort, not the caller's.
-            Status::MaxIterations if self.iterations < self.options.max_iterations => Status::Stalled,
+            Status::MaxIterations if !exhausted => Status::Stalled,
             status => status,
         }
     }

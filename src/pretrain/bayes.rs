@@ -147,7 +147,7 @@ pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<Bay
     };
     let status = if !(found.overlap.is_finite() && found.mse.is_finite()) {
         Status::NonFinite
-    } else if found.residual <= options.tolerance {
+    } else if found.residual <= options.tolerance().aim() {
         Status::Converged
     } else {
         Status::Stalled

@@ -12,13 +12,14 @@
 //! threshold of collapse. So there is one solution at every `lambda`, and a smooth path of them: a quasi-Newton iteration
 //! in `(ln tau, ln r)` finds it from a rough guess in some ten evaluations of the spectral integrals, or follows the path
 //! from the threshold of collapse where the guess was too rough. The original equations would take thousands of steps
-//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there.
+//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there: they are iterated only if
+//! both fail.
 
 use std::cell::Cell;
 
 use super::{Order, Training};
 use crate::channel;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Secant};
+use crate::fixed_point::{self, Coordinate, Method, Problem, Secant, Status};
 use crate::model::Model;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 
@@ -93,6 +94,11 @@ impl<'a> Equations<'a> {
         4.0 * self.budget / self.tokens_squared
     }
 
+    /// `Vhat` at `V`.
+    fn stiffness(&self, v: f64) -> f64 {
+        self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared)
+    }
+
     /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable: half the top edge of `Y` at `Q = M = V = 0`.
     pub(super) fn collapse_ridge(&self) -> f64 {
         let tau = self.tau_of_nothing();
@@ -112,7 +118,8 @@ impl<'a> Equations<'a> {
         let target = 0.5 * self.ridge * self.tokens_squared;
         if target > 0.0 {
             let guess = self.guess(target);
-            let [tau, r] = self.refine(guess, target).unwrap_or_else(|| self.continue_to(target, guess));
+            let found = self.refine(guess, target).map_or_else(|| self.continue_to(target, guess), Ok);
+            let [tau, r] = found.unwrap_or_else(|closest| self.iterate_steps(target).unwrap_or(closest));
             self.fixed_point(tau, r)
         } else {
             self.fixed_point(self.ridgeless()?, 0.0)
@@ -181,9 +188,9 @@ impl<'a> Equations<'a> {
     }
 
     /// Continuation in the ridge, from close to collapse, where the solution is known, down to `target`; the steps
-    /// adapt. The path is unique and smooth, since training is convex. If it cannot be followed to its end, the last point
-    /// on it, or else `guess`: the residual will tell.
-    fn continue_to(&self, target: f64, guess: [f64; 2]) -> [f64; 2] {
+    /// adapt. The path is unique and smooth, since training is convex. If it cannot be followed to its end, the error is the
+    /// last point on it, or else `guess`.
+    fn continue_to(&self, target: f64, guess: [f64; 2]) -> Result<[f64; 2], [f64; 2]> {
         const SMALLEST_STEP: f64 = 1e-3;
         let tau = self.tau_of_nothing();
         let edge = self.teacher.top_edge(1.0 / tau);
@@ -195,7 +202,7 @@ impl<'a> Equations<'a> {
         let mut moving = false;
         while position > end {
             if self.evaluations() + 4 > self.max_evaluations || step < SMALLEST_STEP {
-                return if moving { here } else { guess };
+                return Err(if moving { here } else { guess });
             }
             let next = (position - step).max(end);
             let moved = next - position;
@@ -211,17 +218,44 @@ impl<'a> Equations<'a> {
                 None => step *= 0.25,
             }
         }
-        here
+        Ok(here)
     }
 
-    /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`.
+    /// The plain iteration of the state evolution on `(Q, M, V)`, accelerated. It needs no slopes and no path, but is slow
+    /// where `V` diverges; and it has few digits where `Q0 - 2M + Q` is small, which [`Self::refine`] restores if it can. `None` if
+    /// it does not come to rest within the evaluations that are left.
+    fn iterate_steps(&self, target: f64) -> Option<[f64; 2]> {
+        let signal = self.teacher.second_moment();
+        let noisy_mse = |q: f64, m: f64| (signal - 2.0 * m + q).max(0.0) + self.half_delta;
+        let problem =
+            Problem::new([0.5 * signal, 0.5 * signal, 0.25 * self.tokens_squared], [Coordinate::Log; 3]);
+        let options = fixed_point::Options {
+            max_iterations: self.max_evaluations.checked_sub(self.evaluations() + 1)?,
+            ..fixed_point::Options::default()
+        };
+        let report =
+            fixed_point::solve(&problem, &options, |[q, m, v]| self.step(noisy_mse(q, m), v)).ok()?;
+        let [q, m, v] = report.point;
+        let tau = (noisy_mse(q, m) / self.budget).sqrt();
+        let point = [tau, 2.0 * self.ridge / (self.stiffness(v) * tau)];
+        (report.status == Status::Converged).then(|| self.refine(point, target).unwrap_or(point))
+    }
+
+    /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`. What comes closest to
+    /// it if the evaluations do not suffice.
     fn ridgeless(&self) -> Option<f64> {
-        let problem = Problem::new([(self.half_delta / self.budget).sqrt()], [Coordinate::Log]);
-        let options = fixed_point::Options { max_iterations: self.max_evaluations, ..SEARCH };
+        let start = (self.half_delta / self.budget).sqrt();
+        // One evaluation is left for the fixed point itself.
+        let allowed = self.max_evaluations.saturating_sub(1);
+        if allowed == 0 {
+            return Some(start);
+        }
+        let problem = Problem::new([start], [Coordinate::Log]);
+        let options = fixed_point::Options { max_iterations: allowed, ..SEARCH };
         let report = fixed_point::solve(&problem, &options, |[tau]| {
             [tau * self.noise_residual(tau, &self.denoise(tau, 0.0)).exp()]
         });
-        report.ok().filter(|report| report.residual < ACCEPTED).map(|report| report.point[0])
+        report.ok().filter(|report| report.residual.is_finite()).map(|report| report.point[0])
     }
 
     fn fixed_point(&self, tau: f64, r: f64) -> Option<FixedPoint> {
@@ -254,9 +288,49 @@ impl<'a> Equations<'a> {
 
     /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2`.
     pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
-        let v_hat = self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared);
+        let v_hat = self.stiffness(v);
         let tau = (noisy_mse / self.budget).sqrt();
         let denoised = self.denoise(tau, 2.0 * self.ridge / (v_hat * tau));
         [tau * tau * denoised.norm, tau * denoised.overlap, denoised.response / v_hat]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spectrum::{Discrete, Wishart};
+
+    /// The last resort gives what the search does.
+    #[test]
+    fn iterated_steps_end_in_the_same_fixed_point() {
+        let listed = Discrete::new(&[0.0, 0.1, 0.1, 0.9, 1.0, 2.5]).unwrap();
+        let power_law = Discrete::power_law(2.0, 100).unwrap();
+        let wishart = Wishart::new(0.5).unwrap();
+        for teacher in [&listed as &dyn TeacherSpectrum, &power_law, &wishart] {
+            for (tokens, delta, alpha, lambda) in
+                [(4, 0.0, 0.18, 0.07), (2, 0.01, 0.4, 0.1), (1, 0.5, 1.5, 0.2)]
+            {
+                let model = Model::linear(tokens, delta);
+                let equations = Equations::new(&model, &Training::new(alpha, lambda), teacher, 1000);
+                let target = 0.5 * equations.ridge * equations.tokens_squared;
+                let [tau, r] = equations.iterate_steps(target).unwrap();
+                let iterated = equations.fixed_point(tau, r).unwrap().order;
+                let found = equations.solve().unwrap().order;
+                for (a, b) in [(iterated.q, found.q), (iterated.m, found.m), (iterated.v, found.v)] {
+                    approx::assert_relative_eq!(a, b, max_relative = 1e-10);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn iterated_steps_need_evaluations() {
+        let wishart = Wishart::new(0.5).unwrap();
+        for max_evaluations in [0, 1, 2, 5] {
+            let equations =
+                Equations::new(&Model::linear(2, 0.1), &Training::new(0.4, 0.1), &wishart, max_evaluations);
+            assert_eq!(equations.iterate_steps(0.2), None);
+            assert!(equations.evaluations() <= max_evaluations);
+        }
     }
 }

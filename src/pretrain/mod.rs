@@ -297,7 +297,7 @@ fn solve_linear(
     let residual = if collapsed { 0.0 } else { residual(&equations, &point, 0.5 * model.delta) };
     let status = if collapsed {
         Status::Collapsed
-    } else if residual <= options.tolerance {
+    } else if residual <= options.tolerance().aim() {
         Status::Converged
     } else if iterations + 4 > options.max_iterations {
         Status::MaxIterations

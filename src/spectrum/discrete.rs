@@ -429,6 +429,9 @@ impl<'a> Scaled<'a> {
 }
 
 impl Parametrised for Scaled<'_> {
+    /// Of the order of the noise: many atoms, at many distances, add their rounding errors.
+    const RISK_WITHOUT_CANCELLATION: f64 = 0.1;
+
     fn snr(&self) -> f64 {
         self.snr
     }
@@ -437,8 +440,12 @@ impl Parametrised for Scaled<'_> {
         [self.teacher.mean, self.teacher.second_moment]
     }
 
-    fn ends(&self) -> [f64; 2] {
-        [self.bottom - 1.0, self.top + 1.0]
+    fn ends(&self, r: f64) -> [f64; 2] {
+        // As far from the outermost atoms as `p = z - r` is large there. Close to an atom, the powers of `p` in the integrands
+        // would make terms that are larger than the integrals by the ratio of the two, and cancel.
+        let below = 1.0 + (r - self.bottom).max(0.0);
+        let above = 1.0 + (self.top - r).max(0.0);
+        [self.bottom - below, self.top + above]
     }
 
     fn clearance(&self, w: Complex<f64>) -> f64 {
@@ -510,6 +517,71 @@ mod tests {
                     assert_abs_diff_eq!(a.response, b.response, epsilon = 1e-6 * all.response);
                     assert_abs_diff_eq!(a.trace, b.trace, epsilon = 1e-6 * all.trace);
                     assert_abs_diff_eq!(a.risk, b.risk, epsilon = 1e-6 * b.risk);
+                }
+            }
+        }
+    }
+
+    /// `int f^2 rho`, `int f E[s* | y] rho`, `2 int f Re G rho`, `int f rho` and the risk, over the real curve `v(u)`.
+    fn over_the_curve(teacher: &Discrete, snr: f64, r: f64) -> [f64; 5] {
+        let law = teacher.scaled(snr);
+        let top = law.top + 1.0;
+        let threshold = law.preimage(r).re;
+        let [norm, overlap, response, trace, below] = law
+            .intervals()
+            .iter()
+            .map(|[from, to]| {
+                let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
+                let mut guess = 0.25;
+                let mut part = |low: f64, high: f64| {
+                    integrate(low, high, |theta| {
+                        let u = middle + half * theta.cos();
+                        let point = law.on_the_curve(u, &mut guess);
+                        let x = u + point.real_g;
+                        let weight = point.density * half * theta.sin();
+                        let f = (x - r).max(0.0);
+                        // In units of the whole signal where it grows with that.
+                        let terms =
+                            [f / top * f / top, f / top * point.mean, 2.0 * f * point.real_g, f / top];
+                        let [norm, overlap, response, trace] = terms.map(|term| term * weight);
+                        [norm, overlap, response, trace, x.min(r).powi(2) * weight]
+                    })
+                };
+                // The threshold is a kink.
+                let kink = ((threshold - middle) / half).clamp(-1.0, 1.0).acos();
+                let (above, below) = (part(0.0, kink), part(kink, PI));
+                std::array::from_fn(|i| above[i] + below[i])
+            })
+            .fold([0.0; 5], |sum: [f64; 5], part: [f64; 5]| std::array::from_fn(|i| sum[i] + part[i]));
+        [top * top * norm, top * overlap, response, top * trace, below - 1.0 + 2.0 * response]
+    }
+
+    #[test]
+    fn strong_signals_of_spread_spectra() {
+        // Atoms from far below to far above the noise, some in intervals of their own; thresholds near the noise.
+        for (exponent, dimension, snr) in
+            [(1.25, 400, 28.0), (1.25, 60, 430.0), (2.0, 400, 33.0), (2.0, 60, 430.0), (2.0, 100, 4e3)]
+        {
+            let teacher = Discrete::power_law(exponent, dimension).unwrap();
+            for r in [0.3, 1.9, 2.06, 3.88, 6.0] {
+                let found = teacher.denoise(snr, r);
+                let [norm, overlap, response, trace, risk] = over_the_curve(&teacher, snr, r);
+                assert_relative_eq!(found.norm, norm, max_relative = 1e-10);
+                assert_relative_eq!(found.overlap, overlap, max_relative = 1e-10);
+                assert_relative_eq!(found.response, response, max_relative = 1e-10);
+                assert_relative_eq!(found.trace, trace, max_relative = 1e-10);
+                assert_relative_eq!(found.risk, risk, max_relative = 1e-10);
+                // No jump where the panels of the contour change.
+                for k in 1..=20 {
+                    let nearby = teacher.denoise(snr * (1.0 + f64::from(k) * 1e-13), r);
+                    for (a, b) in [
+                        (found.norm, nearby.norm),
+                        (found.overlap, nearby.overlap),
+                        (found.response, nearby.response),
+                        (found.risk, nearby.risk),
+                    ] {
+                        assert_relative_eq!(a, b, max_relative = 2e-11);
+                    }
                 }
             }
         }

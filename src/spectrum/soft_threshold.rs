@@ -30,13 +30,17 @@ pub(super) struct Terms {
 
 /// A meromorphic parametrisation of the law of `y = snr s* + Z`, with real poles.
 pub(super) trait Parametrised {
+    /// Ratio of the risk to the signal from which on the difference of the signal and what is learned of it has enough digits.
+    const RISK_WITHOUT_CANCELLATION: f64;
+
     fn snr(&self) -> f64;
 
     /// `int s dmu(s)` and `int s^2 dmu(s)` of the teacher.
     fn moments(&self) -> [f64; 2];
 
-    /// Real points to the left and to the right of the preimage of the support, with no pole beyond them.
-    fn ends(&self) -> [f64; 2];
+    /// Real points to the left and to the right of the preimage of the support, with no pole beyond them: the ends of the
+    /// paths for the threshold `r`.
+    fn ends(&self, r: f64) -> [f64; 2];
 
     /// Square of the distance from the nearest pole.
     fn clearance(&self, w: Complex<f64>) -> f64;
@@ -57,7 +61,7 @@ pub(super) enum Threshold {
 }
 
 /// The integrals of the soft threshold at `r`.
-pub(super) fn denoise(law: &impl Parametrised, r: f64, threshold: &Threshold) -> Denoised {
+pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Threshold) -> Denoised {
     let snr = law.snr();
     let [mean, second] = law.moments();
     let signal = snr * snr * second;
@@ -75,7 +79,8 @@ pub(super) fn denoise(law: &impl Parametrised, r: f64, threshold: &Threshold) ->
             let mut result = above(law, r, right);
             // By its definition, which cancels at large signals.
             let direct = signal - 2.0 * snr * result.overlap + result.norm;
-            result.risk = if direct > 1e-3 * signal { direct } else { risk(law, r, left, &result) };
+            let keeps_its_digits = direct > L::RISK_WITHOUT_CANCELLATION * signal;
+            result.risk = if keeps_its_digits { direct } else { risk(law, r, left, &result) };
             result
         }
     }
@@ -83,7 +88,7 @@ pub(super) fn denoise(law: &impl Parametrised, r: f64, threshold: &Threshold) ->
 
 /// The integrals over the part of the support above `r`, but for the risk.
 fn above(law: &impl Parametrised, r: f64, start: Complex<f64>) -> Denoised {
-    let [_, end] = law.ends();
+    let [_, end] = law.ends(r);
     let [rank, trace, norm, response, overlap] = imaginary_integrals(
         start,
         Complex::new(end, 0.0),
@@ -109,7 +114,7 @@ fn above(law: &impl Parametrised, r: f64, start: Complex<f64>) -> Denoised {
 /// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk: no cancellation however large the signal is, since
 /// `f - x` is `-r` above the threshold and `-x` below it, where only noise is left.
 fn risk(law: &impl Parametrised, r: f64, end: Complex<f64>, above: &Denoised) -> f64 {
-    let [start, _] = law.ends();
+    let [start, _] = law.ends(r);
     let [first, second] = imaginary_integrals(
         Complex::new(start, 0.0),
         end,

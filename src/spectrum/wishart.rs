@@ -343,6 +343,8 @@ impl Uniformised {
 }
 
 impl Parametrised for Uniformised {
+    const RISK_WITHOUT_CANCELLATION: f64 = 1e-3;
+
     fn snr(&self) -> f64 {
         self.snr
     }
@@ -351,7 +353,7 @@ impl Parametrised for Uniformised {
         self.moments
     }
 
-    fn ends(&self) -> [f64; 2] {
+    fn ends(&self, _: f64) -> [f64; 2] {
         [self.left, self.right]
     }
 

@@ -323,7 +323,7 @@ impl BayesCurve {
         let (information_theoretic, _) = self.branch(&upper);
         let [q, v] = overlaps(lower.l);
         let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
-            let reached = lower.residual <= self.options.tolerance.max(1e-10);
+            let reached = lower.residual <= self.options.tolerance().aim().max(1e-10);
             if reached { Status::Converged } else { Status::NoiseLimited }
         } else {
             return Ok(nothing());

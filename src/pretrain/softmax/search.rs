@@ -150,7 +150,7 @@ impl Search<'_, '_> {
         let newton = Method::Anderson { memory: 5, mixing: 1.0, warmup: 0, max_step: 0.3 };
         let mut report = None;
         for level in cheap..=finest {
-            let tolerance = if level == finest { self.options.tolerance } else { MIDDLE_TOLERANCE };
+            let tolerance = if level == finest { self.options.tolerance().aim() } else { MIDDLE_TOLERANCE };
             self.channel.replicates(level, &point_at(&problem.start), true);
             let found = self.iterate(level, tolerance, 60, 10, newton, &problem)?;
             problem.start = found.point;
@@ -159,8 +159,9 @@ impl Search<'_, '_> {
         // With all starts: the residual that is reported, and whether any sample has several minima.
         let mut replicates = self.channel.replicates(finest, &point_at(&problem.start), true);
         let mut residual = self.residual(&problem.start, &mean(&replicates));
-        if norm(&residual) > self.options.tolerance {
-            let found = self.iterate(finest, self.options.tolerance, 30, 10, newton, &problem)?;
+        let aim = self.options.tolerance().aim();
+        if norm(&residual) > aim {
+            let found = self.iterate(finest, aim, 30, 10, newton, &problem)?;
             problem.start = found.point;
             report = Some(found);
             replicates = self.channel.replicates(finest, &point_at(&problem.start), true);
@@ -190,7 +191,8 @@ impl Search<'_, '_> {
     }
 
     fn status(&self, ended: Status, residual: f64, differences: &[[f64; 3]]) -> Status {
-        if residual <= self.options.tolerance {
+        let tolerance = self.options.tolerance();
+        if residual <= tolerance.aim() {
             return Status::Converged;
         }
         if !residual.is_finite() {
@@ -199,6 +201,7 @@ impl Search<'_, '_> {
         let exhausted = self.iterations >= self.options.max_iterations;
         match ended {
             Status::MaxIterations if exhausted => Status::MaxIterations,
+            _ if tolerance.excuses(residual, differences) => Status::Converged,
             _ if differences.len() > 1 && residual <= noise(differences) => Status::NoiseLimited,
             _ => Status::Stalled,
         }
@@ -225,7 +228,8 @@ impl Search<'_, '_> {
             let (residual, _) = self.residual_and_averages(level, &x, false);
             std::array::from_fn(|i| x[i] * residual[i].exp())
         })?;
-        self.iterations += report.iterations;
+        // An evaluation beyond the bound moves nothing: it measures the residual of where the iterations ended.
+        self.iterations += report.iterations.min(allowed);
         Ok(report)
     }
 
