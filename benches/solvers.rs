@@ -59,7 +59,7 @@ fn lora_prox(criterion: &mut Criterion) -> Result<(), Error> {
 fn lora_solve(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("lora_solve");
     group.sample_size(20);
-    let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+    let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
     let training = lora::Training::new(2.0, 0.5);
     for tokens in [1, 2, 3, 4] {
         let model = Model::linear(tokens, 2.0);
@@ -96,7 +96,7 @@ fn softmax_lora_prox(criterion: &mut Criterion) -> Result<(), Error> {
 fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("softmax_solve");
     group.sample_size(10);
-    let frozen = lora::Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+    let frozen = lora::Frozen::new(2.0, 1.2, 1.1);
     for (tokens, log2_nodes) in [(2, 10), (2, 12), (2, 14), (3, 14), (4, 14)] {
         let options = Options { log2_nodes, tolerance: Some(1e-7), ..Options::default() };
         let model = Model::softmax(tokens, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
@@ -132,7 +132,7 @@ fn bayes_optimal(criterion: &mut Criterion) -> Result<(), Error> {
         bencher.iter(|| pretrain::solve(black_box(&listed), &training, &options));
     });
     // The table of the curve, and 50 fixed points on it.
-    let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+    let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
     for (name, model) in [("linear_T2", Model::linear(2, 0.4)), ("softmax_T2", Model::softmax(2, 0.4))] {
         group.bench_function(BenchmarkId::new("lora_curve", name), |bencher| {
             bencher.iter(|| {

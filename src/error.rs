@@ -92,7 +92,9 @@ impl Display for Error {
             Self::Conflict { field, with } => write!(f, "{field} must not be given together with {with}"),
             Self::RankDoesNotFit { kappa, rank_fraction } => write!(
                 f,
-                "pretrain.kappa = {kappa}: must be >= the learned rank fraction, {rank_fraction}, for these parameters"
+                "pretrain.kappa = {}: must be >= the learned rank fraction, {}, for these parameters",
+                Number(*kappa),
+                Number(*rank_fraction)
             ),
             Self::TooMuchMemory { stage, log2_nodes, scrambles, bytes, limit } => write!(
                 f,
@@ -114,8 +116,8 @@ impl Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    pub(crate) fn invalid(field: &'static str, value: impl Display, allowed: impl Into<String>) -> Self {
-        Self::InvalidParameter { field, value: value.to_string(), allowed: allowed.into() }
+    pub(crate) fn invalid(field: &'static str, value: impl Shown, allowed: impl Into<String>) -> Self {
+        Self::InvalidParameter { field, value: value.shown(), allowed: allowed.into() }
     }
 
     /// [`Error::NotConverged`] unless the status is a success.
@@ -148,6 +150,53 @@ impl Error {
     }
 }
 
+/// A number as messages show it: with an exponent where it would be mostly zeros otherwise.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Number(pub(crate) f64);
+
+impl Display for Number {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value) = *self;
+        let size = value.abs();
+        // Zero, infinities and NaN have no exponent to show.
+        if size > 0.0 && size.is_finite() && !(1e-5..1e16).contains(&size) {
+            write!(formatter, "{value:e}")
+        } else {
+            write!(formatter, "{value}")
+        }
+    }
+}
+
+/// What a refused value can be.
+pub(crate) trait Shown {
+    /// The value as messages show it.
+    fn shown(&self) -> String;
+}
+
+impl Shown for f64 {
+    fn shown(&self) -> String {
+        Number(*self).to_string()
+    }
+}
+
+impl Shown for usize {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Shown for &str {
+    fn shown(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
+impl Shown for String {
+    fn shown(&self) -> String {
+        self.clone()
+    }
+}
+
 /// Checks of single numbers, shared by every validated input.
 pub(crate) mod check {
     use super::Error;
@@ -174,5 +223,32 @@ pub(crate) mod check {
         } else {
             Err(Error::invalid(field, value, format!("between {low} and {high}")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_exact() {
+        for (value, text) in [
+            (0.0, "0"),
+            (-0.5, "-0.5"),
+            (1e-5, "0.00001"),
+            (2.5e-7, "2.5e-7"),
+            (5e-324, "5e-324"),
+            (123_456.75, "123456.75"),
+            (1e16, "1e16"),
+            (-1e300, "-1e300"),
+            (f64::INFINITY, "inf"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(Number(value).to_string(), text);
+            let error = Error::invalid("lora.alpha", value, "finite and > 0");
+            assert_eq!(error.to_string(), format!("lora.alpha = {text}: must be finite and > 0"));
+        }
+        let error = Error::RankDoesNotFit { kappa: 1e-300, rank_fraction: 0.5 };
+        assert!(error.to_string().starts_with("pretrain.kappa = 1e-300: must be >= "), "{error}");
     }
 }

@@ -105,10 +105,14 @@ pub mod spectrum;
 mod std_error;
 #[cfg(feature = "sweep")]
 pub mod sweep;
+mod threshold;
+mod validity;
 
 pub use error::Error;
 pub use model::{Activation, Model, Teacher};
 pub use options::{Options, Start};
 #[cfg(feature = "scenario")]
-pub use scenario::{Bound, Estimator, Finetuning, Outcome, Pretraining, Scenario};
+pub use scenario::{Bound, Estimator, Finetuning, Outcome, Pretraining, Quantity, Scenario, Skipped};
 pub use std_error::StdError;
+pub use threshold::Threshold;
+pub use validity::Verdict;

@@ -1,5 +1,7 @@
 //! What is fixed before any training: the attention layer, its activation, the noise and the teacher.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::channel;
@@ -15,6 +17,15 @@ pub enum Activation {
     Linear,
     /// Row-wise softmax of the logits, `sigma(h)_ab = exp(b h_ab) / sum_c exp(b h_ac)` with inverse temperature `b`.
     Softmax,
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Linear => "linear",
+            Self::Softmax => "softmax",
+        })
+    }
 }
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.

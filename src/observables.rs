@@ -2,19 +2,35 @@
 //!
 //! All of them are plain functions of overlaps, so that they also apply to overlaps that were measured, not solved for.
 //! For linear attention they are exact; for other activations only the alignment is defined here.
+//!
+//! Every function returns NaN if an argument is NaN, if a norm or a variance is negative, or if an overlap is larger than
+//! the product of the norms allows (`m^2 > q q0`, with an allowance of 1e-9 for rounding). No such input is mended.
 //! Source: arXiv:2606.05899.
 
-/// `m / sqrt(q q0)`: the cosine between learned and true weights, `o_w` or `o_W`. Zero if either norm
-/// vanishes, NaN if any argument is.
+/// Allowance for rounding of `|m|/sqrt(q q0)` above 1: of solved overlaps, or of overlaps typed in with all their digits.
+const ROUNDING: f64 = 1e-9;
+
+/// The largest overlap `sqrt(q q0)` of weights with the given norms. NaN if one of them is negative or NaN.
+pub(crate) fn largest_overlap(q: f64, q0: f64) -> f64 {
+    // One root at a time: the product of two extreme norms may overflow.
+    q.sqrt() * q0.sqrt()
+}
+
+/// Whether `m` can be the overlap of weights whose norms allow for `largest`. False if either is NaN.
+pub(crate) fn is_possible(m: f64, largest: f64) -> bool {
+    m.abs() <= largest * (1.0 + ROUNDING)
+}
+
+/// `value`, if there are weights with these overlaps, else NaN.
+fn if_possible(m: f64, q: f64, q0: f64, value: impl FnOnce() -> f64) -> f64 {
+    if is_possible(m, largest_overlap(q, q0)) { value() } else { f64::NAN }
+}
+
+/// `m / sqrt(q q0)`: the cosine between learned and true weights, `o_w` or `o_W`. Zero if either norm vanishes.
 #[must_use]
 pub fn alignment(m: f64, q: f64, q0: f64) -> f64 {
-    // One root at a time: the product of two extreme norms may overflow.
-    let norms = q.sqrt() * q0.sqrt();
-    if norms <= 0.0 {
-        return 0.0;
-    }
-    let cosine = m / norms;
-    if cosine > 1.0 { 1.0 } else { cosine }
+    let largest = largest_overlap(q, q0);
+    if_possible(m, q, q0, || if largest > 0.0 { (m / largest).clamp(-1.0, 1.0) } else { 0.0 })
 }
 
 /// `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q`: half the variance, per coordinate of the logits, of everything in
@@ -22,7 +38,7 @@ pub fn alignment(m: f64, q: f64, q0: f64) -> f64 {
 #[must_use]
 pub fn effective_noise(q0: f64, q: f64, m: f64, delta: f64, beta: f64) -> f64 {
     // At perfect recovery, rounding may leave a tiny negative number.
-    0.5 * delta + clamped(q0 - 2.0 * beta * m + beta * beta * q)
+    if_possible(m, q, q0, || half_variance(delta) + without_rounding(q0 - 2.0 * beta * m + beta * beta * q))
 }
 
 /// The training effective noise on reused sequences, for any recalibration `beta`: with the response `V` of the
@@ -33,22 +49,34 @@ pub fn effective_noise(q0: f64, q: f64, m: f64, delta: f64, beta: f64) -> f64 {
 pub fn reused_effective_noise(tokens: usize, q0: f64, q: f64, m: f64, v: f64, delta: f64, beta: f64) -> f64 {
     // With k = 1 - p, rearranged so that nothing cancels at beta = 1 and large V.
     let tokens = tokens as f64;
-    let k = 1.0 / (1.0 + v / tokens / tokens * 4.0);
-    let label = q0 + 0.5 * delta;
+    let k = 1.0 / (1.0 + non_negative(v) / tokens / tokens * 4.0);
+    let label = q0 + half_variance(delta);
     let rest = 1.0 - beta;
-    clamped(
-        rest * rest * label
-            + 2.0 * rest * beta * k * (label - m)
-            + (beta * k) * (beta * k) * (label - 2.0 * m + q),
-    )
+    if_possible(m, q, q0, || {
+        without_rounding(
+            rest * rest * label
+                + 2.0 * rest * beta * k * (label - m)
+                + (beta * k) * (beta * k) * (label - 2.0 * m + q),
+        )
+    })
 }
 
-/// Zero instead of a negative number; unlike `f64::max`, it lets NaN through.
-fn clamped(x: f64) -> f64 {
+/// NaN instead of a negative number.
+fn non_negative(x: f64) -> f64 {
+    if x < 0.0 { f64::NAN } else { x }
+}
+
+/// `Delta/2`, NaN if that is negative.
+fn half_variance(delta: f64) -> f64 {
+    0.5 * non_negative(delta)
+}
+
+/// A sum of squares whose rounding errors may have left a negative number. Unlike `f64::max`, it lets NaN through.
+fn without_rounding(x: f64) -> f64 {
     if x < 0.0 { 0.0 } else { x }
 }
 
-/// The recalibration `beta = M/Q` that minimises the effective noise on fresh sequences; `None` where `Q = 0`.
+/// The recalibration `beta = M/Q` that minimises the effective noise on fresh sequences; `None` unless `Q > 0`.
 #[must_use]
 pub fn optimal_recalibration(q: f64, m: f64) -> Option<f64> {
     (q > 0.0).then(|| m / q)
@@ -57,7 +85,7 @@ pub fn optimal_recalibration(q: f64, m: f64) -> Option<f64> {
 /// `E = (2K/T^2)(Q0 - 2M + Q + Delta/2)`, the test error of linear pre-training, given the bracket.
 #[must_use]
 pub fn linear_pretraining_error(tokens: usize, noisy_mse: f64) -> f64 {
-    linear_prefactor(tokens) * noisy_mse
+    linear_prefactor(tokens) * non_negative(noisy_mse)
 }
 
 /// `E' = (2K/T^2)(Delta_eff + q^2 - 2 m^2 + q0^2)`, the test error of linear fine-tuning, with the effective noise of
@@ -65,13 +93,15 @@ pub fn linear_pretraining_error(tokens: usize, noisy_mse: f64) -> f64 {
 #[must_use]
 pub fn linear_finetuning_error(tokens: usize, effective_noise: f64, q: f64, m: f64, q0: f64) -> f64 {
     // q^2 - 2 m^2 + q0^2 without cancellation near perfect recovery.
-    let weights = (q - q0) * (q - q0) + 2.0 * clamped(q * q0 - m * m);
-    linear_prefactor(tokens) * (effective_noise + weights)
+    if_possible(m, q, q0, || {
+        let weights = (q - q0) * (q - q0) + 2.0 * without_rounding(q * q0 - m * m);
+        linear_prefactor(tokens) * (non_negative(effective_noise) + weights)
+    })
 }
 
-/// `2K/T^2 = (T+1)/T`.
+/// `2K/T^2 = (T+1)/T`; NaN without tokens.
 fn linear_prefactor(tokens: usize) -> f64 {
-    let tokens = tokens as f64;
+    let tokens = if tokens == 0 { f64::NAN } else { tokens as f64 };
     (tokens + 1.0) / tokens
 }
 
@@ -86,7 +116,36 @@ mod tests {
         assert!(effective_noise(1.0, 1.0, 1.0, 0.5, 1e308).is_nan());
         assert!(reused_effective_noise(2, 1.0, f64::NAN, 1.0, 0.1, 0.5, 1.0).is_nan());
         assert!(alignment(1.0, f64::NAN, 1.0).is_nan());
-        assert!(alignment(1.0, 0.0, 1.0).abs() <= 0.0);
+        assert!(alignment(0.0, 0.0, 1.0).abs() <= 0.0);
+    }
+
+    #[test]
+    fn overlaps_that_cannot_be_have_no_observables() {
+        // Rounding is forgiven, and a negative overlap is possible.
+        assert_relative_eq!(alignment(1.0 + 1e-12, 1.0, 1.0), 1.0);
+        assert_relative_eq!(alignment(-0.5, 1.0, 1.0), -0.5);
+        assert_relative_eq!(effective_noise(1.0, 1.0, 1.0 + 1e-12, 0.0, 1.0), 0.0);
+        for (m, q, q0) in
+            [(1.1, 1.0, 1.0), (-1.1, 1.0, 1.0), (0.1, 0.0, 1.0), (0.0, -1.0, 1.0), (0.0, 1.0, -1.0)]
+        {
+            let all = [
+                alignment(m, q, q0),
+                effective_noise(q0, q, m, 0.5, 1.0),
+                reused_effective_noise(2, q0, q, m, 0.3, 0.5, 0.8),
+                linear_finetuning_error(2, 0.5, q, m, q0),
+            ];
+            assert!(all.iter().all(|x| x.is_nan()), "{m} {q} {q0}: {all:?}");
+        }
+        let negative = [
+            effective_noise(1.0, 1.0, 0.5, -0.1, 1.0),
+            reused_effective_noise(2, 1.0, 1.0, 0.5, -0.3, 0.5, 0.8),
+            reused_effective_noise(2, 1.0, 1.0, 0.5, 0.3, -0.5, 0.8),
+            linear_pretraining_error(2, -1e-3),
+            linear_finetuning_error(2, -0.5, 1.0, 0.5, 1.0),
+            linear_pretraining_error(0, 1.0),
+        ];
+        assert!(negative.iter().all(|x| x.is_nan()), "{negative:?}");
+        assert_eq!(optimal_recalibration(-1.0, 0.5), None);
     }
 
     #[test]

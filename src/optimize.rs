@@ -26,7 +26,7 @@ use argmin::solver::brent::BrentOpt;
 use argmin::solver::neldermead::NelderMead;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, check};
+use crate::error::{Error, Number, check};
 use crate::lora::Frozen;
 use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};
@@ -100,7 +100,7 @@ impl Variable {
         check::positive("variable.low", low)?;
         check::positive("variable.high", high)?;
         if low >= high {
-            return Err(Error::invalid("variable.low", low, format!("< variable.high = {high}")));
+            return Err(Error::invalid("variable.low", low, format!("< variable.high = {}", Number(high))));
         }
         if let Parameter::FinetuningShare { total, price } = parameter {
             check::positive("variable.total", total)?;

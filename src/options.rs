@@ -1,5 +1,7 @@
 //! How to solve, as opposed to what to solve.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, check};
@@ -17,6 +19,16 @@ pub enum Start {
     /// Both; the lower train objective wins where replica symmetry can be trusted, else the informed one.
     #[default]
     Best,
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Informed => "informed",
+            Self::Uninformed => "uninformed",
+            Self::Best => "best",
+        })
+    }
 }
 
 /// Numerical options, shared by both stages.

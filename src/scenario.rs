@@ -18,6 +18,11 @@
 //! # Ok::<(), lora_asymptotics::Error>(())
 //! ```
 
+mod rows;
+mod wire;
+
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -26,6 +31,8 @@ use crate::memory::Averages;
 use crate::model::Model;
 use crate::options::Options;
 use crate::pretrain;
+pub use rows::Quantity;
+use wire::{BoundWire, Wire};
 
 /// Which estimator of the weights is studied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,6 +46,16 @@ pub enum Estimator {
     BayesOptimal,
     /// Empirical risk minimisation, and the bound beside it.
     Both,
+}
+
+impl fmt::Display for Estimator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Erm => "erm",
+            Self::BayesOptimal => "bayes_optimal",
+            Self::Both => "both",
+        })
+    }
 }
 
 /// What of [`pretrain::Training`] a scenario says.
@@ -142,85 +159,58 @@ pub struct Scenario {
     pub options: Options,
 }
 
+/// Why a stage that was asked for has no solution. In JSON `{"status": "skipped", "reason": ..}`, in the place of the solution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Skipped {
+    /// The pre-training did not converge: there is nothing to fine-tune. See its status.
+    PretrainNotConverged,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::PretrainNotConverged => "pretrain_not_converged",
+        })
+    }
+}
+
 /// What a scenario leads to, one entry per stage that was asked for.
 ///
-/// In JSON, the stages of a scenario that asks for the Bayes-optimal estimator alone are in the places of the others.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Wire", into = "Wire")]
+/// In JSON, an outcome begins with the version of its schema, [`Outcome::VERSION`]; the stages of a scenario that asks for the Bayes-optimal
+/// estimator alone are in the places of the others; and a stage that was skipped says so in its place. A reader ignores fields that it
+/// does not know, and refuses other versions.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+#[non_exhaustive]
 pub struct Outcome {
     /// The pre-training stage.
     pub pretrain: Option<pretrain::Solution>,
-    /// The fine-tuning stage. Also absent if the pre-training did not converge: there is nothing to fine-tune.
+    /// The fine-tuning stage; absent if it was skipped.
     pub lora: Option<lora::Solution>,
+    /// Why the fine-tuning stage was skipped, if it was.
+    pub lora_skipped: Option<Skipped>,
     /// The Bayes-optimal stages, if they were asked for.
     pub bayes_optimal: Option<Bound>,
 }
 
 /// The Bayes-optimal stages. Fine-tuning is on top of Bayes-optimal pre-training, or of the frozen weights that were given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "BoundWire", into = "BoundWire")]
+#[non_exhaustive]
 pub struct Bound {
     /// The pre-training stage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<pretrain::BayesSolution>,
-    /// The fine-tuning stage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The fine-tuning stage; absent if it was skipped.
     pub lora: Option<lora::BayesSolution>,
+    /// Why the fine-tuning stage was skipped, if it was.
+    pub lora_skipped: Option<Skipped>,
 }
 
-/// An outcome as it is written.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pretrain: Option<Either<pretrain::Solution, pretrain::BayesSolution>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lora: Option<Either<lora::Solution, lora::BayesSolution>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    bayes_optimal: Option<Bound>,
-}
-
-/// One stage, of either estimator: their fields tell them apart.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Either<E, B> {
-    Erm(E),
-    BayesOptimal(B),
-}
-
-impl<E, B> Either<E, B> {
-    fn split(this: Option<Self>) -> (Option<E>, Option<B>) {
-        match this {
-            Some(Self::Erm(solution)) => (Some(solution), None),
-            Some(Self::BayesOptimal(solution)) => (None, Some(solution)),
-            None => (None, None),
-        }
-    }
-}
-
-impl From<Outcome> for Wire {
-    fn from(Outcome { pretrain, lora, bayes_optimal }: Outcome) -> Self {
-        match bayes_optimal {
-            Some(bound) if pretrain.is_none() && lora.is_none() => Self {
-                pretrain: bound.pretrain.map(Either::BayesOptimal),
-                lora: bound.lora.map(Either::BayesOptimal),
-                bayes_optimal: None,
-            },
-            bayes_optimal => {
-                Self { pretrain: pretrain.map(Either::Erm), lora: lora.map(Either::Erm), bayes_optimal }
-            }
-        }
-    }
-}
-
-impl From<Wire> for Outcome {
-    fn from(wire: Wire) -> Self {
-        let (pretrain, pretrain_bound) = Either::split(wire.pretrain);
-        let (lora, lora_bound) = Either::split(wire.lora);
-        let alone = (pretrain_bound.is_some() || lora_bound.is_some())
-            .then_some(Bound { pretrain: pretrain_bound, lora: lora_bound });
-        Self { pretrain, lora, bayes_optimal: wire.bayes_optimal.or(alone) }
-    }
+impl Outcome {
+    /// Version of the JSON schema of outcomes.
+    pub const VERSION: u32 = 1;
 }
 
 impl Scenario {
@@ -277,7 +267,10 @@ impl Scenario {
         }
         let Some(finetuning) = &self.lora else { return Ok(()) };
         match self.estimator {
-            Estimator::Erm => return finetuning.training()?.validate(),
+            Estimator::Erm => {
+                finetuning.training()?.validate()?;
+                return self.frozen.map_or(Ok(()), |frozen| frozen.require_response(&finetuning.sequences));
+            }
             Estimator::Both => finetuning.training()?.validate()?,
             Estimator::BayesOptimal => {
                 refuse_ridge("lora.lambda", finetuning.lambda)?;
@@ -310,8 +303,8 @@ impl Scenario {
 
     /// Solves every stage.
     ///
-    /// If both estimators are asked for, a fine-tuning whose alignment is above that of the information-theoretic branch of the bound,
-    /// by more than four standard errors, is outside the validity of replica symmetry: its verdict becomes unreliable.
+    /// If both estimators are asked for, [`lora::Validity::above_bound`] tells whether the alignment of fine-tuning is above that of the
+    /// information-theoretic branch of the bound, which is outside the validity of replica symmetry.
     ///
     /// # Errors
     /// Those of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`] and
@@ -332,7 +325,7 @@ impl Scenario {
         self.validate()?;
         let mut outcome = match self.estimator {
             Estimator::Erm | Estimator::Both => self.erm(previous)?,
-            Estimator::BayesOptimal => Outcome { pretrain: None, lora: None, bayes_optimal: None },
+            Estimator::BayesOptimal => Outcome::default(),
         };
         if self.estimator != Estimator::Erm {
             let bound = self.bound()?;
@@ -359,17 +352,19 @@ impl Scenario {
             None => self.frozen,
         };
         let solved_before = previous.and_then(|outcome| outcome.lora.as_ref());
-        let lora = match (&self.lora, frozen) {
+        let mut outcome = Outcome { pretrain, ..Outcome::default() };
+        match (&self.lora, frozen) {
             (Some(finetuning), Some(frozen)) => {
                 let training = finetuning.training()?;
-                Some(match solved_before {
+                outcome.lora = Some(match solved_before {
                     Some(before) => lora::solve_from(model, &frozen, &training, options, &before.order)?,
                     None => lora::solve(model, &frozen, &training, options)?,
-                })
+                });
             }
-            _ => None,
-        };
-        Ok(Outcome { pretrain, lora, bayes_optimal: None })
+            (Some(_), None) => outcome.lora_skipped = Some(Skipped::PretrainNotConverged),
+            (None, _) => {}
+        }
+        Ok(outcome)
     }
 
     fn bound(&self) -> Result<Bound, Error> {
@@ -383,14 +378,16 @@ impl Scenario {
             Some(solution) => solution.status.is_success().then(|| solution.freeze()),
             None => self.frozen,
         };
-        let lora = match (&self.lora, frozen) {
+        let mut bound = Bound { pretrain, ..Bound::default() };
+        match (&self.lora, frozen) {
             (Some(finetuning), Some(frozen)) => {
                 let Finetuning { alpha, q0, .. } = *finetuning;
-                Some(lora::bayes_optimal(&self.model, &frozen, alpha, q0, &self.options)?)
+                bound.lora = Some(lora::bayes_optimal(&self.model, &frozen, alpha, q0, &self.options)?);
             }
-            _ => None,
-        };
-        Ok(Bound { pretrain, lora })
+            (Some(_), None) => bound.lora_skipped = Some(Skipped::PretrainNotConverged),
+            (None, _) => {}
+        }
+        Ok(bound)
     }
 }
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Standard errors, under the names of what they qualify. A field is absent where the value is exact to quadrature, and
 /// where there is no estimate: with a single scramble, or for a solve that has not converged (see its status).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct StdError {
     /// Of `order.q`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,6 +29,12 @@ pub struct StdError {
     /// Of `order.eta`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
+    /// Of `trace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<f64>,
+    /// Of `rank_fraction`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_fraction: Option<f64>,
     /// Of `objective`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<f64>,
@@ -46,6 +53,18 @@ pub struct StdError {
     /// Of `alignment`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alignment: Option<f64>,
+    /// Of `validity.jump`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jump: Option<f64>,
+    /// Of `validity.contested`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contested: Option<f64>,
+    /// Of `validity.replicon`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicon: Option<f64>,
+    /// Of `alpha_c`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_c: Option<f64>,
 }
 
 /// Standard deviation of the mean; `None` if it is not finite.

@@ -350,7 +350,7 @@ impl Sweep {
     pub fn at(&self, values: &[f64]) -> Result<Scenario, Error> {
         // JSON has no such numbers: they would read as a field that was left out.
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(Error::invalid("axes.values", value, "finite"));
+            return Err(Error::invalid("axes.values", *value, "finite"));
         }
         let syntax = |error: serde_json::Error| Error::Syntax(error.to_string());
         let mut scenario = serde_json::to_value(&self.scenario).map_err(syntax)?;

@@ -6,10 +6,10 @@ mod common;
 #[path = "common/reference.rs"]
 mod reference;
 
-use common::{assert_close, cases, perfectly_frozen};
+use common::{assert_close, assert_honest, cases, perfectly_frozen};
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{self, BayesCurve, Frozen, Training, Verdict, bayes_optimal};
-use lora_asymptotics::{Model, Options};
+use lora_asymptotics::{Model, Options, Threshold};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
@@ -51,7 +51,7 @@ fn noiseless_single_token_is_phase_retrieval() {
         assert!((error - expected).abs() < 1e-3, "{alpha}: {error}, published {expected}");
     }
     // Weak recovery at 1/2; perfect recovery is possible above 1, and easy above 1.128.
-    assert_close("weak recovery", curve.weak_recovery().0, 0.5, 2e-3);
+    assert_close("weak recovery", curve.weak_recovery().value, 0.5, 2e-3);
     let [low, high] = curve.spinodals().unwrap();
     assert_close("possible", low, 1.0, 1e-3);
     assert_close("easy", high, 1.128, 1e-3);
@@ -87,13 +87,14 @@ fn weak_recovery_without_noise() {
         let expected = 1.0 / (tokens * (tokens + 1)) as f64;
         for noise in [0.0, 1e-6] {
             let (model, frozen) = perfectly_frozen(tokens, noise);
-            let (threshold, error) = curve(&model, &frozen, 9).weak_recovery();
+            let Threshold { value: threshold, std_error: error, .. } =
+                curve(&model, &frozen, 9).weak_recovery();
             let allowance = 4.0 * error.unwrap() + 1e-2 * noise.sqrt() * expected;
             assert!((threshold - expected).abs() < allowance, "T = {tokens}: {threshold} +- {error:?}");
         }
     }
     let (model, frozen) = perfectly_frozen_softmax(2, 1e-7);
-    let (threshold, error) = curve(&model, &frozen, 9).weak_recovery();
+    let Threshold { value: threshold, std_error: error, .. } = curve(&model, &frozen, 9).weak_recovery();
     assert!((threshold - 1.0 / 6.0).abs() < 4.0 * error.unwrap() + 1e-3, "{threshold} +- {error:?}");
 }
 
@@ -106,7 +107,7 @@ fn weak_recovery_in_loud_noise() {
         let (model, frozen) = perfectly_frozen(tokens, noise);
         // Covariance of chi chi^T in orthonormal coordinates: 2 each; noise 2 Delta each; the posterior mean is linear.
         let expected = noise / (2.0 * k);
-        let (threshold, error) = curve(&model, &frozen, 12).weak_recovery();
+        let Threshold { value: threshold, std_error: error, .. } = curve(&model, &frozen, 12).weak_recovery();
         assert!(
             (threshold - expected).abs() < 4.0 * error.unwrap() + 2e-2 * expected,
             "{threshold}, {expected}"
@@ -114,7 +115,8 @@ fn weak_recovery_in_loud_noise() {
         if tokens > 1 {
             let (model, frozen) = perfectly_frozen_softmax(tokens, noise);
             let expected = noise / (2.0 * (k - 1.0));
-            let (threshold, error) = curve(&model, &frozen, 8).weak_recovery();
+            let Threshold { value: threshold, std_error: error, .. } =
+                curve(&model, &frozen, 8).weak_recovery();
             assert!(
                 (threshold - expected).abs() < 4.0 * error.unwrap() + 2e-2 * expected,
                 "{threshold}, {expected}"
@@ -205,7 +207,7 @@ fn grid_posterior_mean(y: &[Vec<f64>], omega: &[f64], v: f64, noise: f64) -> Vec
 fn limits_of_little_and_of_plenty_of_data() {
     for (model, frozen) in [perfectly_frozen(2, 0.4), perfectly_frozen_softmax(2, 0.4)] {
         let curve = curve(&model, &frozen, 9);
-        let (threshold, _) = curve.weak_recovery();
+        let threshold = curve.weak_recovery().value;
         let nothing = curve.solve(0.9 * threshold).unwrap();
         assert!(nothing.order.q <= 0.0 && nothing.alignment <= 0.0 && nothing.order.q_hat <= 0.0);
         assert_close("no use", nothing.errors.test, nothing.errors.frozen, 1e-13);
@@ -223,8 +225,8 @@ fn limits_of_little_and_of_plenty_of_data() {
 
 #[test]
 fn the_size_of_the_perturbation_is_a_unit() {
-    let frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
-    let large = Frozen { q0: 18.0, q: 10.8, m: 9.9, v: 0.0 };
+    let frozen = Frozen::new(2.0, 1.2, 1.1);
+    let large = Frozen::new(18.0, 10.8, 9.9);
     let a = bayes_optimal(&Model::linear(2, 0.5), &frozen, 0.8, 1.0, &nodes(9)).unwrap();
     let b = bayes_optimal(&Model::linear(2, 4.5), &large, 0.8, 3.0, &nodes(9)).unwrap();
     assert_close("q", b.order.q, 3.0 * a.order.q, 1e-12);
@@ -278,7 +280,7 @@ fn many_tokens() {
     for (model, frozen) in [perfectly_frozen(8, 0.4), perfectly_frozen_softmax(5, 0.4)] {
         let options = Options { log2_nodes: 6, ..Options::default() };
         let curve = BayesCurve::new(&model, &frozen, 1.0, &options).unwrap();
-        let (threshold, _) = curve.weak_recovery();
+        let threshold = curve.weak_recovery().value;
         let solution = curve.solve(4.0 * threshold).unwrap();
         assert!(solution.order.q > 0.2 && solution.order.q < 1.0, "{solution:?}");
         assert!(solution.errors.test < solution.errors.frozen);
@@ -293,16 +295,28 @@ fn stability_of_no_overlap_by_empirical_risk_minimisation() {
     let threshold = lora::alpha_weak_recovery(&model, &frozen, &training, &options).unwrap().unwrap();
     assert!((threshold.at.growth - 1.0).abs() < 1e-4, "{threshold:?}");
     for (factor, recovers) in [(0.9, false), (1.1, true)] {
-        let training = Training { alpha: factor * threshold.alpha, ..training };
+        let training = Training { alpha: factor * threshold.alpha.value, ..training };
         let here = lora::weak_recovery(&model, &frozen, &training, &options).unwrap();
         assert_eq!(here.recovers, recovers, "{here:?}");
         let uninformed = Options { start: lora_asymptotics::Start::Uninformed, ..options };
         let solution = lora::solve(&model, &frozen, &training, &uninformed).unwrap();
         assert_eq!(solution.alignment > 0.0, recovers, "{solution:?}");
     }
+    // The errors of the growth and of the threshold are those of their spread.
+    let (growths, thresholds): (Vec<_>, Vec<_>) = (0..24)
+        .map(|seed| {
+            let options = Options { log2_nodes: 8, scrambles: 8, seed, tolerance: Some(1e-8), ..options };
+            let here = lora::weak_recovery(&model, &frozen, &training, &options).unwrap();
+            let threshold =
+                lora::alpha_weak_recovery(&model, &frozen, &training, &options).unwrap().unwrap().alpha;
+            ((here.growth, here.std_error), (threshold.value, threshold.std_error))
+        })
+        .unzip();
+    assert_honest("growth", &growths);
+    assert_honest("threshold", &thresholds);
     // No algorithm recovers before the Bayes-optimal one.
-    let bound = curve(&model, &frozen, 9).weak_recovery().0;
-    assert!(threshold.alpha > bound || threshold.at.validity.verdict == Verdict::Unreliable);
+    let bound = curve(&model, &frozen, 9).weak_recovery().value;
+    assert!(threshold.alpha.value > bound || threshold.at.validity.verdict == Verdict::Unreliable);
 }
 
 proptest! {
@@ -321,7 +335,7 @@ proptest! {
     ) {
         let softmax = softmax && tokens == 2;
         let model = if softmax { Model::softmax(2, delta) } else { Model::linear(tokens, delta) };
-        let frozen = Frozen { q0: 1.5, q: norm, m: correlation * (1.5 * norm).sqrt(), v: 0.0 };
+        let frozen = Frozen::new(1.5, norm, correlation * (1.5 * norm).sqrt());
         let training = Training::new(log_alpha.exp(), log_lambda.exp());
         let options = Options { log2_nodes: 9, ..Options::default() };
         let bound = bayes_optimal(&model, &frozen, training.alpha, 1.0, &options).unwrap();

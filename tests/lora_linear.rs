@@ -157,7 +157,7 @@ mod reference {
 fn all_kinds() -> Vec<(Model, Frozen, Training)> {
     let kinds =
         [Sequences::Fresh, Sequences::Reused, active(0.2, Score::Frobenius), active(0.1, Score::Centred)];
-    let frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.7 };
+    let frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.7);
     let mut points = Vec::new();
     for tokens in 1..=8 {
         for (i, sequences) in kinds.into_iter().enumerate() {
@@ -198,7 +198,7 @@ mod identities {
         for (model, frozen, training) in all_kinds() {
             let solution = converged(&model, &frozen, &training, &QUICK);
             let Order { q, m, .. } = solution.order;
-            let Errors { test, test_clean, train, frozen: baseline } = solution.errors;
+            let Errors { test, test_clean, train, frozen: baseline, .. } = solution.errors;
             let q0 = training.q0;
             let what = |name: &str| format!("{name}, {model:?}, {training:?}");
             let prefactor = 2.0 * coordinates(model.tokens) / (model.tokens * model.tokens) as f64;
@@ -228,8 +228,8 @@ mod identities {
     fn effective_noise() {
         let delta = 0.5;
         let model = Model::linear(2, delta);
-        let frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.7 };
-        let Frozen { q0, q, m, v } = frozen;
+        let frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.7);
+        let (Frozen { q0, q, m, .. }, v) = (frozen, 0.7);
         let on_fresh = |beta: f64| 0.5 * delta + q0 - 2.0 * beta * m + beta * beta * q;
         let noise = |beta: f64, sequences: Sequences| {
             let training = Training { beta, sequences, ..Training::new(4.0, 0.3) };
@@ -272,7 +272,7 @@ mod identities {
     /// bit up to rounding, except for the test errors.
     #[test]
     fn pretraining_enters_through_the_effective_noise() {
-        let (model, frozen) = (Model::linear(3, 0.5), Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.7 });
+        let (model, frozen) = (Model::linear(3, 0.5), Frozen::new(2.0, 1.2, 1.1).with_response(0.7));
         let reused = Training { sequences: Sequences::Reused, ..Training::new(3.0, 0.3) };
         let a = converged(&model, &frozen, &reused, &QUICK);
         let b = fresh(3, a.effective_noise.unwrap().train.unwrap(), 3.0, 0.3, &QUICK);
@@ -291,7 +291,7 @@ mod identities {
         ] {
             let at = |scale: f64| {
                 let square = scale * scale;
-                let frozen = Frozen { q0: 2.0 * square, q: 1.2 * square, m: 1.1 * square, v: 0.7 };
+                let frozen = Frozen::new(2.0 * square, 1.2 * square, 1.1 * square).with_response(0.7);
                 let training = Training { alpha: 10.0, lambda: 0.3 * scale, q0: scale, beta: 0.9, sequences };
                 converged(&Model::linear(tokens, 0.5 * square), &frozen, &training, &QUICK)
             };
@@ -550,7 +550,7 @@ fn the_same_bits_on_any_number_of_threads() {
     for (tokens, sequences) in settings {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.7 };
+            let frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.7);
             let training = Training { sequences, ..Training::new(3.0, 0.3) };
             let solution = pool.install(|| solve(&Model::linear(tokens, 0.5), &frozen, &training));
             serde_json::to_string(&solution).unwrap()
@@ -855,7 +855,7 @@ mod effects {
     #[test]
     fn recalibration_to_m_over_q_never_hurts_on_fresh_sequences() {
         for (tokens, q, m) in [(2, 4.0, 0.8), (2, 0.6, 0.7), (3, 1.2, 1.1), (1, 3.0, 1.2)] {
-            let (model, frozen) = (Model::linear(tokens, 0.5), Frozen { q0: 2.0, q, m, v: 0.0 });
+            let (model, frozen) = (Model::linear(tokens, 0.5), Frozen::new(2.0, q, m));
             let at = |beta: f64| {
                 let training = Training { beta, ..Training::new(6.0, 0.5) };
                 converged(&model, &frozen, &training, &Options::default())
@@ -873,7 +873,7 @@ mod effects {
     /// tending to 0, all of it is gone: `Delta_eff -> Delta/2 + Q0 - M^2/Q`.
     #[test]
     fn active_selection_helps_where_the_frozen_weights_are_miscalibrated() {
-        let (model, frozen) = (Model::linear(2, 0.5), Frozen { q0: 2.0, q: 4.0, m: 0.8, v: 0.0 });
+        let (model, frozen) = (Model::linear(2, 0.5), Frozen::new(2.0, 4.0, 0.8));
         let at = |fraction: f64| {
             let training =
                 Training { sequences: active(fraction, Score::Frobenius), ..Training::new(5.0, 0.5) };
@@ -917,7 +917,7 @@ mod effects {
     /// Collapsed pre-training: the frozen weights are zero, and the whole teacher is noise.
     #[test]
     fn fine_tuning_on_collapsed_weights() {
-        let frozen = Frozen { q0: 1.5, q: 0.0, m: 0.0, v: 0.0 };
+        let frozen = Frozen::new(1.5, 0.0, 0.0).with_response(0.0);
         let kinds =
             [Sequences::Fresh, Sequences::Reused, active(0.1, Score::Frobenius), active(0.1, Score::Centred)];
         for tokens in [1, 2, 3] {
@@ -961,7 +961,7 @@ mod effects {
 
     #[test]
     fn one_token_has_no_centred_score() {
-        let (model, frozen) = (Model::linear(1, 0.5), Frozen { q0: 2.0, q: 1.2, m: 0.6, v: 0.0 });
+        let (model, frozen) = (Model::linear(1, 0.5), Frozen::new(2.0, 1.2, 0.6));
         let at = |sequences| {
             converged(
                 &model,
@@ -986,7 +986,7 @@ mod inputs {
         seed: 0,
         start: Start::Best,
     };
-    const FROZEN: Frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.1 };
+    const FROZEN: Frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.1);
 
     fn refused(model: &Model, frozen: &Frozen, training: &Training) -> &'static str {
         match lora::solve(model, frozen, training, &OPTIONS) {
@@ -1013,7 +1013,7 @@ mod inputs {
             ("frozen.q0", |f, _, x| f.q0 = x),
             ("frozen.q", |f, _, x| f.q = x),
             ("frozen.m", |f, _, x| f.m = x),
-            ("frozen.v", |f, _, x| f.v = x),
+            ("frozen.v", |f, _, x| f.v = Some(x)),
             ("lora.alpha", |_, t, x| t.alpha = x),
             ("lora.lambda", |_, t, x| t.lambda = x),
             ("lora.q0", |_, t, x| t.q0 = x),
@@ -1052,9 +1052,47 @@ mod inputs {
         // The loss is a difference of terms of size one, of which nothing is left.
         let training =
             Training { q0: 4.160_505_573_227_761e35, ..Training::new(9.469_959_414_848_077e-68, 5e-4) };
-        let frozen = Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 1.0 };
+        let frozen = Frozen::new(1.0, 1.0, 1.0).with_response(1.0);
         let solution = lora::solve(&Model::linear(1, 1.0), &frozen, &training, &OPTIONS).unwrap();
         assert_labelled(&solution, training.q0);
+    }
+
+    #[test]
+    fn reused_sequences_need_a_response() {
+        let training = Training { sequences: Sequences::Reused, ..Training::new(3.0, 0.3) };
+        let frozen = Frozen { v: None, ..FROZEN };
+        let model = Model::linear(2, 0.5);
+        let missing = |error: Error| matches!(error, Error::MissingField { field: "frozen.v", .. });
+        assert!(missing(lora::solve(&model, &frozen, &training, &OPTIONS).unwrap_err()));
+        assert!(missing(lora::weak_recovery(&model, &frozen, &training, &OPTIONS).unwrap_err()));
+        assert!(missing(lora::lambda_collapse(&model, &frozen, &training, &OPTIONS).unwrap_err()));
+        // Other sequences do not, and a response of zero may be given.
+        accepted(&frozen, &Training::new(3.0, 0.3));
+        accepted(&frozen.with_response(0.0), &training);
+    }
+
+    #[test]
+    fn extremes_have_no_verdict_but_unreliable() {
+        for (alpha, lambda, q0) in
+            [(1e300, 0.3, 1.0), (1e-300, 1e308, 1e-90), (1e300, 1e300, 1e100), (3.0, 1e308, 1e-5)]
+        {
+            for model in [Model::linear(1, 0.5), Model::linear(2, 0.5), Model::softmax(2, 0.5)] {
+                let training = Training { q0, ..Training::new(alpha, lambda) };
+                let solution = lora::solve(&model, &FROZEN, &training, &OPTIONS).unwrap();
+                let unreliable = solution.validity.verdict == Verdict::Unreliable;
+                assert!(unreliable || solution.status != Status::NonFinite, "{solution:?}");
+                let stability = lora::weak_recovery(&model, &FROZEN, &training, &OPTIONS).unwrap();
+                let unreliable = stability.validity.verdict == Verdict::Unreliable;
+                assert!(unreliable || stability.status != Status::NonFinite, "{stability:?}");
+            }
+        }
+        let training = Training::new(1e300, 0.3);
+        let solution = lora::solve(&Model::linear(2, 0.5), &FROZEN, &training, &OPTIONS).unwrap();
+        assert_eq!(solution.status, Status::NonFinite);
+        for q0 in [5e-324, 1e-101, 1e101] {
+            let training = Training { q0, ..Training::new(3.0, 0.3) };
+            assert_eq!(refused(&Model::linear(2, 0.5), &FROZEN, &training), "lora.q0");
+        }
     }
 
     #[test]
@@ -1148,7 +1186,7 @@ mod inputs {
         ) {
             // Half of the time an overlap that is allowed.
             let m = if overlap < 1.0 { overlap * q.sqrt() * q0_frozen.sqrt() } else { overlap };
-            let frozen = Frozen { q0: q0_frozen, q, m, v };
+            let frozen = Frozen::new(q0_frozen, q, m).with_response(v);
             let training = Training { alpha, lambda, q0, beta, sequences };
             // One token is done by quadrature with many more nodes: a bound on the time of extreme points.
             let max_iterations = if tokens == 1 { 15 } else { OPTIONS.max_iterations };

@@ -8,7 +8,7 @@ mod reference;
 #[path = "common/sampled_softmax.rs"]
 mod sampled_softmax;
 
-use common::{assert_close, cases};
+use common::{assert_close, assert_honest, cases};
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{
     self, Branch, Frozen, Score, Selection, Sequences, Solution, Training, Verdict,
@@ -18,7 +18,7 @@ use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
 use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss, minimise};
 
-const FROZEN: Frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+const FROZEN: Frozen = Frozen::new(2.0, 1.2, 1.1);
 
 fn few_nodes() -> Options {
     Options { log2_nodes: 10, tolerance: Some(1e-8), ..Options::default() }
@@ -61,7 +61,7 @@ fn collapse_threshold() {
     let threshold =
         |alpha| lora::lambda_collapse(&model, &FROZEN, &Training::new(alpha, 0.0), &options).unwrap();
     for (alpha, expected) in [(2.0, 1.690), (5.0, 2.644), (10.0, 4.400)] {
-        let found = threshold(alpha).unwrap();
+        let found = threshold(alpha).unwrap().value;
         // The published digits, and the error of the nodes: a few samples are close to the pole of R.
         assert_close("lambda'_c", found, expected, 4e-3);
     }
@@ -115,7 +115,7 @@ fn inverse_temperature_is_a_unit() {
     let model = Model { inverse_temperature: Some(b), ..Model::softmax(2, 0.5 / (b * b)) };
     let [q0, q, m] = [FROZEN.q0, FROZEN.q, FROZEN.m].map(|x| x / (b * b));
     let training = Training { q0: 0.8 / b, ..Training::new(5.0, 0.5 * b) };
-    let scaled = lora::solve(&model, &Frozen { q0, q, m, v: 0.0 }, &training, &options).unwrap();
+    let scaled = lora::solve(&model, &Frozen::new(q0, q, m), &training, &options).unwrap();
     assert_close("q", scaled.order.q * b, plain.order.q, 1e-6);
     assert_close("v", scaled.order.v * b, plain.order.v, 1e-6);
     assert_close("q_hat", scaled.order.q_hat / b, plain.order.q_hat, 1e-6);
@@ -284,11 +284,7 @@ fn standard_errors_are_honest() {
         })
         .collect();
     let check = |what: &str, value: fn(&Solution) -> f64, error: fn(&Solution) -> Option<f64>| {
-        let mean = solutions.iter().map(value).sum::<f64>() / 50.0;
-        let spread = (solutions.iter().map(|s| (value(s) - mean).powi(2)).sum::<f64>() / 49.0).sqrt();
-        let claimed = (solutions.iter().map(|s| error(s).unwrap().powi(2)).sum::<f64>() / 50.0).sqrt();
-        let ratio = spread / claimed;
-        assert!((1.0 / 1.5..1.5).contains(&ratio), "{what}: {ratio}");
+        assert_honest(what, &solutions.iter().map(|s| (value(s), error(s))).collect::<Vec<_>>());
     };
     check("q", |s| s.order.q, |s| s.std_error.q);
     check("m", |s| s.order.m, |s| s.std_error.m);
@@ -298,6 +294,19 @@ fn standard_errors_are_honest() {
     check("test_clean", |s| s.errors.test_clean, |s| s.std_error.test_clean);
     check("alignment", |s| s.alignment, |s| s.std_error.alignment);
     check("objective", |s| s.objective, |s| s.std_error.objective);
+    check("jump", |s| s.validity.jump, |s| s.std_error.jump);
+    check("replicon", |s| s.validity.replicon, |s| s.std_error.replicon);
+    let thresholds: Vec<_> = (0..50)
+        .map(|seed| {
+            let options = Options { seed, log2_nodes: 11, scrambles: 8, ..Options::default() };
+            let training = Training::new(10.0, 0.0);
+            let threshold = lora::lambda_collapse(&Model::softmax(2, 0.5), &FROZEN, &training, &options);
+            let threshold = threshold.unwrap().unwrap();
+            assert_eq!(threshold.status, Status::Converged);
+            (threshold.value, threshold.std_error)
+        })
+        .collect();
+    assert_honest("lambda_collapse", &thresholds);
 }
 
 proptest! {
@@ -310,7 +319,7 @@ proptest! {
         (q, overlap, delta, beta) in (0.0_f64..3.0, 0.0_f64..1.0, 0.0_f64..2.0, 0.0_f64..1.5),
         kind in 0_usize..4,
     ) {
-        let frozen = Frozen { q0: 2.0, q, m: overlap * (2.0 * q).sqrt(), v: 0.7 };
+        let frozen = Frozen::new(2.0, q, overlap * (2.0 * q).sqrt()).with_response(0.7);
         let sequences = match kind {
             0 => Sequences::Fresh,
             1 => Sequences::Reused,
@@ -322,7 +331,7 @@ proptest! {
         let options = Options { log2_nodes: 7, max_iterations: 100, tolerance: Some(1e-5), ..Options::default() };
         let solution = lora::solve(&Model::softmax(tokens, delta), &frozen, &training, &options).unwrap();
         let lora::Order { q, m, v, .. } = solution.order;
-        let lora::Errors { test, test_clean, train, frozen } = solution.errors;
+        let lora::Errors { test, test_clean, train, frozen, .. } = solution.errors;
         if solution.status == Status::NonFinite {
             prop_assert!([q, m, v, test, train, solution.objective].iter().all(|x| x.is_nan()));
         } else {

@@ -200,7 +200,8 @@ fn atoms_that_stand_out_become_outliers() {
 #[test]
 fn collapse_with_a_listed_spectrum() {
     let model = listed(2, 0.2, &[0.0, 0.0, 1.0, 3.0]);
-    let critical = pretrain::lambda_collapse(&model, &Training::new(0.3, 0.1)).unwrap();
+    let critical =
+        pretrain::lambda_collapse(&model, &Training::new(0.3, 0.1), &Options::default()).unwrap().value;
     let [below, above] = [0.999, 1.001]
         .map(|f| pretrain::solve(&model, &Training::new(0.3, f * critical), &few()).unwrap().status);
     assert_eq!((below, above), (Status::Converged, Status::Collapsed));

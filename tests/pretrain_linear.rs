@@ -188,7 +188,8 @@ mod grid {
     fn check(model: &Model, n: usize) {
         let (mut converged, mut collapsed) = (0, 0);
         for alpha in log_grid(1e-2, 10.0, n) {
-            let threshold = lambda_collapse(model, &Training::new(alpha, 1.0)).unwrap();
+            let threshold =
+                lambda_collapse(model, &Training::new(alpha, 1.0), &Options::default()).unwrap().value;
             for lambda in log_grid(1e-6, 10.0, n) {
                 let training = Training::new(alpha, lambda);
                 let solution = solve(model, &training);
@@ -390,7 +391,7 @@ mod interpolation {
 
     #[test]
     fn threshold() {
-        let threshold = alpha_interp(&layer()).unwrap().unwrap();
+        let threshold = alpha_interp(&layer()).unwrap().unwrap().value;
         assert!((threshold - 0.102_321).abs() < 1e-6, "{threshold}");
         assert_eq!(alpha_interp(&model(2, 0.0, 0.5)), Ok(None));
         // It separates a train error that vanishes with the ridge from one that does not.
@@ -428,7 +429,7 @@ mod interpolation {
 
     #[test]
     fn no_ridge_is_refused_where_it_has_no_meaning() {
-        let threshold = alpha_interp(&layer()).unwrap().unwrap();
+        let threshold = alpha_interp(&layer()).unwrap().unwrap().value;
         let refused = [(layer(), BELOW), (layer(), threshold), (model(2, 0.0, 0.5), 5.0)];
         for (model, alpha) in refused {
             let error = pretrain::solve(&model, &Training::new(alpha, 0.0), &Options::default()).unwrap_err();
@@ -453,7 +454,7 @@ mod collapse {
     }
 
     fn threshold() -> f64 {
-        lambda_collapse(&layer(), &Training::new(0.1, 1.0)).unwrap()
+        lambda_collapse(&layer(), &Training::new(0.1, 1.0), &Options::default()).unwrap().value
     }
 
     #[test]
@@ -648,7 +649,7 @@ mod invalid_input {
         rejected(model.validate(), path);
         rejected(pretrain::solve(&model, &training, &options), path);
         rejected(alpha_interp(&model), path);
-        rejected(lambda_collapse(&model, &training), path);
+        rejected(lambda_collapse(&model, &training, &Options::default()), path);
         rejected(linear_step(&model, &training, [1.0; 3]), path);
     }
 
@@ -656,7 +657,7 @@ mod invalid_input {
         let (model, _, options) = good();
         rejected(training.validate(), path);
         rejected(pretrain::solve(&model, &training, &options), path);
-        rejected(lambda_collapse(&model, &training), path);
+        rejected(lambda_collapse(&model, &training, &Options::default()), path);
         rejected(linear_step(&model, &training, [1.0; 3]), path);
     }
 
@@ -687,7 +688,7 @@ mod invalid_input {
         let errors = [
             pretrain::solve(&model, &training, &options).unwrap_err(),
             alpha_interp(&model).unwrap_err(),
-            lambda_collapse(&model, &training).unwrap_err(),
+            lambda_collapse(&model, &training, &Options::default()).unwrap_err(),
             linear_step(&model, &training, [1.0; 3]).unwrap_err(),
         ];
         for error in errors {
@@ -870,7 +871,7 @@ mod properties {
             // The outcomes are free: an error, or a solution whose status says what it is worth.
             let solution = in_time(move || {
                 let _ = alpha_interp(&model);
-                let _ = lambda_collapse(&model, &training);
+                let _ = lambda_collapse(&model, &training, &Options::default());
                 let _ = linear_step(&model, &training, point);
                 pretrain::solve(&model, &training, &options)
             });
@@ -899,7 +900,7 @@ mod properties {
             let training = Training::new(alpha, lambda);
             let solution = solve(&model, &training);
             prop_assert!(solution.status.is_success(), "{:?}", solution);
-            let collapsed = lambda_collapse(&model, &training).unwrap() <= lambda;
+            let collapsed = lambda_collapse(&model, &training, &Options::default()).unwrap().value <= lambda;
             prop_assert_eq!(solution.status == Status::Collapsed, collapsed);
             let [q, m, v] = order(&solution);
             prop_assert!(q.is_finite() && m >= 0.0 && v >= 0.0);

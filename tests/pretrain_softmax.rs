@@ -8,11 +8,11 @@ mod reference;
 #[path = "common/sampled_softmax.rs"]
 mod sampled_softmax;
 
-use common::{assert_close, cases};
+use common::{assert_close, assert_honest, cases};
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::Divergence;
 use lora_asymptotics::pretrain::{self, Solution, Training};
-use lora_asymptotics::{Error, Model, Options, Teacher};
+use lora_asymptotics::{Error, Model, Options, Teacher, Verdict};
 use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
 use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss, minimise};
@@ -37,7 +37,10 @@ fn reference_values() {
 #[test]
 fn collapse_threshold_of_the_first_figure() {
     let model = model(3, 0.5, 1.0);
-    let threshold = pretrain::lambda_collapse(&model, &Training::new(0.1, 1.0)).unwrap();
+    let threshold = pretrain::lambda_collapse(&model, &Training::new(0.1, 1.0), &Options::default()).unwrap();
+    let error = threshold.std_error.unwrap();
+    assert!(error > 0.0 && error < 3e-5, "{threshold:?}");
+    let threshold = threshold.value;
     assert!((threshold - 0.5502).abs() < 1e-4, "{threshold}");
     let above = solved(&model, &Training::new(0.1, 1.0), &Options::default());
     assert_eq!(above.status, Status::Collapsed);
@@ -50,7 +53,7 @@ fn collapse_threshold_of_the_first_figure() {
 
 #[test]
 fn interpolation_threshold() {
-    let threshold = pretrain::alpha_interp(&model(2, 0.5, 0.5)).unwrap().unwrap();
+    let threshold = pretrain::alpha_interp(&model(2, 0.5, 0.5)).unwrap().unwrap().value;
     assert!((threshold - 0.153_482).abs() < 1e-6, "{threshold}");
     let below = pretrain::solve(&model(2, 0.5, 0.5), &Training::new(0.1, 0.0), &few_nodes());
     assert!(matches!(below, Err(Error::InvalidParameter { field: "pretrain.lambda", .. })));
@@ -198,11 +201,7 @@ fn standard_errors_are_honest() {
         })
         .collect();
     let check = |what: &str, value: fn(&Solution) -> f64, error: fn(&Solution) -> Option<f64>| {
-        let mean = solutions.iter().map(value).sum::<f64>() / 50.0;
-        let spread = (solutions.iter().map(|s| (value(s) - mean).powi(2)).sum::<f64>() / 49.0).sqrt();
-        let claimed = (solutions.iter().map(|s| error(s).unwrap().powi(2)).sum::<f64>() / 50.0).sqrt();
-        let ratio = spread / claimed;
-        assert!((1.0 / 1.5..1.5).contains(&ratio), "{what}: {ratio}");
+        assert_honest(what, &solutions.iter().map(|s| (value(s), error(s))).collect::<Vec<_>>());
     };
     check("q", |s| s.order.q, |s| s.std_error.q);
     check("m", |s| s.order.m, |s| s.std_error.m);
@@ -211,6 +210,51 @@ fn standard_errors_are_honest() {
     check("test", |s| s.errors.test, |s| s.std_error.test);
     check("train", |s| s.errors.train, |s| s.std_error.train);
     check("objective", |s| s.objective, |s| s.std_error.objective);
+    check("trace", |s| s.trace, |s| s.std_error.trace);
+    check("rank_fraction", |s| s.rank_fraction, |s| s.std_error.rank_fraction);
+    check("replicon", |s| s.validity.replicon.unwrap(), |s| s.std_error.replicon);
+    let thresholds: Vec<_> = (0..50)
+        .map(|seed| {
+            let options = Options { seed, log2_nodes: 9, scrambles: 8, ..Options::default() };
+            let training = Training::new(0.2, 0.1);
+            let threshold = pretrain::lambda_collapse(&model(2, 0.5, 0.5), &training, &options).unwrap();
+            assert_eq!(threshold.status, Status::Converged);
+            (threshold.value, threshold.std_error)
+        })
+        .collect();
+    assert_honest("lambda_collapse", &thresholds);
+}
+
+/// What the gauges say where they are known: nothing learned, a smooth proximal point, and proximal points that jump.
+#[test]
+fn gauges() {
+    let nothing = solved(&model(3, 0.5, 1.0), &Training::new(0.1, 1.0), &few_nodes()).validity;
+    assert_eq!((nothing.verdict, nothing.replicon), (Verdict::Good, Some(0.0)));
+    let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &few_nodes()).validity;
+    assert_eq!(ordinary.verdict, Verdict::Good);
+    assert!(ordinary.contested <= 0.0 && ordinary.replicon.unwrap() > 0.1, "{ordinary:?}");
+    let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003), &few_nodes()).validity;
+    assert!(small.contested > 0.0 && small.replicon > ordinary.replicon, "{small:?}");
+    println!("{ordinary:?} {small:?}");
+}
+
+/// At high temperature softmax attention is linear on the two coordinates that it sees with two tokens, with curvatures `b^2/2` and `b^2/4`: the
+/// replicon is `8 alpha sum_i c_i^2/Vhat^2` times an integral between the square of the rank fraction and `V Vhat`, and below 1.
+#[test]
+fn high_temperature_is_convex() {
+    let (alpha, b) = (0.2, 1e-3);
+    let hot = Model { inverse_temperature: Some(b), ..model(2, 0.5, 0.5) };
+    for lambda in [1e-3, 1e-2, 0.05] {
+        let solution = solved(&hot, &Training::new(alpha, lambda * b * b), &few_nodes());
+        let pretrain::Order { v, v_hat, .. } = solution.order;
+        let slopes = [0.5, 0.25].map(|curvature| b * b * curvature / (1.0 + 2.0 * v * b * b * curvature));
+        assert_close("v_hat", v_hat, 4.0 * alpha * (slopes[0] + slopes[1]), 1e-4);
+        let channel = 8.0 * alpha * (slopes[0] * slopes[0] + slopes[1] * slopes[1]) / (v_hat * v_hat);
+        let replicon = solution.validity.replicon.unwrap();
+        let (low, high) = (channel * solution.rank_fraction.powi(2), channel * v * v_hat);
+        assert!(replicon > low && replicon < high && replicon < 1.0, "{lambda}: {low} {replicon} {high}");
+        assert_eq!(solution.validity.verdict, Verdict::Good, "{lambda}: {:?}", solution.validity);
+    }
 }
 
 proptest! {

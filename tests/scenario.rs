@@ -13,8 +13,8 @@ use common::assert_labelled;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    Activation, Error, Estimator, Finetuning, Model, Options, Outcome, Scenario, Start, Teacher, lora,
-    pretrain,
+    Activation, Error, Estimator, Finetuning, Model, Options, Outcome, Scenario, Skipped, Start, Teacher,
+    Verdict, lora, pretrain,
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -75,7 +75,7 @@ mod schema {
         assert!(!serde_json::to_string(&options).unwrap().contains("tolerance"));
 
         let scenario = parse(&frozen()).unwrap();
-        assert_eq!(scenario.frozen, Some(Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 }));
+        assert_eq!(scenario.frozen, Some(Frozen::new(2.0, 1.2, 1.1)));
         assert_eq!(scenario.lora, Some(lora::Training::new(5.0, 0.5).into()));
         assert_eq!(scenario.lora.unwrap().sequences, Sequences::Fresh);
         assert_eq!(scenario.options, Options { log2_nodes: 8, ..Options::default() });
@@ -242,7 +242,7 @@ mod schema {
         one_token["model"]["tokens"] = json!(1);
         let centred = json!({"active": {"fraction": 0.1, "score": "centred"}});
         // Overflows: no numbers at all.
-        let huge = with(frozen(), "lora/q0", Some(json!(1e300)));
+        let huge = with(frozen(), "lora/alpha", Some(json!(1e300)));
         let scenarios = [
             pretrained(),
             frozen(),
@@ -267,10 +267,136 @@ mod schema {
         }
     }
 
+    /// The numbers of a stage with their paths, but for its standard errors.
+    fn leaves(path: &str, value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields.iter().filter(|(name, _)| *name != "std_error") {
+                    let separator = if path.is_empty() { "" } else { "." };
+                    leaves(&format!("{path}{separator}{name}"), value, into);
+                }
+            }
+            Value::Number(_) if path != "version" => into.push(path.to_owned()),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn rows_are_the_numbers_of_the_outcome() {
+        let softmax =
+            with(with(pretrained(), "model/activation", Some(json!("softmax"))), "lora/sequences", None);
+        let both = with(softmax, "estimator", Some(json!("both")));
+        let bayes = with(with(both.clone(), "pretrain/lambda", None), "lora/lambda", None);
+        let bayes = with(bayes, "estimator", Some(json!("bayes_optimal")));
+        for scenario in [pretrained(), frozen(), both, bayes] {
+            let outcome = parse(&scenario).unwrap().solve().unwrap();
+            let written = serde_json::to_value(&outcome).unwrap();
+            let rows = outcome.rows();
+            let mut expected = Vec::new();
+            leaves("", &written, &mut expected);
+            let mut names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+            names.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(names, expected);
+            for row in &rows {
+                let path = row.name.split('.').collect::<Vec<_>>();
+                let value = path.iter().fold(&written, |at, name| &at[*name]);
+                assert!((value.as_f64().unwrap() - row.value).abs() <= 0.0, "{row:?}");
+                // A standard error has the last name of what it qualifies.
+                let stage =
+                    if path[0] == "bayes_optimal" { &written[path[0]][path[1]] } else { &written[path[0]] };
+                let claimed = &stage["std_error"][*path.last().unwrap()];
+                assert!(row.std_error.is_none() || claimed.as_f64() == row.std_error, "{row:?}");
+            }
+            // Every standard error is in a row.
+            for (prefix, stage) in [("pretrain", "/pretrain"), ("lora", "/lora")] {
+                let Some(claimed) = written.pointer(&format!("{stage}/std_error")) else { continue };
+                let with_error =
+                    rows.iter().filter(|row| row.name.starts_with(prefix) && row.std_error.is_some());
+                assert!(with_error.count() >= claimed.as_object().unwrap().len(), "{claimed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_skipped_stage_says_so() {
+        let stuck = with(pretrained(), "options/max_iterations", Some(json!(1)));
+        let outcome = parse(&stuck).unwrap().solve().unwrap();
+        assert!(!outcome.pretrain.as_ref().unwrap().status.is_success());
+        assert_eq!(
+            (outcome.lora.is_none(), outcome.lora_skipped),
+            (true, Some(Skipped::PretrainNotConverged))
+        );
+        let text = serde_json::to_string(&outcome).unwrap();
+        assert!(text.contains(r#""lora":{"status":"skipped","reason":"pretrain_not_converged"}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome);
+        // A stage that was not asked for is absent.
+        let alone = parse(&with(stuck, "lora", None)).unwrap().solve().unwrap();
+        assert!(alone.lora.is_none() && alone.lora_skipped.is_none());
+    }
+
+    #[test]
+    fn readers_ignore_what_they_do_not_know_and_miss_what_they_need() {
+        let mut scenario = with(pretrained(), "lora/sequences", None);
+        scenario["estimator"] = json!("both");
+        let outcome = parse(&scenario).unwrap().solve().unwrap();
+        let written = serde_json::to_value(&outcome).unwrap();
+        let mut newer = written.clone();
+        for path in [
+            "",
+            "/pretrain",
+            "/lora",
+            "/lora/order",
+            "/lora/errors",
+            "/lora/validity",
+            "/lora/std_error",
+            "/bayes_optimal",
+            "/bayes_optimal/pretrain",
+            "/bayes_optimal/lora",
+            "/bayes_optimal/lora/branches",
+        ] {
+            newer
+                .pointer_mut(path)
+                .unwrap()
+                .as_object_mut()
+                .unwrap()
+                .insert("new".to_owned(), json!({"a": [1]}));
+        }
+        assert_eq!(serde_json::from_value::<Outcome>(newer).unwrap(), outcome);
+        let unversioned = with(written.clone(), "version", None);
+        assert_eq!(serde_json::from_value::<Outcome>(unversioned).unwrap(), outcome);
+        let refused = |value: Value| serde_json::from_value::<Outcome>(value).unwrap_err().to_string();
+        assert!(refused(with(written.clone(), "version", Some(json!(2)))).contains("version 2"));
+        // A solution by empirical risk minimisation with a field missing is not one of the posterior mean.
+        let error = refused(with(written, "pretrain/validity", None));
+        assert!(error.contains("missing field `validity`"), "{error}");
+    }
+
+    #[test]
+    fn names_are_displayed_as_they_are_written() {
+        fn same<T: serde::Serialize + std::fmt::Display>(values: impl IntoIterator<Item = T>) {
+            for value in values {
+                assert_eq!(serde_json::to_value(&value).unwrap(), value.to_string());
+                assert_eq!(format!("{value:>30}").len(), 30);
+            }
+        }
+        same([Verdict::Good, Verdict::Marginal, Verdict::Unreliable]);
+        same([lora::Branch::Informed, lora::Branch::Uninformed]);
+        same([lora::Divergence::PointwiseAndJump, lora::Divergence::IntegrationByParts]);
+        same([Score::Frobenius, Score::Centred]);
+        same([Start::Informed, Start::Uninformed, Start::Best]);
+        same([Activation::Linear, Activation::Softmax]);
+        same([Estimator::Erm, Estimator::BayesOptimal, Estimator::Both]);
+        same([Skipped::PretrainNotConverged]);
+        same([Status::Converged, Status::Collapsed, Status::NoiseLimited, Status::Stalled]);
+        same([Status::MaxIterations, Status::NonFinite]);
+    }
+
     #[test]
     fn names_of_the_outcome() {
         let outcome = serde_json::to_value(parse(&pretrained()).unwrap().solve().unwrap()).unwrap();
-        assert_eq!(keys(&outcome), ["lora", "pretrain"]);
+        assert_eq!(keys(&outcome), ["lora", "pretrain", "version"]);
+        assert_eq!(outcome["version"], 1);
         let stage = &outcome["pretrain"];
         for name in [
             "order",
@@ -279,6 +405,7 @@ mod schema {
             "objective",
             "errors",
             "alignment",
+            "validity",
             "status",
             "residual",
             "iterations",
@@ -287,6 +414,7 @@ mod schema {
         }
         assert_eq!(keys(&stage["order"]), ["m", "m_hat", "q", "q_hat", "v", "v_hat"]);
         assert_eq!(keys(&stage["errors"]), ["test", "test_clean", "train"]);
+        assert_eq!(keys(&stage["validity"]), ["contested", "reliable", "verdict"]);
         assert_eq!(stage["status"], "converged");
         assert!(stage["std_error"].as_object().unwrap().is_empty());
 
@@ -321,15 +449,16 @@ mod schema {
             "test_clean",
             "train",
             "alignment",
+            "replicon",
         ];
         qualified.sort_unstable();
         assert_eq!(keys(&stage["std_error"]), qualified);
         assert_eq!((&stage["status"], &stage["validity"]["verdict"]), (&json!("converged"), &json!("good")));
 
         let alone = serde_json::to_value(parse(&frozen()).unwrap().solve().unwrap()).unwrap();
-        assert_eq!(keys(&alone), ["lora"]);
+        assert_eq!(keys(&alone), ["lora", "version"]);
         let alone = parse(&with(pretrained(), "lora", None)).unwrap().solve().unwrap();
-        assert_eq!(keys(&serde_json::to_value(alone).unwrap()), ["pretrain"]);
+        assert_eq!(keys(&serde_json::to_value(alone).unwrap()), ["pretrain", "version"]);
     }
 }
 
@@ -356,7 +485,7 @@ fn random(seed: u64) -> (f64, Scenario) {
     let scenario = Scenario {
         model: Model { tokens, activation: Activation::Linear, delta, inverse_temperature: None, teacher },
         pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda).into()),
-        frozen: by_hand.then_some(Frozen { q0: frozen_q0, q: frozen_q, m, v: frozen_v }),
+        frozen: by_hand.then_some(Frozen::new(frozen_q0, frozen_q, m).with_response(frozen_v)),
         lora: Some(lora::Training { alpha: lora_alpha, lambda: lora_lambda, q0, beta, sequences }.into()),
         estimator: Estimator::Erm,
         options: Options { log2_nodes: 7, scrambles: 2, seed, ..Options::default() },
@@ -380,7 +509,7 @@ fn random_scenarios() {
                     q >= 0.0 && v >= 0.0 && m >= 0.0 && m <= (q * stage.q0).sqrt() * (1.0 + 1e-9),
                     "{stage:?}"
                 );
-                let pretrain::Errors { test, test_clean, train } = stage.errors;
+                let pretrain::Errors { test, test_clean, train, .. } = stage.errors;
                 assert!([test, test_clean, train, stage.objective].iter().all(|x| *x >= 0.0), "{stage:?}");
                 assert!((0.0..=1.0).contains(&stage.alignment), "{stage:?}");
             }
@@ -550,7 +679,7 @@ mod estimators {
         let (outcome, written) = solved(&bayes(pretrained()));
         assert!(outcome.pretrain.is_none() && outcome.lora.is_none());
         let bound = outcome.bayes_optimal.clone().unwrap();
-        assert_eq!(keys(&written), ["lora", "pretrain"]);
+        assert_eq!(keys(&written), ["lora", "pretrain", "version"]);
         assert_eq!(keys(&written["pretrain"]["order"]), ["q", "q_hat"]);
         assert_eq!(keys(&written["lora"]["order"]), ["q", "q_hat"]);
         assert!(written["lora"].get("objective").is_none());
@@ -591,7 +720,7 @@ mod estimators {
     fn both_puts_the_bound_beside_the_stages() {
         let both = with(with(pretrained(), "estimator", Some(json!("both"))), "lora/sequences", None);
         let (outcome, written) = solved(&both);
-        assert_eq!(keys(&written), ["bayes_optimal", "lora", "pretrain"]);
+        assert_eq!(keys(&written), ["bayes_optimal", "lora", "pretrain", "version"]);
         assert_eq!(keys(&written["bayes_optimal"]), ["lora", "pretrain"]);
         let bound = outcome.bayes_optimal.as_ref().unwrap();
         let (solution, best) = (outcome.lora.as_ref().unwrap(), bound.lora.as_ref().unwrap());
@@ -600,14 +729,17 @@ mod estimators {
             outcome.pretrain.as_ref().unwrap().errors.test > bound.pretrain.as_ref().unwrap().errors.test
         );
         // The stages are those of empirical risk minimisation by itself.
-        let (alone, _) = solved(&with(both, "estimator", None));
+        let (mut alone, _) = solved(&with(both, "estimator", None));
+        let validity = &mut alone.lora.as_mut().unwrap().validity;
+        assert_eq!(validity.above_bound, None);
+        validity.above_bound = Some(false);
         assert_eq!((alone.pretrain, alone.lora), (outcome.pretrain.clone(), outcome.lora.clone()));
         assert_eq!(serde_json::from_value::<Outcome>(written).unwrap(), outcome);
     }
 
     /// Little data and hardly any ridge: the informed replica-symmetric solution claims more than anyone can know.
     #[test]
-    fn an_alignment_above_the_bound_is_not_to_be_trusted() {
+    fn an_alignment_above_the_bound_is_told_beside_the_verdict() {
         let scenario = json!({
             "model": {"tokens": 1, "activation": "linear", "delta": 1.0},
             "frozen": {"q0": 1.0, "q": 1.0, "m": 1.0},
@@ -615,11 +747,13 @@ mod estimators {
             "estimator": "both",
             "options": {"log2_nodes": 8, "start": "informed"},
         });
-        let (outcome, _) = solved(&scenario);
+        let (outcome, written) = solved(&scenario);
+        assert_eq!(written["lora"]["validity"]["above_bound"], true);
+        let (alone, _) = solved(&with(scenario, "estimator", None));
         let best = outcome.bayes_optimal.unwrap().lora.unwrap().branches.information_theoretic;
         let solution = outcome.lora.unwrap();
         assert!(solution.alignment > best.alignment + 0.1, "{solution:?} {best:?}");
-        assert!(!solution.validity.reliable);
+        assert_eq!(solution.validity.verdict, alone.lora.unwrap().validity.verdict);
     }
 
     #[test]

@@ -350,7 +350,7 @@ fn deviation(measured: Estimate, expected: f64) -> f64 {
 }
 
 fn message_passing_follows_state_evolution(model: &Model, noise: f64, alpha: f64, instances: usize) {
-    let frozen = lora::Frozen { q0: 1.0 + noise, q: 1.0, m: 1.0, v: 0.0 };
+    let frozen = lora::Frozen::new(1.0 + noise, 1.0, 1.0);
     let options = Options { log2_nodes: 12, ..Options::default() };
     let settings = MessagePassing { iterations: 15, start: 0.3 };
     let laboratory = laboratory(&[(400, instances)]);
@@ -383,7 +383,7 @@ fn message_passing_of_softmax_attention() {
 
 #[test]
 fn message_passing_recovers_everything_without_noise() {
-    let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+    let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
     let settings = MessagePassing { iterations: 40, start: 0.3 };
     let options = Options { log2_nodes: 10, ..Options::default() };
     let model = Model::softmax(3, 0.0);

@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 test: stage.errors.test,
                 test_std_error: stage.std_error.test.unwrap_or(0.0),
                 frozen: stage.errors.frozen,
-                verdict: format!("{:?}", stage.validity.verdict).to_lowercase(),
+                verdict: stage.validity.verdict.to_string(),
             })
         })
         .collect();

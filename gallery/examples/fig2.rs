@@ -66,7 +66,7 @@ fn rows(
                     model.delta,
                     beta,
                 ),
-                verdict: format!("{:?}", solution.validity.verdict).to_lowercase(),
+                verdict: solution.validity.verdict.to_string(),
             });
         }
     }

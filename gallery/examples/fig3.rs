@@ -53,7 +53,7 @@ fn row(activation: &'static str, record: &Record) -> Option<Row> {
         alignment_std_error: stage.std_error.alignment.unwrap_or(0.0),
         test: stage.errors.test,
         test_std_error: stage.std_error.test.unwrap_or(0.0),
-        verdict: format!("{:?}", stage.validity.verdict).to_lowercase(),
+        verdict: stage.validity.verdict.to_string(),
     })
 }
 

@@ -105,7 +105,7 @@ fn row(
         test: errors.test,
         test_std_error: std_error.test.unwrap_or(0.0),
         alignment,
-        verdict: format!("{:?}", validity.verdict).to_lowercase(),
+        verdict: validity.verdict.to_string(),
     }))
 }
 

@@ -58,8 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 lora_lambda: record.values[0],
                 alignment: stage.alignment,
                 test: stage.errors.test,
-                status: format!("{:?}", stage.status).to_lowercase(),
-                verdict: format!("{:?}", stage.validity.verdict).to_lowercase(),
+                status: stage.status.to_string(),
+                verdict: stage.validity.verdict.to_string(),
             })
         })
         .collect();
@@ -72,16 +72,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The ridge of collapse, where there is one.
     let model = Model::softmax(2, 0.5);
-    let frozen = lora::Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+    let frozen = lora::Frozen::new(2.0, 1.2, 1.1);
     let options = Options { log2_nodes: 12, ..Options::default() };
     let mut boundary = Vec::new();
     for k in 0..30 {
         let alpha = 0.5 * 30_f64.powf(f64::from(k) / 29.0);
         let training = lora::Training::new(alpha, 1.0);
-        if let Some(lambda) = lora::lambda_collapse(&model, &frozen, &training, &options)?
-            && lambda < 5.0
+        if let Some(threshold) = lora::lambda_collapse(&model, &frozen, &training, &options)?
+            && threshold.value < 5.0
         {
-            boundary.push((alpha, lambda));
+            boundary.push((alpha, threshold.value));
         }
     }
 

@@ -220,7 +220,8 @@ fn best(
     model: &Model,
     alpha: f64,
 ) -> Result<(pretrain::Training, pretrain::Solution), lora_asymptotics::Error> {
-    let largest = pretrain::lambda_collapse(model, &pretrain::Training::new(alpha, 0.0))?;
+    let largest =
+        pretrain::lambda_collapse(model, &pretrain::Training::new(alpha, 0.0), &Options::default())?.value;
     let solve = |k: i32| {
         let training = pretrain::Training::new(alpha, 0.95 * largest * 10f64.powf(-f64::from(k) / 12.0));
         let solution = pretrain::solve(model, &training, &Options::default())?.into_converged()?;

@@ -233,16 +233,28 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
         std::array::from_fn(|k| hessian[k][k])
     }
 
-    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a proximal point, with
-    /// `A = (Hess l + 1/(2V))^{-1}` and `X` the derivative of `grad l` in the label's logits `t`.
+    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a proximal point, and
+    /// `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and `X` the derivative of `grad l` in the label's
+    /// logits `t`.
     #[inline(always)]
-    pub(crate) fn divergences(&self, minimum: &Minimum<K>) -> [Lane; 2] {
+    pub(crate) fn derivatives(&self, minimum: &Minimum<K>) -> [Lane; 3] {
         let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
         let mut inverse = [[[0.0; LANES]; K]; K];
         for k in 0..K {
             let mut unit = [[0.0; LANES]; K];
             unit[k] = [1.0; LANES];
             inverse[k] = solve(&factor, &unit);
+        }
+        let stiffness = self.stiffness();
+        let mut square = [0.0; LANES];
+        for j in 0..K {
+            for k in 0..K {
+                let own = if j == k { 1.0 } else { 0.0 };
+                for l in 0..LANES {
+                    let entry = (inverse[j][k][l] * stiffness - own) * stiffness;
+                    square[l] += entry * entry;
+                }
+            }
         }
         let logits = matrices::<T, K>(&minimum.h);
         let mut sums = [[0.0; LANES]; 2];
@@ -272,7 +284,8 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
                 }
             }
         }
-        sums.map(|sum| sum.map(|x| x * self.stiffness()))
+        let [omega, label] = sums.map(|sum| sum.map(|x| x * stiffness));
+        [omega, label, square]
     }
 }
 
@@ -345,17 +358,17 @@ mod tests {
         }
     }
 
-    fn divergences_by_finite_differences<const T: usize, const K: usize>() {
+    fn derivatives_by_finite_differences<const T: usize, const K: usize>() {
         let (omega, label, v) = (logits::<T, K>(1.0, 3), logits::<T, K>(1.0, 90), 0.7);
         let y = probabilities::<T, K>(&label);
         let prox = MatrixProx::<T, K> { omega, y: &y, v };
-        let exact = prox.divergences(&prox.from(&omega));
+        let exact = prox.derivatives(&prox.from(&omega));
         let g = |omega: &Vector<K>, label: &Vector<K>, k: usize| {
             let h = solved::<T, K>(omega, label, v).h;
             std::array::from_fn::<f64, LANES, _>(|l| (h[k][l] - omega[k][l]) / (2.0 * v))
         };
         let step = 1e-4;
-        let mut sums = [[0.0; LANES]; 2];
+        let mut sums = [[0.0; LANES]; 3];
         for k in 0..K {
             let moved = |x: &Vector<K>, step: f64| {
                 let mut x = *x;
@@ -371,6 +384,12 @@ mod tests {
                     sum[l] += (up[l] - down[l]) / (2.0 * step);
                 }
             }
+            for i in 0..K {
+                let [up, down] = [step, -step].map(|step| g(&moved(&omega, step), &label, i));
+                for l in 0..LANES {
+                    sums[2][l] += ((up[l] - down[l]) / (2.0 * step)).powi(2);
+                }
+            }
         }
         for (sum, exact) in sums.iter().flatten().zip(exact.iter().flatten()) {
             assert_relative_eq!(sum, exact, max_relative = 1e-6, epsilon = 1e-8);
@@ -378,9 +397,9 @@ mod tests {
     }
 
     #[test]
-    fn divergences_are_those_of_the_proximal_point() {
-        divergences_by_finite_differences::<2, 3>();
-        divergences_by_finite_differences::<3, 6>();
+    fn derivatives_are_those_of_the_proximal_point() {
+        derivatives_by_finite_differences::<2, 3>();
+        derivatives_by_finite_differences::<3, 6>();
     }
 
     #[test]

@@ -340,7 +340,7 @@ fn step_from<const N: usize>(x: &[f64; N], residual: &[f64; N], mixing: f64) -> 
 }
 
 /// The largest absolute component; infinite if any component is not finite.
-fn max_norm<const N: usize>(r: &[f64; N]) -> f64 {
+pub(crate) fn max_norm<const N: usize>(r: &[f64; N]) -> f64 {
     r.iter().fold(0.0, |m, c| if c.is_finite() { c.abs().max(m) } else { f64::INFINITY })
 }
 

@@ -45,7 +45,7 @@ impl Status {
 
 impl std::fmt::Display for Status {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
+        formatter.pad(match self {
             Self::Converged => "converged",
             Self::Collapsed => "collapsed",
             Self::NoiseLimited => "noise_limited",

@@ -43,6 +43,8 @@ impl LabelNoise {
             }
             Sequences::Reused => {
                 let Model { tokens, delta, .. } = *model;
+                // Validation refuses reused sequences without a response.
+                let v = v.unwrap_or(0.0);
                 Self::gaussian(
                     observables::reused_effective_noise(tokens, q0, q, m, v, delta, training.beta),
                     training,
@@ -222,7 +224,7 @@ mod tests {
 
     fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Training) {
         let sequences = Sequences::Active(Selection { fraction, score });
-        let frozen = Frozen { q0: 2.0, q: 0.6, m: 0.7, v: 0.0 };
+        let frozen = Frozen::new(2.0, 0.6, 0.7);
         (Model::linear(2, 0.5), frozen, Training { beta, sequences, ..Training::new(5.0, 0.5) })
     }
 

@@ -31,22 +31,27 @@ mod validity;
 mod weak_recovery;
 mod zero_weights;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, check};
+use crate::error::{Error, Number, check};
 use crate::fixed_point::Status;
 use crate::memory::Averages;
 use crate::model::{Activation, Model};
 use crate::nullable::number;
+use crate::observables;
 use crate::options::Options;
 use crate::std_error::StdError;
+use crate::threshold::Threshold;
 
+pub use crate::validity::Verdict;
 pub use bayes::{
     BayesBranch, BayesBranches, BayesCurve, BayesErrors, BayesOrder, BayesSolution, bayes_optimal,
 };
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
-pub use validity::{Validity, Verdict};
+pub use validity::Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
 use search::Search;
@@ -54,7 +59,7 @@ use search::Search;
 /// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen
 /// logits `h`, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate on new sequences.
 ///
-/// Made by [`pretrain::Solution::freeze`](crate::pretrain::Solution::freeze), or by hand from measured overlaps.
+/// Made by [`pretrain::Solution::freeze`](crate::pretrain::Solution::freeze), or by hand from measured overlaps, see [`Frozen::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Frozen {
@@ -64,12 +69,25 @@ pub struct Frozen {
     pub q: f64,
     /// `M = Tr(S-hat S*)/D^2`; `0 <= M <= sqrt(Q Q0)`.
     pub m: f64,
-    /// `V >= 0`, the linear response of the pre-training; it matters on reused sequences only.
-    #[serde(default)]
-    pub v: f64,
+    /// `V >= 0`, the linear response of the pre-training. It matters on reused sequences only, and must be given there: 0 for frozen
+    /// weights that do not know those sequences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v: Option<f64>,
 }
 
 impl Frozen {
+    /// Frozen weights with the given overlaps, for fine-tuning on fresh or selected sequences.
+    #[must_use]
+    pub const fn new(q0: f64, q: f64, m: f64) -> Self {
+        Self { q0, q, m, v: None }
+    }
+
+    /// The same, with the linear response `V` of the pre-training, as fine-tuning on reused sequences needs it.
+    #[must_use]
+    pub const fn with_response(self, v: f64) -> Self {
+        Self { v: Some(v), ..self }
+    }
+
     /// Checks every field.
     ///
     /// # Errors
@@ -78,13 +96,26 @@ impl Frozen {
         check::positive("frozen.q0", self.q0)?;
         check::non_negative("frozen.q", self.q)?;
         check::non_negative("frozen.m", self.m)?;
-        check::non_negative("frozen.v", self.v)?;
-        let bound = self.q.sqrt() * self.q0.sqrt();
+        if let Some(v) = self.v {
+            check::non_negative("frozen.v", v)?;
+        }
         // Overlaps of a solved pre-training, or typed in with all their digits, may touch the bound.
-        if self.m > bound * (1.0 + 1e-9) {
-            return Err(Error::invalid("frozen.m", self.m, format!("<= sqrt(q q0) = {bound}")));
+        let bound = observables::largest_overlap(self.q, self.q0);
+        if !observables::is_possible(self.m, bound) {
+            return Err(Error::invalid("frozen.m", self.m, format!("<= sqrt(q q0) = {}", Number(bound))));
         }
         Ok(())
+    }
+
+    /// Checks that the response is there if fine-tuning on `sequences` needs it.
+    pub(crate) fn require_response(&self, sequences: &Sequences) -> Result<(), Error> {
+        match (sequences, self.v) {
+            (Sequences::Reused, None) => Err(Error::MissingField {
+                field: "frozen.v",
+                reason: "reused sequences need the response of the pre-training (0 if it did not see them)",
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -97,6 +128,15 @@ pub enum Score {
     Frobenius,
     /// `|z - <z, u> u|_F` with `u = 11^T/T`, the direction that softmax cannot see.
     Centred,
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Frobenius => "frobenius",
+            Self::Centred => "centred",
+        })
+    }
 }
 
 /// Active selection: of the fresh sequences at hand, keep those with the smallest scores.
@@ -132,7 +172,7 @@ pub struct Training {
     pub alpha: f64,
     /// Ridge `lambda'` on `|w|^2`; >= 0.
     pub lambda: f64,
-    /// Variance `q0` of the entries of the true perturbation; > 0.
+    /// Variance `q0` of the entries of the true perturbation; in [`Training::VARIANCES`].
     #[serde(default = "one")]
     pub q0: f64,
     /// Recalibration of the frozen weights, `S-hat -> beta S-hat`; >= 0.
@@ -148,6 +188,9 @@ fn one() -> f64 {
 }
 
 impl Training {
+    /// Range of `q0`: what can be squared without a thought of the range of double precision.
+    pub const VARIANCES: [f64; 2] = [1e-100, 1e100];
+
     /// `alpha D` fresh sequences and ridge `lambda`, with `q0 = 1` and no recalibration.
     #[must_use]
     pub fn new(alpha: f64, lambda: f64) -> Self {
@@ -161,7 +204,7 @@ impl Training {
     pub fn validate(&self) -> Result<(), Error> {
         check::positive("lora.alpha", self.alpha)?;
         check::non_negative("lora.lambda", self.lambda)?;
-        check::positive("lora.q0", self.q0)?;
+        check_variance(self.q0)?;
         check::non_negative("lora.beta", self.beta)?;
         match self.sequences {
             Sequences::Active(Selection { fraction, .. }) if !(fraction > 0.0 && fraction <= 1.0) => {
@@ -169,6 +212,16 @@ impl Training {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Checks the variance `lora.q0` of the true perturbation.
+fn check_variance(q0: f64) -> Result<(), Error> {
+    let [low, high] = Training::VARIANCES;
+    if (low..=high).contains(&q0) {
+        Ok(())
+    } else {
+        Err(Error::invalid("lora.q0", q0, format!("between {} and {}", Number(low), Number(high))))
     }
 }
 
@@ -200,6 +253,7 @@ pub struct Order {
 
 /// Errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Errors {
     /// `E'` on new sequences with noisy labels.
     #[serde(deserialize_with = "number")]
@@ -217,6 +271,7 @@ pub struct Errors {
 
 /// Half the variance, per coordinate, of what the frozen weights leave of the label's logits (linear attention).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct EffectiveNoise {
     /// On the training sequences; `None` where it is not a scalar (selection by the centred score).
     pub train: Option<f64>,
@@ -236,6 +291,15 @@ pub enum Divergence {
     IntegrationByParts,
 }
 
+impl fmt::Display for Divergence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::PointwiseAndJump => "pointwise_and_jump",
+            Self::IntegrationByParts => "integration_by_parts",
+        })
+    }
+}
+
 /// Which start the returned fixed point was reached from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -247,8 +311,18 @@ pub enum Branch {
     Uninformed,
 }
 
+impl fmt::Display for Branch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Informed => "informed",
+            Self::Uninformed => "uninformed",
+        })
+    }
+}
+
 /// A solved fine-tuning stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Solution {
     /// Order parameters and conjugates.
     pub order: Order,
@@ -270,7 +344,8 @@ pub struct Solution {
     pub branch: Branch,
     /// How the solve ended.
     pub status: Status,
-    /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`.
+    /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`: evaluated once more at the returned point, on all
+    /// nodes and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
     /// Iterations, at any number of nodes.
@@ -286,7 +361,7 @@ impl Solution {
     /// [`Error::NotConverged`] unless the status is converged or collapsed.
     pub fn into_converged(self) -> Result<Self, Error> {
         let Order { q, m, v, .. } = self.order;
-        let point = format!("(q, m, v) = ({q}, {m}, {v})");
+        let point = format!("(q, m, v) = ({}, {}, {})", Number(q), Number(m), Number(v));
         Error::unless_converged("lora", self.status, self.residual, self.iterations, point)?;
         Ok(self)
     }
@@ -321,18 +396,15 @@ pub fn output_channel_benchmark(
 /// `lambda` of `training` is not used.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
+/// hold.
 pub fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-) -> Result<Option<f64>, Error> {
-    model.validate()?;
-    frozen.validate()?;
-    training.validate()?;
-    options.validate()?;
-    Averages::Finetuning(training.sequences).check(model, options)?;
+) -> Result<Option<Threshold>, Error> {
+    validate(model, frozen, training, options)?;
     match model.activation {
         Activation::Linear => Ok(None),
         Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
@@ -343,7 +415,8 @@ pub fn lambda_collapse(
 /// `m = 0`, with the verdict on replica symmetry there. For phase diagrams.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
+/// hold.
 pub fn weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -358,7 +431,8 @@ pub fn weak_recovery(
 /// not hold.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
+/// hold.
 pub fn alpha_weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -370,6 +444,16 @@ pub fn alpha_weak_recovery(
     })
 }
 
+/// Checks every input, and that they fit together.
+fn validate(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
+    model.validate()?;
+    frozen.validate()?;
+    training.validate()?;
+    options.validate()?;
+    frozen.require_response(&training.sequences)?;
+    Averages::Finetuning(training.sequences).check(model, options)
+}
+
 /// What `run` makes of the search for fixed points, after validation.
 fn search<R: Send>(
     model: &Model,
@@ -378,11 +462,7 @@ fn search<R: Send>(
     options: &Options,
     run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
-    model.validate()?;
-    frozen.validate()?;
-    training.validate()?;
-    options.validate()?;
-    Averages::Finetuning(training.sequences).check(model, options)?;
+    validate(model, frozen, training, options)?;
     match model.activation {
         Activation::Linear => linear::search(model, frozen, training, options, run),
         Activation::Softmax => softmax::search(model, frozen, training, options, run),
@@ -395,7 +475,7 @@ fn search<R: Send>(
 /// use lora_asymptotics::{Model, Options, lora};
 ///
 /// let model = Model::linear(2, 0.5);
-/// let frozen = lora::Frozen { q0: 1.5, q: 1.3, m: 1.25, v: 0.0 };
+/// let frozen = lora::Frozen::new(1.5, 1.3, 1.25);
 /// let solution = lora::solve(&model, &frozen, &lora::Training::new(3.0, 0.2), &Options::default())?.into_converged()?;
 /// assert!(solution.validity.reliable);
 /// assert!(solution.alignment > 0.9 && solution.errors.test < solution.errors.frozen);
@@ -403,7 +483,8 @@ fn search<R: Send>(
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
+/// hold.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,
@@ -436,11 +517,7 @@ fn solve_with(
     options: &Options,
     previous: Option<&Order>,
 ) -> Result<Solution, Error> {
-    model.validate()?;
-    frozen.validate()?;
-    training.validate()?;
-    options.validate()?;
-    Averages::Finetuning(training.sequences).check(model, options)?;
+    validate(model, frozen, training, options)?;
     match model.activation {
         Activation::Linear => linear::solve(model, frozen, training, options, previous),
         Activation::Softmax => softmax::solve(model, frozen, training, options, previous),

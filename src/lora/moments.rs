@@ -100,6 +100,9 @@ pub(super) trait OutputChannel {
         None
     }
 
+    /// Drops the proximal points of earlier evaluations, which the next one would start from otherwise.
+    fn forget(&mut self);
+
     /// The averages at `point`, one entry per independent replicate. The last three moments are computed only if `full`.
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments>;
 }

@@ -4,6 +4,7 @@ use super::moments::{Moments, Point};
 use super::ridge::{Conjugates, Ridge};
 use super::search::Found;
 use super::units::Units;
+use super::validity::Validity;
 use super::{EffectiveNoise, Errors, Order, Solution};
 use crate::fixed_point::Status;
 use crate::observables;
@@ -35,6 +36,7 @@ struct Observed {
     objective: f64,
     errors: Errors,
     alignment: f64,
+    validity: Validity,
 }
 
 impl Reporter {
@@ -42,7 +44,7 @@ impl Reporter {
         let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
         let (errors, own_errors) = law.errors(&found.point, &own);
         let std_error = self.std_error(found, &own_errors);
-        let Observed { order, objective, errors, alignment } =
+        let Observed { order, objective, errors, alignment, validity } =
             self.observe(&found.ridge, &found.point, &found.moments, errors);
         let numbers = [
             order.q,
@@ -66,7 +68,7 @@ impl Reporter {
             errors,
             alignment,
             effective_noise: self.effective_noise,
-            validity: found.validity(),
+            validity,
             divergence: found.ridge.divergence,
             branch: found.branch,
             status: found.status,
@@ -103,6 +105,7 @@ impl Reporter {
             objective: loss * ridge.objective(point, moments),
             errors: Errors { test, test_clean, train: loss * moments.loss, frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
+            validity: ridge.validity(point, moments),
         }
     }
 
@@ -132,6 +135,10 @@ impl Reporter {
             // Exactly the same for all replicates where it is in closed form.
             frozen: of(|o| o.errors.frozen).filter(|error| *error > 0.0),
             alignment: of(|o| o.alignment),
+            // A gauge that is zero for every replicate has not been seen at all: that is no estimate of its error.
+            jump: of(|o| o.validity.jump).filter(|error| *error > 0.0),
+            replicon: of(|o| o.validity.replicon),
+            ..StdError::default()
         }
     }
 }
@@ -147,4 +154,5 @@ fn erase(solution: &mut Solution) {
     solution.residual = nan;
     solution.effective_noise = None;
     solution.std_error = StdError::default();
+    solution.validity.erase();
 }

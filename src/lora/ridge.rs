@@ -75,8 +75,8 @@ impl Ridge {
             JumpGauge::Surface => moments.jump[0],
             JumpGauge::Difference => -v_hat / self.alpha - moments.pointwise[0],
         };
-        // f64::min drops a NaN: jumps and no response at all are as bad as it gets.
-        if jump > 0.0 { (self.alpha * jump / v_hat.abs()).min(f64::MAX) } else { 0.0 }
+        // f64::min drops a NaN: jumps and no response at all, or jumps that are not a number, are as bad as it gets.
+        if jump <= 0.0 { 0.0 } else { (self.alpha * jump / v_hat.abs()).min(f64::MAX) }
     }
 
     /// The verdict on replica symmetry.

@@ -1,12 +1,13 @@
 //! The search for the fixed points: two starts, a ladder of accuracy levels, and the choice between the results.
 
-use super::moments::{Moments, OutputChannel, Point};
+use super::moments::{COUNT, Moments, OutputChannel, Point};
 use super::ridge::{Ridge, SMALLEST_S2};
-use super::validity::{Validity, Verdict};
+use super::validity::Validity;
 use super::{Branch, Divergence};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, noise};
+use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, max_norm, noise};
 use crate::options::{Options, Start};
+use crate::validity::Verdict;
 
 /// Residual at which the first, the middle levels hand over to the next.
 const FIRST_TOLERANCE: f64 = 1e-4;
@@ -93,7 +94,16 @@ pub(super) struct Search<'a> {
     warm: Option<Point>,
     /// Iterations spent on the fixed point in hand.
     iterations: usize,
-    last: Option<(Point, Vec<Moments>)>,
+}
+
+/// A point, evaluated once more at the finest level without any memory of proximal points.
+struct Confirmed<const N: usize> {
+    /// Undamped residual.
+    residual: f64,
+    replicates: Vec<Moments>,
+    moments: Moments,
+    /// Distances of the images of every replicate from the common one.
+    differences: Vec<[f64; N]>,
 }
 
 impl<'a> Search<'a> {
@@ -103,7 +113,7 @@ impl<'a> Search<'a> {
         options: &'a Options,
         channel: &'a mut dyn OutputChannel,
     ) -> Self {
-        Self { channel, ridge, guess, options, warm: None, iterations: 0, last: None }
+        Self { channel, ridge, guess, options, warm: None, iterations: 0 }
     }
 
     /// Looks for an overlap near `warm` first.
@@ -117,7 +127,9 @@ impl<'a> Search<'a> {
             Start::Uninformed => self.uninformed(),
             Start::Best => {
                 let informed = self.informed()?;
-                let settled = informed.point.m <= 0.0 || informed.validity().verdict == Verdict::Unreliable;
+                let settled = informed.status == Status::NonFinite
+                    || informed.point.m <= 0.0
+                    || informed.validity().verdict == Verdict::Unreliable;
                 if settled {
                     return Ok(informed);
                 }
@@ -140,7 +152,6 @@ impl<'a> Search<'a> {
     /// The fixed point without overlap, at another amount of data.
     pub(super) fn without_overlap(&mut self, alpha: f64) -> Result<Found, Error> {
         self.ridge.alpha = alpha;
-        self.last = None;
         self.nothing(Branch::Uninformed)
     }
 
@@ -223,7 +234,7 @@ impl<'a> Search<'a> {
         let nothing = point_at(&self.approach(&problem)?.point);
         let ridge = self.ridge;
         let [nothing, informed] = [nothing, informed.point].map(|point| {
-            let replicates = self.replicates(0, &point, true);
+            let replicates = self.channel.replicates(0, &point, true);
             replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
         });
         // On the same nodes, the difference has a much smaller error than either.
@@ -248,11 +259,14 @@ impl<'a> Search<'a> {
     /// From a start to the finest level.
     fn ladder<const N: usize>(&mut self, start: [f64; N], branch: Branch) -> Result<Found, Error> {
         self.iterations = 0;
-        let mut problem = Problem::new(start, [Coordinate::Log; N]);
         self.ridge.divergence = self.channel.smooth_divergence();
+        if !start.iter().all(|x| x.is_finite() && *x > 0.0) {
+            return Ok(self.without_numbers(branch));
+        }
+        let mut problem = Problem::new(start, [Coordinate::Log; N]);
         let mut report = self.approach(&problem)?;
         let coarse = point_at(&report.point);
-        let moments = Moments::mean(&self.replicates(0, &coarse, false));
+        let moments = Moments::mean(&self.channel.replicates(0, &coarse, false));
         if self.ridge.divergence != Divergence::IntegrationByParts
             && self.ridge.jump_share(&coarse, &moments) > JUMPS_DOMINATE
         {
@@ -273,26 +287,20 @@ impl<'a> Search<'a> {
                     if level == finest { self.options.tolerance().aim() } else { MIDDLE_TOLERANCE };
                 report = self.polish(level, tolerance, &problem)?;
             }
-        } else {
-            // Only to report the residual of that point at the finest level.
+        }
+        let mut confirmed = self.confirm(&problem, &report.point);
+        if report.status == Status::Converged
+            && confirmed.residual > self.options.tolerance().aim()
+            && self.iterations < self.options.max_iterations
+        {
+            // Fresh starts led to other proximal points than those in memory: once more, from the former.
             problem.start = report.point;
-            let status = report.status;
-            report = self.iterate(
-                finest,
-                Effort { tolerance: 0.0, evaluations: 1, patience: 1 },
-                Method::Picard,
-                &problem,
-            )?;
-            report.status = status;
+            report = self.polish(finest, self.options.tolerance().aim(), &problem)?;
+            confirmed = self.confirm(&problem, &report.point);
         }
         let point = point_at(&report.point);
-        let replicates = self.replicates(finest, &point, true);
-        let moments = Moments::mean(&replicates);
-        let image = |moments| problem.iterated(&coordinates::<N>(&self.ridge.image(&point, moments)));
-        let common = image(&moments);
-        let differences: Vec<[f64; N]> =
-            replicates.iter().map(image).map(|own| std::array::from_fn(|i| own[i] - common[i])).collect();
-        let status = self.status(&report, &point, &differences);
+        let status = self.status(report.status, &point, &confirmed);
+        let Confirmed { residual, replicates, moments, differences } = confirmed;
         let replicates = replicates
             .into_iter()
             .zip(sensitivity.shifts(&differences))
@@ -308,10 +316,38 @@ impl<'a> Search<'a> {
             ridge: self.ridge,
             branch,
             status,
-            residual: report.residual,
+            residual,
             iterations: self.iterations,
             replicates,
         })
+    }
+
+    /// The outcome where the parameters are so extreme that there is no start in double precision.
+    fn without_numbers(&self, branch: Branch) -> Found {
+        let nan = f64::NAN;
+        Found {
+            point: Point { m: nan, s2: nan, v: nan },
+            moments: Moments::from_sums([nan; COUNT]),
+            ridge: self.ridge,
+            branch,
+            status: Status::NonFinite,
+            residual: nan,
+            iterations: self.iterations,
+            replicates: Vec::new(),
+        }
+    }
+
+    /// The point `x` as it is reported: at the finest level, with fresh starts of the proximal points.
+    fn confirm<const N: usize>(&mut self, problem: &Problem<N>, x: &[f64; N]) -> Confirmed<N> {
+        let point = point_at(x);
+        self.channel.forget();
+        let replicates = self.channel.replicates(self.channel.levels() - 1, &point, true);
+        let moments = Moments::mean(&replicates);
+        let image = |moments| problem.iterated(&coordinates::<N>(&self.ridge.image(&point, moments)));
+        let (here, common) = (problem.iterated(x), image(&moments));
+        let from = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] - b[i]);
+        let differences = replicates.iter().map(|own| from(image(own), common)).collect();
+        Confirmed { residual: max_norm(&from(common, here)), replicates, moments, differences }
     }
 
     /// From a start into the neighbourhood of a fixed point, at the cheapest level: accelerated, or, where that fails,
@@ -355,7 +391,7 @@ impl<'a> Search<'a> {
         };
         let report = fixed_point::solve(problem, &options, |x| {
             let point = point_at(&x);
-            let moments = Moments::mean(&self.replicates(level, &point, false));
+            let moments = Moments::mean(&self.channel.replicates(level, &point, false));
             coordinates(&self.ridge.image(&point, &moments))
         })?;
         // An evaluation beyond the bound moves nothing: it measures the residual of where the iterations ended.
@@ -370,44 +406,28 @@ impl<'a> Search<'a> {
         x: &[f64; N],
     ) -> ([f64; N], Moments) {
         let point = point_at(x);
-        let moments = Moments::mean(&self.replicates(self.cheap_level(), &point, true));
+        let moments = Moments::mean(&self.channel.replicates(self.cheap_level(), &point, true));
         let image = problem.iterated(&coordinates(&self.ridge.image(&point, &moments)));
         let here = problem.iterated(x);
         (std::array::from_fn(|i| image[i] - here[i]), moments)
     }
 
-    /// The averages at `point`. At the finest level they are complete and remembered: the last iterate is most often the
-    /// result, and costs the most.
-    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
-        if level + 1 < self.channel.levels() {
-            return self.channel.replicates(level, point, full);
-        }
-        if let Some((known, replicates)) = &self.last
-            && known == point
-        {
-            return replicates.clone();
-        }
-        let replicates = self.channel.replicates(level, point, true);
-        self.last = Some((*point, replicates.clone()));
-        replicates
-    }
-
-    /// How the search ended, given the distance of every replicate's image from the common one.
-    fn status<const N: usize>(&self, report: &Report<N>, point: &Point, differences: &[[f64; N]]) -> Status {
-        if !report.point.iter().all(|x| x.is_finite()) {
+    /// How the search ended. Only the confirmed residual decides whether it converged.
+    fn status<const N: usize>(&self, ended: Status, point: &Point, confirmed: &Confirmed<N>) -> Status {
+        if !(point.m.is_finite() && point.s2.is_finite() && point.v.is_finite()) {
             return Status::NonFinite;
         }
+        let Confirmed { residual, differences, .. } = confirmed;
         let noise = if differences.len() > 1 { noise(differences) } else { self.channel.resolution() };
         // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
         let unresolved = point.m <= 0.0 && point.q() <= 10.0 * SMALLEST_S2;
-        let excused = self.options.tolerance().excuses(report.residual, differences);
-        let exhausted = self.iterations >= self.options.max_iterations;
-        match report.status {
-            Status::Converged if unresolved => Status::NoiseLimited,
-            Status::Stalled if excused && !unresolved => Status::Converged,
-            Status::Stalled if report.residual <= noise => Status::NoiseLimited,
+        match ended {
+            _ if *residual <= self.options.tolerance().aim() && unresolved => Status::NoiseLimited,
+            _ if *residual <= self.options.tolerance().aim() => Status::Converged,
+            Status::Converged | Status::Stalled if *residual <= noise => Status::NoiseLimited,
             // The bound on one level's effort, not the caller's.
-            Status::MaxIterations if !exhausted => Status::Stalled,
+            Status::MaxIterations if self.iterations >= self.options.max_iterations => Status::MaxIterations,
+            Status::Converged | Status::MaxIterations => Status::Stalled,
             status => status,
         }
     }

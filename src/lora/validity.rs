@@ -3,23 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::nullable::number;
-
-/// How far the replica-symmetric prediction can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Agrees with simulation within error bars, everywhere it was compared.
-    Good,
-    /// Off by a few percent at most (`o_w` within 0.04).
-    Marginal,
-    /// Do not use.
-    Unreliable,
-}
+use crate::validity::Verdict;
 
 /// Gauges of replica symmetry at the returned fixed point, and what they say.
 ///
 /// The proximal operator jumps, so that the replicon is formally infinite; the gauges below are practical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Validity {
     /// `J = alpha' (jump part of div_omega g)/|vhat|`: the share of the response that comes from jumps.
     #[serde(deserialize_with = "number")]
@@ -34,6 +24,11 @@ pub struct Validity {
     /// if at most 1.2 and at least 0.9. Unreliable in any case if the solve has not converged, and for linear attention if
     /// there are jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
     pub verdict: Verdict,
+    /// Whether the alignment is above that of the information-theoretic branch of the Bayes-optimal bound, by more than four standard errors:
+    /// more than anyone can know, so that replica symmetry does not hold, whatever the verdict. `None` if the bound was not asked for,
+    /// or one of the two has no alignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above_bound: Option<bool>,
 }
 
 impl Validity {
@@ -43,7 +38,14 @@ impl Validity {
         self.reliable = false;
     }
 
-    /// An alignment above the Bayes-optimal one, by more than four standard errors, is none: replica symmetry does not hold.
+    /// No gauge at all, for a solve that left the finite numbers.
+    pub(super) fn erase(&mut self) {
+        self.distrust();
+        self.jump = f64::NAN;
+        self.replicon = f64::NAN;
+    }
+
+    /// Tells whether the alignment is above the bound. The verdict does not change.
     #[cfg(feature = "scenario")]
     pub(crate) fn compare_with_bound(
         &mut self,
@@ -52,9 +54,8 @@ impl Validity {
         bound: &super::BayesSolution,
     ) {
         let allowance = 4.0 * std_error.unwrap_or(0.0).hypot(bound.std_error.alignment.unwrap_or(0.0)) + 1e-9;
-        if alignment > bound.branches.information_theoretic.alignment + allowance {
-            self.distrust();
-        }
+        let excess = alignment - bound.branches.information_theoretic.alignment;
+        self.above_bound = (!excess.is_nan()).then_some(excess > allowance);
     }
 
     /// The verdict for linear attention; `responds` if `vhat > 0`.
@@ -72,15 +73,8 @@ impl Validity {
 
     fn judge(jump: f64, replicon: f64, responds: bool, good: bool, marginal: bool) -> Self {
         let measured = responds || jump <= 0.0;
-        // A gauge that is not a number is no reason to trust.
-        let verdict = if measured && good {
-            Verdict::Good
-        } else if measured && marginal {
-            Verdict::Marginal
-        } else {
-            Verdict::Unreliable
-        };
-        Self { jump, replicon, reliable: verdict != Verdict::Unreliable, verdict }
+        let verdict = Verdict::of(measured && good, measured && marginal);
+        Self { jump, replicon, reliable: verdict.is_reliable(), verdict, above_bound: None }
     }
 }
 
@@ -91,21 +85,22 @@ mod tests {
     use crate::{Model, Options};
 
     #[test]
-    fn more_than_anyone_can_know_is_not_to_be_trusted() {
-        let frozen = Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+    fn more_than_anyone_can_know_is_told_beside_the_verdict() {
+        let frozen = Frozen::new(1.0, 1.0, 1.0);
         let options = Options { log2_nodes: 8, ..Options::default() };
         let bound = bayes_optimal(&Model::linear(2, 0.4), &frozen, 0.6, 1.0, &options).unwrap();
         let error = bound.std_error.alignment.unwrap();
-        for (excess, std_error, verdict) in [
-            (-0.1, None, Verdict::Good),
-            (3.0 * error, None, Verdict::Good),
-            (5.0 * error, None, Verdict::Unreliable),
-            (5.0 * error, Some(3.0 * error), Verdict::Good),
+        for (excess, std_error, above) in [
+            (-0.1, None, Some(false)),
+            (3.0 * error, None, Some(false)),
+            (5.0 * error, None, Some(true)),
+            (5.0 * error, Some(3.0 * error), Some(false)),
+            (f64::NAN, None, None),
         ] {
             let mut validity = Validity::linear(0.0, 0.3, true);
             validity.compare_with_bound(bound.alignment + excess, std_error, &bound);
-            assert_eq!(validity.verdict, verdict, "{excess}");
-            assert_eq!(validity.reliable, verdict == Verdict::Good);
+            assert_eq!(validity.above_bound, above, "{excess}");
+            assert_eq!((validity.verdict, validity.reliable), (Verdict::Good, true));
         }
     }
 }

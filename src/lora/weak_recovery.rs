@@ -15,20 +15,29 @@ use crate::error::Error;
 use crate::fixed_point::Status;
 use crate::nullable::number;
 use crate::roots::{self, Point};
+use crate::std_error::standard_error;
+use crate::threshold::Threshold;
 
 /// Ratio of consecutive `alpha'` in the search for a threshold.
 const STRIDE: f64 = 1.5;
 /// Steps of that search at most, in either direction.
 const MAX_STRIDES: usize = 24;
+/// Step in `ln alpha'` of the slope of the growth at a threshold: large against the jumps of the averages.
+const STEP: f64 = 0.02;
 /// Relative accuracy of a threshold; the nodes hardly allow for more.
 const ACCURACY: f64 = 1e-6;
 
 /// The stability of the fixed point without overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct WeakRecovery {
     /// What a small overlap is multiplied by in one iteration.
     #[serde(deserialize_with = "number")]
     pub growth: f64,
+    /// Standard error of the growth, from independent scrambles; `None` for `T = 1`, which is done by quadrature, and where there is no
+    /// estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std_error: Option<f64>,
     /// Whether it grows: the truth is then found from any start.
     pub recovers: bool,
     /// Whether replica symmetry can be trusted at that fixed point.
@@ -39,10 +48,10 @@ pub struct WeakRecovery {
 
 /// A threshold of weak recovery in `alpha'`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct WeakRecoveryThreshold {
     /// `alpha'_c`: above it, an overlap grows from nothing.
-    #[serde(deserialize_with = "number")]
-    pub alpha: f64,
+    pub alpha: Threshold,
     /// The fixed point there.
     pub at: WeakRecovery,
 }
@@ -51,10 +60,13 @@ impl WeakRecovery {
     fn new(found: &Found) -> Self {
         let growth = found.growth();
         let mut validity = found.validity();
-        if !(found.status.is_success() || found.status == Status::NoiseLimited) {
+        let solved = found.status.is_success() || found.status == Status::NoiseLimited;
+        if !solved {
             validity.distrust();
         }
-        Self { growth, recovers: growth > 1.0, validity, status: found.status }
+        let own = found.replicates.iter().map(|(point, moments)| found.ridge.growth(point, moments));
+        let std_error = standard_error(own).filter(|_| solved);
+        Self { growth, std_error, recovers: growth > 1.0, validity, status: found.status }
     }
 }
 
@@ -75,8 +87,12 @@ pub(super) fn threshold(search: &mut Search<'_>, start: f64) -> Result<Option<We
         {
             // What fails in between is an average on known nodes, which did not fail before: NaN ends the search.
             let root = roots::bracketed(here, next, ACCURACY, 1.0, |x| excess(x).unwrap_or(f64::NAN));
-            let at = at(search, root.exp())?;
-            return Ok(Some(WeakRecoveryThreshold { alpha: root.exp(), at }));
+            let slope = (excess(root + STEP)? - excess(root)?) / STEP;
+            let (value, at) = (root.exp(), at(search, root.exp())?);
+            // The growth there is 1, so that its error is that of its logarithm.
+            let std_error = at.std_error.map(|error| value * error / slope.abs()).filter(|x| x.is_finite());
+            let alpha = Threshold { value, std_error, status: at.status };
+            return Ok(Some(WeakRecoveryThreshold { alpha, at }));
         }
         here = next;
     }

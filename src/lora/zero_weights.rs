@@ -81,30 +81,32 @@ impl ZeroWeights {
         let moments = self.mean(v);
         let point = at_zero(v);
         let stable = ridge.growth(&point, &moments) <= 1.0 && ridge.alpha * moments.replicon <= 1.0;
-        stable.then(|| {
-            // To first order, the response of every replicate by itself.
-            let excess = |v: f64, moments: &Moments| v * total_curvature(ridge, moments) - 1.0;
-            let step = 1e-5 * v;
-            let slope = (excess(v + step, &self.mean(v + step)) - excess(v, &moments)) / step;
-            let replicates = self
-                .samples
-                .iter()
-                .map(|samples| {
-                    let own = v - excess(v, &samples.moments(v)) / slope;
-                    (at_zero(own), samples.moments(own))
-                })
-                .collect();
-            ((point, moments), replicates)
-        })
+        stable.then(|| ((point, moments), self.replicates(v, |moments| total_curvature(ridge, moments))))
+    }
+
+    /// The response of every replicate by itself, to first order in its distance from the common one, and the averages there.
+    fn replicates(&self, v: f64, curvature: impl Fn(&Moments) -> f64) -> Vec<(Point, Moments)> {
+        let excess = |v: f64, moments: &Moments| v * curvature(moments) - 1.0;
+        let step = 1e-5 * v;
+        let slope = (excess(v + step, &self.mean(v + step)) - excess(v, &self.mean(v))) / step;
+        self.samples
+            .iter()
+            .map(|samples| {
+                let own = v - excess(v, &samples.moments(v)) / slope;
+                (at_zero(own), samples.moments(own))
+            })
+            .collect()
     }
 
     /// The smallest ridge at which `w = 0` is stable against an overlap, in the same units as `ridge`, whose own `lambda` is not
-    /// used; `None` where there is no such threshold.
-    pub(super) fn critical_ridge(&self, ridge: &Ridge) -> Option<f64> {
+    /// used, and that of every replicate by itself; `None` where there is no such threshold.
+    pub(super) fn critical_ridge(&self, ridge: &Ridge) -> Option<(f64, Vec<f64>)> {
         let alpha = ridge.alpha;
-        let v = self.response(|moments| alpha * (moments.stability - moments.pointwise[0]))?;
-        let moments = self.mean(v);
-        Some(alpha * (0.5 * moments.stability - moments.centring))
+        let curvature = |moments: &Moments| alpha * (moments.stability - moments.pointwise[0]);
+        let critical = |moments: &Moments| alpha * (0.5 * moments.stability - moments.centring);
+        let v = self.response(curvature)?;
+        let own = self.replicates(v, curvature);
+        Some((critical(&self.mean(v)), own.iter().map(|(_, moments)| critical(moments)).collect()))
     }
 
     /// The smallest `v` with `v curvature(averages at v) = 1`.

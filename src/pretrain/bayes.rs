@@ -14,7 +14,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{LogitsLaw, TwoReplicas};
-use crate::error::{Error, check};
+use crate::error::{Error, Number, check};
 use crate::fixed_point::Status;
 use crate::lora::Frozen;
 use crate::memory::Averages;
@@ -31,7 +31,7 @@ const LARGEST_SNR: f64 = 1e12;
 
 /// Order parameters of the Bayes-optimal estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesOrder {
     /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one with the truth.
     #[serde(deserialize_with = "number")]
@@ -44,7 +44,7 @@ pub struct BayesOrder {
 
 /// Least errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesErrors {
     /// Of the best prediction of noisy labels of new sequences.
     #[serde(deserialize_with = "number")]
@@ -56,7 +56,7 @@ pub struct BayesErrors {
 
 /// The Bayes-optimal pre-training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesSolution {
     /// Order parameters.
     pub order: BayesOrder,
@@ -85,7 +85,7 @@ impl BayesSolution {
     /// The law of the logits of `E[S* | data]`, as fine-tuning sees it: `Q = M = Q_BO`.
     #[must_use]
     pub fn freeze(&self) -> Frozen {
-        Frozen { q0: self.q0, q: self.order.q, m: self.order.q, v: 0.0 }
+        Frozen::new(self.q0, self.order.q, self.order.q)
     }
 
     /// The solution, if it is one.
@@ -93,7 +93,7 @@ impl BayesSolution {
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged.
     pub fn into_converged(self) -> Result<Self, Error> {
-        let point = format!("Q = {}", self.order.q);
+        let point = format!("Q = {}", Number(self.order.q));
         Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
         Ok(self)
     }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::model::Model;
 use crate::roots::{Point, bracketed};
+use crate::threshold::Threshold;
 
 /// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`) drives the
 /// train error to zero and the response `V` to infinity.
@@ -11,12 +12,12 @@ use crate::roots::{Point, bracketed};
 ///
 /// $$ d^2 D(d) = Q_0 - 2M(d) + Q(d) + \Delta/2, \qquad \alpha_{\rm interp} = D(d)/(2K^{\prime}). $$
 ///
-/// `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is degenerate, and where the
+/// Exact to quadrature for either activation: neither nodes nor other options enter. `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is degenerate, and where the
 /// equation has no root in double precision.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
-pub fn alpha_interp(model: &Model) -> Result<Option<f64>, Error> {
+pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
     model.validate()?;
     let teacher = model.teacher_spectrum()?;
     if model.delta <= 0.0 {
@@ -49,5 +50,5 @@ pub fn alpha_interp(model: &Model) -> Result<Option<f64>, Error> {
     }
     let root = bracketed(a, b, 1e-15, 1.0, balance);
     let threshold = teacher.denoise((-root).exp(), 0.0).response / (2.0 * model.observed_coordinates());
-    Ok(Some(threshold).filter(|threshold| threshold.is_finite()))
+    Ok(Some(threshold).filter(|threshold| threshold.is_finite()).map(Threshold::exact))
 }

@@ -18,11 +18,12 @@ mod interpolation;
 mod learned_spectrum;
 mod linear;
 mod softmax;
+mod validity;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, check};
-use crate::fixed_point::Status;
+use crate::error::{Error, Number, check};
+use crate::fixed_point::{Status, max_norm};
 use crate::lora::{Divergence, Frozen};
 use crate::memory::Averages;
 use crate::model::{Activation, Model};
@@ -31,11 +32,13 @@ use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
 use crate::std_error::StdError;
+use crate::threshold::Threshold;
 
 pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
 pub use interpolation::alpha_interp;
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
 use linear::{Equations, FixedPoint};
+pub use validity::Validity;
 
 /// How the layer is pre-trained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -97,6 +100,7 @@ pub struct Order {
 
 /// Errors per sequence, in the units of the loss `|sigma(h) - sigma(h*)|_F^2`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Errors {
     /// `E` on new sequences with noisy labels.
     #[serde(deserialize_with = "number")]
@@ -111,6 +115,7 @@ pub struct Errors {
 
 /// A solved pre-training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Solution {
     /// Order parameters and conjugates.
     pub order: Order,
@@ -131,13 +136,16 @@ pub struct Solution {
     /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
+    /// Whether to trust replica symmetry here.
+    pub validity: Validity,
     /// How the divergences of `g` were computed; `None` for linear attention, where they are in closed form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
     /// How the solve ended.
     pub status: Status,
     /// Undamped residual of the state evolution: in `(ln Q, ln M, ln V)` for linear attention, for softmax with
-    /// `Q - M^2/(Q0 + Delta/2)` in place of `Q`.
+    /// `Q - M^2/(Q0 + Delta/2)` in place of `Q`. It is evaluated once more at the returned point: on the original equations for linear
+    /// attention, for softmax on all nodes, from all starts and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
     /// Evaluations of the spectral map.
@@ -153,7 +161,7 @@ impl Solution {
     /// far above that (no label noise, much data and hardly any ridge), the effective noise has few digits.
     #[must_use]
     pub fn freeze(&self) -> Frozen {
-        Frozen { q0: self.q0, q: self.order.q, m: self.order.m, v: self.order.v }
+        Frozen::new(self.q0, self.order.q, self.order.m).with_response(self.order.v)
     }
 
     /// The solution, if it is one.
@@ -162,7 +170,7 @@ impl Solution {
     /// [`Error::NotConverged`] unless the status is converged or collapsed.
     pub fn into_converged(self) -> Result<Self, Error> {
         let Order { q, m, v, .. } = self.order;
-        let point = format!("(Q, M, V) = ({q}, {m}, {v})");
+        let point = format!("(Q, M, V) = ({}, {}, {})", Number(q), Number(m), Number(v));
         Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
         Ok(self)
     }
@@ -231,20 +239,22 @@ fn solve_with(
 
 /// The smallest ridge `lambda_c` at which `S-hat = 0` is stable, so that training collapses to it:
 /// `2 lambda_c sqrt(kappa)` is the top edge of the spectrum of `Y` at `Q = M = V = 0`. The `lambda` of `training` is
-/// not used. Infinite where `alpha` is so large that it overflows.
+/// not used. Infinite, and so labelled, where `alpha` is so large that it overflows. Exact for linear attention; for softmax
+/// an average over the nodes of `options`, the same as in [`solve`].
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
-pub fn lambda_collapse(model: &Model, training: &Training) -> Result<f64, Error> {
+pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
     model.validate()?;
     training.validate()?;
+    options.validate()?;
     let teacher = model.teacher_spectrum()?;
     match model.activation {
         Activation::Linear => {
             let equations = Equations::new(model, training, teacher.as_ref(), usize::MAX);
-            Ok(equations.collapse_ridge() / training.kappa.sqrt())
+            Ok(Threshold::exact(equations.collapse_ridge() / training.kappa.sqrt()))
         }
-        Activation::Softmax => softmax::lambda_collapse(model, training, teacher.as_ref()),
+        Activation::Softmax => softmax::lambda_collapse(model, training, options, teacher.as_ref()),
     }
 }
 
@@ -271,8 +281,8 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {
     let allowed = match alpha_interp(model)? {
-        Some(threshold) if training.alpha > threshold => return Ok(()),
-        Some(threshold) => format!("> 0 at pretrain.alpha <= alpha_interp = {threshold}"),
+        Some(threshold) if training.alpha > threshold.value => return Ok(()),
+        Some(threshold) => format!("> 0 at pretrain.alpha <= alpha_interp = {}", Number(threshold.value)),
         None => {
             "> 0 where there is no interpolation threshold (at model.delta = 0, and next to it)".to_owned()
         }
@@ -322,6 +332,7 @@ fn solve_linear(
         objective: training.alpha * train + ridge * trace,
         errors: Errors { test, test_clean: observables::linear_pretraining_error(tokens, mse), train },
         alignment: observables::alignment(order.m, order.q, q0),
+        validity: Validity::convex(status.is_success()),
         divergence: None,
         status,
         residual,
@@ -334,8 +345,7 @@ fn solve_linear(
 fn residual(equations: &Equations, point: &FixedPoint, half_delta: f64) -> f64 {
     let Order { q, m, v, .. } = point.order;
     let image = equations.step(point.mse + half_delta, v);
-    // Not f64::max, which would drop a NaN.
-    [q, m, v].iter().zip(image).map(|(x, y)| (y / x).ln().abs()).fold(0.0, |m, d| if d <= m { m } else { d })
+    max_norm(&[(image[0] / q).ln(), (image[1] / m).ln(), (image[2] / v).ln()])
 }
 
 /// The outcome of a solve that left the range of double precision.
@@ -349,6 +359,7 @@ fn without_numbers(q0: f64, iterations: usize) -> Solution {
         objective: nan,
         errors: Errors { test: nan, test_clean: nan, train: nan },
         alignment: nan,
+        validity: Validity::none(),
         divergence: None,
         status: Status::NonFinite,
         residual: nan,

@@ -55,7 +55,7 @@ impl ScrambledSobol {
         }
         if log2_nodes > MAX_LOG2_NODES {
             let allowed = format!("at most {MAX_LOG2_NODES}");
-            return Err(Error::invalid("log2_nodes", log2_nodes, allowed));
+            return Err(Error::invalid("log2_nodes", log2_nodes.to_string(), allowed));
         }
         Ok(Self { dimensions, log2_nodes, seed, scramble })
     }

@@ -126,7 +126,7 @@ impl Source<'_> {
         }
         let mut batch = self.fresh(rng, instance, count);
         if let Self::Law(law) = self {
-            batch.frozen = memorised(instance.model, &batch.frozen, &batch.noisy, law.v);
+            batch.frozen = memorised(instance.model, &batch.frozen, &batch.noisy, law.v.unwrap_or(0.0));
         }
         batch
     }
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn synthetic_logits_have_the_overlaps_asked_for() {
-        let law = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+        let law = Frozen::new(2.0, 1.2, 1.1);
         with_instance(&Model::linear(3, 0.5), |instance, rng| {
             let Batch { clean, noisy, frozen, .. } = Source::Law(law).fresh(rng, instance, 20_000);
             // Of an entry of the T x T matrix: 2 Q on the diagonal and Q off it, so Q (T + 1)/T on average.
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn selection_keeps_the_smallest_scores() {
-        let law = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+        let law = Frozen::new(2.0, 1.2, 1.1);
         let model = Model::softmax(2, 0.5);
         for kind in [lora::Score::Frobenius, lora::Score::Centred] {
             with_instance(&model, |instance, rng| {
@@ -289,7 +289,7 @@ mod tests {
         {
             let layer = Layer::new(&model);
             with_instance(&model, |instance, rng| {
-                let batch = Source::Law(Frozen { q0: 2.0, q: 1.2, m: 1.1, v }).fresh(rng, instance, 30);
+                let batch = Source::Law(Frozen::new(2.0, 1.2, 1.1).with_response(v)).fresh(rng, instance, 30);
                 let square = model.tokens * model.tokens;
                 let points = memorised(&model, &batch.frozen, &batch.noisy, v);
                 let labels = layer.attention(&batch.noisy);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::minimise::{self, Stopping};
 use super::sequences::MAX_CHUNKS;
-use crate::error::{Error, check};
+use crate::error::{Error, Number, check};
 use crate::lora::Sequences;
 use crate::model::Teacher;
 use crate::scenario::Scenario;
@@ -126,7 +126,11 @@ impl Laboratory {
         check::integer("laboratory.pretraining_starts", self.pretraining_starts, 1, 100)?;
         check::integer("laboratory.random_starts", self.random_starts, 0, 100)?;
         if self.memory_limit > 1 << 40 {
-            return Err(Error::invalid("laboratory.memory_limit", self.memory_limit, "at most 2^40"));
+            return Err(Error::invalid(
+                "laboratory.memory_limit",
+                self.memory_limit.to_string(),
+                "at most 2^40",
+            ));
         }
         check::positive("laboratory.gradient_tolerance", self.gradient_tolerance)?;
         check::integer("laboratory.max_iterations", self.max_iterations, 1, 10_000_000)?;
@@ -180,7 +184,7 @@ impl Counts {
             if rounded >= 1.0 && (value - rounded).abs() <= ROUNDING * value {
                 return Ok(rounded);
             }
-            let allowed = format!("a dimension at which {name} = {value} is an integer to 1%");
+            let allowed = format!("a dimension at which {name} = {} is an integer to 1%", Number(value));
             Err(Error::invalid("laboratory.sizes.dimension", dimension, allowed))
         };
         let pretraining = match &scenario.pretrain {

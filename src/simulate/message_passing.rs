@@ -69,7 +69,7 @@ pub struct Trajectory {
 /// use lora_asymptotics::{Model, Options, lora};
 ///
 /// let laboratory = Laboratory { sizes: vec![Size { dimension: 200, instances: 4 }], ..Laboratory::default() };
-/// let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
 /// let settings = MessagePassing { iterations: 10, start: 0.2 };
 /// let options = Options { log2_nodes: 10, ..Options::default() };
 /// let found = message_passing(&Model::linear(2, 0.4), &frozen, 1.0, 1.0, &settings, &laboratory, &options)?;

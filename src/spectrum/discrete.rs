@@ -16,7 +16,7 @@ use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
 use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
-use crate::error::Error;
+use crate::error::{Error, Number};
 use crate::lanes::{LANES, widest};
 use crate::roots::{self, Point};
 
@@ -65,7 +65,7 @@ impl Discrete {
         {
             return Err(Error::invalid(
                 FIELD,
-                format!("[.., {value} at index {index}, ..]"),
+                format!("[.., {} at index {index}, ..]", Number(*value)),
                 "finite and >= 0",
             ));
         }
@@ -73,7 +73,7 @@ impl Discrete {
         let [low, high] = Self::SCALES;
         if !(low..=high).contains(&largest) {
             let allowed = format!("not all zero, and the largest between {low:e} and {high:e}");
-            return Err(Error::invalid(FIELD, format!("[largest eigenvalue {largest}]"), allowed));
+            return Err(Error::invalid(FIELD, format!("[largest eigenvalue {}]", Number(largest)), allowed));
         }
         Ok(())
     }

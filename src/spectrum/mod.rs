@@ -16,12 +16,14 @@ mod adaptive;
 mod contour;
 mod discrete;
 mod soft_threshold;
+mod squared_response;
 mod wishart;
 
 use nalgebra::Complex;
 use std::f64::consts::PI;
 
 pub use discrete::Discrete;
+pub(crate) use squared_response::squared_response;
 pub use wishart::Wishart;
 
 /// Integrals over the law `rho` of `y = snr s* + Z` with the unit-slope soft threshold `f(y) = (y - r)_+`.

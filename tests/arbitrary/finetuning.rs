@@ -62,7 +62,7 @@ proptest! {
     #[test]
     fn threshold(model in model(), frozen in frozen(), training in finetuning(), options in options()) {
         if let Some(Some(threshold)) = spoken(lora::alpha_weak_recovery(&model, &frozen, &training, &options)) {
-            prop_assert!(threshold.alpha > 0.0, "{threshold:?}");
+            prop_assert!(threshold.alpha.value > 0.0, "{threshold:?}");
         }
     }
 

@@ -101,7 +101,7 @@ pub fn model() -> impl Strategy<Value = Model> {
 
 /// With few nodes and few iterations, or refused.
 pub fn options() -> impl Strategy<Value = Options> {
-    let tolerance = prop_oneof![8 => Just(1e-8), 1 => number()];
+    let tolerance = prop_oneof![4 => Just(None), 4 => Just(Some(1e-8)), 1 => number().prop_map(Some)];
     let max_iterations = prop_oneof![10 => 1_usize..30, 1 => Just(0), 1 => Just(usize::MAX)];
     let log2_nodes = prop_oneof![15 => Just(6_usize), 1 => Just(5), 1 => Just(64), 1 => Just(usize::MAX)];
     let scrambles = prop_oneof![15 => 1_usize..4, 1 => Just(0), 1 => Just(65), 1 => Just(usize::MAX)];
@@ -147,7 +147,8 @@ pub fn finetuning() -> impl Strategy<Value = lora::Training> {
 /// With overlaps that are most often possible.
 pub fn frozen() -> impl Strategy<Value = Frozen> {
     let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
-    (parameter(), parameter(), cosine, parameter()).prop_map(|(q0, q, cosine, v)| Frozen {
+    let response = prop_oneof![1 => Just(None), 3 => parameter().prop_map(Some)];
+    (parameter(), parameter(), cosine, response).prop_map(|(q0, q, cosine, v)| Frozen {
         q0,
         q,
         m: cosine * q0.sqrt() * q.sqrt(),

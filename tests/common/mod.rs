@@ -44,19 +44,23 @@ pub fn assert_close(what: &str, value: f64, expected: f64, tolerance: f64) {
 
 /// Linear attention with frozen weights that leave exactly the effective noise `delta_eff` on fresh sequences.
 pub fn perfectly_frozen(tokens: usize, delta_eff: f64) -> (Model, Frozen) {
-    (Model::linear(tokens, 2.0 * delta_eff), Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 })
+    (Model::linear(tokens, 2.0 * delta_eff), Frozen::new(1.0, 1.0, 1.0))
 }
 
 /// What every fine-tuning solution must satisfy, converged or not.
 #[track_caller]
 pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
-    let lora::Errors { test, test_clean, train, frozen } = solution.errors;
+    let lora::Errors { test, test_clean, train, frozen, .. } = solution.errors;
     let objective = solution.objective;
     let numbers =
         [q, m, v, q_hat, m_hat, v_hat, eta, test, test_clean, train, frozen, objective, solution.alignment];
     if solution.status == Status::NonFinite {
         assert!(numbers.iter().all(|x| x.is_nan()), "no number at all rather than some: {solution:?}");
+        assert!(
+            solution.validity.verdict == Verdict::Unreliable && !solution.validity.reliable,
+            "{solution:?}"
+        );
         return;
     }
     assert!(numbers.iter().all(|x| x.is_finite()), "{solution:?}");
@@ -78,6 +82,17 @@ pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     assert_eq!(validity.verdict, by_jump, "{solution:?}");
     assert_eq!(validity.reliable, validity.verdict != Verdict::Unreliable, "{solution:?}");
     assert!(validity.jump >= 0.0 && validity.replicon >= 0.0, "{solution:?}");
+}
+
+/// Values from many seeds, with the standard errors that they claim: the errors must be those of the spread.
+#[track_caller]
+pub fn assert_honest(what: &str, values: &[(f64, Option<f64>)]) {
+    let count = values.len() as f64;
+    let mean = values.iter().map(|(value, _)| value).sum::<f64>() / count;
+    let spread = (values.iter().map(|(value, _)| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt();
+    let claimed = (values.iter().map(|(_, error)| error.unwrap().powi(2)).sum::<f64>() / count).sqrt();
+    let ratio = spread / claimed;
+    assert!((1.0 / 1.5..1.5).contains(&ratio), "{what}: {ratio}");
 }
 
 /// Random cases, the same in every run; `PROPTEST_RNG_SEED` in the environment chooses others. Failures are printed, not

@@ -27,7 +27,7 @@ pub(crate) fn denoiser(
     // The eigenvalues of a matrix with a NaN would never be found.
     if let Some(value) = observed.iter().find(|y| !y.is_finite()) {
         let allowed = "not so large, in units of q0^2, that the logits overflow";
-        return Err(Error::invalid("model.delta or frozen.q0", value, allowed));
+        return Err(Error::invalid("model.delta or frozen.q0", *value, allowed));
     }
     let frame = Frame::new(activation, tokens);
     let samples: Vec<Seen> = observed.chunks_exact(tokens * tokens).map(|y| frame.seen(y)).collect();

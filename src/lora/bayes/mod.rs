@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Frozen;
 use crate::channel::{LogitsLaw, TwoReplicas};
-use crate::error::{Error, check};
+use crate::error::{Error, Number, check};
 use crate::fixed_point::Status;
 use crate::memory::Averages;
 use crate::model::{Activation, Model};
@@ -37,6 +37,7 @@ use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::roots;
 use crate::std_error::{StdError, standard_error};
+use crate::threshold::Threshold;
 use curve::{FixedPoint, Level, Table, overlaps};
 #[cfg(feature = "simulate")]
 pub(crate) use denoiser::{Denoiser, denoiser};
@@ -80,7 +81,7 @@ trait Kernel: Send + Sync {
 
 /// Order parameters of the Bayes-optimal estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesOrder {
     /// `q = |E[w* | data]|^2/D`: the overlap of two draws of the posterior, and of one with the truth.
     #[serde(deserialize_with = "number")]
@@ -92,7 +93,7 @@ pub struct BayesOrder {
 
 /// Least errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesErrors {
     /// `E'_BO` of the best prediction of noisy labels of new sequences.
     #[serde(deserialize_with = "number")]
@@ -107,7 +108,7 @@ pub struct BayesErrors {
 
 /// One stable fixed point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesBranch {
     /// The overlap.
     #[serde(deserialize_with = "number")]
@@ -124,7 +125,7 @@ pub struct BayesBranch {
 
 /// The two branches; they are the same where there is one stable fixed point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesBranches {
     /// What message passing reaches from no information: the smallest stable overlap.
     pub algorithmic: BayesBranch,
@@ -134,7 +135,7 @@ pub struct BayesBranches {
 
 /// The Bayes-optimal fine-tuning stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BayesSolution {
     /// Order parameters of the algorithmic branch.
     pub order: BayesOrder,
@@ -202,7 +203,7 @@ impl BayesCurve {
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         model.validate()?;
         frozen.validate()?;
-        check::positive("lora.q0", q0)?;
+        super::check_variance(q0)?;
         options.validate()?;
         Averages::FinetuningBound.check(model, options)?;
         let known = if frozen.q > 0.0 { (frozen.m * (frozen.m / frozen.q)).min(frozen.q0) } else { 0.0 };
@@ -246,11 +247,11 @@ impl BayesCurve {
     }
 
     /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability: `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`.
-    /// With its standard error, if there are several scrambles.
+    /// Its standard error is `None` for a single scramble.
     #[must_use]
-    pub fn weak_recovery(&self) -> (f64, Option<f64>) {
+    pub fn weak_recovery(&self) -> Threshold {
         let (mean, own) = self.table.weak_recovery();
-        (mean, standard_error(own.iter().copied()))
+        Threshold::new(mean, standard_error(own.iter().copied()))
     }
 
     /// The range of `alpha'` in which two stable fixed points coexist, between the spinodals where the upper one appears and the lower
@@ -286,7 +287,7 @@ impl BayesCurve {
     pub fn state_evolution(&self, alpha: f64, start: f64, steps: usize) -> Result<Vec<f64>, Error> {
         check::positive("lora.alpha", alpha)?;
         if !(start > 0.0 && start < self.q0) {
-            return Err(Error::invalid("start", start, format!("> 0 and < q0 = {}", self.q0)));
+            return Err(Error::invalid("start", start, format!("> 0 and < q0 = {}", Number(self.q0))));
         }
         check::integer("steps", steps, 0, 1_000_000)?;
         let mut l = (start / (self.q0 - start)).ln();
@@ -321,6 +322,7 @@ impl BayesCurve {
         };
         let (algorithmic, std_error) = self.branch(lower);
         let (information_theoretic, _) = self.branch(&upper);
+        let weak_recovery = self.weak_recovery();
         let [q, v] = overlaps(lower.l);
         let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
             let reached = lower.residual <= self.options.tolerance().aim().max(1e-10);
@@ -333,11 +335,11 @@ impl BayesCurve {
             errors: algorithmic.errors,
             alignment: algorithmic.alignment,
             branches: BayesBranches { algorithmic, information_theoretic },
-            alpha_c: self.weak_recovery().0,
+            alpha_c: weak_recovery.value,
             status,
             residual: lower.residual,
             iterations: self.table.evaluations,
-            std_error,
+            std_error: StdError { alpha_c: weak_recovery.std_error, ..std_error },
         })
     }
 
@@ -429,7 +431,7 @@ impl BayesCurve {
 /// ```
 /// use lora_asymptotics::{Model, Options, lora};
 ///
-/// let frozen = lora::Frozen { q0: 1.0, q: 1.0, m: 1.0, v: 0.0 };
+/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
 /// let options = Options { log2_nodes: 10, ..Options::default() };
 /// let bound = lora::bayes_optimal(&Model::linear(2, 0.2), &frozen, 1.0, 1.0, &options)?;
 /// assert!((bound.order.q - 0.9465).abs() < 1e-3);

@@ -17,6 +17,9 @@ const CHUNK: usize = 128;
 /// `log2` of the numbers of nodes of the cheap levels.
 const COARSE: [usize; 2] = [9, 11];
 
+/// Roots of a block for which none are known: the search starts from a guess.
+const NO_ROOTS: Lane = [0.0; LANES];
+
 /// The nodes of one scramble.
 struct Scramble<const T: usize> {
     blocks: Vec<Block<T>>,
@@ -61,7 +64,7 @@ impl<const T: usize> Scramble<T> {
         };
         let count = points.nodes() / LANES;
         let blocks = parallel::map(count, CHUNK, &|block| columns.block(noise, block * LANES));
-        Ok(Self { blocks, roots: vec![[0.0; LANES]; count] })
+        Ok(Self { blocks, roots: vec![NO_ROOTS; count] })
     }
 
     fn moments<const FULL: bool>(&mut self, blocks: usize, point: &Point) -> Moments {
@@ -138,6 +141,12 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     fn resolution(&self) -> f64 {
         // A few nodes in a thousand that change sides.
         1e-3
+    }
+
+    fn forget(&mut self) {
+        for scramble in &mut self.scrambles {
+            scramble.roots.fill(NO_ROOTS);
+        }
     }
 
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {

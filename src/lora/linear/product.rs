@@ -159,6 +159,10 @@ impl OutputChannel for ProductRule {
         0.0
     }
 
+    fn forget(&mut self) {
+        // The nodes move, and no proximal point is kept.
+    }
+
     fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
         let (level, law) = (&self.levels[level], self.law.as_ref());
         vec![if full { level.moments::<true>(law, point) } else { level.moments::<false>(law, point) }]

@@ -41,6 +41,8 @@ impl Fields {
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
         let scale = model.logit_scale();
         let Frozen { q0, q, m, v } = *frozen;
+        // Validation refuses reused sequences without a response; others have no use for it.
+        let v = v.unwrap_or(0.0);
         let slope = if q > 0.0 { m / q } else { 0.0 };
         let rest = 2.0 * (q0 - m * slope).max(0.0);
         let total = rest + model.delta;

@@ -19,6 +19,8 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::std_error::standard_error;
+use crate::threshold::Threshold;
 use fields::Fields;
 use nodes::Nodes;
 use test_law::TestAverages;
@@ -144,12 +146,15 @@ pub(super) fn lambda_collapse(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-) -> Result<Option<f64>, Error> {
+) -> Result<Option<Threshold>, Error> {
     let problem = Problem::new(model, frozen, training, options);
     let mut channel = problem.channel()?;
     let ridge = problem.ridge();
     let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));
-    Ok(critical.map(|lambda| problem.units.stiffness() * lambda))
+    let unit = problem.units.stiffness();
+    Ok(critical.map(|(common, own)| {
+        Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
+    }))
 }
 
 /// One evaluation of the output channel, as the benchmarks time it: at two points in turn, as far apart as two iterates of
@@ -159,7 +164,7 @@ pub(super) fn benchmark(
     training: &Training,
     options: &Options,
 ) -> Result<impl FnMut() -> f64 + use<>, Error> {
-    let frozen = Frozen { q0: 2.0, q: 1.2, m: 1.1, v: 0.0 };
+    let frozen = Frozen::new(2.0, 1.2, 1.1);
     let mut channel = Problem::new(model, &frozen, training, options).channel()?;
     let finest = channel.levels() - 1;
     let mut m = 0.72;

@@ -107,6 +107,9 @@ impl<const T: usize> Nodes<T> {
 }
 
 impl<const T: usize> Scramble<T> {
+    /// Proximal points of a block for which none are known.
+    const UNKNOWN: Vector<T> = [[f64::NAN; LANES]; T];
+
     fn new<const K: usize>(
         fields: &Fields,
         coupling: f64,
@@ -122,7 +125,7 @@ impl<const T: usize> Scramble<T> {
             perturb(&mut label, &star, 1.0, coupling);
             Block { frozen, label, star, free }
         });
-        Ok(Self { blocks, warm: vec![[[f64::NAN; LANES]; T]; count] })
+        Ok(Self { blocks, warm: vec![Self::UNKNOWN; count] })
     }
 
     fn moments(&mut self, blocks: usize, coupling: f64, point: &Point) -> Moments {
@@ -201,6 +204,12 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         Some(zero_weights.get_or_insert_with(|| {
             ZeroWeights::new(scrambles.iter().map(|scramble| scramble.at_zero(*coupling)).collect())
         }))
+    }
+
+    fn forget(&mut self) {
+        for scramble in &mut self.scrambles {
+            scramble.warm.fill(Scramble::UNKNOWN);
+        }
     }
 
     fn replicates(&mut self, level: usize, point: &Point, _full: bool) -> Vec<Moments> {

@@ -1,8 +1,8 @@
 //! One step of the state evolution: from the averages over the losses to the order parameters.
 
-use super::nodes::{Averages, COUNT, Label, Point};
+use super::nodes::{Averages, Label, Point};
 use crate::lora::Divergence;
-use crate::pretrain::{Order, Training};
+use crate::pretrain::{Order, Training, validity};
 use crate::spectrum::{Denoised, TeacherSpectrum};
 
 /// What closes the equations.
@@ -81,6 +81,18 @@ impl<'a> Equations<'a> {
         sound.then_some(Image { order, trace: size * trace, rank_fraction })
     }
 
+    /// The part of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
+    pub(super) fn weights(&self, order: &Order) -> f64 {
+        validity::weights(self.teacher, self.ridge, order)
+    }
+
+    /// The replicon of a fixed point with these conjugates, given the part of the weights.
+    pub(super) fn replicon(&self, order: &Order, averages: &Averages, weights: f64) -> f64 {
+        // The derivative of g was taken in scaled logits.
+        let square = self.scale * self.scale * averages[10];
+        validity::replicon(self.alpha, order, square, weights)
+    }
+
     /// The point that belongs to physical order parameters.
     pub(super) fn point(&self, order: &Order) -> Point {
         let (q, m) = (self.scale * order.q, self.scale * order.m);
@@ -119,5 +131,5 @@ pub(super) fn mean<const N: usize>(all: &[[f64; N]]) -> [f64; N] {
 
 /// Fraction of the samples whose starts lead to different minima.
 pub(super) fn contested(averages: &Averages) -> f64 {
-    averages[COUNT - 1]
+    averages[9]
 }

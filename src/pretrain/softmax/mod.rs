@@ -7,7 +7,7 @@ mod equations;
 mod nodes;
 mod search;
 
-use super::{Errors, Order, Solution, Training};
+use super::{Errors, Order, Solution, Training, Validity};
 use crate::error::Error;
 use crate::fixed_point::Status;
 use crate::model::Model;
@@ -15,7 +15,8 @@ use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
 use crate::std_error::{StdError, standard_error};
-use equations::{Equations, mean};
+use crate::threshold::Threshold;
+use equations::{Equations, contested, mean};
 use nodes::{Label, Nodes, OutputChannel, Point};
 use search::{Found, Search};
 
@@ -40,11 +41,13 @@ fn equations<'a>(model: &Model, training: &Training, teacher: &'a dyn TeacherSpe
 pub(super) fn lambda_collapse(
     model: &Model,
     training: &Training,
+    options: &Options,
     teacher: &dyn TeacherSpectrum,
-) -> Result<f64, Error> {
+) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let channel = output_channel(model.tokens, equations.label, &Options::default())?;
-    Ok(equations.collapse_ridge(&mean(&channel.at_zero())) / training.kappa.sqrt())
+    let zero = output_channel(model.tokens, equations.label, options)?.at_zero();
+    let threshold = |zero: &[f64; 3]| equations.collapse_ridge(zero) / training.kappa.sqrt();
+    Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
 
 pub(super) fn solve(
@@ -96,13 +99,15 @@ fn collapsed(equations: &Equations<'_>, channel: &dyn OutputChannel, zero: &[[f6
             objective: equations.alpha * test,
             errors: Errors { test, test_clean, train: test },
             alignment: 0.0,
+            // Weights that stay at zero do not respond, and no proximal point is anywhere else.
+            gauges: [0.0; 2],
         }
     };
     let own: Vec<Observed> = zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors)).collect();
     Solution {
         status: Status::Collapsed,
         std_error: std_error(&own),
-        ..observed(&mean(zero), mean(&errors)).into_solution(equations)
+        ..observed(&mean(zero), mean(&errors)).into_solution(equations, true)
     }
 }
 
@@ -114,6 +119,8 @@ struct Observed {
     objective: f64,
     errors: Errors,
     alignment: f64,
+    /// The fraction of samples with several minima, and the replicon.
+    gauges: [f64; 2],
 }
 
 impl Observed {
@@ -124,7 +131,8 @@ impl Observed {
         numbers.iter().all(|x| x.is_finite())
     }
 
-    fn into_solution(self, equations: &Equations<'_>) -> Solution {
+    fn into_solution(self, equations: &Equations<'_>, solved: bool) -> Solution {
+        let [contested, replicon] = self.gauges;
         Solution {
             order: self.order,
             q0: equations.teacher.second_moment(),
@@ -133,6 +141,7 @@ impl Observed {
             objective: self.objective,
             errors: self.errors,
             alignment: self.alignment,
+            validity: Validity::softmax(contested, replicon, solved),
             divergence: Some(equations.divergence),
             status: Status::Converged,
             residual: 0.0,
@@ -149,8 +158,15 @@ fn solution(
     iterations: usize,
 ) -> Solution {
     let count = found.replicates.len();
+    // The part of the weights in the replicon takes as long as many iterations. That of a replicate differs from the common one like the
+    // degrees of freedom V Vhat, of which it is the second moment.
+    let freedom = |order: &Order| order.v * order.v_hat;
+    let per_freedom = equations
+        .image(&found.point, &found.averages)
+        .map_or(f64::NAN, |image| equations.weights(&image.order) / freedom(&image.order));
     let observed = |point: &Point, averages, [test, test_clean]: [f64; 2]| {
         let image = equations.image(point, averages)?;
+        let weights = per_freedom * freedom(&image.order);
         let [q, m] = equations.overlaps(point);
         let train = averages[8];
         Some(Observed {
@@ -160,6 +176,7 @@ fn solution(
             objective: equations.alpha * train + equations.ridge * image.trace,
             errors: Errors { test, test_clean, train },
             alignment: observables::alignment(m, q, equations.teacher.second_moment()),
+            gauges: [contested(averages), equations.replicon(&image.order, averages, weights)],
         })
     };
     let errors = mean(&channel.test_errors(&vec![found.point; count]));
@@ -180,7 +197,7 @@ fn solution(
         residual: found.residual,
         iterations,
         std_error: own.filter(|_| meaningful).map_or_else(StdError::default, |own| std_error(&own)),
-        ..common.into_solution(equations)
+        ..common.into_solution(equations, meaningful)
     }
 }
 
@@ -197,11 +214,15 @@ fn std_error(observed: &[Observed]) -> StdError {
         q_hat: of(|o| o.order.q_hat),
         m_hat: of(|o| o.order.m_hat),
         v_hat: of(|o| o.order.v_hat),
+        trace: of(|o| o.trace),
+        rank_fraction: of(|o| o.rank_fraction),
         objective: of(|o| o.objective),
         test: of(|o| o.errors.test),
         test_clean: of(|o| o.errors.test_clean),
         train: of(|o| o.errors.train),
         alignment: of(|o| o.alignment),
+        contested: of(|o| o.gauges[0]),
+        replicon: of(|o| o.gauges[1]),
         ..StdError::default()
     }
 }

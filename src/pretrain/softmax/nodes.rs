@@ -12,7 +12,7 @@ use crate::parallel;
 use crate::quadrature::ScrambledSobol;
 
 /// Number of averages.
-pub(super) const COUNT: usize = 10;
+pub(super) const COUNT: usize = 11;
 /// Blocks per piece of parallel work.
 const CHUNK: usize = 64;
 /// `log2` of the numbers of nodes of the cheap levels.
@@ -51,6 +51,9 @@ pub(super) trait OutputChannel {
     /// different minima before.
     fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages>;
 
+    /// Drops the proximal points of earlier evaluations: the next one, which must be thorough, starts afresh.
+    fn forget(&mut self);
+
     /// Test error with noisy and with noiseless labels, one entry per scramble, at one point each.
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]>;
 
@@ -70,6 +73,11 @@ struct Block<const T: usize, const K: usize> {
 struct Known<const K: usize> {
     h: Vector<K>,
     contested: bool,
+}
+
+impl<const K: usize> Known<K> {
+    /// Before the first evaluation.
+    const NOTHING: Self = Self { h: [[f64::NAN; LANES]; K], contested: true };
 }
 
 struct Scramble<const T: usize, const K: usize> {
@@ -108,7 +116,7 @@ impl<const T: usize, const K: usize> Scramble<T, K> {
             let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
             Block { normals: [z1, z2], y }
         });
-        let known = vec![Known { h: [[f64::NAN; LANES]; K], contested: true }; blocks.len()];
+        let known = vec![Known::NOTHING; blocks.len()];
         Ok(Self { blocks, known })
     }
 }
@@ -140,7 +148,7 @@ fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K>
 }
 
 /// Adds the terms of the averages: pointwise divergences in `omega` and in `t`; `g.z_1`, `g.z_2`; `|z_1|^2`, `z_1.z_2`,
-/// `|z_2|^2`; `|g|^2`; the loss; and 1 where the starts disagree.
+/// `|z_2|^2`; `|g|^2`; the loss; 1 where the starts disagree; and `|dg/domega|_F^2`.
 #[inline(always)]
 fn accumulate<const T: usize, const K: usize>(
     label: &Label,
@@ -162,7 +170,7 @@ fn accumulate<const T: usize, const K: usize>(
         prox.from(&known.h)
     };
     known.h = minimum.h;
-    let [pointwise_omega, pointwise_label] = prox.divergences(&minimum);
+    let [pointwise_omega, pointwise_label, square] = prox.derivatives(&minimum);
     let [z1, z2] = &block.normals;
     for k in 0..K {
         for l in 0..LANES {
@@ -180,6 +188,7 @@ fn accumulate<const T: usize, const K: usize>(
         sums[1][l] += pointwise_label[l];
         sums[8][l] += minimum.local.extra[0][l];
         sums[9][l] += minimum.contested[l];
+        sums[10][l] += square[l];
     }
 }
 
@@ -199,6 +208,12 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
             );
             sums.map(|sum| sum / (blocks * LANES) as f64)
         })
+    }
+
+    fn forget(&mut self) {
+        for scramble in &mut self.scrambles {
+            scramble.known.fill(Known::NOTHING);
+        }
     }
 
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {

@@ -3,7 +3,7 @@
 use super::equations::{Equations, contested, mean};
 use super::nodes::{Averages, COUNT, Label, OutputChannel, Point};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, noise};
+use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, max_norm, noise};
 use crate::lora::Divergence;
 use crate::options::Options;
 
@@ -156,15 +156,14 @@ impl Search<'_, '_> {
             problem.start = found.point;
             report = Some(found);
         }
-        // With all starts: the residual that is reported, and whether any sample has several minima.
-        let mut replicates = self.channel.replicates(finest, &point_at(&problem.start), true);
+        // The residual that is reported, and whether any sample has several minima.
+        let mut replicates = self.confirm(&problem.start);
         let mut residual = self.residual(&problem.start, &mean(&replicates));
-        let aim = self.options.tolerance().aim();
-        if norm(&residual) > aim {
-            let found = self.iterate(finest, aim, 30, 10, newton, &problem)?;
+        if max_norm(&residual) > self.options.tolerance().aim() {
+            let found = self.iterate(finest, self.options.tolerance().aim(), 30, 10, newton, &problem)?;
             problem.start = found.point;
             report = Some(found);
-            replicates = self.channel.replicates(finest, &point_at(&problem.start), true);
+            replicates = self.confirm(&problem.start);
             residual = self.residual(&problem.start, &mean(&replicates));
         }
         let point = point_at(&problem.start);
@@ -176,7 +175,7 @@ impl Search<'_, '_> {
                 std::array::from_fn(|i| own[i] - residual[i])
             })
             .collect();
-        let residual = norm(&residual);
+        let residual = max_norm(&residual);
         let ended = report.map_or(Status::Stalled, |report| report.status);
         let status = self.status(ended, residual, &differences);
         let replicates = replicates
@@ -188,6 +187,12 @@ impl Search<'_, '_> {
             })
             .collect();
         Ok(Found { point, averages, status, residual, replicates })
+    }
+
+    /// The averages at a point as it is reported: at the finest level, from all starts, without any memory of proximal points.
+    fn confirm(&mut self, x: &[f64; 3]) -> Vec<Averages> {
+        self.channel.forget();
+        self.channel.replicates(self.channel.levels() - 1, &point_at(x), true)
     }
 
     fn status(&self, ended: Status, residual: f64, differences: &[[f64; 3]]) -> Status {
@@ -256,9 +261,4 @@ fn problem(start: Point) -> Problem<3> {
 
 fn point_at(x: &[f64; 3]) -> Point {
     Point { m: x[0], s2: x[1], v: x[2] }
-}
-
-/// The largest component; not f64::max, which would drop a NaN.
-fn norm(residual: &[f64; 3]) -> f64 {
-    residual.iter().fold(0.0, |m, r| if r.abs() <= m { m } else { r.abs() })
 }

@@ -1,0 +1,141 @@
+//! The mean square of the derivative of the soft threshold, as a function of matrices.
+
+use std::f64::consts::PI;
+use std::num::NonZeroUsize;
+
+use gauss_quad::GaussLegendre;
+
+use super::TeacherSpectrum;
+
+/// Nodes of a panel.
+const NODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(5);
+/// A panel whose two halves have the same mass to this accuracy is not divided further; the halves are used.
+const ACCURACY: f64 = 1e-5;
+/// Number of times that a panel is divided at most.
+const DEEPEST: usize = 12;
+
+/// `double-int ((f(x) - f(y))/(x - y))^2 rho rho` for the soft threshold `f(y) = (y - r)_+` over the law of `y = snr s* + Z`: in the
+/// eigenbasis of a matrix, the derivative of `f` multiplies every component by the divided difference. To about 1e-4.
+///
+/// The square of the share `p` of the law above the threshold, where the divided difference is 1, and twice the pairs on either side.
+pub(crate) fn squared_response(teacher: &dyn TeacherSpectrum, snr: f64, r: f64) -> f64 {
+    over_divided_differences(teacher, snr, r, |slope| slope * slope)
+}
+
+/// The double integral of a function of the divided difference that is 0 at 0 and 1 at 1.
+fn over_divided_differences(
+    teacher: &dyn TeacherSpectrum,
+    snr: f64,
+    r: f64,
+    function: impl Fn(f64) -> f64,
+) -> f64 {
+    let panels = Panels { teacher, snr, rule: GaussLegendre::new(NODES) };
+    let (mut below, mut above) = (Vec::new(), Vec::new());
+    for [low, high] in teacher.support(snr) {
+        if low < r {
+            panels.cover([low, high.min(r)], &mut below);
+        }
+        if high > r {
+            panels.cover([low.max(r), high], &mut above);
+        }
+    }
+    let share: f64 = above.iter().map(|(_, weight)| weight).sum();
+    let across: f64 = above
+        .iter()
+        .map(|(x, p)| p * below.iter().map(|(y, q)| q * function((x - r) / (x - y))).sum::<f64>())
+        .sum();
+    share * share + 2.0 * across
+}
+
+/// A node, and its weight times the density.
+type Node = (f64, f64);
+
+/// Adaptive Gauss-Legendre rules for averages over the law.
+struct Panels<'a> {
+    teacher: &'a dyn TeacherSpectrum,
+    snr: f64,
+    rule: GaussLegendre,
+}
+
+impl Panels<'_> {
+    /// Nodes for an interval: `x = mid + half cos(theta)`, which resolve square-root edges, and crowd at either end.
+    fn cover(&self, interval: [f64; 2], nodes: &mut Vec<Node>) {
+        let whole = [0.0, PI];
+        self.divide(interval, whole, &self.panel(interval, whole), DEEPEST, nodes);
+    }
+
+    /// Divides a range of `theta` until its mass is known.
+    fn divide(
+        &self,
+        interval: [f64; 2],
+        range: [f64; 2],
+        coarse: &[Node],
+        depth: usize,
+        nodes: &mut Vec<Node>,
+    ) {
+        let [from, to] = range;
+        let middle = 0.5 * (from + to);
+        let ranges = [[from, middle], [middle, to]];
+        let halves = ranges.map(|range| self.panel(interval, range));
+        let mass = |nodes: &[Node]| nodes.iter().map(|(_, weight)| weight).sum::<f64>();
+        let difference = (mass(coarse) - mass(&halves[0]) - mass(&halves[1])).abs();
+        for (range, half) in ranges.into_iter().zip(&halves) {
+            // What is not a number does not become one by division.
+            if depth > 0 && difference > ACCURACY {
+                self.divide(interval, range, half, depth - 1, nodes);
+            } else {
+                nodes.extend(half);
+            }
+        }
+    }
+
+    fn panel(&self, [low, high]: [f64; 2], [from, to]: [f64; 2]) -> Vec<Node> {
+        let (mid, half) = (0.5 * (low + high), 0.5 * (high - low));
+        let (centre, reach) = (0.5 * (from + to), 0.5 * (to - from));
+        let node = |(node, weight): &(f64, f64)| {
+            let theta = centre + reach * node;
+            let x = mid + half * theta.cos();
+            (x, reach * weight * half * theta.sin() * self.teacher.density(self.snr, x))
+        };
+        self.rule.as_node_weight_pairs().iter().map(node).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spectrum::{Discrete, Wishart};
+    use approx::assert_relative_eq;
+
+    fn cases() -> Vec<(Box<dyn TeacherSpectrum>, f64)> {
+        vec![
+            (Box::new(Wishart::new(0.5).unwrap()), 0.0),
+            (Box::new(Wishart::new(0.3).unwrap()), 1.0),
+            (Box::new(Wishart::new(0.3).unwrap()), 6.0),
+            (Box::new(Discrete::new(&[0.0, 0.0, 1.0, 4.0]).unwrap()), 3.0),
+            (Box::new(Discrete::power_law(1.25, 40).unwrap()), 2.0),
+        ]
+    }
+
+    #[test]
+    fn without_the_square_it_is_the_response() {
+        for (teacher, snr) in cases() {
+            for r in [-1.0, -0.2, 0.0, 0.4, 1.5] {
+                let response = teacher.denoise(snr, r).response;
+                let value = over_divided_differences(teacher.as_ref(), snr, r, |slope| slope);
+                assert_relative_eq!(value, response, max_relative = 1e-4);
+                let squared = squared_response(teacher.as_ref(), snr, r);
+                assert!(squared > 0.0 && squared < response, "{squared} {response}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_threshold_outside_of_the_support() {
+        for (teacher, snr) in cases() {
+            assert_relative_eq!(squared_response(teacher.as_ref(), snr, -2.5), 1.0, max_relative = 1e-5);
+            let above = teacher.top_edge(snr) + 1e-3;
+            assert!(squared_response(teacher.as_ref(), snr, above).abs() <= 0.0);
+        }
+    }
+}
