@@ -123,7 +123,7 @@ fn random_spectra() {
         .par_iter()
         .map(|(model, training)| {
             let solution = solve(model, training);
-            let collapsed = pretrain::lambda_collapse(model, training).unwrap() <= training.lambda;
+            let collapsed = pretrain::lambda_collapse(model, training, &Options::default()).unwrap().value <= training.lambda;
             assert_eq!(solution.status == Status::Collapsed, collapsed, "{solution:?}");
             if solution.status == Status::Converged {
                 assert!(solution.residual <= 1e-10 && solution.order.q > 0.0, "{solution:?}");
