@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("  lambda   alignment o_w      test error E'      frozen   Delta_eff: train   test   verdict");
     for row in &rows {
         println!(
-            "{:8.4}   {:.5} +- {:.0e}   {:.5} +- {:.0e}   {:.4}   {:16.4}   {:.4}   {:?}",
+            "{:8.4}   {:.5} +- {:.0e}   {:.5} +- {:.0e}   {:.4}   {:16.4}   {:.4}   {}",
             row.lambda,
             row.alignment,
             row.alignment_std,

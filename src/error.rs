@@ -1,4 +1,4 @@
-//! The one error type of the crate.
+//! The error type of everything that is solved. Journals of records have their own, [`crate::journal::JournalError`].
 
 use std::fmt::{self, Display};
 

@@ -1,23 +1,23 @@
-//! Exact high-dimensional predictions for LoRA: what happens when an attention layer is pre-trained on plenty of data and
+//! High-dimensional predictions for LoRA: what happens when an attention layer is pre-trained on plenty of data and
 //! then adapted, with a low-rank perturbation, on little.
 //!
 //! # The model, on one page
 //!
-//! Sequences $X\in\mathbb R^{T\times D}$ of $T$ tokens with Gaussian entries, $T$ fixed, $D\to\infty$. A symmetric
-//! $D\times D$ matrix $S$ of attention weights gives centred logits, and a tied attention head with identity values gives
-//! the output:
+//! Sequences `X` of `T` tokens with Gaussian entries, a `T x D` matrix, `T` fixed and `D` large. A symmetric `D x D` matrix `S` of
+//! attention weights gives centred logits, and a tied attention head with identity values gives the output:
 //!
-//! $$ h(S) = D^{-1}(X S X^\top - \mathrm{Tr}\\,S\\; I_T), \qquad \hat y = \sigma(h) X, \qquad
-//!    \sigma(h) = h/T \ \text{(linear)} \quad\text{or}\quad \mathrm{softmax}(b h) \ \text{by rows} . $$
+//! ```text
+//! h(S) = (X S X^T - Tr(S) I_T)/D,    yhat = sigma(h) X,
+//! sigma(h) = h/T (linear)   or   softmax(b h) by rows
+//! ```
 //!
-//! **Pre-training**, on $\alpha D^2$ sequences: a teacher $S^\star$ of extensive rank labels them,
-//! $y = \sigma(h(S^\star) + \sqrt\Delta\\,\xi) X$; the student $S = P^{-1/2} W W^\top$, $W\in\mathbb R^{D\times P}$, $P =
-//! \kappa D$, minimises $\sum_\mu D^{-1}\lVert\hat y_\mu - y_\mu\rVert^2 + \lambda\lVert W\rVert^2$. The fixed point of
-//! $(Q, M, V)$ describes it: see [`pretrain`].
+//! **Pre-training**, on `alpha D^2` sequences: a teacher `S*` of extensive rank labels them,
+//! `y = sigma(h(S*) + sqrt(Delta) xi) X`. The student `S = P^(-1/2) W W^T`, with `W` of shape `D x P` and `P = kappa D`, minimises
+//! `sum_mu |yhat_mu - y_mu|^2/D + lambda |W|^2`. The fixed point of `(Q, M, V)` describes it: see [`pretrain`].
 //!
-//! **Fine-tuning**, on $\alpha^{\prime} D$ sequences: the truth moves by a rank-one perturbation $w^\star w^{\star\top}$; with
-//! $\hat S$ frozen, and possibly recalibrated, $\hat S\to\beta\hat S$, LoRA learns $w\in\mathbb R^D$ with ridge $\lambda^{\prime}$.
-//! The fixed point of $(q, m, v)$ describes it: see [`lora`].
+//! **Fine-tuning**, on `alpha' D` sequences: the truth moves by a rank-one perturbation `w* w*^T`. With `S-hat` frozen, and possibly
+//! recalibrated to `beta S-hat`, LoRA learns `w`, a vector of `D` entries, with ridge `lambda'`. The fixed point of `(q, m, v)`
+//! describes it: see [`lora`].
 //!
 //! The equations are those of O. Duranthon, F. Boncoraglio and L. Zdeborova, *High-Dimensional Theory of LoRA Fine-Tuning
 //! in a Solvable Attention Model*, arXiv:2606.05899. They are replica symmetric; every fine-tuning solution carries gauges
@@ -37,7 +37,7 @@
 //! let tuned = lora::solve(&model, &base.freeze(), &training, &options)?.into_converged()?;
 //!
 //! println!("pre-training: error {:.4}, alignment {:.4}", base.errors.test, base.alignment);
-//! println!("fine-tuning:  error {:.4} (frozen {:.4}), alignment {:.4}, {:?}",
+//! println!("fine-tuning:  error {:.4} (frozen {:.4}), alignment {:.4}, {}",
 //!     tuned.errors.test, tuned.errors.frozen, tuned.alignment, tuned.validity.verdict);
 //! # assert!((tuned.errors.test - 0.7299).abs() < 1e-3);
 //! # Ok::<(), lora_asymptotics::Error>(())
@@ -45,25 +45,28 @@
 //!
 //! # Notation
 //!
+//! In words, a star marks the truth, a hat what is learned, `Qhat` the conjugate of `Q`, and a prime what belongs to fine-tuning.
+//!
 //! | paper | here | meaning |
 //! |---|---|---|
-//! | $T$, $\sigma$, $b$, $\Delta$ | [`Model::tokens`], [`Model::activation`], [`Model::inverse_temperature`], [`Model::delta`] | the layer and its label noise |
-//! | $\kappa_0$ | [`Teacher::Wishart`] | width of the teacher, $P_0/D$; or any spectrum, [`Teacher::Spectrum`], [`Teacher::PowerLaw`] |
-//! | $\alpha, \lambda, \kappa$ | [`pretrain::Training`] | sequences over $D^2$, ridge, width of the student |
-//! | $Q_0, Q, M, V$ | `q0`, [`pretrain::Order`] | norms of true and learned weights, their overlap, response |
-//! | $\hat Q, \hat M, \hat V$ | `q_hat`, `m_hat`, `v_hat` | conjugates of $Q, M, V$ |
-//! | $\mathrm{tr}\\,\hat s$ | [`pretrain::Solution::trace`] | trace of $\hat S/\sqrt D$, over $D$ |
-//! | $E$, $o_W$ | [`pretrain::Errors`], `alignment` | pre-training errors, $M/\sqrt{Q Q_0}$ |
-//! | $\alpha^{\prime}, \lambda^{\prime}, q_0, \beta$ | [`lora::Training`] | sequences over $D$, ridge, variance of $w^\star$, recalibration |
-//! | $q, m, v, \hat q, \hat m, \hat v, \eta$ | [`lora::Order`] | order parameters of fine-tuning, conjugates, ridge shift |
-//! | $E^{\prime}$, $o_w$ | [`lora::Errors`], `alignment` | fine-tuning errors, $m/\sqrt{q q_0}$ |
-//! | $\Delta_{\rm eff}$ | [`lora::EffectiveNoise`] | all that linear fine-tuning sees of pre-training |
-//! | $Q_{\rm BO}$, $q$, $G$, $\Phi$ | [`pretrain::BayesSolution`], [`lora::BayesSolution`], [`lora::BayesCurve`] | the Bayes-optimal bound |
+//! | `T`, `sigma`, `b`, `Delta` | [`Model::tokens`], [`Model::activation`], [`Model::inverse_temperature`], [`Model::delta`] | the layer and its label noise |
+//! | `kappa0` | [`Teacher::Wishart`] | width of the teacher, `P0/D`; or any spectrum, [`Teacher::Spectrum`], [`Teacher::PowerLaw`] |
+//! | `alpha`, `lambda`, `kappa` | [`pretrain::Training`] | sequences over `D^2`, ridge, width of the student |
+//! | `Q0`, `Q`, `M`, `V` | `q0`, [`pretrain::Order`] | norms of true and learned weights, their overlap, response |
+//! | `Qhat`, `Mhat`, `Vhat` | `q_hat`, `m_hat`, `v_hat` | conjugates of `Q`, `M`, `V` |
+//! | `tr s-hat` | [`pretrain::Solution::trace`] | trace of `S-hat/sqrt(D)`, over `D` |
+//! | `E`, `o_W` | [`pretrain::Errors`], `alignment` | pre-training errors, `M/sqrt(Q Q0)` |
+//! | `alpha'`, `lambda'`, `q0`, `beta` | [`lora::Training`] | sequences over `D`, ridge, variance of the entries of `w*`, recalibration |
+//! | `q`, `m`, `v`, `qhat`, `mhat`, `vhat`, `eta` | [`lora::Order`] | order parameters of fine-tuning, conjugates, ridge shift |
+//! | `E'`, `o_w` | [`lora::Errors`], `alignment` | fine-tuning errors, `m/sqrt(q q0)` |
+//! | `Delta_eff` | [`lora::EffectiveNoise`] | all that linear fine-tuning sees of pre-training |
+//! | `Q_BO`, `q`, `G`, `Phi` | [`pretrain::BayesSolution`], [`lora::BayesSolution`], [`lora::BayesCurve`] | the Bayes-optimal bound |
 //!
 //! # Prescribe, sweep, check
 //!
 //! [`optimize`] finds the best ridges, the best recalibration, or the best split of a budget of data; [`sweep`] solves grids of scenarios,
-//! in pieces if need be.
+//! in pieces if need be, and [`journal`] lets them go on where they were interrupted. [`lines`] maps lines of scenarios to lines of
+//! outcomes.
 //! [`simulate`] trains the network itself at finite dimension, and puts what it measures beside any prediction.
 //!
 //! These are features of the package, which a plain dependency does not compile: `optimize`, `sweep`, `simulate`, and `scenario` for
@@ -71,10 +74,14 @@
 //!
 //! # What to expect of a number
 //!
-//! Pre-training of linear attention is exact to about 1e-12; where it is not (extreme corners), the status says so. Fine-tuning is an average over Gaussian fields by scrambled
-//! quasi-Monte-Carlo: `std_error` has the standard error of everything it can be given for (1e-5 to 3e-4 at the default
-//! options, in the reliable region; up to 1e-3 for softmax); a single token is done by quadrature, to 1e-7. A solve that does not converge says so
-//! in its [`Status`](fixed_point::Status). The same input gives the same bits on any number of threads.
+//! Pre-training of linear attention is convex, and its equations are solved to about 1e-12; where they are not (extreme corners), the
+//! status says so. All else is an average over Gaussian fields by scrambled quasi-Monte-Carlo: `std_error` has the standard errors of
+//! the numbers that it names (1e-5 to 3e-4 at the default options for fine-tuning of linear attention, in the reliable region; up to
+//! 1e-3 for softmax). A single token is done by quadrature, to 1e-7. A solve that does not converge says so in its
+//! [`Status`](fixed_point::Status).
+//!
+//! On one platform (processor architecture, operating system, compiler) the same input gives the same bits, on any number of threads.
+//! From one platform to another the last digits may differ, because the exponential and the logarithm of the standard library do.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -84,7 +91,11 @@ pub mod channel;
 mod descent;
 pub mod error;
 pub mod fixed_point;
+#[cfg(feature = "scenario")]
+pub mod journal;
 mod lanes;
+#[cfg(feature = "scenario")]
+pub mod lines;
 pub mod lora;
 mod memory;
 pub mod model;

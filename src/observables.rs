@@ -44,7 +44,9 @@ pub fn effective_noise(q0: f64, q: f64, m: f64, delta: f64, beta: f64) -> f64 {
 /// The training effective noise on reused sequences, for any recalibration `beta`: with the response `V` of the
 /// pre-training and `p = (4V/T^2)/(1 + 4V/T^2)`,
 ///
-/// $$ (1-\beta p)^2 (Q_0 + \Delta/2) - 2\beta(1-\beta p)(1-p) M + \beta^2 (1-p)^2 Q . $$
+/// ```text
+/// (1 - beta p)^2 (Q0 + Delta/2)  -  2 beta (1 - beta p) (1 - p) M  +  beta^2 (1 - p)^2 Q
+/// ```
 #[must_use]
 pub fn reused_effective_noise(tokens: usize, q0: f64, q: f64, m: f64, v: f64, delta: f64, beta: f64) -> f64 {
     // With k = 1 - p, rearranged so that nothing cancels at beta = 1 and large V.

@@ -214,13 +214,13 @@ impl Outcome {
 }
 
 impl Scenario {
-    /// Reads a scenario from JSON.
+    /// Reads a scenario from JSON, with or without a byte order mark.
     ///
     /// # Errors
     /// [`Error::Syntax`] for broken JSON, an unknown or a missing field, or a value of the wrong type. Ranges are checked by
     /// [`Scenario::solve`].
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
+        crate::lines::from_json(text)
     }
 
     /// Checks that the parts fit together, and every field of every part.
@@ -342,7 +342,7 @@ impl Scenario {
         let solved_before = previous.and_then(|outcome| outcome.pretrain.as_ref());
         let pretrain = match (&self.pretrain, solved_before) {
             (Some(pretraining), Some(before)) => {
-                Some(pretrain::solve_from(model, &pretraining.training()?, options, &before.order)?)
+                Some(pretrain::solve_from(model, &pretraining.training()?, options, before)?)
             }
             (Some(pretraining), None) => Some(pretrain::solve(model, &pretraining.training()?, options)?),
             (None, _) => None,
@@ -357,7 +357,7 @@ impl Scenario {
             (Some(finetuning), Some(frozen)) => {
                 let training = finetuning.training()?;
                 outcome.lora = Some(match solved_before {
-                    Some(before) => lora::solve_from(model, &frozen, &training, options, &before.order)?,
+                    Some(before) => lora::solve_from(model, &frozen, &training, options, before)?,
                     None => lora::solve(model, &frozen, &training, options)?,
                 });
             }

@@ -101,7 +101,7 @@ impl TryFrom<Wire> for Axis {
                 Self::list(field, values)
             }
             Wire { field, values: None, from: Some(from), to: Some(to), count: Some(count), scale } => {
-                Self::range(field, [from, to], count, scale.unwrap_or_default())
+                Self::range(field, from, to, count, scale.unwrap_or_default())
             }
             Wire { values: Some(_), .. } => Err(Error::Conflict { field: "axes.from", with: "axes.values" }),
             Wire { .. } => Err(Error::MissingField {
@@ -131,14 +131,15 @@ impl Axis {
         Ok(Self { field: field.into(), values })
     }
 
-    /// `count` values from one end to the other, both included.
+    /// `count` values from one end to the other, both included; `to` may be below `from`.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] for ends that are not finite, or whose difference is not, or that are not positive on a
     /// logarithmic scale, and for a count of 0 or above 10,000,000.
     pub fn range(
         field: impl Into<String>,
-        [from, to]: [f64; 2],
+        from: f64,
+        to: f64,
         count: usize,
         scale: Scale,
     ) -> Result<Self, Error> {
@@ -219,15 +220,25 @@ pub struct Record {
     pub index: usize,
     /// The values of the fields, in the order of the axes.
     pub values: Vec<f64>,
-    /// What came out, or
+    /// The outcome, if the point could be solved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// why nothing did.
+    /// The error, if it could not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
 }
 
-/// A part of a grid, in whole rows: number `part` (from 1) of `of`. Contiguous, so that the outputs of all parts can be joined.
+/// A part of a grid, in whole rows. Parts are contiguous, so that their outputs can be joined, and counted from 1, as they are written:
+/// the parts of a grid in four are `"1/4"`, `"2/4"`, `"3/4"` and `"4/4"`.
+///
+/// ```
+/// use lora_asymptotics::sweep::Shard;
+///
+/// assert_eq!(Shard::new(1, 4)?, "1/4".parse()?);
+/// assert_eq!(Shard::new(1, 4)?.to_string(), "1/4");
+/// assert!(Shard::new(0, 4).is_err());
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     part: usize,
@@ -238,6 +249,8 @@ impl Shard {
     /// All of the grid.
     pub const WHOLE: Self = Self { part: 1, of: 1 };
 
+    /// Part number `part`, counted from 1, of `of` parts: `Shard::new(1, 4)` is the first of four, `"1/4"`.
+    ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `1 <= part <= of`.
     pub fn new(part: usize, of: usize) -> Result<Self, Error> {
@@ -252,6 +265,13 @@ impl Shard {
     fn share(self, count: usize) -> Range<usize> {
         let end = |part: usize| (count as u128 * part as u128 / self.of as u128) as usize;
         end(self.part - 1)..end(self.part)
+    }
+}
+
+impl std::fmt::Display for Shard {
+    /// As `"i/n"`.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.part, self.of)
     }
 }
 
@@ -291,12 +311,12 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// Reads a grid from JSON.
+    /// Reads a grid from JSON, with or without a byte order mark.
     ///
     /// # Errors
     /// [`Error::Syntax`] for broken JSON, an unknown field, or anything that [`Sweep::new`] refuses.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
+        crate::lines::from_json(text)
     }
 
     /// The axes.
@@ -323,6 +343,16 @@ impl Sweep {
         let length = self.row_length();
         let Range { start, end } = shard.share(self.points() / length);
         start * length..end * length
+    }
+
+    /// How many points of a shard an interrupted run has left in `records`, in whole rows: what [`Sweep::run`] takes as `done`.
+    /// Records after the first one that is out of order do not count.
+    #[must_use]
+    pub fn finished(&self, shard: Shard, records: &[Record]) -> usize {
+        let in_order =
+            records.iter().zip(self.indices(shard)).take_while(|(record, index)| record.index == *index);
+        let length = self.row_length();
+        in_order.count() / length * length
     }
 
     /// The values of the axes at a point.

@@ -1,11 +1,13 @@
 //! Linear pre-training with listed teachers: every point of a hard table, and of thousands of random spectra, is solved.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{log_grid, solve};
 use lora_asymptotics::fixed_point::{self, Coordinate, Method, Problem, Status};
 use lora_asymptotics::pretrain::{self, Order, Training};
-use lora_asymptotics::{Model, Teacher};
+use lora_asymptotics::{Model, Options, Teacher};
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
@@ -123,7 +125,8 @@ fn random_spectra() {
         .par_iter()
         .map(|(model, training)| {
             let solution = solve(model, training);
-            let collapsed = pretrain::lambda_collapse(model, training, &Options::default()).unwrap().value <= training.lambda;
+            let collapsed = pretrain::lambda_collapse(model, training, &Options::default()).unwrap().value
+                <= training.lambda;
             assert_eq!(solution.status == Status::Collapsed, collapsed, "{solution:?}");
             if solution.status == Status::Converged {
                 assert!(solution.residual <= 1e-10 && solution.order.q > 0.0, "{solution:?}");

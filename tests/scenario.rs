@@ -1,13 +1,11 @@
-//! The JSON schema, scenarios end to end, and the program that solves one scenario per line.
+//! The JSON schema, scenarios end to end, and scenarios as lines of text.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::io::{self, Write};
 
 use common::assert_labelled;
 use lora_asymptotics::fixed_point::Status;
@@ -534,46 +532,96 @@ fn random_scenarios() {
     assert!(solved as f64 >= 0.95 * reliable as f64, "{counts:?}");
 }
 
-mod program {
+#[test]
+fn labels_are_printed_as_they_are_written_in_json() {
+    use lora::Verdict;
+    let statuses = [
+        Status::Converged,
+        Status::Collapsed,
+        Status::NoiseLimited,
+        Status::Stalled,
+        Status::MaxIterations,
+        Status::NonFinite,
+    ];
+    for status in statuses {
+        assert_eq!(json!(status), json!(status.to_string()));
+    }
+    for verdict in [Verdict::Good, Verdict::Marginal, Verdict::Unreliable] {
+        assert_eq!(json!(verdict), json!(verdict.to_string()));
+    }
+    assert_eq!(Status::NoiseLimited.to_string(), "noise_limited");
+}
+
+mod lines {
+    use std::io::ErrorKind;
+
+    use lora_asymptotics::lines;
+
     use super::*;
 
-    /// The example, built in the profile and directory of this test. It need not be there: `cargo test --test scenario` builds
-    /// no examples, and one that is there may be out of date.
-    fn executable() -> PathBuf {
-        let test = std::env::current_exe().unwrap();
-        let profile_directory = test.parent().and_then(|deps| deps.parent()).unwrap();
-        let target = profile_directory.parent().unwrap();
-        let profile = match profile_directory.file_name().and_then(|name| name.to_str()).unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--offline",
-                "--example",
-                "solve",
-                "--profile",
-                profile,
-                "--target-dir",
-            ])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(built.success(), "building the example: {built}");
-        profile_directory.join("examples").join(format!("solve{}", std::env::consts::EXE_SUFFIX))
+    fn run(input: &[u8]) -> (lines::Summary, Vec<Value>) {
+        let mut output = Vec::new();
+        let summary = lines::solve(input, &mut output).unwrap();
+        assert!(output.is_empty() || output.ends_with(b"\n"));
+        let answers = output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let answers: Vec<Value> = answers.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        assert_eq!(summary.answered, answers.len());
+        (summary, answers)
     }
 
-    fn run(input: &[u8]) -> (Output, Vec<Value>) {
-        let mut child =
-            Command::new(executable()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let values = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
-        (output, values)
+    /// Takes a number of bytes, and is a closed pipe then.
+    struct Pipe {
+        room: usize,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            if taken > 0 { Ok(taken) } else { Err(ErrorKind::BrokenPipe.into()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_the_work() {
+        let line = format!("{}\n", frozen());
+        let (_, answers) = run(line.as_bytes());
+        let length = answers[0].to_string().len();
+        // A pipe that is closed before the first answer, within it, and after it.
+        for room in [0, length / 2, length + 1] {
+            let input = line.repeat(1000);
+            let mut rest = input.as_bytes();
+            let error = lines::solve(&mut rest, Pipe { room }).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            assert!(rest.len() >= input.len() - 2 * line.len(), "lines are read after the pipe is closed");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let line = frozen().to_string();
+        let (_, expected) = run(line.as_bytes());
+        assert_eq!(expected[0]["lora"]["status"], "converged");
+        // At the beginning, as a line of its own, and where two files were joined.
+        let marked = format!("\u{feff}{line}\r\n\u{feff}\n\u{feff} \n\u{feff}{line}");
+        let (summary, answers) = run(marked.as_bytes());
+        assert_eq!((summary.answered, summary.failed), (2, 0));
+        assert!(answers.iter().all(|answer| *answer == expected[0]));
+        assert_eq!(Scenario::from_json(&format!("\u{feff}{line}")), Scenario::from_json(&line));
+        // Elsewhere it is an error.
+        let (summary, _) = run(format!("{line}\u{feff}").as_bytes());
+        assert_eq!(summary.failed, 1);
+    }
+
+    #[test]
+    fn nothing_is_answered_by_nothing() {
+        for input in ["", "\n", "\r\n \n", "\u{feff}"] {
+            assert_eq!(run(input.as_bytes()).0, lines::Summary::default());
+        }
     }
 
     #[test]
@@ -590,9 +638,8 @@ mod program {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         // Without a final end of line, and with the line ends of another system.
         for input in [text.clone(), text.trim_end().to_owned(), text.replace('\n', "\r\n")] {
-            let (output, answers) = run(input.as_bytes());
-            assert_eq!(output.status.code(), Some(0));
-            assert_eq!(answers.len(), lines.len());
+            let (summary, answers) = run(input.as_bytes());
+            assert_eq!((summary.answered, summary.failed), (lines.len(), 0));
             for (line, answer) in lines.iter().zip(&answers) {
                 assert_eq!(
                     answer,
@@ -629,9 +676,8 @@ mod program {
             // Empty lines are passed over.
             input.extend_from_slice(b"\n \n\n");
         }
-        let (output, answers) = run(&input);
-        assert_eq!(output.status.code(), Some(1));
-        assert_eq!(answers.len(), lines.len());
+        let (summary, answers) = run(&input);
+        assert_eq!((summary.answered, summary.failed), (lines.len(), 6));
         for ((line, expected), answer) in lines.iter().zip(&answers) {
             let line = String::from_utf8_lossy(line);
             match expected {
@@ -651,11 +697,9 @@ mod program {
     #[test]
     fn no_convergence_is_no_failure() {
         let line = with(frozen(), "options/max_iterations", Some(json!(2)));
-        let (output, answers) = run(format!("{line}\n").as_bytes());
-        assert_eq!(output.status.code(), Some(0));
+        let (summary, answers) = run(format!("{line}\n").as_bytes());
+        assert_eq!((summary.answered, summary.failed), (1, 0));
         assert_eq!(answers[0]["lora"]["status"], "max_iterations");
-        let (output, answers) = run(b"");
-        assert!(output.status.success() && answers.is_empty());
     }
 }
 

@@ -60,6 +60,24 @@ fn shards_and_threads_make_the_same_bytes() {
 }
 
 #[test]
+fn a_journal_of_a_sweep_is_counted_in_whole_rows() {
+    let sweep = small();
+    let half = Shard::new(2, 2).unwrap();
+    let records: Vec<Record> =
+        lines(&sweep, half, 0, 2).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records[0].index, 15);
+    for (kept, finished) in [(0, 0), (4, 0), (5, 5), (9, 5), (14, 10), (15, 15)] {
+        assert_eq!(sweep.finished(half, &records[..kept]), finished, "{kept} records");
+    }
+    // Records of another shard, too many, or out of order.
+    assert_eq!(sweep.finished(Shard::new(1, 2).unwrap(), &records), 0);
+    assert_eq!(sweep.finished(half, &[records.clone(), records.clone()].concat()), 15);
+    let mut disordered = records;
+    disordered.swap(6, 7);
+    assert_eq!(sweep.finished(half, &disordered), 5);
+}
+
+#[test]
 fn a_sweep_goes_on_without_loss_or_duplicates() {
     let sweep = small();
     let whole = lines(&sweep, Shard::WHOLE, 0, 2);
@@ -205,22 +223,22 @@ fn any_number_of_a_scenario_can_vary() {
         assert!(Sweep::new(scenario.clone(), vec![axis]).is_err(), "{field} = {value}");
     }
     assert!(Sweep::new(scenario.clone(), vec![]).is_err());
-    let long = || Axis::range("lora.alpha", [1.0, 2.0], 10_000, Scale::Linear).unwrap();
-    let axes = vec![long(), Axis::range("lora.lambda", [1.0, 2.0], 100_000, Scale::Log).unwrap()];
+    let long = || Axis::range("lora.alpha", 1.0, 2.0, 10_000, Scale::Linear).unwrap();
+    let axes = vec![long(), Axis::range("lora.lambda", 1.0, 2.0, 100_000, Scale::Log).unwrap()];
     assert!(matches!(Sweep::new(scenario, axes), Err(Error::InvalidParameter { field: "axes", .. })));
 }
 
 #[test]
 fn axes_are_validated() {
     assert!(Axis::list("x", vec![]).is_err() && Axis::list("x", vec![f64::NAN]).is_err());
-    assert!(Axis::range("x", [0.0, 1.0], 3, Scale::Log).is_err());
-    assert!(Axis::range("x", [0.0, f64::INFINITY], 3, Scale::Linear).is_err());
-    assert!(Axis::range("x", [0.0, 1.0], 0, Scale::Linear).is_err());
-    let log = Axis::range("x", [0.01, 1.0], 3, Scale::Log).unwrap();
+    assert!(Axis::range("x", 0.0, 1.0, 3, Scale::Log).is_err());
+    assert!(Axis::range("x", 0.0, f64::INFINITY, 3, Scale::Linear).is_err());
+    assert!(Axis::range("x", 0.0, 1.0, 0, Scale::Linear).is_err());
+    let log = Axis::range("x", 0.01, 1.0, 3, Scale::Log).unwrap();
     assert!((log.values()[1] - 0.1).abs() < 1e-15 && log.values()[2].to_bits() == 1.0_f64.to_bits());
-    let linear = Axis::range("x", [1.0, 0.0], 5, Scale::Linear).unwrap();
+    let linear = Axis::range("x", 1.0, 0.0, 5, Scale::Linear).unwrap();
     assert_eq!(linear.values(), [1.0, 0.75, 0.5, 0.25, 0.0]);
-    assert_eq!(Axis::range("x", [0.3, 1.0], 1, Scale::Log).unwrap().values(), [0.3]);
+    assert_eq!(Axis::range("x", 0.3, 1.0, 1, Scale::Log).unwrap().values(), [0.3]);
     for text in [
         r#"{"field": "x"}"#,
         r#"{"field": "x", "values": [1.0], "from": 1.0}"#,
@@ -233,6 +251,9 @@ fn axes_are_validated() {
         assert!(text.parse::<Shard>().is_err(), "{text}");
     }
     assert_eq!("2/3".parse::<Shard>().unwrap(), Shard::new(2, 3).unwrap());
+    assert_eq!(Shard::new(2, 3).unwrap().to_string(), "2/3");
+    let marked = format!("\u{feff}{}", serde_json::to_string(&small()).unwrap());
+    assert_eq!(Sweep::from_json(&marked).unwrap(), small());
     assert!(small().run(Shard::WHOLE, 0, Some(0), |_| ControlFlow::Continue(())).is_err());
     assert_eq!(small().run(Shard::WHOLE, 30, None, |_| ControlFlow::Continue(())).unwrap(), 0);
     assert_eq!(small().run(Shard::WHOLE, usize::MAX, None, |_| ControlFlow::Continue(())).unwrap(), 0);

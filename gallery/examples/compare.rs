@@ -4,15 +4,16 @@
 //! cargo run --release -p gallery --example compare                              # some seconds
 //! cargo run --release -p gallery --example compare -- experiment.json           # your own
 //! cargo run --release -p gallery --example compare -- --print > experiment.json # to begin with
+//! cargo run --release -p gallery --example compare -- gallery/examples/data/validation.jsonl  # several, with a summary
 //! ```
 //!
-//! An experiment is `{"scenario": .., "laboratory": ..}`: what `examples/solve.rs` reads, and the fields of
-//! `simulate::Laboratory`. Every finished instance is written to `records.jsonl` in the folder `--out` at once; Ctrl-C finishes what is
-//! running, and shows what there is; the same command goes on from there. Writes `comparison.csv` and `comparison.svg`, too.
+//! An experiment is `{"name": .., "scenario": .., "laboratory": ..}`: what `examples/solve.rs` reads, and the fields of
+//! `simulate::Laboratory`. Every finished instance is written to `records.jsonl` in the folder `--out` at once. Ctrl-C finishes the
+//! instances that are running, and compares what there is; the same command goes on from there. Writes `comparison.csv` and
+//! `comparison.svg`, too; of several experiments each to a folder of its own, numbered from 1.
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,13 +29,14 @@ use kuva::render::figure::Figure;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
 use lora_asymptotics::Scenario;
-use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Measurement, Row, Size, Stage};
+use lora_asymptotics::journal::Journal;
+use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Row, Size, Stage};
 use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
 struct Arguments {
-    /// The experiment, as JSON; a small one if not given.
-    experiment: Option<PathBuf>,
+    /// The experiment, as JSON, or several, one after the other; a small one if not given.
+    experiments: Option<PathBuf>,
     /// Folder for the results.
     #[arg(long, default_value = "target/compare")]
     out: PathBuf,
@@ -47,6 +49,8 @@ struct Arguments {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     scenario: Scenario,
     #[serde(default)]
     laboratory: Laboratory,
@@ -71,36 +75,77 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let description = match &arguments.experiment {
-        Some(path) => serde_json::from_str(&fs::read_to_string(path)?)?,
-        None => small()?,
+    let descriptions = match &arguments.experiments {
+        Some(path) => read(&fs::read_to_string(path)?)?,
+        None => vec![small()?],
     };
     if arguments.print {
-        println!("{}", serde_json::to_string_pretty(&description)?);
+        for description in &descriptions {
+            println!("{}", serde_json::to_string_pretty(description)?);
+        }
         return Ok(());
     }
-    let experiment = Experiment::new(&description.scenario, &description.laboratory)?;
-    fs::create_dir_all(&arguments.out)?;
-    let mut records = Records::open(&arguments.out.join("records.jsonl"), &description)?;
-    let known = std::mem::take(&mut records.known);
-
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let several = descriptions.len() > 1;
+    let mut compared = Vec::new();
+    for (index, description) in descriptions.iter().enumerate() {
+        let number = (index + 1).to_string();
+        let folder = if several { arguments.out.join(&number) } else { arguments.out.clone() };
+        let name = description.name.clone().unwrap_or(number);
+        if several {
+            println!("{name}");
+        }
+        compared.push((name, compare(description, &folder, &interrupted)?));
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    if several {
+        summarise(&compared);
+    }
+    Ok(())
+}
+
+/// One experiment, or several of them.
+fn read(text: &str) -> Result<Vec<Description>, serde_json::Error> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::Deserializer::from_str(text).into_iter().collect()
+}
+
+fn small() -> Result<Description, lora_asymptotics::Error> {
+    let size = |dimension, instances| Size { dimension, instances };
+    let sizes = vec![size(30, 192), size(60, 96), size(90, 64)];
+    let laboratory = Laboratory { sizes, test_sequences: 1024, ..Laboratory::default() };
+    Ok(Description { name: None, scenario: Scenario::from_json(SMALL)?, laboratory })
+}
+
+fn compare(
+    description: &Description,
+    folder: &Path,
+    interrupted: &AtomicBool,
+) -> Result<Comparison, Box<dyn Error>> {
+    let experiment = Experiment::new(&description.scenario, &description.laboratory)?;
+    let (mut journal, known) = Journal::open(&folder.join("records.jsonl"), description)?;
     let total = experiment.instances().len();
     let bar = ProgressBar::new(total as u64).with_style(ProgressStyle::with_template(
         "{wide_bar} {pos}/{len} instances, {eta} left (Ctrl-C stops)",
     )?);
     bar.set_position(known.len() as u64);
+    let mut trouble = None;
     let measurements = experiment.run_all(known, |measurement| {
         bar.inc(1);
-        if let Err(error) = records.append(measurement) {
-            eprintln!("cannot write the records: {error}");
+        if let Err(error) = journal.append(measurement) {
+            trouble = Some(error);
             return ControlFlow::Break(());
         }
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish_and_clear();
+    if let Some(error) = trouble {
+        return Err(error.into());
+    }
 
     let comparison = experiment.compare(&measurements);
     print!("{comparison}");
@@ -111,56 +156,31 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if description.laboratory.sizes.len() > 1 {
         println!("simulation: extrapolated from {:?}", sizes(&description.laboratory));
     }
-    write_csv(&arguments.out.join("comparison.csv"), &comparison)?;
-    fs::write(arguments.out.join("comparison.svg"), picture(&comparison))?;
-    println!("written: records.jsonl, comparison.csv and comparison.svg in {}", arguments.out.display());
-    Ok(())
-}
-
-fn small() -> Result<Description, lora_asymptotics::Error> {
-    let size = |dimension, instances| Size { dimension, instances };
-    let sizes = vec![size(30, 192), size(60, 96), size(90, 64)];
-    let laboratory = Laboratory { sizes, test_sequences: 1024, ..Laboratory::default() };
-    Ok(Description { scenario: Scenario::from_json(SMALL)?, laboratory })
+    write_csv(&folder.join("comparison.csv"), &comparison)?;
+    fs::write(folder.join("comparison.svg"), picture(&comparison))?;
+    println!("written: records.jsonl, comparison.csv and comparison.svg in {}", folder.display());
+    Ok(comparison)
 }
 
 fn sizes(laboratory: &Laboratory) -> Vec<usize> {
     laboratory.sizes.iter().map(|size| size.dimension).collect()
 }
 
-/// The file of finished instances: a line that says which experiment, and one line per instance.
-struct Records {
-    file: BufWriter<File>,
-    known: Vec<Measurement>,
-}
-
-impl Records {
-    fn open(path: &Path, description: &Description) -> Result<Self, Box<dyn Error>> {
-        let text = if path.exists() { fs::read_to_string(path)? } else { String::new() };
-        let mut lines = text.lines();
-        if let Some(first) = lines.next()
-            && serde_json::from_str::<Description>(first).ok().as_ref() != Some(description)
-        {
-            let path = path.display();
-            return Err(format!("{path} is of another experiment: remove it, or choose another --out").into());
-        }
-        // A line that was being written when the process was killed is left out.
-        let known: Vec<Measurement> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
-        // Written anew under another name first: nothing is lost if this is interrupted.
-        let fresh = path.with_extension("new");
-        let mut file = BufWriter::new(File::create(&fresh)?);
-        writeln!(file, "{}", serde_json::to_string(description)?)?;
-        for one in &known {
-            writeln!(file, "{}", serde_json::to_string(one)?)?;
-        }
-        file.flush()?;
-        fs::rename(&fresh, path)?;
-        Ok(Self { file, known })
+/// A line for each experiment, and one for each stage over all of them.
+fn summarise(compared: &[(String, Comparison)]) {
+    println!("\n{:62} {:>4} {:>7} {:>7}", "experiment", "rows", "rms z", "worst z");
+    for (name, comparison) in compared {
+        let rows = comparison.rows.len();
+        println!("{name:62} {rows:4} {:7.2} {:7.2}", comparison.rms_z(), comparison.worst_z());
     }
-
-    fn append(&mut self, measurement: &Measurement) -> Result<(), Box<dyn Error>> {
-        writeln!(self.file, "{}", serde_json::to_string(measurement)?)?;
-        Ok(self.file.flush()?)
+    for (stage, name) in [(Stage::Lora, "all of fine-tuning"), (Stage::Pretrain, "all of pre-training")] {
+        let all = compared.iter().flat_map(|(_, comparison)| &comparison.rows);
+        let scores: Vec<f64> = all.filter(|row| row.stage == stage).map(|row| row.z).collect();
+        if !scores.is_empty() {
+            let rms = (scores.iter().map(|z| z * z).sum::<f64>() / scores.len() as f64).sqrt();
+            let worst = scores.iter().fold(0.0, |worst: f64, z| worst.max(z.abs()));
+            println!("{name:62} {:4} {rms:7.2} {worst:7.2}", scores.len());
+        }
     }
 }
 

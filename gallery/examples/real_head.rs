@@ -23,8 +23,9 @@ use kuva::plot::legend::LegendPosition;
 use kuva::render::figure::Figure;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
+use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
 use lora_asymptotics::pretrain::LearnedSpectrum;
-use lora_asymptotics::{Model, Options, Teacher, lora, pretrain};
+use lora_asymptotics::{Estimator, Model, Options, Scenario, Teacher, lora, pretrain};
 use serde::{Deserialize, Serialize};
 
 /// Label noise, and the fine-tuning: `alpha'` and `lambda'`.
@@ -215,27 +216,26 @@ fn normalised(mut spectrum: Vec<f64>) -> Result<(Model, Vec<f64>, f64), lora_asy
     Ok((model, eigenvalues, rank_fraction))
 }
 
-/// Pre-training with the ridge of least test error, from strong to weak: the error has one minimum.
+/// Pre-training with the ridge of least test error.
 fn best(
     model: &Model,
     alpha: f64,
 ) -> Result<(pretrain::Training, pretrain::Solution), lora_asymptotics::Error> {
     let largest =
         pretrain::lambda_collapse(model, &pretrain::Training::new(alpha, 0.0), &Options::default())?.value;
-    let solve = |k: i32| {
-        let training = pretrain::Training::new(alpha, 0.95 * largest * 10f64.powf(-f64::from(k) / 12.0));
-        let solution = pretrain::solve(model, &training, &Options::default())?.into_converged()?;
-        Ok::<_, lora_asymptotics::Error>((training, solution))
+    let scenario = Scenario {
+        model: model.clone(),
+        pretrain: Some(pretrain::Training::new(alpha, largest).into()),
+        frozen: None,
+        lora: None,
+        estimator: Estimator::Erm,
+        options: Options::default(),
     };
-    let mut best = solve(0)?;
-    for k in 1..40 {
-        let next = solve(k)?;
-        if next.1.errors.test >= best.1.errors.test {
-            break;
-        }
-        best = next;
-    }
-    Ok(best)
+    let ridge = Variable::new(Parameter::PretrainLambda, 1e-3 * largest, 0.95 * largest)?;
+    let optimum = minimize(&scenario, Target::PretrainTest, &[ridge], &Settings::default())?;
+    let training = pretrain::Training::new(alpha, optimum.found[0].value);
+    let solution = pretrain::solve(model, &training, &Options::default())?.into_converged()?;
+    Ok((training, solution))
 }
 
 fn row(teacher: &'static str, model: &Model, alpha: f64) -> Result<Row, lora_asymptotics::Error> {

@@ -8,20 +8,21 @@
 //!
 //! The grid (TOML or JSON) has a `scenario`, what `examples/solve.rs` reads, and `axes`: a `field` of the scenario, and its `values`, or
 //! `from`, `to`, `count` and `scale` (linear or log). Every point begins with the one before it on the last axis. A process that
-//! was killed goes on where it was, with the same command. Ctrl-C stops.
+//! was killed goes on where it was, with the same command. Ctrl-C stops. A file `.description.json` beside the results says which grid and part
+//! they are of.
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use lora_asymptotics::sweep::{Record, Shard, Sweep};
+use lora_asymptotics::journal::Journal;
+use lora_asymptotics::sweep::{Shard, Sweep};
 
 #[derive(Parser)]
 struct Arguments {
@@ -56,7 +57,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     } else {
         Sweep::from_json(&text)?
     };
-    let (mut file, done) = open(out, &sweep, *shard)?;
+    let (mut journal, records) = Journal::open(out, &(&sweep, shard.to_string()))?;
+    let done = sweep.finished(*shard, &records);
+    // What is left of an interrupted row is solved again.
+    journal.truncate(done)?;
     let total = sweep.indices(*shard).len();
 
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -68,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut trouble = None;
     let new = sweep.run(*shard, done, *threads, |record| {
         bar.inc(1);
-        if let Err(error) = append(&mut file, record) {
+        if let Err(error) = journal.append(record) {
             trouble = Some(error);
             return ControlFlow::Break(());
         }
@@ -80,42 +84,4 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     eprintln!("{} of {total} points in {}", done + new, out.display());
     Ok(())
-}
-
-fn append(file: &mut BufWriter<File>, record: &Record) -> std::io::Result<()> {
-    writeln!(file, "{}", serde_json::to_string(record)?)?;
-    file.flush()
-}
-
-/// The file to append to, and the number of points that are in it: whole rows; what is left of an interrupted row is solved again.
-fn open(path: &Path, sweep: &Sweep, shard: Shard) -> Result<(BufWriter<File>, usize), Box<dyn Error>> {
-    let description = path.with_extension("grid.json");
-    let wanted = serde_json::to_string(sweep)?;
-    if path.exists() && description.exists() && fs::read_to_string(&description)? != wanted {
-        return Err(
-            format!("{} is of another grid: remove it, or choose another --out", path.display()).into()
-        );
-    }
-    let text = if path.exists() { fs::read_to_string(path)? } else { String::new() };
-    let first = sweep.indices(shard).start;
-    let intact = text.split_inclusive('\n').enumerate().take_while(|(k, line)| {
-        // A line that was being written when the process was killed does not count.
-        line.ends_with('\n')
-            && serde_json::from_str::<Record>(line).is_ok_and(|record| record.index == first + k)
-    });
-    let lines: Vec<&str> = intact.map(|(_, line)| line).collect();
-    let done = lines.len() / sweep.row_length() * sweep.row_length();
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    // Written anew under another name first: nothing is lost if this is interrupted.
-    let fresh = path.with_extension("new");
-    let mut file = BufWriter::new(File::create(&fresh)?);
-    for line in &lines[..done] {
-        file.write_all(line.as_bytes())?;
-    }
-    file.flush()?;
-    fs::rename(&fresh, path)?;
-    fs::write(&description, wanted)?;
-    Ok((file, done))
 }

@@ -2,8 +2,10 @@
 //!
 //! For logits `omega` and label probabilities `y`, the proximal point is the global minimum
 //!
-//! $$ h_p = \arg\min_h \lVert\sigma(h)-y\rVert_F^2 + \frac{\lVert h-\omega\rVert_F^2}{4V},
-//!    \qquad g = \frac{h_p-\omega}{2V} = -\nabla l(h_p) . $$
+//! ```text
+//! h_p = argmin_h |sigma(h) - y|_F^2 + |h - omega|_F^2 / (4V),
+//! g   = (h_p - omega) / (2V) = -grad l(h_p)
+//! ```
 //!
 //! Everything is done in the `K` orthonormal coordinates of `Sym(T)`, where row `a` of the logits touches `T` coordinates only.
 //! The loss is flat along `u = 11^T/T`, so that no step leaves the plane of `omega` orthogonal to `u`.

@@ -2,12 +2,16 @@
 //!
 //! For logits `h` and label logits `t` in `Sym(T)`, with `P = sigma(h)` and `Y = sigma(t)` the row-wise softmax,
 //!
-//! $$ l(h) = \lVert\sigma(h)-\sigma(t)\rVert_F^2 = \sum_a \lvert P_a - Y_a\rvert^2 . $$
+//! ```text
+//! l(h) = |sigma(h) - sigma(t)|_F^2 = sum_a |P_a - Y_a|^2
+//! ```
 //!
 //! Row `a` depends on row `a` of `h` only. With `f = (P - Y) - P.(P - Y)` and `w = P (f + P)` along the row, its gradient
 //! is `2 P f`, and its Hessian a diagonal plus three outer products,
 //!
-//! $$ 2\\,[\mathrm{diag}(w) - w P^\top - P w^\top + \lvert P\rvert^2 P P^\top] . $$
+//! ```text
+//! 2 [ diag(w) - w P^T - P w^T + |P|^2 P P^T ]
+//! ```
 //!
 //! Everything is flat along `u = 11^T/T`, which adds the same number to all logits.
 

@@ -3,7 +3,9 @@
 //! Whoever knows only the law of the label's logits given what was seen predicts best by the mean of `sigma` over it, and errs by
 //! its variance: half the mean square distance of two independent draws `H1`, `H2` from it,
 //!
-//! $$ E = \tfrac12 E\lVert\sigma(H_1)-\sigma(H_2)\rVert^2 . $$
+//! ```text
+//! E = E|sigma(H1) - sigma(H2)|^2 / 2
+//! ```
 //!
 //! No average is nested. All rows have the same law, and softmax sees only differences along a row: one row is drawn, as `T - 1`
 //! differences.

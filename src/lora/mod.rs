@@ -1,6 +1,8 @@
 //! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global minimum of
 //!
-//! $$ L^{\prime}(w) = \sum_\mu D^{-1}\lVert\sigma(\beta h(\hat S) + h_1(w)) X - y^{\prime}_\mu\rVert_F^2 + \lambda^{\prime}|w|^2 $$
+//! ```text
+//! L'(w) = sum_mu |sigma(beta h(S-hat) + h1(w)) X - y'_mu|_F^2 / D + lambda' |w|^2
+//! ```
 //!
 //! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of large `D`.
 //!
@@ -8,12 +10,16 @@
 //! the proximal point `chi_p = argmin l'(chi; q) + |chi - omega|^2/(2v)`, `g = (chi_p - omega)/v`, over the frozen
 //! logits and the Gaussian fields of each token, `(chi*, omega) ~ N(0, [[q0, m], [m, q]])`:
 //!
-//! $$ \hat v = \alpha^{\prime} E[-\mathrm{div}\_\omega g], \quad \hat m = \alpha^{\prime} E[\mathrm{div}\_{\chi^\star} g], \quad
-//!    \hat q = \alpha^{\prime} E|g|^2, \quad \eta = \alpha^{\prime} E[\partial_q l^{\prime}(\chi_p; q)] , $$
+//! ```text
+//! vhat = alpha' E[-div_omega g],    mhat = alpha' E[div_chi* g],
+//! qhat = alpha' E|g|^2,             eta  = alpha' E[d l'(chi_p; q)/dq],
+//! ```
 //!
 //! and the *input channel* is a ridge problem: with `r = vhat + 2 lambda' + 2 eta`,
 //!
-//! $$ m = \hat m q_0/r, \qquad q = (\hat m^2 q_0 + \hat q)/r^2, \qquad v = 1/r . $$
+//! ```text
+//! m = mhat q0/r,    q = (mhat^2 q0 + qhat)/r^2,    v = 1/r
+//! ```
 //!
 //! The treatment is replica symmetric, and the loss is not convex: see [`Validity`] for when to trust a solution.
 //! Source: arXiv:2606.05899.
@@ -389,8 +395,10 @@ pub fn output_channel_benchmark(
 /// collapses: with `H0` the curvature of the loss of a sample at `w = 0`, `R = H0 (I + v H0)^{-1}`, and
 /// `eta0 = alpha' E[dl'/dq]` there,
 ///
-/// $$ \alpha^{\prime} E[\mathrm{tr} R - \chi^{\star\top} R \chi^\star/q_0] = 1/v, \qquad
-///    \lambda^{\prime}\_c = -\frac{\alpha^{\prime}}{2} E[\chi^{\star\top} R \chi^\star]/q_0 - \eta_0 . $$
+/// ```text
+/// alpha' E[tr R - chi*^T R chi*/q0] = 1/v,
+/// lambda'_c = -(alpha'/2) E[chi*^T R chi*]/q0 - eta0
+/// ```
 ///
 /// `None` where the first equation has no root (little data), and for linear attention, whose loss is not bounded. The
 /// `lambda` of `training` is not used.
@@ -494,7 +502,7 @@ pub fn solve(
     solve_with(model, frozen, training, options, None)
 }
 
-/// The same, beginning with the order parameters of a similar problem: faster along an axis of parameters. Where that does not
+/// The same, beginning with the solution of a similar problem: faster along an axis of parameters. Where that does not
 /// lead to a reliable overlap, all starts are tried, as by [`solve`]. Of several fixed points with an overlap, it finds the one
 /// that continues the previous one.
 ///
@@ -505,9 +513,9 @@ pub fn solve_from(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    previous: &Order,
+    previous: &Solution,
 ) -> Result<Solution, Error> {
-    solve_with(model, frozen, training, options, Some(previous))
+    solve_with(model, frozen, training, options, Some(&previous.order))
 }
 
 fn solve_with(

@@ -3,7 +3,9 @@
 //! `m = 0` is always a fixed point. With `r = vhat + 2 lambda' + 2 eta`, a small overlap with the truth is multiplied in one undamped
 //! iteration by
 //!
-//! $$ \frac1r\Big(\hat v + \alpha^{\prime} E[\chi^{\star\top} (\nabla_\omega g)\, \chi^\star]/q_0\Big) , $$
+//! ```text
+//! (vhat + alpha' E[chi*^T (dg/domega) chi*]/q0)/r,
+//! ```
 //!
 //! jumps of the proximal point included: it grows where `alpha' E[chi*^T (dg/domega) chi*]/q0 > 2 (lambda' + eta)`.
 

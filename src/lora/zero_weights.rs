@@ -3,7 +3,9 @@
 //! There `l' = const + chi^T G chi + ...` for every sample, with curvature `H0 = G + G^T`, and the proximal point is linear
 //! in a small `omega`: `g = -R omega` with `R = H0 (I + v H0)^{-1}`. So, with `eta0 = -alpha' E tr G`,
 //!
-//! $$ 1/v = \alpha^{\prime} E\\,\mathrm{tr} R + 2\lambda^{\prime} + 2\eta_0 $$
+//! ```text
+//! 1/v = alpha' E tr R + 2 lambda' + 2 eta0
+//! ```
 //!
 //! at `w = 0`, which is stable if neither an overlap nor a norm grows:
 //! `-alpha' E[chi*^T R chi*]/q0 <= 2 (lambda' + eta0)` and `alpha' v^2 E tr R^2 <= 1`. At the threshold `lambda'_c` the first

@@ -3,8 +3,10 @@
 //! The `K'` coordinates of the logits that the activation can see give a Gaussian channel, so that what is learned of `S*` is
 //! what `s* + Z/sqrt(Qhat)` tells of `s*`, with
 //!
-//! $$ \hat Q = \frac{2\alpha K^{\prime}}{Q_0 - Q_{\rm BO} + \Delta/2}, \qquad
-//!    Q_0 - Q_{\rm BO} = \frac1{\hat Q}\Big(1 - \frac{4\pi^2}3\int\rho_y^3\Big), $$
+//! ```text
+//! Qhat = 2 alpha K'/(Q0 - Q_BO + Delta/2),
+//! Q0 - Q_BO = (1 - (4 pi^2/3) int rho_y^3)/Qhat,
+//! ```
 //!
 //! `rho_y` the spectrum of `y = sqrt(Qhat) s* + Z`. Together: `1 - (4 pi^2/3) int rho_y^3 + Qhat Delta/2 = 2 alpha K'`, whose left
 //! side grows with `Qhat`: one root.

@@ -10,7 +10,9 @@ use crate::threshold::Threshold;
 ///
 /// With `s-bar = (s* + d Z)_+` and `D(d)` its degrees of freedom, `d` solves
 ///
-/// $$ d^2 D(d) = Q_0 - 2M(d) + Q(d) + \Delta/2, \qquad \alpha_{\rm interp} = D(d)/(2K^{\prime}). $$
+/// ```text
+/// d^2 D(d) = Q0 - 2 M(d) + Q(d) + Delta/2,    alpha_interp = D(d)/(2 K')
+/// ```
 ///
 /// Exact to quadrature for either activation: neither nodes nor other options enter. `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is degenerate, and where the
 /// equation has no root in double precision.

@@ -4,8 +4,10 @@
 //! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`, and the equations of the theory become, as for the LASSO
 //! (M. Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
 //!
-//! $$ 2\alpha K\\,\tau^2 = \Delta/2 + \mathrm{mse}(\tau, r), \qquad
-//!    r\\,\tau\\,(2\alpha K - D(\tau, r)) = \lambda\sqrt\kappa\\,T^2/2, $$
+//! ```text
+//! 2 alpha K tau^2 = Delta/2 + mse(tau, r),
+//! r tau (2 alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/2,
+//! ```
 //!
 //! with `D = V Vhat` the degrees of freedom. At fixed `r` the first has one root `tau(r)`, because the mean square
 //! error is concave in `tau^2`; along it the left side of the second grows with `r`, from below zero up to the

@@ -1,6 +1,8 @@
 //! Pre-training on `N = alpha D^2` sequences: the global minimum of
 //!
-//! $$ L(W) = \sum_\mu D^{-1}\lVert\hat y_\mu(W) - y_\mu\rVert_F^2 + \lambda\lVert W\rVert_F^2 $$
+//! ```text
+//! L(W) = sum_mu |yhat_mu(W) - y_mu|_F^2 / D + lambda |W|_F^2
+//! ```
 //!
 //! over `S = P^{-1/2} W W^T`, `W` of shape `D x kappa D`, in the limit of large `D`.
 //!
@@ -203,7 +205,7 @@ pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<So
     solve_with(model, training, options, None)
 }
 
-/// The same, beginning with the order parameters of a similar problem: faster along an axis of parameters for softmax attention.
+/// The same, beginning with the solution of a similar problem: faster along an axis of parameters for softmax attention.
 /// Linear attention takes microseconds from any start.
 ///
 /// # Errors
@@ -212,9 +214,9 @@ pub fn solve_from(
     model: &Model,
     training: &Training,
     options: &Options,
-    previous: &Order,
+    previous: &Solution,
 ) -> Result<Solution, Error> {
-    solve_with(model, training, options, Some(previous))
+    solve_with(model, training, options, Some(&previous.order))
 }
 
 fn solve_with(

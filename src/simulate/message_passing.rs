@@ -3,9 +3,13 @@
 //!
 //! In units with `q0 = 1`, and with `Y` what the labels say of `chi chi^T` (see [`lora::BayesCurve`]): from `w` of overlap `q`,
 //!
-//! $$ \omega = X w/\sqrt D - (1-q)\\, g_{\rm before}, \quad g = \frac{E[\chi|Y,\omega] - \omega}{1-q}, \quad
-//!    \hat q = \frac1D\sum_\mu |g_\mu|^2, \quad w \leftarrow \frac{\hat q\\, w + X^\top g/\sqrt D}{1+\hat q}, \quad
-//!    q \leftarrow \frac{\hat q}{1+\hat q} . $$
+//! ```text
+//! omega = X w/sqrt(D) - (1 - q) g_before,
+//! g     = (E[chi | Y, omega] - omega)/(1 - q),
+//! qhat  = (1/D) sum_mu |g_mu|^2,
+//! w    <- (qhat w + X^T g/sqrt(D))/(1 + qhat),
+//! q    <- qhat/(1 + qhat)
+//! ```
 //!
 //! Source: arXiv:2606.05899; T. Lesieur, F. Krzakala, L. Zdeborova, arXiv:1701.00858, for the channel.
 

@@ -3,7 +3,9 @@
 //! In units of the noise, with `a_i = snr s_i` the eigenvalues of weights `p_i`, the law of `y = snr s* + Z` is parametrised
 //! by its subordination function `w` (P. Biane, Indiana Univ. Math. J. 46, 705 (1997)):
 //!
-//! $$ G = \sum_i \frac{p_i}{w - a_i}, \qquad z = w + G, \qquad H = \sum_i \frac{p_i s_i}{w - a_i} . $$
+//! ```text
+//! G = sum_i p_i/(w - a_i),    z = w + G,    H = sum_i p_i s_i/(w - a_i)
+//! ```
 //!
 //! Real `z = x` in the support belong to `w = u + i v` on the curve `v(u)` on which `sum_i p_i/|w - a_i|^2 = 1`, and there
 //! `rho = v/pi` and `E[s* | y] = sum_i p_i s_i/|w - a_i|^2`. The integrals of the soft threshold are contour integrals in the

@@ -3,7 +3,9 @@
 //! In the pre-training stage the learned weights are `s-hat = f(Y)`, with `Z` a GOE matrix whose eigenvalues follow
 //! the semicircle on `[-2, 2]` and `f(x) = (x - 2 lambda sqrt(kappa))_+ / Vhat`. In units of the noise,
 //!
-//! $$ y = \mathrm{snr}\\, s^* + Z, \qquad \mathrm{snr} = \hat M/\sqrt{\hat Q}, \qquad f \propto (y - r)_+ , $$
+//! ```text
+//! y = snr s* + Z,    snr = Mhat/sqrt(Qhat),    f ~ (y - r)_+,
+//! ```
 //!
 //! everything that training needs are the integrals in [`Denoised`]. A teacher is one implementation of
 //! [`TeacherSpectrum`]: [`Wishart`], or [`Discrete`] for any list of eigenvalues. Both have them by contour integrals of

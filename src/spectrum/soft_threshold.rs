@@ -5,8 +5,9 @@
 //! `p(w) = z(w) - r`, which vanishes at the threshold, every integral of the soft threshold over the density is, after one
 //! integration by parts, the imaginary part of a contour integral from `w(r)` to the right of the support,
 //!
-//! $$ \int f^2\rho = \frac{1}{3\pi}\,\mathrm{Im}\int p^3\\,dG, \qquad
-//!    \int f\rho = \frac{1}{2\pi}\,\mathrm{Im}\int p^2\\,dG, \qquad \ldots $$
+//! ```text
+//! int f^2 rho = Im int p^3 dG / (3 pi),    int f rho = Im int p^2 dG / (2 pi),    ...
+//! ```
 //!
 //! along any path in the upper half-plane. There is nothing to resolve at the edges, at a cusp or in a gap of the
 //! support.

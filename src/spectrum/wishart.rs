@@ -2,8 +2,9 @@
 //!
 //! In units of the noise, with `G` the Stieltjes transform of the law of `y = snr s* + Z` and `w = 1/G`,
 //!
-//! $$ z(w) = w + \frac1w + \mathrm{snr}\sqrt{\kappa_0}\\,\frac{w}{w - a}, \qquad
-//!    a = \mathrm{snr}/\sqrt{\kappa_0} . $$
+//! ```text
+//! z(w) = w + 1/w + snr sqrt(kappa0) w/(w - a),    a = snr/sqrt(kappa0)
+//! ```
 //!
 //! The point of this module: `z` is *rational in `w`*, and so are `G = 1/w` and `H = sqrt(kappa0)/(w - a)`, which the
 //! integrals of the soft threshold (see [`super::soft_threshold`]) are made of. One cubic equation is all there is to solve.

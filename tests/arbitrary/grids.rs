@@ -44,7 +44,7 @@ fn axis() -> impl Strategy<Value = Option<Axis>> {
     prop_oneof![
         (field.clone(), list).prop_map(|(field, list)| spoken(Axis::list(field, list))),
         (field, ends, counted, scale)
-            .prop_map(|(field, ends, count, scale)| spoken(Axis::range(field, ends, count, scale))),
+            .prop_map(|(field, [from, to], count, scale)| spoken(Axis::range(field, from, to, count, scale))),
     ]
 }
 
@@ -70,7 +70,7 @@ proptest! {
                        count in prop_oneof![20 => 0_usize..100, 4 => count().prop_filter("not made", |n| !(100..=10_000_000).contains(n))],
                        part in count(), of in count(), text in "[0-9 /-]{0,24}") {
         for scale in [Scale::Linear, Scale::Log] {
-            if let Some(axis) = spoken(Axis::range(field.as_str(), ends, count, scale)) {
+            if let Some(axis) = spoken(Axis::range(field.as_str(), ends[0], ends[1], count, scale)) {
                 prop_assert_eq!(axis.values().len(), count);
                 prop_assert!(axis.values().iter().all(|x| x.is_finite()), "{axis:?}");
                 prop_assert_eq!(axis.field(), field.as_str());
@@ -171,7 +171,7 @@ fn a_short_text_does_not_describe_more_points_than_there_is_memory_for() {
     let range = r#"{"field": "model.delta", "from": 0.1, "to": 0.5, "count": 10000000}"#;
     let error = small(&format!("[{}]", vec![range; 100].join(","))).unwrap_err();
     assert!(error.to_string().contains("100000000 points"), "{error}");
-    assert!(spoken(Axis::range("model.delta", [-1e308, 1e308], 3, Scale::Linear)).is_none());
+    assert!(spoken(Axis::range("model.delta", -1e308, 1e308, 3, Scale::Linear)).is_none());
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! The posterior of `chi` is `exp(-|chi|^4/(4d) - chi^T A chi/2 + b.chi)`. A Gaussian integral over an auxiliary variable makes the
 //! quartic term quadratic, and in the eigenbasis of `A` leaves
 //!
-//! $$ Z \propto \int ds\; e^{d s^2/4} \prod_j (a_j+s)^{-1/2} e^{b_j^2/(2(a_j+s))} $$
+//! ```text
+//! Z ~ int ds exp(d s^2/4) prod_j (a_j + s)^(-1/2) exp(b_j^2/(2 (a_j + s)))
+//! ```
 //!
 //! along a line to the right of `-min a`. With averages over that integrand, `E chi_j = b_j <1/(a_j+s)>` and
 //! `E chi_j^2 = <1/(a_j+s) + b_j^2/(a_j+s)^2>`. The path is bent into a hyperbola through the saddle on the real axis, where the

@@ -4,8 +4,10 @@
 //! activation can see, with `n ~ N(0, 2 Delta_BO)`, `Delta_BO = Q0 - Q_BO + Delta/2` and `Q_BO = M^2/Q`. With
 //! `omega ~ N(0, q I)`, `chi*|omega ~ N(omega, (1-q) I)` and `g = (E[chi | Y, omega] - omega)/(1-q)`,
 //!
-//! $$ \hat q = \alpha^{\prime} G(q), \quad q = \frac{\hat q}{1+\hat q}, \qquad
-//!    G(q) = E\lvert g\rvert^2 = \frac{T(1-q) - E\\,\mathrm{tr\\,Cov}[\chi|Y,\omega]}{(1-q)^2} . $$
+//! ```text
+//! qhat = alpha' G(q),    q = qhat/(1 + qhat),
+//! G(q) = E|g|^2 = (T (1 - q) - E tr Cov[chi | Y, omega])/(1 - q)^2
+//! ```
 //!
 //! `G` does not depend on `alpha'`: the fixed points are the roots of `alpha'(q) = q/((1-q)G(q)) = alpha'`, stable where it
 //! increases. Of several stable ones, the smallest is what message passing reaches, and the largest

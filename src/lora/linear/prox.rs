@@ -3,8 +3,10 @@
 //! For one sample, with `a = 4/T^2` and `B = chi* chi*^T + (q - q0) I + N`, the global minimiser of
 //! `T^{-2} |chi chi^T - B|_F^2 + |chi - omega|^2/(2v)` is, in the eigenbasis of `B` (eigenvalues `b_1 >= ... >= b_T`),
 //!
-//! $$ \chi_i = \frac{\omega_i/v}{\tau - a b_i}, \qquad
-//!    \sum_i \frac{(\omega_i/v)^2}{(\tau - a b_i)^2} = \frac{\tau - 1/v}{a}, \qquad \tau > \max(a b_1, 1/v), $$
+//! ```text
+//! chi_i = (omega_i/v)/(tau - a b_i),
+//! sum_i (omega_i/v)^2/(tau - a b_i)^2 = (tau - 1/v)/a,    tau > max(a b_1, 1/v),
+//! ```
 //!
 //! with one root `tau` (the secular equation). The eigenbasis does not depend on the order parameters, so that a sample is
 //! given in it once and for all.

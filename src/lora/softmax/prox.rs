@@ -3,7 +3,9 @@
 //! In units with `q0 = 1`, and with `k = b q0` the coupling (`b` the inverse temperature), the logits of a sample are
 //! `A = z + k (chi chi^T - q I)` and the objective is
 //!
-//! $$ F(\chi) = \lVert\sigma(A)-\sigma(B)\rVert_F^2 + |\chi-\omega|^2/(2v) . $$
+//! ```text
+//! F(chi) = |sigma(A) - sigma(B)|_F^2 + |chi - omega|^2/(2v)
+//! ```
 //!
 //! It is not convex. Since the loss is even in `chi`, the global minimum has `chi.omega >= 0`, and every start is
 //! reflected there. The starts are screened by their objective, and the best of them polished by a damped Newton

@@ -1,0 +1,78 @@
+//! Scenarios as lines of text, outcomes as lines of text: the library as a filter, for pipes, schedulers and other languages.
+//!
+//! ```
+//! use lora_asymptotics::lines;
+//!
+//! let input = br#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}}, "pretrain": {"alpha": 0.2, "lambda": 0.1}}
+//! nonsense"#;
+//! let mut output = Vec::new();
+//! let summary = lines::solve(&input[..], &mut output)?;
+//! assert_eq!((summary.answered, summary.failed), (2, 1));
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+use std::io::{self, BufRead, Write};
+
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::scenario::{Outcome, Scenario};
+
+/// The mark with which some programs begin a text in UTF-8. It carries no information.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// How many lines [`solve`] answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Lines of output: one for each line of input that is not empty.
+    pub answered: usize,
+    /// How many of them are errors.
+    pub failed: usize,
+}
+
+/// Reads one scenario per line, and writes one outcome per line, in order. Every line is flushed as soon as it is solved.
+///
+/// A line that is not a valid scenario is answered by `{"error": {"kind", "message"}}` (see [`Error::kind`]), and the lines after it
+/// are solved. Empty lines are passed over. Lines may end as on any system, the last one without an end, and a byte order mark
+/// at the beginning of a line is skipped.
+///
+/// # Errors
+/// Those of reading and writing. After an error of the output, as of kind [`io::ErrorKind::BrokenPipe`], nothing more is read or solved.
+pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary> {
+    let mut summary = Summary::default();
+    for line in input.split(b'\n') {
+        let line = line?;
+        if without_mark(&line).trim_ascii().is_empty() {
+            continue;
+        }
+        let answer = match solve_line(&line) {
+            Ok(outcome) => serde_json::to_string(&outcome)?,
+            Err(error) => {
+                summary.failed += 1;
+                json!({"error": {"kind": error.kind(), "message": error.to_string()}}).to_string()
+            }
+        };
+        writeln!(output, "{answer}")?;
+        output.flush()?;
+        summary.answered += 1;
+    }
+    Ok(summary)
+}
+
+fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
+    let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(error.to_string()))?;
+    Scenario::from_json(text)?.solve()
+}
+
+fn without_mark(line: &[u8]) -> &[u8] {
+    let mut buffer = [0; 4];
+    line.strip_prefix(BYTE_ORDER_MARK.encode_utf8(&mut buffer).as_bytes()).unwrap_or(line)
+}
+
+/// Reads a value from JSON, with or without a byte order mark.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
+}
