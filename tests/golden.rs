@@ -159,7 +159,8 @@ fn every_kind_of_outcome_is_recorded() {
         records.iter().map(|record| serde_json::to_value(&record.result).unwrap()).collect();
     let set = |words: &[&str]| words.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
     let results = |pointers: &[&str]| texts(results.iter(), pointers);
-    let statuses = ["collapsed", "converged", "max_iterations", "noise_limited", "non_finite", "stalled"];
+    let statuses =
+        ["collapsed", "converged", "max_iterations", "noise_limited", "non_finite", "skipped", "stalled"];
     assert_eq!(results(&["/outcome/pretrain/status", "/outcome/lora/status"]), set(&statuses));
     assert_eq!(results(&["/outcome/lora/validity/verdict"]), set(&["good", "marginal", "unreliable"]));
     assert_eq!(results(&["/outcome/lora/branch"]), set(&["informed", "uninformed"]));
