@@ -113,6 +113,7 @@ pub mod scenario;
 #[cfg(feature = "simulate")]
 pub mod simulate;
 pub mod spectrum;
+pub mod state_evolution;
 mod std_error;
 #[cfg(feature = "sweep")]
 pub mod sweep;

@@ -228,7 +228,7 @@ mod raw_equations {
     fn iterating_them_from_a_cold_start_leads_to_the_solution() {
         for (model, training, solution) in ordinary() {
             for method in [Method::Picard, Method::default()] {
-                let problem = Problem::new([0.1, 0.05, 1.0], [Coordinate::Log; 3]);
+                let problem = Problem::new([0.1, 0.05, 1.0], Coordinate::Log);
                 let options = fixed_point::Options {
                     tolerance: 1e-12,
                     max_iterations: 20_000,
@@ -236,7 +236,7 @@ mod raw_equations {
                     ..fixed_point::Options::default()
                 };
                 let report = fixed_point::solve(&problem, &options, |point| {
-                    linear_step(&model, &training, point).unwrap_or([f64::NAN; 3])
+                    linear_step(&model, &training, *point).unwrap_or([f64::NAN; 3])
                 })
                 .unwrap();
                 assert_eq!(report.status, Status::Converged, "{model:?}, {training:?}, {method:?}");

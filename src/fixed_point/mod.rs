@@ -1,8 +1,8 @@
 //! Fixed points `x = F(x)` of small systems of self-consistent equations.
 //!
 //! State evolutions are iterated maps of a handful of order parameters. This module iterates any such map, given
-//! as a closure on `[f64; N]`, by Picard iteration, damped iteration or Anderson acceleration, in linear or
-//! logarithmic coordinates. It is used by the solvers of this crate and meant for yours:
+//! as a closure on arrays `[f64; N]` or on `Vec<f64>`, by Picard iteration, damped iteration or Anderson acceleration,
+//! in linear or logarithmic coordinates. The solvers of this crate use it, and yours may:
 //!
 //! ```
 //! use lora_asymptotics::fixed_point::{self, Coordinate, Options, Problem, Status};
@@ -25,16 +25,32 @@
 //!   gives up with [`Status::NonFinite`].
 
 mod anderson;
-mod sensitivity;
+mod observer;
 mod status;
 mod tolerance;
+
+use std::ops::ControlFlow;
 
 use crate::error::Error;
 use anderson::Anderson;
 
-pub(crate) use sensitivity::{Sensitivity, noise};
+pub use observer::{History, Iterate, Observer, Unobserved};
 pub use status::Status;
 pub(crate) use tolerance::Tolerance;
+
+/// The components of a point: an array `[f64; N]`, or a `Vec<f64>` where their number is known at run time only.
+pub trait Vector: Clone + AsRef<[f64]> + AsMut<[f64]> {}
+
+impl<X: Clone + AsRef<[f64]> + AsMut<[f64]>> Vector for X {}
+
+/// The vector of the same length as `x` with the given components.
+fn from_fn<X: Vector>(x: &X, component: impl Fn(usize) -> f64) -> X {
+    let mut result = x.clone();
+    for (i, c) in result.as_mut().iter_mut().enumerate() {
+        *c = component(i);
+    }
+    result
+}
 
 /// How one component of the vector is iterated on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +108,7 @@ impl Default for Method {
     }
 }
 
-/// When to stop, and what to record.
+/// When to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     /// Largest undamped residual of a converged point; finite and >= 0.
@@ -104,19 +120,11 @@ pub struct Options {
     /// Number of evaluations without a 10% lower residual after which the iteration has stalled, at least 1. An iteration
     /// that has to leave the neighbourhood of an unstable fixed point first needs more of it.
     pub patience: usize,
-    /// Whether [`Report::history`] is filled.
-    pub record_history: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            tolerance: 1e-10,
-            max_iterations: 1000,
-            method: Method::default(),
-            patience: 40,
-            record_history: false,
-        }
+        Self { tolerance: 1e-10, max_iterations: 1000, method: Method::default(), patience: 40 }
     }
 }
 
@@ -150,102 +158,127 @@ impl Options {
 /// A pair of differences between two iterates, in the coordinates iterated on: what is known about the slope of the
 /// residual before the iteration starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Secant<const N: usize> {
+pub struct Secant<X> {
     /// Difference of two points.
-    pub step: [f64; N],
+    pub step: X,
     /// Difference of their residuals.
-    pub residual_change: [f64; N],
+    pub residual_change: X,
 }
 
 /// Where to start, and in which coordinates.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Problem<const N: usize> {
+pub struct Problem<X> {
     /// First iterate (positive where the coordinate is [`Coordinate::Log`]).
-    pub start: [f64; N],
-    /// The coordinates iterated on.
-    pub coordinates: [Coordinate; N],
+    pub start: X,
+    /// The coordinates iterated on: one entry per component, or a single one for all of them.
+    pub coordinates: Vec<Coordinate>,
     /// Known slopes, for Anderson acceleration: finite differences of a cheaper version of the same map, say. With
     /// any, there is no warm-up.
-    pub secants: Vec<Secant<N>>,
+    pub secants: Vec<Secant<X>>,
 }
 
-impl<const N: usize> Problem<N> {
-    /// A problem without known slopes.
+impl<X: Vector> Problem<X> {
+    /// A problem without known slopes, all components of which are iterated on in the same way.
     #[must_use]
-    pub fn new(start: [f64; N], coordinates: [Coordinate; N]) -> Self {
-        Self { start, coordinates, secants: Vec::new() }
+    pub fn new(start: X, coordinate: Coordinate) -> Self {
+        Self { start, coordinates: vec![coordinate], secants: Vec::new() }
+    }
+
+    /// How component `i` is iterated on.
+    fn coordinate(&self, i: usize) -> Coordinate {
+        let last = self.coordinates.last().copied().unwrap_or(Coordinate::Linear);
+        self.coordinates.get(i).copied().unwrap_or(last)
     }
 
     /// `point` in the coordinates iterated on.
     #[must_use]
-    pub fn iterated(&self, point: &[f64; N]) -> [f64; N] {
-        std::array::from_fn(|i| self.coordinates[i].to_iterated(point[i]))
+    pub fn iterated(&self, point: &X) -> X {
+        from_fn(point, |i| self.coordinate(i).to_iterated(point.as_ref()[i]))
     }
 
     /// The inverse of [`Problem::iterated`].
     #[must_use]
-    pub fn physical(&self, iterated: &[f64; N]) -> [f64; N] {
-        std::array::from_fn(|i| self.coordinates[i].to_physical(iterated[i]))
+    pub fn physical(&self, iterated: &X) -> X {
+        from_fn(iterated, |i| self.coordinate(i).to_physical(iterated.as_ref()[i]))
     }
-}
 
-/// One evaluation of the map.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Iterate<const N: usize> {
-    /// The point, in physical coordinates.
-    pub point: [f64; N],
-    /// Its undamped residual (infinite where the map was not finite).
-    pub residual: f64,
+    fn validate(&self) -> Result<(), Error> {
+        let dimension = self.start.as_ref().len();
+        if self.coordinates.len() != 1 && self.coordinates.len() != dimension {
+            let allowed = format!("1 or {dimension}, as many as components");
+            return Err(Error::invalid("coordinates", self.coordinates.len(), allowed));
+        }
+        let finite = |x: &X| x.as_ref().len() == dimension && x.as_ref().iter().all(|c| c.is_finite());
+        for secant in &self.secants {
+            for difference in [&secant.step, &secant.residual_change] {
+                if !finite(difference) {
+                    let allowed = format!("{dimension} finite numbers");
+                    return Err(Error::invalid("secants", format!("{:?}", difference.as_ref()), allowed));
+                }
+            }
+        }
+        if finite(&self.iterated(&self.start)) {
+            Ok(())
+        } else {
+            let allowed = "finite, and > 0 in logarithmic coordinates";
+            Err(Error::invalid("start", format!("{:?}", self.start.as_ref()), allowed))
+        }
+    }
 }
 
 /// How an iteration ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report<const N: usize> {
+pub struct Report<X> {
     /// The iterate with the smallest residual, in physical coordinates.
-    pub point: [f64; N],
+    pub point: X,
     /// Its undamped residual, `max_i |F(x)_i - x_i|` in the coordinates iterated on.
     pub residual: f64,
     /// Number of evaluations of the map.
     pub iterations: usize,
     /// How the iteration ended.
     pub status: Status,
-    /// Every evaluation in order, if [`Options::record_history`] is set.
-    pub history: Vec<Iterate<N>>,
 }
 
 /// The best point so far, in the coordinates iterated on.
-struct Best<const N: usize> {
-    point: [f64; N],
-    residual: [f64; N],
+struct Best<X> {
+    point: X,
+    residual: X,
     norm: f64,
 }
 
 /// Iterates `map` from `problem.start` until `x = map(x)` to `options.tolerance`.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for options out of range, secants that are not finite, or a start that is not finite in
-/// the coordinates iterated on. A solve that does not converge is not an error: see [`Report::status`].
-pub fn solve<const N: usize>(
-    problem: &Problem<N>,
+/// [`Error::InvalidParameter`] for options out of range, secants that are not finite, a start that is not finite in
+/// the coordinates iterated on, or a map whose image has another length than its argument. A solve that does not
+/// converge is not an error: see [`Report::status`].
+pub fn solve<X: Vector>(
+    problem: &Problem<X>,
     options: &Options,
-    mut map: impl FnMut([f64; N]) -> [f64; N],
-) -> Result<Report<N>, Error> {
+    map: impl FnMut(&X) -> X,
+) -> Result<Report<X>, Error> {
+    solve_observed(problem, options, &mut Unobserved, map)
+}
+
+/// The same, with an [`Observer`] that is shown every evaluation and may end the iteration: the status is then
+/// [`Status::Interrupted`], and the point the best one so far.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn solve_observed<X: Vector>(
+    problem: &Problem<X>,
+    options: &Options,
+    observer: &mut dyn Observer,
+    mut map: impl FnMut(&X) -> X,
+) -> Result<Report<X>, Error> {
     const MAX_RETREATS: usize = 12;
     options.validate()?;
+    problem.validate()?;
     let mut x = problem.iterated(&problem.start);
-    let finite =
-        |secant: &Secant<N>| secant.step.iter().chain(&secant.residual_change).all(|c| c.is_finite());
-    if !problem.secants.iter().all(finite) {
-        return Err(Error::invalid("secants", format!("{:?}", problem.secants), "finite"));
-    }
-    if !x.iter().all(|c| c.is_finite()) {
-        let allowed = "finite, and > 0 in logarithmic coordinates";
-        return Err(Error::invalid("start", format!("{:?}", problem.start), allowed));
-    }
+    let dimension = x.as_ref().len();
 
-    let mut history = Vec::new();
     let mut rule = Rule::new(options.method, &problem.secants);
-    let mut best = Best { point: x, residual: [0.0; N], norm: f64::INFINITY };
+    let mut best = Best { point: x.clone(), residual: from_fn(&x, |_| 0.0), norm: f64::INFINITY };
     let mut milestone = f64::INFINITY;
     let mut since_milestone = 0;
     let mut retreats = 0;
@@ -257,14 +290,21 @@ pub fn solve<const N: usize>(
             break Status::MaxIterations;
         }
         iterations += 1;
-        let image = problem.iterated(&map(problem.physical(&x)));
-        let residual: [f64; N] = std::array::from_fn(|i| image[i] - x[i]);
-        let norm = max_norm(&residual);
-        if options.record_history {
-            history.push(Iterate { point: problem.physical(&x), residual: norm });
+        let point = problem.physical(&x);
+        let image = map(&point);
+        if image.as_ref().len() != dimension {
+            let allowed = format!("{dimension}, as long as the start");
+            return Err(Error::invalid("length of the image", image.as_ref().len(), allowed));
         }
+        let image = problem.iterated(&image);
+        let residual = from_fn(&x, |i| image.as_ref()[i] - x.as_ref()[i]);
+        let norm = max_norm(residual.as_ref());
         if norm < best.norm {
-            best = Best { point: x, residual, norm };
+            best = Best { point: x.clone(), residual: residual.clone(), norm };
+        }
+        let iterate = Iterate { point: point.as_ref(), residual: norm, iteration: iterations };
+        if observer.iterate(&iterate) == ControlFlow::Break(()) {
+            break Status::Interrupted;
         }
         if norm <= options.tolerance {
             break Status::Converged;
@@ -275,7 +315,7 @@ pub fn solve<const N: usize>(
                 break Status::NonFinite;
             }
             rule.forget();
-            x = std::array::from_fn(|i| 0.5 * (x[i] + best.point[i]));
+            x = from_fn(&x, |i| 0.5 * (x.as_ref()[i] + best.point.as_ref()[i]));
             continue;
         }
         if norm < 0.9 * milestone {
@@ -299,17 +339,17 @@ pub fn solve<const N: usize>(
             x = rule.next(&x, &residual);
         }
     };
-    Ok(Report { point: problem.physical(&best.point), residual: best.norm, iterations, status, history })
+    Ok(Report { point: problem.physical(&best.point), residual: best.norm, iterations, status })
 }
 
 /// The update rule together with its memory.
-enum Rule<const N: usize> {
+enum Rule<X> {
     Mix(f64),
-    Accelerate(Anderson<N>),
+    Accelerate(Anderson<X>),
 }
 
-impl<const N: usize> Rule<N> {
-    fn new(method: Method, secants: &[Secant<N>]) -> Self {
+impl<X: Vector> Rule<X> {
+    fn new(method: Method, secants: &[Secant<X>]) -> Self {
         match method {
             Method::Picard => Self::Mix(1.0),
             Method::Damped { mixing } => Self::Mix(mixing),
@@ -319,7 +359,7 @@ impl<const N: usize> Rule<N> {
         }
     }
 
-    fn next(&mut self, x: &[f64; N], residual: &[f64; N]) -> [f64; N] {
+    fn next(&mut self, x: &X, residual: &X) -> X {
         match self {
             Self::Mix(mixing) => step_from(x, residual, *mixing),
             Self::Accelerate(anderson) => anderson.next(x, residual),
@@ -335,12 +375,12 @@ impl<const N: usize> Rule<N> {
     }
 }
 
-fn step_from<const N: usize>(x: &[f64; N], residual: &[f64; N], mixing: f64) -> [f64; N] {
-    std::array::from_fn(|i| x[i] + mixing * residual[i])
+fn step_from<X: Vector>(x: &X, residual: &X, mixing: f64) -> X {
+    from_fn(x, |i| x.as_ref()[i] + mixing * residual.as_ref()[i])
 }
 
 /// The largest absolute component; infinite if any component is not finite.
-pub(crate) fn max_norm<const N: usize>(r: &[f64; N]) -> f64 {
+pub(crate) fn max_norm(r: &[f64]) -> f64 {
     r.iter().fold(0.0, |m, c| if c.is_finite() { c.abs().max(m) } else { f64::INFINITY })
 }
 
@@ -355,7 +395,7 @@ mod tests {
     ];
 
     /// A contraction with a known fixed point, (1, 2, 3).
-    fn contraction([x, y, z]: [f64; 3]) -> [f64; 3] {
+    fn contraction(&[x, y, z]: &[f64; 3]) -> [f64; 3] {
         [
             (0.5 * (x.ln() + (y - 2.0) / 3.0)).exp(),
             2.0 + 0.4 * (z - 3.0) + 0.3 * (y - 2.0),
@@ -366,25 +406,28 @@ mod tests {
     #[test]
     fn every_method_finds_the_fixed_point() {
         for method in METHODS {
-            let options = Options { method, tolerance: 1e-13, record_history: true, ..Options::default() };
-            let problem =
-                Problem::new([4.0, 1.0, 2.0], [Coordinate::Log, Coordinate::Linear, Coordinate::Log]);
-            let report = solve(&problem, &options, contraction).unwrap();
+            let options = Options { method, tolerance: 1e-13, ..Options::default() };
+            let problem = Problem {
+                coordinates: vec![Coordinate::Log, Coordinate::Linear, Coordinate::Log],
+                ..Problem::new([4.0, 1.0, 2.0], Coordinate::Log)
+            };
+            let mut history = History::default();
+            let report = solve_observed(&problem, &options, &mut history, contraction).unwrap();
             assert_eq!(report.status, Status::Converged, "{method:?}");
             for (value, exact) in report.point.iter().zip([1.0, 2.0, 3.0]) {
                 approx::assert_relative_eq!(*value, exact, max_relative = 1e-12);
             }
-            assert_eq!(report.history.len(), report.iterations);
-            assert!(report.history.iter().all(|h| h.residual >= report.residual));
+            assert_eq!(history.iterates.len(), report.iterations);
+            assert!(history.iterates.iter().all(|(_, residual)| *residual >= report.residual));
         }
     }
 
     #[test]
     fn anderson_needs_fewer_steps_and_solves_a_linear_map_at_once_with_its_slopes() {
-        let slow = |[x, y]: [f64; 2]| [1.0 + 0.95 * (x - 1.0) + 0.02 * y, 0.9 * y];
+        let slow = |[x, y]: &[f64; 2]| [1.0 + 0.95 * (x - 1.0) + 0.02 * y, 0.9 * y];
         let count = |method, secants| {
             let options = Options { method, tolerance: 1e-12, ..Options::default() };
-            let problem = Problem { secants, ..Problem::new([3.0, 2.0], [Coordinate::Linear; 2]) };
+            let problem = Problem { secants, ..Problem::new([3.0, 2.0], Coordinate::Linear) };
             let report = solve(&problem, &options, slow).unwrap();
             assert_eq!(report.status, Status::Converged);
             report.iterations
@@ -407,7 +450,7 @@ mod tests {
             max_iterations: 10,
             ..Options::default()
         };
-        let problem = Problem::new([1.0], [Coordinate::Linear]);
+        let problem = Problem::new([1.0], Coordinate::Linear);
         let report = solve(&problem, &options, |[x]| [x + 1.0]).unwrap();
         assert_eq!(report.status, Status::MaxIterations);
         approx::assert_relative_eq!(report.residual, 1.0);
@@ -417,24 +460,27 @@ mod tests {
     fn a_map_that_jumps_stalls_and_returns_its_best_iterate() {
         // No fixed point: the map overshoots on both sides of 0.
         for method in METHODS {
-            let options = Options { method, tolerance: 1e-12, record_history: true, ..Options::default() };
-            let problem = Problem::new([0.3], [Coordinate::Linear]);
-            let report = solve(&problem, &options, |[x]| [if x > 0.0 { -1e-3 } else { 1e-3 }]).unwrap();
+            let options = Options { method, tolerance: 1e-12, ..Options::default() };
+            let problem = Problem::new([0.3], Coordinate::Linear);
+            let mut history = History::default();
+            let map = |[x]: &[f64; 1]| [if *x > 0.0 { -1e-3 } else { 1e-3 }];
+            let report = solve_observed(&problem, &options, &mut history, map).unwrap();
             assert_eq!(report.status, Status::Stalled, "{method:?}");
-            let least = report.history.iter().map(|h| h.residual).fold(f64::INFINITY, f64::min);
+            let residuals = history.iterates.iter().map(|(_, residual)| *residual);
+            let least = residuals.fold(f64::INFINITY, f64::min);
             approx::assert_relative_eq!(report.residual, least);
         }
     }
 
     #[test]
     fn not_a_number_is_never_success() {
-        let problem = Problem::new([1.0], [Coordinate::Log]);
+        let problem = Problem::new([1.0], Coordinate::Log);
         let report = solve(&problem, &Options::default(), |_| [f64::NAN]).unwrap();
         assert_eq!(report.status, Status::NonFinite);
         assert!(report.residual.is_infinite());
         // A map that is finite near its fixed point only: the iteration comes back from the outside.
-        let narrow = |[x]: [f64; 1]| [if x < 2.5 { 2.0 - 2.0 * (x - 2.0) } else { f64::NAN }];
-        let problem = Problem::new([1.9], [Coordinate::Linear]);
+        let narrow = |&[x]: &[f64; 1]| [if x < 2.5 { 2.0 - 2.0 * (x - 2.0) } else { f64::NAN }];
+        let problem = Problem::new([1.9], Coordinate::Linear);
         let report = solve(&problem, &Options::default(), narrow).unwrap();
         assert_eq!(report.status, Status::Converged);
         approx::assert_relative_eq!(report.point[0], 2.0, max_relative = 1e-9);
@@ -442,7 +488,7 @@ mod tests {
 
     #[test]
     fn bad_options_and_starts_are_errors() {
-        let problem = Problem::new([1.0], [Coordinate::Log]);
+        let problem = Problem::new([1.0], Coordinate::Log);
         let bad = [
             Options { tolerance: f64::NAN, ..Options::default() },
             Options { max_iterations: 0, ..Options::default() },
@@ -458,9 +504,28 @@ mod tests {
             },
         ];
         for options in bad {
-            assert!(solve(&problem, &options, |x| x).is_err(), "{options:?}");
+            assert!(solve(&problem, &options, |x| *x).is_err(), "{options:?}");
         }
-        let negative = Problem::new([-1.0], [Coordinate::Log]);
-        assert!(solve(&negative, &Options::default(), |x| x).is_err());
+        let negative = Problem::new([-1.0], Coordinate::Log);
+        assert!(solve(&negative, &Options::default(), |x| *x).is_err());
+        let mut mixed = Problem::new(vec![1.0, 2.0], Coordinate::Log);
+        assert!(
+            solve(&mixed, &Options::default(), |x| x[..1].to_vec()).is_err(),
+            "an image of another length"
+        );
+        mixed.coordinates = vec![Coordinate::Log; 3];
+        assert!(solve(&mixed, &Options::default(), Vec::clone).is_err());
+    }
+
+    #[test]
+    fn arrays_and_vectors_go_the_same_way() {
+        let map = |x: &[f64]| [(0.5 * x[1].ln()).exp(), 1.0 + 0.3 * x[0]];
+        let array = Problem::new([4.0, 1.0], Coordinate::Log);
+        let vector = Problem::new(vec![4.0, 1.0], Coordinate::Log);
+        let options = Options::default();
+        let from_array = solve(&array, &options, |x| map(x)).unwrap();
+        let from_vector = solve(&vector, &options, |x| map(x).to_vec()).unwrap();
+        assert_eq!(from_array.point.to_vec(), from_vector.point);
+        assert_eq!(from_array.iterations, from_vector.iterations);
     }
 }

@@ -30,8 +30,8 @@ mod linear;
 mod moments;
 mod report;
 mod ridge;
-mod search;
 mod softmax;
+mod starts;
 mod units;
 mod validity;
 mod weak_recovery;
@@ -48,6 +48,7 @@ use crate::model::{Activation, Model};
 use crate::nullable::number;
 use crate::observables;
 use crate::options::Options;
+use crate::state_evolution::Run;
 use crate::std_error::StdError;
 use crate::threshold::Threshold;
 
@@ -60,7 +61,7 @@ pub(crate) use bayes::{Denoiser, denoiser};
 pub use validity::Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
-use search::Search;
+use starts::Starts;
 
 /// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen
 /// logits `h`, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate on new sequences.
@@ -468,7 +469,7 @@ fn search<R: Send>(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     validate(model, frozen, training, options)?;
     match model.activation {
@@ -499,7 +500,7 @@ pub fn solve(
     training: &Training,
     options: &Options,
 ) -> Result<Solution, Error> {
-    solve_with(model, frozen, training, options, None)
+    solve_with(model, frozen, training, options, Run::default())
 }
 
 /// The same, beginning with the solution of a similar problem: faster along an axis of parameters. Where that does not
@@ -515,19 +516,23 @@ pub fn solve_from(
     options: &Options,
     previous: &Solution,
 ) -> Result<Solution, Error> {
-    solve_with(model, frozen, training, options, Some(&previous.order))
+    solve_with(model, frozen, training, options, Run::default().starting_from(previous))
 }
 
-fn solve_with(
+/// The same, with company: a similar solution to begin with, an observer, other constants of the search.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn solve_with(
     model: &Model,
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    previous: Option<&Order>,
+    run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     validate(model, frozen, training, options)?;
     match model.activation {
-        Activation::Linear => linear::solve(model, frozen, training, options, previous),
-        Activation::Softmax => softmax::solve(model, frozen, training, options, previous),
+        Activation::Linear => linear::solve(model, frozen, training, options, run),
+        Activation::Softmax => softmax::solve(model, frozen, training, options, run),
     }
 }

@@ -17,13 +17,13 @@
 //! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there: they are iterated only if
 //! both fail.
 
-use std::cell::Cell;
-
-use super::{Order, Training};
-use crate::channel;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Secant, Status};
-use crate::model::Model;
-use crate::spectrum::{Denoised, TeacherSpectrum};
+use super::Order;
+use super::closed_form::{Conjugates, Equations, Losses, Point, Weights};
+use crate::error::Error;
+use crate::fixed_point::{self, Coordinate, Method, Observer, Problem, Secant, Status};
+use crate::options::Options;
+use crate::spectrum::Denoised;
+use crate::state_evolution::{Solved, StateEvolution};
 
 /// The searches end at the rounding errors: the tolerance is out of reach, the best iterate is returned.
 const SEARCH: fixed_point::Options = fixed_point::Options {
@@ -31,23 +31,9 @@ const SEARCH: fixed_point::Options = fixed_point::Options {
     max_iterations: 60,
     method: Method::Anderson { memory: 3, mixing: 1.0, warmup: 1, max_step: 0.5 },
     patience: 4,
-    record_history: false,
 };
 /// Largest residual, in logarithms, of an accepted fixed point. Rounding leaves 1e-15 to 1e-13.
 const ACCEPTED: f64 = 1e-11;
-
-/// What the equations are about.
-pub(super) struct Equations<'a> {
-    teacher: &'a dyn TeacherSpectrum,
-    /// `2 alpha K`: labels per pair of degrees of freedom.
-    budget: f64,
-    half_delta: f64,
-    tokens_squared: f64,
-    /// `lambda sqrt(kappa)`.
-    ridge: f64,
-    max_evaluations: usize,
-    evaluations: Cell<usize>,
-}
 
 /// A fixed point, with the integrals it is made of.
 pub(super) struct FixedPoint {
@@ -58,49 +44,7 @@ pub(super) struct FixedPoint {
     pub(super) mse: f64,
 }
 
-impl<'a> Equations<'a> {
-    pub(super) fn new(
-        model: &Model,
-        training: &Training,
-        teacher: &'a dyn TeacherSpectrum,
-        max_evaluations: usize,
-    ) -> Self {
-        let tokens = model.tokens as f64;
-        Self {
-            teacher,
-            budget: 2.0 * training.alpha * channel::dimension(model.tokens) as f64,
-            half_delta: 0.5 * model.delta,
-            tokens_squared: tokens * tokens,
-            ridge: training.lambda * training.kappa.sqrt(),
-            max_evaluations,
-            evaluations: Cell::new(0),
-        }
-    }
-
-    pub(super) fn evaluations(&self) -> usize {
-        self.evaluations.get()
-    }
-
-    fn denoise(&self, tau: f64, r: f64) -> Denoised {
-        self.evaluations.set(self.evaluations.get() + 1);
-        self.teacher.denoise(1.0 / tau, r)
-    }
-
-    /// `tau` at `Q = M = V = 0`.
-    fn tau_of_nothing(&self) -> f64 {
-        ((self.teacher.second_moment() + self.half_delta) / self.budget).sqrt()
-    }
-
-    /// `Vhat` at `V = 0`.
-    fn stiffness_of_nothing(&self) -> f64 {
-        4.0 * self.budget / self.tokens_squared
-    }
-
-    /// `Vhat` at `V`.
-    fn stiffness(&self, v: f64) -> f64 {
-        self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared)
-    }
-
+impl Equations<'_> {
     /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable: half the top edge of `Y` at `Q = M = V = 0`.
     pub(super) fn collapse_ridge(&self) -> f64 {
         let tau = self.tau_of_nothing();
@@ -121,7 +65,7 @@ impl<'a> Equations<'a> {
         if target > 0.0 {
             let guess = self.guess(target);
             let found = self.refine(guess, target).map_or_else(|| self.continue_to(target, guess), Ok);
-            let [tau, r] = found.unwrap_or_else(|closest| self.iterate_steps(target).unwrap_or(closest));
+            let [tau, r] = found.unwrap_or_else(|closest| self.iterate(target).unwrap_or(closest));
             self.fixed_point(tau, r)
         } else {
             self.fixed_point(self.ridgeless()?, 0.0)
@@ -167,7 +111,7 @@ impl<'a> Equations<'a> {
         if self.evaluations() + 4 > self.max_evaluations {
             return None;
         }
-        let mut problem = Problem::new(start, [Coordinate::Log; 2]);
+        let mut problem = Problem::new(start, Coordinate::Log);
         let here = self.residual(start, target);
         for axis in 0..2 {
             let mut moved = start;
@@ -183,7 +127,7 @@ impl<'a> Equations<'a> {
             ..SEARCH
         };
         let report = fixed_point::solve(&problem, &options, |x| {
-            let f = self.residual(x, target);
+            let f = self.residual(*x, target);
             [x[0] * f[0].exp(), x[1] * f[1].exp()]
         });
         report.ok().filter(|report| report.residual < ACCEPTED).map(|report| report.point)
@@ -223,24 +167,40 @@ impl<'a> Equations<'a> {
         Ok(here)
     }
 
-    /// The plain iteration of the state evolution on `(Q, M, V)`, accelerated. It needs no slopes and no path, but is slow
-    /// where `V` diverges; and it has few digits where `Q0 - 2M + Q` is small, which [`Self::refine`] restores if it can. `None` if
-    /// it does not come to rest within the evaluations that are left.
-    fn iterate_steps(&self, target: f64) -> Option<[f64; 2]> {
-        let signal = self.teacher.second_moment();
-        let noisy_mse = |q: f64, m: f64| (signal - 2.0 * m + q).max(0.0) + self.half_delta;
-        let problem =
-            Problem::new([0.5 * signal, 0.5 * signal, 0.25 * self.tokens_squared], [Coordinate::Log; 3]);
-        let options = fixed_point::Options {
-            max_iterations: self.max_evaluations.checked_sub(self.evaluations() + 1)?,
-            ..fixed_point::Options::default()
+    /// The iteration of the state evolution itself. It needs no path, but is slow where `V` diverges, and loses digits there, which
+    /// [`Self::refine`] restores if it can. `None` if it does not come to rest within the evaluations that are left.
+    fn iterate(&self, target: f64) -> Option<[f64; 2]> {
+        let start = Point {
+            noisy_mse: 0.5 * self.teacher.second_moment() + self.half_delta,
+            v: 0.25 * self.tokens_squared,
         };
-        let report =
-            fixed_point::solve(&problem, &options, |[q, m, v]| self.step(noisy_mse(q, m), v)).ok()?;
-        let [q, m, v] = report.point;
-        let tau = (noisy_mse(q, m) / self.budget).sqrt();
-        let point = [tau, 2.0 * self.ridge / (self.stiffness(v) * tau)];
-        (report.status == Status::Converged).then(|| self.refine(point, target).unwrap_or(point))
+        // Evaluations that measure slopes and the residual are no iterations.
+        const MEASURED: usize = 8;
+        let max_iterations = self.max_evaluations.checked_sub(self.evaluations() + MEASURED)?.max(1);
+        let options = Options { max_iterations, ..Options::default() };
+        let solved = StateEvolution::new(&mut Losses(self), Weights(self), &options).solve(&start).ok()?;
+        let Conjugates { v_hat, tau } = self.conjugates(&solved.point);
+        let point = [tau, 2.0 * self.ridge / (v_hat * tau)];
+        solved.status.is_success().then(|| self.refine(point, target).unwrap_or(point))
+    }
+
+    /// The status and the residual of a fixed point, by the equations that it was not searched with.
+    pub(super) fn certify(
+        &self,
+        point: &FixedPoint,
+        options: &Options,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<Solved<Point, Conjugates>, Error> {
+        let evaluations = self.evaluations();
+        let ended =
+            if evaluations + 4 > self.max_evaluations { Status::MaxIterations } else { Status::Stalled };
+        let at = Point { noisy_mse: point.mse + self.half_delta, v: point.order.v };
+        let mut losses = Losses(self);
+        let mut evolution = StateEvolution::new(&mut losses, Weights(self), options);
+        if let Some(observer) = observer {
+            evolution = evolution.observed_by(observer);
+        }
+        evolution.certify(&at, ended, evaluations)
     }
 
     /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`. What comes closest to
@@ -252,9 +212,9 @@ impl<'a> Equations<'a> {
         if allowed == 0 {
             return Some(start);
         }
-        let problem = Problem::new([start], [Coordinate::Log]);
+        let problem = Problem::new([start], Coordinate::Log);
         let options = fixed_point::Options { max_iterations: allowed, ..SEARCH };
-        let report = fixed_point::solve(&problem, &options, |[tau]| {
+        let report = fixed_point::solve(&problem, &options, |&[tau]| {
             [tau * self.noise_residual(tau, &self.denoise(tau, 0.0)).exp()]
         });
         report.ok().filter(|report| report.residual.is_finite()).map(|report| report.point[0])
@@ -287,19 +247,14 @@ impl<'a> Equations<'a> {
         let bounded = m <= (q.sqrt() * self.teacher.second_moment().sqrt()) * (1.0 + 1e-12);
         (sound && bounded).then_some(point)
     }
-
-    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2`.
-    pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
-        let v_hat = self.stiffness(v);
-        let tau = (noisy_mse / self.budget).sqrt();
-        let denoised = self.denoise(tau, 2.0 * self.ridge / (v_hat * tau));
-        [tau * tau * denoised.norm, tau * denoised.overlap, denoised.response / v_hat]
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Model;
+    use crate::pretrain::Training;
+    use crate::spectrum::TeacherSpectrum;
     use crate::spectrum::{Discrete, Wishart};
 
     /// The last resort gives what the search does.
@@ -315,7 +270,7 @@ mod tests {
                 let model = Model::linear(tokens, delta);
                 let equations = Equations::new(&model, &Training::new(alpha, lambda), teacher, 1000);
                 let target = 0.5 * equations.ridge * equations.tokens_squared;
-                let [tau, r] = equations.iterate_steps(target).unwrap();
+                let [tau, r] = equations.iterate(target).unwrap();
                 let iterated = equations.fixed_point(tau, r).unwrap().order;
                 let found = equations.solve().unwrap().order;
                 for (a, b) in [(iterated.q, found.q), (iterated.m, found.m), (iterated.v, found.v)] {
@@ -328,10 +283,10 @@ mod tests {
     #[test]
     fn iterated_steps_need_evaluations() {
         let wishart = Wishart::new(0.5).unwrap();
-        for max_evaluations in [0, 1, 2, 5] {
+        for max_evaluations in [0, 1, 2, 5, 12] {
             let equations =
                 Equations::new(&Model::linear(2, 0.1), &Training::new(0.4, 0.1), &wishart, max_evaluations);
-            assert_eq!(equations.iterate_steps(0.2), None);
+            assert_eq!(equations.iterate(0.2), None);
             assert!(equations.evaluations() <= max_evaluations);
         }
     }

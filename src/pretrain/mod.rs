@@ -16,6 +16,7 @@
 //! Source: arXiv:2606.05899.
 
 mod bayes;
+mod closed_form;
 mod interpolation;
 mod learned_spectrum;
 mod linear;
@@ -25,7 +26,7 @@ mod validity;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Number, check};
-use crate::fixed_point::{Status, max_norm};
+use crate::fixed_point::Status;
 use crate::lora::{Divergence, Frozen};
 use crate::memory::Averages;
 use crate::model::{Activation, Model};
@@ -33,13 +34,15 @@ use crate::nullable::number;
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
+use crate::state_evolution::Run;
 use crate::std_error::StdError;
 use crate::threshold::Threshold;
 
 pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
+use closed_form::Equations;
 pub use interpolation::alpha_interp;
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
-use linear::{Equations, FixedPoint};
+use linear::FixedPoint;
 pub use validity::Validity;
 
 /// How the layer is pre-trained.
@@ -145,8 +148,8 @@ pub struct Solution {
     pub divergence: Option<Divergence>,
     /// How the solve ended.
     pub status: Status,
-    /// Undamped residual of the state evolution: in `(ln Q, ln M, ln V)` for linear attention, for softmax with
-    /// `Q - M^2/(Q0 + Delta/2)` in place of `Q`. It is evaluated once more at the returned point: on the original equations for linear
+    /// Undamped residual of the state evolution: in the logarithms of `Q0 - 2M + Q + Delta/2` and `V` for linear attention, of `M`,
+    /// `Q - M^2/(Q0 + Delta/2)` and `V` for softmax. It is evaluated once more at the returned point: on the original equations for linear
     /// attention, for softmax on all nodes, from all starts and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
@@ -202,7 +205,7 @@ impl Solution {
 /// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction;
 /// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
-    solve_with(model, training, options, None)
+    solve_with(model, training, options, Run::default())
 }
 
 /// The same, beginning with the solution of a similar problem: faster along an axis of parameters for softmax attention.
@@ -216,14 +219,18 @@ pub fn solve_from(
     options: &Options,
     previous: &Solution,
 ) -> Result<Solution, Error> {
-    solve_with(model, training, options, Some(&previous.order))
+    solve_with(model, training, options, Run::default().starting_from(previous))
 }
 
-fn solve_with(
+/// The same, with company: a similar solution to begin with, an observer, other constants of the search.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn solve_with(
     model: &Model,
     training: &Training,
     options: &Options,
-    previous: Option<&Order>,
+    run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     model.validate()?;
     training.validate()?;
@@ -234,8 +241,8 @@ fn solve_with(
         require_over_determined(model, training)?;
     }
     match model.activation {
-        Activation::Linear => solve_linear(model, training, options, teacher.as_ref()),
-        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), previous),
+        Activation::Linear => solve_linear(model, training, options, teacher.as_ref(), run),
+        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), run),
     }
 }
 
@@ -297,6 +304,7 @@ fn solve_linear(
     training: &Training,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
+    mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let equations = Equations::new(model, training, teacher, options.max_iterations);
     let ridge = training.lambda * training.kappa.sqrt();
@@ -306,15 +314,11 @@ fn solve_linear(
     let Some(point) = point else {
         return Ok(without_numbers(teacher.second_moment(), iterations));
     };
-    let residual = if collapsed { 0.0 } else { residual(&equations, &point, 0.5 * model.delta) };
-    let status = if collapsed {
-        Status::Collapsed
-    } else if residual <= options.tolerance().aim() {
-        Status::Converged
-    } else if iterations + 4 > options.max_iterations {
-        Status::MaxIterations
+    let (status, residual) = if collapsed {
+        (Status::Collapsed, 0.0)
     } else {
-        Status::Stalled
+        let solved = equations.certify(&point, options, run.observer())?;
+        (solved.status, solved.residual)
     };
     let FixedPoint { order, trace, rank_fraction, mse } = point;
     // Only a solution has a learned rank to refuse. The allowance is for rounding.
@@ -341,13 +345,6 @@ fn solve_linear(
         iterations,
         std_error: StdError::default(),
     })
-}
-
-/// `max |ln F(x) - ln x|` over `(Q, M, V)`.
-fn residual(equations: &Equations, point: &FixedPoint, half_delta: f64) -> f64 {
-    let Order { q, m, v, .. } = point.order;
-    let image = equations.step(point.mse + half_delta, v);
-    max_norm(&[(image[0] / q).ln(), (image[1] / m).ln(), (image[2] / v).ln()])
 }
 
 /// The outcome of a solve that left the range of double precision.

@@ -1,0 +1,163 @@
+//! The state evolution of linear attention in the two numbers that its output channel depends on.
+//!
+//! With `E = Q0 - 2M + Q + Delta/2` and the response `V`, the output channel is in closed form,
+//!
+//! ```text
+//! Vhat = Mhat = 4 alpha K c,   Qhat = 8 alpha K c^2 E,   c = (2/T^2)/(1 + 4V/T^2),
+//! ```
+//!
+//! and the input channel gives `E` and `V` back by integrals over the spectrum, without a difference of `Q0`, `M` and `Q`.
+
+use std::cell::Cell;
+
+use super::Training;
+use crate::channel;
+use crate::model::Model;
+use crate::spectrum::{Denoised, TeacherSpectrum};
+use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
+
+/// What the equations are about.
+pub(super) struct Equations<'a> {
+    pub(super) teacher: &'a dyn TeacherSpectrum,
+    /// `2 alpha K`: labels per pair of degrees of freedom.
+    pub(super) budget: f64,
+    pub(super) half_delta: f64,
+    pub(super) tokens_squared: f64,
+    /// `lambda sqrt(kappa)`.
+    pub(super) ridge: f64,
+    pub(super) max_evaluations: usize,
+    pub(super) evaluations: Cell<usize>,
+}
+
+impl<'a> Equations<'a> {
+    pub(super) fn new(
+        model: &Model,
+        training: &Training,
+        teacher: &'a dyn TeacherSpectrum,
+        max_evaluations: usize,
+    ) -> Self {
+        let tokens = model.tokens as f64;
+        Self {
+            teacher,
+            budget: 2.0 * training.alpha * channel::dimension(model.tokens) as f64,
+            half_delta: 0.5 * model.delta,
+            tokens_squared: tokens * tokens,
+            ridge: training.lambda * training.kappa.sqrt(),
+            max_evaluations,
+            evaluations: Cell::new(0),
+        }
+    }
+
+    pub(super) fn evaluations(&self) -> usize {
+        self.evaluations.get()
+    }
+
+    pub(super) fn denoise(&self, tau: f64, r: f64) -> Denoised {
+        self.evaluations.set(self.evaluations.get() + 1);
+        self.teacher.denoise(1.0 / tau, r)
+    }
+
+    /// `tau` at `Q = M = V = 0`.
+    pub(super) fn tau_of_nothing(&self) -> f64 {
+        ((self.teacher.second_moment() + self.half_delta) / self.budget).sqrt()
+    }
+
+    /// `Vhat` at `V = 0`.
+    pub(super) fn stiffness_of_nothing(&self) -> f64 {
+        4.0 * self.budget / self.tokens_squared
+    }
+
+    /// `Vhat` at `V`.
+    fn stiffness(&self, v: f64) -> f64 {
+        self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared)
+    }
+
+    /// The output channel.
+    pub(super) fn conjugates(&self, point: &Point) -> Conjugates {
+        Conjugates { v_hat: self.stiffness(point.v), tau: (point.noisy_mse / self.budget).sqrt() }
+    }
+
+    /// The integrals of the input channel.
+    pub(super) fn denoised(&self, conjugates: &Conjugates) -> Denoised {
+        let Conjugates { v_hat, tau } = *conjugates;
+        self.denoise(tau, 2.0 * self.ridge / (v_hat * tau))
+    }
+
+    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2`.
+    pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
+        let conjugates = self.conjugates(&Point { noisy_mse, v });
+        let Denoised { norm, overlap, response, .. } = self.denoised(&conjugates);
+        let Conjugates { v_hat, tau } = conjugates;
+        [tau * tau * norm, tau * overlap, response / v_hat]
+    }
+}
+
+/// Order parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Point {
+    /// `Q0 - 2M + Q + Delta/2`.
+    pub(super) noisy_mse: f64,
+    /// `V`.
+    pub(super) v: f64,
+}
+
+impl Overlaps for Point {
+    fn coordinates(&self) -> Vec<f64> {
+        vec![self.noisy_mse, self.v]
+    }
+
+    fn at(&self, coordinates: &[f64]) -> Self {
+        match *coordinates {
+            [noisy_mse, v] => Self { noisy_mse, v },
+            _ => Self { noisy_mse: f64::NAN, v: f64::NAN },
+        }
+    }
+}
+
+/// What the output channel tells the input channel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Conjugates {
+    /// `Vhat`, and `Mhat`.
+    pub(super) v_hat: f64,
+    /// `sqrt(Qhat)/Vhat`: the noise through which the denoiser sees `s*`.
+    pub(super) tau: f64,
+}
+
+impl Averages for Conjugates {
+    fn terms(&self) -> Vec<f64> {
+        vec![self.v_hat, self.tau]
+    }
+
+    fn from_terms(terms: &[f64]) -> Self {
+        match *terms {
+            [v_hat, tau] => Self { v_hat, tau },
+            _ => Self { v_hat: f64::NAN, tau: f64::NAN },
+        }
+    }
+}
+
+/// The losses. A single replicate: nothing is sampled.
+pub(super) struct Losses<'e, 'a>(pub(super) &'e Equations<'a>);
+
+impl OutputChannel for Losses<'_, '_> {
+    type Point = Point;
+    type Averages = Conjugates;
+
+    fn averages(&mut self, _level: usize, _pass: Pass, point: &Point) -> Vec<Conjugates> {
+        vec![self.0.conjugates(point)]
+    }
+}
+
+/// The weights: the soft threshold of the spectrum.
+pub(super) struct Weights<'e, 'a>(pub(super) &'e Equations<'a>);
+
+impl InputChannel for Weights<'_, '_> {
+    type Point = Point;
+    type Averages = Conjugates;
+
+    fn image(&self, _at: &Point, conjugates: &Conjugates) -> Point {
+        let Denoised { risk, response, .. } = self.0.denoised(conjugates);
+        let Conjugates { v_hat, tau } = *conjugates;
+        Point { noisy_mse: self.0.half_delta + tau * tau * risk, v: response / v_hat }
+    }
+}
