@@ -8,6 +8,7 @@ mod eigen;
 mod matrix_prox;
 mod softmax;
 mod two_replicas;
+mod vector_prox;
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
@@ -16,6 +17,7 @@ pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use softmax::{Row, softmax_row};
 pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use two_replicas::{LogitsLaw, TwoReplicas};
+pub(crate) use vector_prox::{Hints, VectorProx};
 
 /// Dimension `K = T(T+1)/2` of `Sym(T)`.
 #[must_use]

@@ -31,7 +31,7 @@ pub(super) struct Curvature {
 }
 
 /// The samples of one scramble.
-pub(super) struct Samples {
+pub(super) struct Curvatures {
     /// All eigenvalues of all samples.
     pub(super) curvatures: Vec<Curvature>,
     /// Mean of `l'`.
@@ -44,12 +44,12 @@ pub(super) struct Samples {
 
 /// The averages at `w = 0`, in units of `q0`.
 pub(super) struct ZeroWeights {
-    samples: Vec<Samples>,
+    samples: Vec<Curvatures>,
     /// `1/|smallest eigenvalue of H0|`: beyond, the proximal point of some sample is not 0.
     largest_response: f64,
 }
 
-impl Samples {
+impl Curvatures {
     fn moments(&self, v: f64) -> Moments {
         let [mut trace, mut star, mut square] = [0.0; 3];
         for &Curvature { value, star2 } in &self.curvatures {
@@ -70,7 +70,7 @@ impl Samples {
 }
 
 impl ZeroWeights {
-    pub(super) fn new(samples: Vec<Samples>) -> Self {
+    pub(super) fn new(samples: Vec<Curvatures>) -> Self {
         let lowest =
             samples.iter().flat_map(|samples| &samples.curvatures).fold(0.0, |m: f64, c| m.min(c.value));
         let largest_response = if lowest < 0.0 { -1.0 / lowest } else { f64::INFINITY };

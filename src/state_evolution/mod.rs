@@ -75,12 +75,14 @@
 mod evolution;
 mod levels;
 mod run;
+mod samples;
 mod sensitivity;
 mod tuning;
 
 pub use evolution::{Attempt, Solved, StateEvolution};
 pub(crate) use levels::Levels;
 pub use run::Run;
+pub(crate) use samples::Samples;
 pub use tuning::{Effort, Tuning};
 
 /// Order parameters as positive coordinates, which are iterated in logarithms.

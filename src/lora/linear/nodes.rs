@@ -3,86 +3,64 @@
 use super::prox::{Block, accumulate};
 use crate::channel::eigenbasis;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane};
 use crate::lora::Divergence;
 use crate::lora::label_noise::LabelNoise;
 use crate::lora::moments::{Losses, Moments, Point};
-use crate::memory::MADE_AT_ONCE;
 use crate::options::Options;
-use crate::parallel;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
-use crate::state_evolution::{Levels, OutputChannel, Pass, Tuning};
-
-/// Blocks per unit of parallel work.
-const CHUNK: usize = 128;
+use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 /// Roots of a block for which none are known: the search starts from a guess.
 const NO_ROOTS: Lane = [0.0; LANES];
 
-/// The nodes of one scramble.
-struct Scramble<const T: usize> {
-    blocks: Vec<Block<T>>,
-    /// Secular roots of the last evaluation, to start the next one from.
-    roots: Vec<Lane>,
-}
-
-/// Quasi-Monte-Carlo averages over several scrambles.
+/// Quasi-Monte-Carlo averages over several scrambles. What is remembered of a block are its secular roots, to start the next search from.
 pub(super) struct Nodes<const T: usize> {
-    scrambles: Vec<Scramble<T>>,
-    levels: Levels,
+    samples: Samples<Block<T>, Lane>,
 }
 
 impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
-        let build = |index: usize| Scramble::new(noise, options, index as u64);
-        let scrambles = if options.scrambles << options.log2_nodes <= MADE_AT_ONCE {
-            parallel::map(options.scrambles, 1, &build).into_iter().collect::<Result<_, _>>()?
-        } else {
-            (0..options.scrambles).map(build).collect::<Result<_, _>>()?
-        };
-        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes, tuning) })
-    }
-}
-
-impl<const T: usize> Scramble<T> {
-    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of the label.
-    fn new(noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
-        // If the noise is isotropic, O(T) invariance lets chi* point along the first axis.
-        let star_dimensions = if noise.is_isotropic() { 1 } else { T };
-        let dimensions = star_dimensions + T + noise.dimensions(T);
-        let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, index)?;
-        let columns: Vec<Vec<f64>> = points.columns(0..dimensions)?;
-        let columns = Columns {
-            star: &columns[..star_dimensions],
-            free: &columns[star_dimensions..star_dimensions + T],
-            noise: &columns[star_dimensions + T..],
-            radius: ChiQuantile::new(T)?,
-        };
-        let count = points.nodes() / LANES;
-        let blocks = parallel::map(count, CHUNK, &|block| columns.block(noise, block * LANES));
-        Ok(Self { blocks, roots: vec![NO_ROOTS; count] })
+        let columns = |index| Columns::new(T, noise, options, index as u64);
+        let block = |columns: &Columns, first| columns.block(noise, first);
+        Ok(Self { samples: Samples::new(options, tuning, NO_ROOTS, columns, block)? })
     }
 
-    fn moments<const FULL: bool>(&mut self, blocks: usize, point: &Point) -> Moments {
-        let sums = sum_over_blocks(
-            &self.blocks[..blocks],
-            &mut self.roots[..blocks],
+    fn moments<const FULL: bool>(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+        let means = self.samples.means(
+            level,
+            pass,
             #[inline(always)]
             |block, roots, sums| accumulate::<T, FULL>(point, block, roots, sums),
         );
-        Moments::from_sums(sums.map(|sum| sum / (blocks * LANES) as f64))
+        means.into_iter().map(Moments::from_sums).collect()
     }
 }
 
 /// The standard normals that the nodes are made of, one column per coordinate.
-struct Columns<'a> {
-    star: &'a [Vec<f64>],
-    free: &'a [Vec<f64>],
-    noise: &'a [Vec<f64>],
+struct Columns {
+    star: Vec<Vec<f64>>,
+    free: Vec<Vec<f64>>,
+    noise: Vec<Vec<f64>>,
     radius: ChiQuantile,
 }
 
-impl Columns<'_> {
+impl Columns {
+    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of the label.
+    fn new(tokens: usize, noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
+        // If the noise is isotropic, O(T) invariance lets chi* point along the first axis.
+        let free = if noise.is_isotropic() { 1 } else { tokens };
+        let rest = free + tokens;
+        let dimensions = rest + noise.dimensions(tokens);
+        let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, index)?;
+        Ok(Self {
+            star: points.columns(0..free)?,
+            free: points.columns(free..rest)?,
+            noise: points.columns(rest..dimensions)?,
+            radius: ChiQuantile::new(tokens)?,
+        })
+    }
+
     /// The block of nodes that begins with node `first`, in the eigenbases of their labels.
     fn block<const T: usize>(&self, noise: &LabelNoise, first: usize) -> Block<T> {
         let zero = [[0.0; LANES]; T];
@@ -101,7 +79,7 @@ impl Columns<'_> {
 
     fn star<const T: usize>(&self, node: usize) -> [f64; T] {
         let mut star = [0.0; T];
-        match self.star {
+        match &self.star[..] {
             [radial] => star[0] = self.radius.at(radial[node]),
             columns => {
                 for (component, column) in star.iter_mut().zip(columns) {
@@ -136,7 +114,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     type Averages = Moments;
 
     fn levels(&self) -> usize {
-        self.levels.count()
+        self.samples.levels()
     }
 
     fn resolution(&self) -> f64 {
@@ -145,16 +123,10 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
-        let blocks = self.levels.nodes(level) / LANES;
-        parallel::map_mut(&mut self.scrambles, &|scramble| {
-            if pass == Pass::Fresh {
-                scramble.roots.fill(NO_ROOTS);
-            }
-            match pass {
-                Pass::Step => scramble.moments::<false>(blocks, point),
-                Pass::Complete | Pass::Fresh => scramble.moments::<true>(blocks, point),
-            }
-        })
+        match pass {
+            Pass::Step => self.moments::<false>(level, pass, point),
+            Pass::Complete | Pass::Fresh => self.moments::<true>(level, pass, point),
+        }
     }
 }
 

@@ -5,30 +5,22 @@ use super::prox::{Block, accumulate};
 use crate::channel::{self, Row, softmax_row};
 use crate::descent::Vector;
 use crate::error::Error;
-use crate::lanes::{LANES, sum_over_blocks};
+use crate::lanes::LANES;
 use crate::lora::Divergence;
 use crate::lora::moments::{Losses, Moments, Point};
-use crate::lora::zero_weights::{Curvature, Samples, ZeroWeights};
+use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::options::Options;
 use crate::parallel;
 use crate::quadrature::ScrambledSobol;
-use crate::state_evolution::{Levels, OutputChannel, Pass, Tuning};
+use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
-/// Blocks per unit of parallel work.
-const CHUNK: usize = 64;
+/// Samples per unit of parallel work.
+const CHUNK: usize = 512;
 
-/// The nodes of one scramble.
-struct Scramble<const T: usize> {
-    blocks: Vec<Block<T>>,
-    /// Proximal points of the last evaluation.
-    warm: Vec<Vector<T>>,
-}
-
-/// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`.
+/// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. What is remembered of a block are its proximal points.
 pub(super) struct Nodes<const T: usize> {
     coupling: f64,
-    scrambles: Vec<Scramble<T>>,
-    levels: Levels,
+    samples: Samples<Block<T>, Vector<T>>,
     zero_weights: Option<ZeroWeights>,
 }
 
@@ -95,76 +87,39 @@ impl<const T: usize> Nodes<T> {
         options: &Options,
         tuning: &Tuning,
     ) -> Result<Self, Error> {
-        let scrambles = (0..options.scrambles)
-            .map(|index| Scramble::new::<K>(fields, coupling, options, index))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            coupling,
-            scrambles,
-            levels: Levels::up_to(options.log2_nodes, tuning),
-            zero_weights: None,
-        })
-    }
-}
-
-impl<const T: usize> Scramble<T> {
-    /// Proximal points of a block for which none are known.
-    const UNKNOWN: Vector<T> = [[f64::NAN; LANES]; T];
-
-    fn new<const K: usize>(
-        fields: &Fields,
-        coupling: f64,
-        options: &Options,
-        index: usize,
-    ) -> Result<Self, Error> {
-        let columns = Columns::new(T, fields, options, index, false)?;
-        let count = (1 << options.log2_nodes) / LANES;
-        let blocks = parallel::map(count, CHUNK, &|block| {
-            let first = block * LANES;
+        let columns = |index| Columns::new(T, fields, options, index, false);
+        let block = |columns: &Columns, first| {
             let [star, free] = columns.weights(first);
             let (frozen, mut label) = fields.training::<T, K>(&columns.logits(), first);
             perturb(&mut label, &star, 1.0, coupling);
             Block { frozen, label, star, free }
+        };
+        let samples = Samples::new(options, tuning, [[f64::NAN; LANES]; T], columns, block)?;
+        Ok(Self { coupling, samples, zero_weights: None })
+    }
+}
+
+/// The curvatures of the loss of every sample at `w = 0`.
+fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
+    let parts: Vec<([Curvature; T], [f64; 2])> = parallel::map(blocks.len() * LANES, CHUNK, &|node| {
+        let (block, l) = (&blocks[node / LANES], node % LANES);
+        let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
+            let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
+            Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
         });
-        Ok(Self { blocks, warm: vec![Self::UNKNOWN; count] })
-    }
-
-    fn moments(&mut self, blocks: usize, coupling: f64, point: &Point) -> Moments {
-        let sums = sum_over_blocks(
-            &self.blocks[..blocks],
-            &mut self.warm[..blocks],
-            #[inline(always)]
-            |block, warm, sums| accumulate(coupling, point, block, warm, sums),
-        );
-        Moments::from_sums(sums.map(|sum| sum / (blocks * LANES) as f64))
-    }
-
-    /// The curvatures of the loss at `w = 0`.
-    fn at_zero(&self, coupling: f64) -> Samples {
-        let parts: Vec<([Curvature; T], [f64; 2])> =
-            parallel::map(self.blocks.len() * LANES, CHUNK * LANES, &|node| {
-                let (block, l) = (&self.blocks[node / LANES], node % LANES);
-                let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
-                    let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
-                    Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
-                });
-                let curvature =
-                    |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
-                let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
-                let (values, star) =
-                    channel::eigenbasis::<T>(matrix, block.star.map(|component| component[l]));
-                let spectrum =
-                    std::array::from_fn(|i| Curvature { value: values[i], star2: star[i] * star[i] });
-                let loss = rows.iter().map(|row| row.loss[0]).sum();
-                let centring = -0.5 * values.iter().sum::<f64>();
-                (spectrum, [loss, centring])
-            });
-        let count = parts.len() as f64;
-        let mean = |k: usize| parts.iter().map(|(_, terms)| terms[k]).sum::<f64>() / count;
-        let (loss, centring) = (mean(0), mean(1));
-        let curvatures = parts.into_iter().flat_map(|(spectrum, _)| spectrum).collect();
-        Samples { curvatures, loss, centring, count }
-    }
+        let curvature = |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
+        let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
+        let (values, star) = channel::eigenbasis::<T>(matrix, block.star.map(|component| component[l]));
+        let spectrum = std::array::from_fn(|i| Curvature { value: values[i], star2: star[i] * star[i] });
+        let loss = rows.iter().map(|row| row.loss[0]).sum();
+        let centring = -0.5 * values.iter().sum::<f64>();
+        (spectrum, [loss, centring])
+    });
+    let count = parts.len() as f64;
+    let mean = |k: usize| parts.iter().map(|(_, terms)| terms[k]).sum::<f64>() / count;
+    let (loss, centring) = (mean(0), mean(1));
+    let curvatures = parts.into_iter().flat_map(|(spectrum, _)| spectrum).collect();
+    Curvatures { curvatures, loss, centring, count }
 }
 
 /// Adds `coupling (chi chi^T - q I)` to logits.
@@ -192,9 +147,10 @@ impl<const T: usize> Losses for Nodes<T> {
     }
 
     fn zero_weights(&mut self) -> Option<&ZeroWeights> {
-        let Self { zero_weights, scrambles, coupling, .. } = self;
+        let Self { zero_weights, samples, coupling } = self;
         Some(zero_weights.get_or_insert_with(|| {
-            ZeroWeights::new(scrambles.iter().map(|scramble| scramble.at_zero(*coupling)).collect())
+            let scrambles = samples.scrambles().iter();
+            ZeroWeights::new(scrambles.map(|scramble| at_zero(&scramble.blocks, *coupling)).collect())
         }))
     }
 }
@@ -204,7 +160,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     type Averages = Moments;
 
     fn levels(&self) -> usize {
-        self.levels.count()
+        self.samples.levels()
     }
 
     fn resolution(&self) -> f64 {
@@ -213,13 +169,14 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
-        let (blocks, coupling) = (self.levels.nodes(level) / LANES, self.coupling);
-        parallel::map_mut(&mut self.scrambles, &|scramble| {
-            if pass == Pass::Fresh {
-                scramble.warm.fill(Scramble::UNKNOWN);
-            }
-            scramble.moments(blocks, coupling, point)
-        })
+        let coupling = self.coupling;
+        let means = self.samples.means(
+            level,
+            pass,
+            #[inline(always)]
+            |block, warm, sums| accumulate(coupling, point, block, warm, sums),
+        );
+        means.into_iter().map(Moments::from_sums).collect()
     }
 }
 

@@ -7,14 +7,10 @@ use super::averages::{AtZero, Averages, COUNT, Label, Losses, Point, term};
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
 use crate::descent::{Matrix, Vector};
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_once, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sum_once};
 use crate::options::Options;
-use crate::parallel;
 use crate::quadrature::ScrambledSobol;
-use crate::state_evolution::{Levels, OutputChannel, Pass, Tuning};
-
-/// Blocks per piece of parallel work.
-const CHUNK: usize = 64;
+use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 struct Block<const T: usize, const K: usize> {
     /// Coordinates of `z_1` and `z_2`.
@@ -35,41 +31,26 @@ impl<const K: usize> Known<K> {
     const NOTHING: Self = Self { h: [[f64::NAN; LANES]; K], contested: true };
 }
 
-struct Scramble<const T: usize, const K: usize> {
-    blocks: Vec<Block<T, K>>,
-    known: Vec<Known<K>>,
-}
-
 /// Nodes of several scrambles.
 pub(super) struct Nodes<const T: usize, const K: usize> {
     label: Label,
-    scrambles: Vec<Scramble<T, K>>,
-    levels: Levels,
+    samples: Samples<Block<T, K>, Known<K>>,
 }
 
 impl<const T: usize, const K: usize> Nodes<T, K> {
     pub(super) fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
-        let scrambles = (0..options.scrambles)
-            .map(|index| Scramble::new(label, options, index as u64))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { label, scrambles, levels: Levels::up_to(options.log2_nodes, tuning) })
-    }
-}
-
-impl<const T: usize, const K: usize> Scramble<T, K> {
-    fn new(label: Label, options: &Options, index: u64) -> Result<Self, Error> {
         let seen = K - 1;
-        let points = ScrambledSobol::new(2 * seen, options.log2_nodes as u32, options.seed, index)?;
-        let columns: Vec<Vec<f64>> = points.columns(0..2 * seen)?;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
-        let blocks = parallel::map(points.nodes() / LANES, CHUNK, &|block| {
-            let [z1, z2] =
-                [&columns[..seen], &columns[seen..]].map(|columns| gather::<T, K>(columns, block * LANES));
+        let columns = |index: usize| {
+            ScrambledSobol::new(2 * seen, options.log2_nodes as u32, options.seed, index as u64)?
+                .columns(0..2 * seen)
+        };
+        let block = |columns: &Vec<Vec<f64>>, first| {
+            let [z1, z2] = [&columns[..seen], &columns[seen..]].map(|columns| gather::<T, K>(columns, first));
             let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
             Block { normals: [z1, z2], y }
-        });
-        let known = vec![Known::NOTHING; blocks.len()];
-        Ok(Self { blocks, known })
+        };
+        Ok(Self { label, samples: Samples::new(options, tuning, Known::NOTHING, columns, block)? })
     }
 }
 
@@ -145,17 +126,15 @@ fn accumulate<const T: usize, const K: usize>(
 }
 
 impl<const T: usize, const K: usize> Nodes<T, K> {
-    fn evaluate(&mut self, level: usize, thorough: bool, point: &Point) -> Vec<Averages> {
-        let (blocks, label) = (self.levels.nodes(level) / LANES, self.label);
-        parallel::map_mut(&mut self.scrambles, &|scramble| {
-            let sums = sum_over_blocks(
-                &scramble.blocks[..blocks],
-                &mut scramble.known[..blocks],
-                #[inline(always)]
-                |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
-            );
-            Averages::from_sums(sums.map(|sum| sum / (blocks * LANES) as f64))
-        })
+    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &Point) -> Vec<Averages> {
+        let label = self.label;
+        let means = self.samples.means(
+            level,
+            pass,
+            #[inline(always)]
+            |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
+        );
+        means.into_iter().map(Averages::from_sums).collect()
     }
 }
 
@@ -164,32 +143,28 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
     type Averages = Averages;
 
     fn levels(&self) -> usize {
-        self.levels.count()
+        self.samples.levels()
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Averages> {
-        if pass == Pass::Fresh {
-            for scramble in &mut self.scrambles {
-                scramble.known.fill(Known::NOTHING);
-            }
-        }
-        self.evaluate(level, pass == Pass::Fresh, point)
+        self.evaluate(level, pass, pass == Pass::Fresh, point)
     }
 
     /// Tries all starts of every proximal point.
     fn prepare(&mut self, level: usize, point: &Point) {
-        self.evaluate(level, true, point);
+        self.evaluate(level, Pass::Complete, true, point);
     }
 }
 
 impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
     fn scrambles(&self) -> usize {
-        self.scrambles.len()
+        self.samples.scrambles().len()
     }
 
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
         let Label { q0, delta } = self.label;
-        self.scrambles
+        self.samples
+            .scrambles()
             .iter()
             .zip(points)
             .map(|(scramble, point)| {
@@ -222,7 +197,8 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
     fn at_zero(&self) -> Vec<AtZero> {
         let tokens = T as f64;
         let uniform = softmax_row(&[[0.0; LANES]; T])[0];
-        self.scrambles
+        self.samples
+            .scrambles()
             .iter()
             .map(|scramble| {
                 let sums = sum_once(scramble.blocks.len(), |block, sums: &mut [Lane; 3]| {

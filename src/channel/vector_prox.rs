@@ -1,0 +1,436 @@
+//! The proximal operator of the softmax loss on a rank-one perturbation of the logits, for a block of samples.
+//!
+//! In units with `q0 = 1`, and with `k = b q0` the coupling (`b` the inverse temperature), the logits of a sample are
+//! `A = z + k (chi chi^T - q I)` and the objective is
+//!
+//! ```text
+//! F(chi) = |sigma(A) - sigma(B)|_F^2 + |chi - omega|^2/(2v)
+//! ```
+//!
+//! It is not convex. Since the loss is even in `chi`, the global minimum has `chi.omega >= 0`, and every start is
+//! reflected there. The starts are screened by their objective, and the best of them polished by a damped Newton
+//! (Levenberg-Marquardt) method.
+
+use super::softmax::{Row, softmax_row};
+use crate::descent::{Descent, Local, Matrix, Vector, descend};
+use crate::lanes::{LANES, Lane};
+
+/// Number of starts that are polished.
+const POLISHED: usize = 6;
+
+/// One proximal problem per sample.
+pub(crate) struct VectorProx<'a, const T: usize> {
+    /// Recalibrated frozen logits `z`.
+    pub(crate) frozen: &'a Matrix<T>,
+    /// `sigma` of the label's logits.
+    pub(crate) y: Matrix<T>,
+    /// The field `omega`.
+    pub(crate) omega: Vector<T>,
+    /// `|w|^2/D`, which centres the perturbation.
+    pub(crate) q: f64,
+    /// What multiplies `chi chi^T - q I`.
+    pub(crate) coupling: f64,
+    /// `1/v`.
+    pub(crate) stiffness: f64,
+}
+
+/// What suggests where the global minimum is.
+pub(crate) struct Hints<'a, const T: usize> {
+    /// The label's logits, the perturbation included.
+    pub(crate) label: &'a Matrix<T>,
+    /// `chi*`.
+    pub(crate) star: &'a Vector<T>,
+}
+
+impl<const T: usize> VectorProx<'_, T> {
+    #[inline(always)]
+    fn logits(&self, chi: &Vector<T>, a: usize) -> [Lane; T] {
+        let mut row = self.frozen[a];
+        for b in 0..T {
+            for l in 0..LANES {
+                let own = if a == b { self.q } else { 0.0 };
+                row[b][l] += self.coupling * (chi[a][l] * chi[b][l] - own);
+            }
+        }
+        row
+    }
+
+    #[inline(always)]
+    fn distance(&self, chi: &Vector<T>) -> Lane {
+        let mut sum = [0.0; LANES];
+        for i in 0..T {
+            for l in 0..LANES {
+                let d = chi[i][l] - self.omega[i][l];
+                sum[l] += d * d;
+            }
+        }
+        sum.map(|d2| 0.5 * self.stiffness * d2)
+    }
+
+    #[inline(always)]
+    fn value(&self, chi: &Vector<T>) -> Lane {
+        let mut value = self.distance(chi);
+        for a in 0..T {
+            let p = softmax_row(&self.logits(chi, a));
+            for b in 0..T {
+                for l in 0..LANES {
+                    let e = p[b][l] - self.y[a][b][l];
+                    value[l] += e * e;
+                }
+            }
+        }
+        value
+    }
+}
+
+impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
+    fn stiffness(&self) -> f64 {
+        self.stiffness
+    }
+
+    /// The extra values are the loss and `dl'/dq`.
+    #[inline(always)]
+    fn local(&self, chi: &Vector<T>) -> Local<T, 2> {
+        let k = self.coupling;
+        let mut loss = [0.0; LANES];
+        let mut centring = [0.0; LANES];
+        // G/2 + its transpose, and the second-order part of the Hessian over 2 k^2.
+        let mut slope = [[[0.0; LANES]; T]; T];
+        let mut second = [[[0.0; LANES]; T]; T];
+        for a in 0..T {
+            let row = Row::new(&self.logits(chi, a), &self.y[a]);
+            let product = row.half_hessian_times(chi);
+            for l in 0..LANES {
+                loss[l] += row.loss[l];
+                centring[l] -= 2.0 * k * row.slope[a][l];
+            }
+            for b in 0..T {
+                for l in 0..LANES {
+                    slope[a][b][l] += row.slope[b][l];
+                    slope[b][a][l] += row.slope[b][l];
+                    second[a][a][l] += chi[b][l] * product[b][l];
+                    let cross = chi[a][l] * product[b][l];
+                    second[a][b][l] += cross;
+                    second[b][a][l] += cross;
+                }
+            }
+            for i in 0..T {
+                for j in 0..T {
+                    for l in 0..LANES {
+                        let own = if i == j { row.weight[i][l] } else { 0.0 };
+                        let (pi, pj) = (row.p[i][l], row.p[j][l]);
+                        let half =
+                            own - row.weight[i][l] * pj - pi * row.weight[j][l] + row.norm2[l] * pi * pj;
+                        second[i][j][l] += chi[a][l] * chi[a][l] * half;
+                    }
+                }
+            }
+        }
+        let mut value = self.distance(chi);
+        let mut gradient = [[0.0; LANES]; T];
+        let mut hessian = second;
+        for i in 0..T {
+            for l in 0..LANES {
+                gradient[i][l] = (chi[i][l] - self.omega[i][l]) * self.stiffness;
+            }
+            for j in 0..T {
+                for l in 0..LANES {
+                    gradient[i][l] += 2.0 * k * slope[i][j][l] * chi[j][l];
+                    hessian[i][j][l] = 2.0 * k * (slope[i][j][l] + k * second[i][j][l]);
+                }
+            }
+            for l in 0..LANES {
+                hessian[i][i][l] += self.stiffness;
+            }
+        }
+        for l in 0..LANES {
+            value[l] += loss[l];
+        }
+        Local { value, gradient, hessian, extra: [loss, centring] }
+    }
+}
+
+/// The best starts seen so far, best first.
+struct Shortlist<const T: usize> {
+    values: [Lane; POLISHED],
+    points: [Vector<T>; POLISHED],
+}
+
+impl<const T: usize> Shortlist<T> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { values: [[f64::INFINITY; LANES]; POLISHED], points: [[[0.0; LANES]; T]; POLISHED] }
+    }
+
+    /// Enters a start, reflected to the side of `omega`.
+    #[inline(always)]
+    fn enter(&mut self, objective: &VectorProx<'_, T>, start: &Vector<T>) {
+        let mut along = [0.0; LANES];
+        for i in 0..T {
+            for l in 0..LANES {
+                along[l] += start[i][l] * objective.omega[i][l];
+            }
+        }
+        let mut point = *start;
+        for i in 0..T {
+            for l in 0..LANES {
+                point[i][l] = if along[l] < 0.0 { -point[i][l] } else { point[i][l] };
+            }
+        }
+        let mut value = objective.value(&point);
+        for rank in 0..POLISHED {
+            for l in 0..LANES {
+                let better = value[l] < self.values[rank][l];
+                let (old, new) = (self.values[rank][l], value[l]);
+                self.values[rank][l] = if better { new } else { old };
+                value[l] = if better { old } else { new };
+                for i in 0..T {
+                    let (old, new) = (self.points[rank][i][l], point[i][l]);
+                    self.points[rank][i][l] = if better { new } else { old };
+                    point[i][l] = if better { old } else { new };
+                }
+            }
+        }
+    }
+}
+
+/// A good approximation to the top eigenvector of `matrix`, times the root of its eigenvalue (at least 0.05): some power
+/// iterations from `start`.
+#[inline(always)]
+fn top_eigenvector<const T: usize>(matrix: &Matrix<T>, start: &Vector<T>) -> Vector<T> {
+    const STEPS: usize = 8;
+    // The largest sum over a row bounds the spectrum.
+    let mut bound = [0.0; LANES];
+    for a in 0..T {
+        let mut sum = [0.0; LANES];
+        for b in 0..T {
+            for l in 0..LANES {
+                sum[l] += matrix[a][b][l].abs();
+            }
+        }
+        for l in 0..LANES {
+            bound[l] = if sum[l] > bound[l] { sum[l] } else { bound[l] };
+        }
+    }
+    let mut vector = *start;
+    let mut eigenvalue = [0.0; LANES];
+    for _ in 0..STEPS {
+        let mut image = [[0.0; LANES]; T];
+        let (mut norm2, mut old2, mut along) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for a in 0..T {
+            for b in 0..T {
+                for l in 0..LANES {
+                    image[a][l] += matrix[a][b][l] * vector[b][l];
+                }
+            }
+            for l in 0..LANES {
+                along[l] += image[a][l] * vector[a][l];
+                image[a][l] += bound[l] * vector[a][l];
+                norm2[l] += image[a][l] * image[a][l];
+                old2[l] += vector[a][l] * vector[a][l];
+            }
+        }
+        for l in 0..LANES {
+            eigenvalue[l] = along[l] / (old2[l] + f64::MIN_POSITIVE);
+            let scale = 1.0 / (norm2[l] + f64::MIN_POSITIVE).sqrt();
+            for a in 0..T {
+                vector[a][l] = scale * image[a][l];
+            }
+        }
+    }
+    for l in 0..LANES {
+        let size = (if eigenvalue[l] > 0.05 { eigenvalue[l] } else { 0.05 }).sqrt();
+        for a in 0..T {
+            vector[a][l] *= size;
+        }
+    }
+    vector
+}
+
+/// The starts: `warm` if it is a number, `omega`, `chi*`, a point close to zero, two that a linear softmax suggests, and
+/// reflections of `omega`. Each kind is made, and all are entered, in one place, since everything here is compiled for every
+/// number of tokens.
+#[inline(always)]
+fn screen<const T: usize>(
+    objective: &VectorProx<'_, T>,
+    hints: &Hints<'_, T>,
+    warm: &Vector<T>,
+) -> Shortlist<T> {
+    const WARM: usize = 0;
+    // Up to the reflections through single tokens.
+    const OTHERS: usize = 7;
+    let omega = &objective.omega;
+    // chi chi^T would be this if the softmax were linear, but for what it adds along u, which is not seen.
+    let mut target = [[[0.0; LANES]; T]; T];
+    let mut mean = [0.0; LANES];
+    for a in 0..T {
+        for b in 0..T {
+            for l in 0..LANES {
+                let own = if a == b { objective.q } else { 0.0 };
+                target[a][b][l] =
+                    (hints.label[a][b][l] - objective.frozen[a][b][l]) / objective.coupling + own;
+                mean[l] += target[a][b][l] / (T * T) as f64;
+            }
+        }
+    }
+    let mut list = Shortlist::new();
+    let first = if warm[0][0].is_finite() { WARM } else { WARM + 1 };
+    for number in first..OTHERS + T {
+        let start = match number {
+            WARM => *warm,
+            1 => *omega,
+            2 => *hints.star,
+            3 => omega.map(|lane| lane.map(|x| 0.05 * x)),
+            4 | 5 => {
+                if number == 5 {
+                    for entry in target.iter_mut().flatten() {
+                        for l in 0..LANES {
+                            entry[l] -= mean[l];
+                        }
+                    }
+                }
+                top_eigenvector(&target, omega)
+            }
+            // Through the direction of all ones.
+            6 => {
+                let mut sum = [0.0; LANES];
+                for component in omega {
+                    for l in 0..LANES {
+                        sum[l] += component[l];
+                    }
+                }
+                omega.map(|component| std::array::from_fn(|l| component[l] - 2.0 / T as f64 * sum[l]))
+            }
+            _ => {
+                let mut flipped = *omega;
+                let token = number - OTHERS;
+                flipped[token] = flipped[token].map(|x| -x);
+                flipped
+            }
+        };
+        list.enter(objective, &start);
+    }
+    list
+}
+
+impl<const T: usize> VectorProx<'_, T> {
+    /// The proximal points, and the objective there; its extra values are the loss and `dl'/dq`. `warm` is a point that they may be close
+    /// to, NaN if there is none.
+    #[inline(always)]
+    pub(crate) fn global(&self, hints: &Hints<'_, T>, warm: &Vector<T>) -> (Vector<T>, Local<T, 2>) {
+        let list = screen(self, hints, warm);
+        // Until the first descent has ended, no minimum is known.
+        let (mut chi, mut best) = ([[f64::NAN; LANES]; T], Local::ZERO);
+        for (rank, start) in list.points.iter().enumerate() {
+            let mut other = *start;
+            let found = descend(self, &mut other, &chi);
+            if rank == 0 {
+                (chi, best) = (other, found);
+            } else {
+                best.keep_lower(&mut chi, &found, &other);
+            }
+        }
+        (chi, best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::centred_from_coordinates;
+    use crate::quadrature::ScrambledSobol;
+
+    struct Block<const T: usize> {
+        frozen: Matrix<T>,
+        label: Matrix<T>,
+        star: Vector<T>,
+        free: Vector<T>,
+    }
+
+    struct Point {
+        m: f64,
+        s2: f64,
+        v: f64,
+    }
+
+    /// Samples of the law with (Q0, Q, M, Delta) = (2, 1.2, 1.1, .5), and the objective at (m, s2, v).
+    fn blocks<const T: usize>(count: usize) -> Vec<Block<T>> {
+        let seen = T * (T + 1) / 2 - 1;
+        let points = ScrambledSobol::new(2 * T + 2 * seen, 12, 7, 0).unwrap();
+        let columns: Vec<_> = (0..points.dimensions()).map(|d| points.normals(d).unwrap()).collect();
+        (0..count)
+            .map(|block| {
+                let zero = [[[0.0; LANES]; T]; T];
+                let mut result =
+                    Block { frozen: zero, label: zero, star: [[0.0; LANES]; T], free: [[0.0; LANES]; T] };
+                for l in 0..LANES {
+                    let node = block * LANES + l;
+                    let x = |d: usize| columns[d][node];
+                    let frozen = centred_from_coordinates::<T>(|k| 2.4_f64.sqrt() * x(2 * T + k));
+                    let rest = centred_from_coordinates::<T>(|k| 2.4833_f64.sqrt() * x(2 * T + seen + k));
+                    for a in 0..T {
+                        result.star[a][l] = x(a);
+                        result.free[a][l] = x(T + a);
+                        for b in 0..T {
+                            let own = if a == b { 1.0 } else { 0.0 };
+                            result.frozen[a][b][l] = frozen[a][b];
+                            result.label[a][b][l] = 1.1 / 1.2 * frozen[a][b] + rest[a][b] + x(a) * x(b) - own;
+                        }
+                    }
+                }
+                result
+            })
+            .collect()
+    }
+
+    fn problem<'a, const T: usize>(block: &'a Block<T>, point: &Point) -> VectorProx<'a, T> {
+        let omega = std::array::from_fn(|i| {
+            std::array::from_fn(|l| point.m * block.star[i][l] + point.s2.sqrt() * block.free[i][l])
+        });
+        let y = std::array::from_fn(|a| softmax_row(&block.label[a]));
+        VectorProx {
+            frozen: &block.frozen,
+            y,
+            omega,
+            q: point.m * point.m + point.s2,
+            coupling: 1.0,
+            stiffness: 1.0 / point.v,
+        }
+    }
+
+    const POINTS: [Point; 3] = [
+        Point { m: 0.72, s2: 0.13, v: 0.35 },
+        Point { m: 0.8, s2: 0.9, v: 1.5 },
+        Point { m: 0.0, s2: 0.5, v: 0.8 },
+    ];
+
+    /// Number of samples for which some other start leads lower.
+    fn missed<const T: usize>(starts: impl Fn(usize, usize) -> f64, tries: usize) -> usize {
+        let mut missed = 0;
+        for point in &POINTS {
+            for block in &blocks::<T>(64) {
+                let prox = problem(block, point);
+                let hints = Hints { label: &block.label, star: &block.star };
+                let (_, best) = prox.global(&hints, &[[f64::NAN; LANES]; T]);
+                let mut lowest = best.value;
+                for attempt in 0..tries {
+                    let mut chi = std::array::from_fn(|i| [starts(attempt, i); LANES]);
+                    let found = descend(&prox, &mut chi, &[[f64::NAN; LANES]; T]);
+                    for l in 0..LANES {
+                        lowest[l] = lowest[l].min(found.value[l]);
+                    }
+                }
+                missed += (0..LANES).filter(|&l| best.value[l] > lowest[l] + 1e-9).count();
+                let largest = best.gradient.iter().flatten().fold(0.0, |m: f64, g| m.max(g.abs()));
+                assert!(largest < 1e-9 * prox.stiffness.max(1.0), "gradient {largest:e}");
+            }
+        }
+        missed
+    }
+
+    #[test]
+    fn global_minimum_against_a_grid_of_starts() {
+        let missed = missed::<2>(|k, i| -4.0 + 8.0 / 20.0 * if i == 0 { k / 21 } else { k % 21 } as f64, 441);
+        assert_eq!(missed, 0, "of {}", 3 * 512);
+    }
+}

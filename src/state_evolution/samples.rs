@@ -1,0 +1,84 @@
+//! The nodes of quasi-Monte-Carlo averages, with what is remembered of each from pass to pass.
+
+use super::{Levels, Pass, Tuning};
+use crate::error::Error;
+use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::memory::MADE_AT_ONCE;
+use crate::options::Options;
+use crate::parallel;
+
+/// Blocks of samples per unit of parallel work while they are made.
+const CHUNK: usize = 128;
+
+/// The samples of one scramble, in blocks, each with a memory.
+pub(crate) struct Scramble<B, M> {
+    pub(crate) blocks: Vec<B>,
+    memory: Vec<M>,
+}
+
+/// The samples of several scrambles. `M` is what the last pass leaves of a block for the next one: a proximal point, say.
+pub(crate) struct Samples<B, M> {
+    scrambles: Vec<Scramble<B, M>>,
+    levels: Levels,
+    /// The memory of a block that has not been seen.
+    nothing: M,
+}
+
+impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
+    /// `columns` makes what all blocks of a scramble are made of, `block` makes one block, beginning with a given node. Few scrambles are
+    /// made at the same time: their columns take more memory than the blocks made of them.
+    pub(crate) fn new<C: Sync>(
+        options: &Options,
+        tuning: &Tuning,
+        nothing: M,
+        columns: impl Fn(usize) -> Result<C, Error> + Sync,
+        block: impl Fn(&C, usize) -> B + Sync,
+    ) -> Result<Self, Error> {
+        let count = (1 << options.log2_nodes) / LANES;
+        let make = |index: usize| -> Result<Scramble<B, M>, Error> {
+            let columns = columns(index)?;
+            let blocks = parallel::map(count, CHUNK, &|number| block(&columns, number * LANES));
+            Ok(Scramble { blocks, memory: vec![nothing.clone(); count] })
+        };
+        let scrambles = if options.scrambles << options.log2_nodes <= MADE_AT_ONCE {
+            parallel::map(options.scrambles, 1, &make).into_iter().collect::<Result<_, _>>()?
+        } else {
+            (0..options.scrambles).map(make).collect::<Result<_, _>>()?
+        };
+        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes, tuning), nothing })
+    }
+
+    /// The number of accuracy levels.
+    pub(crate) fn levels(&self) -> usize {
+        self.levels.count()
+    }
+
+    /// The samples of every scramble.
+    pub(crate) fn scrambles(&self) -> &[Scramble<B, M>] {
+        &self.scrambles
+    }
+
+    /// The means of `COUNT` terms over the samples of a level, one entry per scramble. `add`, which should be `#[inline(always)]`, adds the
+    /// terms of one block to the sums.
+    pub(crate) fn means<const COUNT: usize>(
+        &mut self,
+        level: usize,
+        pass: Pass,
+        add: impl Fn(&B, &mut M, &mut [Lane; COUNT]) + Sync,
+    ) -> Vec<[f64; COUNT]> {
+        let blocks = self.levels.nodes(level) / LANES;
+        let nothing = &self.nothing;
+        parallel::map_mut(&mut self.scrambles, &|scramble| {
+            if pass == Pass::Fresh {
+                scramble.memory.fill(nothing.clone());
+            }
+            let sums = sum_over_blocks(
+                &scramble.blocks[..blocks],
+                &mut scramble.memory[..blocks],
+                #[inline(always)]
+                |block, memory, sums| add(block, memory, sums),
+            );
+            sums.map(|sum| sum / (blocks * LANES) as f64)
+        })
+    }
+}
