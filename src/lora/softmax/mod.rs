@@ -163,21 +163,3 @@ pub(super) fn lambda_collapse(
         Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
     }))
 }
-
-/// One evaluation of the output channel, as the benchmarks time it: at two points in turn, as far apart as two iterates of
-/// a solve are.
-pub(super) fn benchmark(
-    model: &Model,
-    training: &Training,
-    options: &Options,
-) -> Result<impl FnMut() -> f64 + use<>, Error> {
-    let frozen = Frozen::new(2.0, 1.2, 1.1);
-    let mut channel = Problem::new(model, &frozen, training, options).channel(&Tuning::default())?;
-    let finest = channel.levels() - 1;
-    let mut m = 0.72;
-    Ok(move || {
-        m = 1.441 - m;
-        let point = Point { m, s2: 0.13, v: 0.3 };
-        channel.averages(finest, Pass::Step, &point).iter().map(|moments| moments.gradient2).sum()
-    })
-}
