@@ -38,13 +38,15 @@ struct Lines {
     interrupt: Interrupt,
     /// What is left of the line in hand.
     rest: io::Cursor<Vec<u8>>,
+    /// Whether there is nothing after it.
+    ended: bool,
 }
 
 impl Read for Lines {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Never more than one line at a time: a line that has begun is read to its end, and no other one is.
         let read = self.rest.read(buffer)?;
-        if read > 0 || self.interrupt.is_set() {
+        if read > 0 || self.ended || self.interrupt.is_set() {
             return Ok(read);
         }
         match self.events.recv() {
@@ -52,7 +54,11 @@ impl Read for Lines {
                 self.rest = io::Cursor::new(line?);
                 self.rest.read(buffer)
             }
-            Ok(Event::End) | Err(_) => Ok(0),
+            // A reader asks again after the end, and no other event would come.
+            Ok(Event::End) | Err(_) => {
+                self.ended = true;
+                Ok(0)
+            }
         }
     }
 }
@@ -91,7 +97,7 @@ fn run() -> io::Result<ExitCode> {
     let begin = move || drop(wake.try_send(Event::End));
     let interrupt = Interrupt::listen(begin).map_err(io::Error::other)?;
     thread::Builder::new().spawn(move || read(&sender))?;
-    let input = Lines { events, interrupt: interrupt.clone(), rest: io::Cursor::default() };
+    let input = Lines { events, interrupt: interrupt.clone(), rest: io::Cursor::default(), ended: false };
     let summary = lines::solve(BufReader::new(input), io::stdout().lock())?;
     Ok(match summary.failed {
         _ if interrupt.is_set() => ExitCode::from(interrupt::STATUS),
