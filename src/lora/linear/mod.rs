@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
-use crate::state_evolution::{Pass, Run, Tuning};
+use crate::state_evolution::{Run, Tuning};
 use nodes::Nodes;
 use product::ProductRule;
 use test_errors::ClosedForm;

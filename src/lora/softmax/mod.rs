@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
-use crate::state_evolution::{Pass, Run, Tuning};
+use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
 use fields::Fields;
