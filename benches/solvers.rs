@@ -4,9 +4,9 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use lora_asymptotics::spectrum::{TeacherSpectrum, Wishart};
-use lora_asymptotics::{Activation, Error, Model, Options, Teacher, lora, pretrain};
+use lora_asymptotics::{Error, Model, Options, Teacher, lora, pretrain};
 
 /// All integrals of the soft threshold over the spectrum, at three kinds of place.
 fn spectral_map(criterion: &mut Criterion) -> Result<(), Error> {
@@ -43,14 +43,24 @@ fn pretrain_solve(criterion: &mut Criterion) -> Result<(), Error> {
     Ok(())
 }
 
-/// Proximal point, divergences and all averages, per sample, on one thread's share of warm nodes.
-fn lora_prox(criterion: &mut Criterion) -> Result<(), Error> {
-    const LOG2_NODES: usize = 12;
-    let mut group = criterion.benchmark_group("lora_prox");
-    group.throughput(Throughput::Elements(1 << LOG2_NODES));
+/// Whole solves of fine-tuning on few nodes, one thread, against the number of tokens: where little else than the kernel of the
+/// proximal operator takes time.
+fn lora_kernel(criterion: &mut Criterion) -> Result<(), Error> {
+    let mut group = criterion.benchmark_group("lora_kernel");
+    group.sample_size(20);
+    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return Ok(()) };
+    let options = Options { log2_nodes: 10, ..Options::default() };
+    let frozen = lora::Frozen::new(2.0, 1.2, 1.1);
+    let training = lora::Training::new(5.0, 0.5);
     for tokens in [2, 3, 4, 8] {
-        let mut evaluate = lora::output_channel_benchmark(Activation::Linear, tokens, LOG2_NODES)?;
-        group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| bencher.iter(&mut evaluate));
+        for (name, model) in
+            [("linear", Model::linear(tokens, 0.5)), ("softmax", Model::softmax(tokens, 0.5))]
+        {
+            group.bench_function(BenchmarkId::new(name, format!("T{tokens}")), |bencher| {
+                bencher
+                    .iter(|| pool.install(|| lora::solve(black_box(&model), &frozen, &training, &options)));
+            });
+        }
     }
     group.finish();
     Ok(())
@@ -73,20 +83,6 @@ fn lora_solve(criterion: &mut Criterion) -> Result<(), Error> {
                     .iter(|| pool.install(|| lora::solve(black_box(&model), &frozen, &training, &options)));
             });
         }
-    }
-    group.finish();
-    Ok(())
-}
-
-/// As [`lora_prox`], for softmax: screened starts and descents from the best of them.
-fn softmax_lora_prox(criterion: &mut Criterion) -> Result<(), Error> {
-    const LOG2_NODES: usize = 12;
-    let mut group = criterion.benchmark_group("softmax_lora_prox");
-    group.sample_size(20);
-    group.throughput(Throughput::Elements(1 << LOG2_NODES));
-    for tokens in [2, 3, 4] {
-        let mut evaluate = lora::output_channel_benchmark(Activation::Softmax, tokens, LOG2_NODES)?;
-        group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| bencher.iter(&mut evaluate));
     }
     group.finish();
     Ok(())
@@ -146,9 +142,7 @@ fn bayes_optimal(criterion: &mut Criterion) -> Result<(), Error> {
 }
 
 fn all(criterion: &mut Criterion) {
-    for bench in
-        [spectral_map, pretrain_solve, lora_prox, lora_solve, softmax_lora_prox, softmax_solve, bayes_optimal]
-    {
+    for bench in [spectral_map, pretrain_solve, lora_kernel, lora_solve, softmax_solve, bayes_optimal] {
         if let Err(error) = bench(criterion) {
             eprintln!("{error}");
         }

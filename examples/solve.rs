@@ -8,23 +8,100 @@
 //! scenario gives `{"error": {"kind", "message"}}` in its place; the others are solved, and the exit status is 1 at the end.
 //! A solve that does not converge says so in its status, and does not change the exit status. Empty lines are passed over. If
 //! the reader of the outcomes closes the pipe, the program ends quietly with exit status 141, as shells report that case.
+//! Ctrl-C finishes the line in hand, and ends with exit status 130; a second Ctrl-C ends at once.
 
-use std::io::{self, ErrorKind};
+mod interrupt;
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 
+use interrupt::Interrupt;
 use lora_asymptotics::lines;
 
 /// 128 and the number of SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
 
+/// What the program waits for.
+enum Event {
+    /// A line of the input with its end, or the error that ended the input.
+    Line(io::Result<Vec<u8>>),
+    /// The end of the input, or Ctrl-C.
+    End,
+}
+
+/// The lines of the input, up to its end or to Ctrl-C, whichever comes first. A thread that reads the input itself could not be
+/// woken by Ctrl-C.
+struct Lines {
+    events: Receiver<Event>,
+    interrupt: Interrupt,
+    /// What is left of the line in hand.
+    rest: io::Cursor<Vec<u8>>,
+    /// Whether there is nothing after it.
+    ended: bool,
+}
+
+impl Read for Lines {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Never more than one line at a time: a line that has begun is read to its end, and no other one is.
+        let read = self.rest.read(buffer)?;
+        if read > 0 || self.ended || self.interrupt.is_set() {
+            return Ok(read);
+        }
+        match self.events.recv() {
+            Ok(Event::Line(line)) => {
+                self.rest = io::Cursor::new(line?);
+                self.rest.read(buffer)
+            }
+            // A reader asks again after the end, and no other event would come.
+            Ok(Event::End) | Err(_) => {
+                self.ended = true;
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// Sends every line of standard input, until it ends or nobody receives them.
+fn read(events: &SyncSender<Event>) {
+    let mut input = io::stdin().lock();
+    loop {
+        let mut line = Vec::new();
+        let (event, last) = match input.read_until(b'\n', &mut line) {
+            Ok(0) => (Event::End, true),
+            Ok(_) => (Event::Line(Ok(line)), false),
+            Err(error) => (Event::Line(Err(error)), true),
+        };
+        if events.send(event).is_err() || last {
+            return;
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    match lines::solve(io::stdin().lock(), io::stdout().lock()) {
-        Ok(summary) if summary.failed == 0 => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    match run() {
+        Ok(code) => code,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(CLOSED_PIPE),
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run() -> io::Result<ExitCode> {
+    let (sender, events) = sync_channel(1);
+    let wake = sender.clone();
+    // If the channel is full, the program is not waiting, and sees the flag before it takes another line.
+    let begin = move || drop(wake.try_send(Event::End));
+    let interrupt = Interrupt::listen(begin).map_err(io::Error::other)?;
+    thread::Builder::new().spawn(move || read(&sender))?;
+    let input = Lines { events, interrupt: interrupt.clone(), rest: io::Cursor::default(), ended: false };
+    let summary = lines::solve(BufReader::new(input), io::stdout().lock())?;
+    Ok(match summary.failed {
+        _ if interrupt.is_set() => ExitCode::from(interrupt::STATUS),
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }

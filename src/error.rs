@@ -1,6 +1,22 @@
-//! The error type of everything that is solved. Journals of records have their own, [`crate::journal::JournalError`].
+//! The error type of everything that is solved. Journals of records have their own, `journal::JournalError`.
+//!
+//! | variant | [`kind`](Error::kind) | what it means | [`source`](std::error::Error::source) |
+//! |---|---|---|---|
+//! | [`InvalidParameter`](Error::InvalidParameter) | `invalid_parameter` | a number is outside its range | none |
+//! | [`MissingField`](Error::MissingField) | `missing_field` | a field that the request needs was not given | none |
+//! | [`Conflict`](Error::Conflict) | `conflict` | two fields exclude each other | none |
+//! | [`RankDoesNotFit`](Error::RankDoesNotFit) | `rank_does_not_fit` | the student is narrower than what it learns | none |
+//! | [`TooMuchMemory`](Error::TooMuchMemory) | `too_much_memory` | the nodes would take more memory than allowed | none |
+//! | [`NoOptimum`](Error::NoOptimum) | `no_optimum` | no point of an optimisation can be used | none |
+//! | [`Syntax`](Error::Syntax) | `syntax` | a text is not what it should describe | that of the JSON or UTF-8 reader, if it refused the text |
+//! | [`Threads`](Error::Threads) | `threads` | the operating system does not start the global thread pool | that of the thread pool |
+//! | [`NotConverged`](Error::NotConverged) | `not_converged` | `into_converged` of a solve without a fixed point | none |
+//!
+//! A program tells errors apart by their variant or their kind, and never by their text, which may change. The text of an error
+//! includes that of its source.
 
 use std::fmt::{self, Display};
+use std::sync::Arc;
 
 use crate::fixed_point::Status;
 
@@ -64,7 +80,10 @@ pub enum Error {
         excluded: usize,
     },
     /// A line that is not a scenario: broken JSON, an unknown field, a value of the wrong type.
-    Syntax(String),
+    Syntax(Cause),
+    /// The threads of the global pool cannot be started: the operating system has no more of them, or no memory for their stacks.
+    /// A program that builds a pool of its own, and calls the library inside it, does not need the global one.
+    Threads(Cause),
     /// The solve ended without a fixed point (see `into_converged`).
     NotConverged {
         /// `pretrain` or `lora`.
@@ -80,6 +99,53 @@ pub enum Error {
         /// What to try next.
         hint: &'static str,
     },
+}
+
+/// Why an error happened: a message, and the error of another library that it comes from, if there is one. Two causes are equal
+/// if their messages are.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    message: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Cause {
+    /// The error of another library, with its own message.
+    #[cfg(feature = "scenario")]
+    pub(crate) fn of(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { message: source.to_string(), source: Some(Arc::new(source)) }
+    }
+
+    /// The message, which includes that of the source.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The error of another library, if there is one.
+    #[must_use]
+    pub fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.message == other.message
+    }
+}
+
+impl From<String> for Cause {
+    /// A message without a source.
+    fn from(message: String) -> Self {
+        Self { message, source: None }
+    }
+}
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 impl Display for Error {
@@ -104,7 +170,8 @@ impl Display for Error {
                 f,
                 "no optimum: of {solves} solves, {excluded} did not converge, were impossible, or could not be trusted; try other bounds"
             ),
-            Self::Syntax(text) => f.write_str(text),
+            Self::Syntax(cause) => cause.fmt(f),
+            Self::Threads(cause) => write!(f, "the global thread pool cannot be started: {cause}"),
             Self::NotConverged { stage, status, residual, iterations, point, hint } => write!(
                 f,
                 "{stage}: {status} after {iterations} iterations, residual {residual:e} at {point}; {hint}"
@@ -113,7 +180,14 @@ impl Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Syntax(cause) | Self::Threads(cause) => cause.source(),
+            _ => None,
+        }
+    }
+}
 
 impl Error {
     pub(crate) fn invalid(field: &'static str, value: impl Shown, allowed: impl Into<String>) -> Self {
@@ -145,6 +219,7 @@ impl Error {
             Self::TooMuchMemory { .. } => "too_much_memory",
             Self::NoOptimum { .. } => "no_optimum",
             Self::Syntax(_) => "syntax",
+            Self::Threads(_) => "threads",
             Self::NotConverged { .. } => "not_converged",
         }
     }
@@ -250,5 +325,29 @@ mod tests {
         }
         let error = Error::RankDoesNotFit { kappa: 1e-300, rank_fraction: 0.5 };
         assert!(error.to_string().starts_with("pretrain.kappa = 1e-300: must be >= "), "{error}");
+    }
+
+    #[test]
+    #[cfg(feature = "scenario")]
+    fn errors_of_other_libraries_are_sources() {
+        use std::error::Error as _;
+
+        let refused = |text: &str| serde_json::from_str::<f64>(text).unwrap_err();
+        let error = Error::Syntax(Cause::of(refused("[")));
+        let source = error.source().and_then(|source| source.downcast_ref::<serde_json::Error>()).unwrap();
+        assert!(source.is_eof());
+        assert_eq!(error.to_string(), source.to_string());
+        assert_eq!(error, Error::Syntax(Cause::of(refused("["))));
+        assert_ne!(error, Error::Syntax(Cause::of(refused("true"))));
+
+        let error = Error::Syntax(Cause::from("no such field".to_owned()));
+        assert!(error.source().is_none());
+        assert_eq!(error.to_string(), "no such field");
+
+        let refused = std::io::Error::from(std::io::ErrorKind::WouldBlock);
+        let error = Error::Threads(Cause::of(refused));
+        assert!(error.source().is_some_and(|source| source.is::<std::io::Error>()));
+        assert_eq!(error.kind(), "threads");
+        assert!(error.to_string().starts_with("the global thread pool cannot be started: "), "{error}");
     }
 }

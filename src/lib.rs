@@ -72,6 +72,22 @@
 //! These are features of the package, which a plain dependency does not compile: `optimize`, `sweep`, `simulate`, and `scenario` for
 //! [`Scenario`] and [`Outcome`] as JSON, which the others need; `full` for all of them.
 //!
+//! # Threads
+//!
+//! The number of threads is that of the pool of rayon that a function is called in, `pool.install(|| ..)`, or else that of rayon's
+//! global pool (all processors, or `RAYON_NUM_THREADS`). No function starts threads of its own.
+//!
+//! | what | in parallel | on one thread |
+//! |---|---|---|
+//! | [`pretrain::solve`] of linear attention, bounds of pre-training of linear attention | | all |
+//! | every other solve | the nodes of the averages | the iterations |
+//! | [`lines`], [`optimize`] | inside each solve | scenario after scenario |
+//! | [`sweep`] | rows; inside each solve if there are fewer rows than threads | every row |
+//! | [`simulate`] | instances; inside each instance if there are fewer of them than threads | every instance |
+//!
+//! Solves in a parallel loop of your own are correct, but a thread that waits inside one of them may begin another one on top of it,
+//! and needs stack for both. Prefer [`sweep`], or give every solve a pool of one thread.
+//!
 //! # What to expect of a number
 //!
 //! Pre-training of linear attention is convex, and its equations are solved to about 1e-12; where they are not (extreme corners), the

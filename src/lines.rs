@@ -16,7 +16,8 @@ use std::io::{self, BufRead, Write};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::error::Error;
+use crate::error::{Cause, Error};
+use crate::parallel;
 use crate::scenario::{Outcome, Scenario};
 
 /// The mark with which some programs begin a text in UTF-8. It carries no information.
@@ -62,8 +63,11 @@ pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary>
 }
 
 fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
-    let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(error.to_string()))?;
-    Scenario::from_json(text)?.solve()
+    let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(Cause::of(error)))?;
+    let scenario = Scenario::from_json(text)?;
+    // Without threads, a solve would panic.
+    parallel::threads()?;
+    scenario.solve()
 }
 
 fn without_mark(line: &[u8]) -> &[u8] {
@@ -74,5 +78,5 @@ fn without_mark(line: &[u8]) -> &[u8] {
 /// Reads a value from JSON, with or without a byte order mark.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
+    serde_json::from_str(text).map_err(|error| Error::Syntax(Cause::of(error)))
 }

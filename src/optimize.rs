@@ -194,6 +194,7 @@ pub enum Bound {
 
 /// The best value of one variable.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Found {
     /// Which.
     pub parameter: Parameter,
@@ -208,6 +209,7 @@ pub struct Found {
 
 /// An optimum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Optimum {
     /// The variables, in the order given.
     pub found: Vec<Found>,

@@ -3,12 +3,69 @@
 //! The adaptors of `rayon` are compiled anew for every closure, and most closures of this crate exist once per number of
 //! tokens. Here the closure is called through a pointer, once per piece of work, and results are put together in order, so
 //! that nothing depends on the number of threads.
+//!
+//! The threads are those of the caller's pool. A thread that waits within a loop takes up other work on top of its own. Where
+//! that work is a whole solve or a whole training, the stack would grow with every one of them, and a lock that the thread
+//! holds would never be released. Such loops are therefore [`flat`]: every piece of work stays on one thread, and the loops
+//! inside it are serial.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "scenario")]
+use crate::error::{Cause, Error};
+
+thread_local! {
+    /// Whether this thread is inside [`alone`].
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Number of threads of the caller's pool: the one that the calling thread belongs to, or else the global one, which is
+/// started if need be.
+///
+/// # Errors
+/// [`Error::Threads`] if the global pool cannot be started.
+#[cfg(feature = "scenario")]
+pub(crate) fn threads() -> Result<usize, Error> {
+    use std::error::Error as _;
+    use std::sync::OnceLock;
+
+    static FAILURE: OnceLock<Option<Cause>> = OnceLock::new();
+    if rayon_core::current_thread_index().is_some() {
+        return Ok(rayon_core::current_num_threads());
+    }
+    // A global pool that exists already is an error without a source; one that cannot be started has that of the system.
+    let start = || rayon_core::ThreadPoolBuilder::new().build_global().err();
+    let failure = FAILURE.get_or_init(|| start().filter(|error| error.source().is_some()).map(Cause::of));
+    failure.clone().map_or_else(|| Ok(rayon_core::current_num_threads()), |cause| Err(Error::Threads(cause)))
+}
+
+/// Runs `work` on the calling thread alone: the loops of this module are serial inside it.
+#[cfg(any(feature = "sweep", feature = "simulate"))]
+pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    /// Sets the mark back, after a panic of `work`, too.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    work()
+}
+
+/// `work(0), ..., work(count - 1)`, in this order, each on one thread from its beginning to its end.
+#[cfg(any(feature = "sweep", feature = "simulate"))]
+pub(crate) fn flat<R: Send>(count: usize, work: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
+    map(count, 1, &|index| alone(|| work(index)))
+}
+
 /// `work(0), ..., work(count - 1)`, in this order, in pieces of `grain` of them.
 pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
+    if ALONE.get() {
+        return (0..count).map(work).collect();
+    }
     let pieces: Vec<Mutex<Vec<R>>> = (0..count).step_by(grain).map(|_| Mutex::default()).collect();
     for_each(0..pieces.len(), &|piece| {
         let first = piece * grain;
@@ -58,5 +115,27 @@ mod tests {
             assert_eq!(before, (0..count).collect::<Vec<_>>());
             assert_eq!(items, squares);
         }
+    }
+
+    #[test]
+    #[cfg(any(feature = "sweep", feature = "simulate"))]
+    fn loops_inside_a_flat_loop_stay_on_its_thread() {
+        let pool = rayon_core::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        let here = |_| std::thread::current().id();
+        let threads = pool.install(|| flat(64, &|index| (here(index), map(64, 1, &here))));
+        assert!(threads.iter().all(|(outer, inner)| inner.iter().all(|id| id == outer)));
+        // The mark ends with the loop, after a panic, too.
+        assert!(std::panic::catch_unwind(|| alone(|| std::panic::resume_unwind(Box::new(())))).is_err());
+        assert!(!ALONE.get());
+        alone(|| alone(|| {}));
+        assert!(!ALONE.get() && alone(|| ALONE.get()));
+    }
+
+    #[test]
+    #[cfg(feature = "scenario")]
+    fn threads_are_those_of_the_caller() {
+        let pool = rayon_core::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        assert_eq!(pool.install(threads), Ok(3));
+        assert_eq!(threads(), Ok(rayon_core::current_num_threads()));
     }
 }

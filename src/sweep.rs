@@ -14,7 +14,7 @@
 //!              {"field": "pretrain.lambda", "from": 0.01, "to": 1.0, "count": 5, "scale": "log"}]
 //! }"#)?;
 //! let mut errors = Vec::new();
-//! sweep.run(Shard::WHOLE, 0, None, |record| {
+//! sweep.run(Shard::WHOLE, 0, |record| {
 //!     errors.extend(record.outcome.as_ref().and_then(|outcome| outcome.pretrain.as_ref()).map(|stage| stage.errors.test));
 //!     ControlFlow::Continue(())
 //! })?;
@@ -23,7 +23,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -31,8 +30,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, check};
+use crate::error::{Cause, Error, check};
 use crate::fixed_point::Status;
+use crate::parallel;
 use crate::scenario::{Outcome, Scenario};
 
 /// Points of a grid at most.
@@ -41,6 +41,7 @@ const MAX_POINTS: usize = 100_000_000;
 /// How a range is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Scale {
     /// Equal differences.
     #[default]
@@ -205,6 +206,7 @@ impl TryFrom<SweepWire> for Sweep {
 
 /// What went wrong at a point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Failure {
     /// [`Error::kind`].
     pub kind: String,
@@ -214,7 +216,7 @@ pub struct Failure {
 
 /// One point of the grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Record {
     /// Its number: the innermost axis varies fastest.
     pub index: usize,
@@ -382,7 +384,7 @@ impl Sweep {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::invalid("axes.values", *value, "finite"));
         }
-        let syntax = |error: serde_json::Error| Error::Syntax(error.to_string());
+        let syntax = |error: serde_json::Error| Error::Syntax(Cause::of(error));
         let mut scenario = serde_json::to_value(&self.scenario).map_err(syntax)?;
         for (axis, value) in self.axes.iter().zip(values) {
             set(&mut scenario, &axis.field, *value)?;
@@ -391,31 +393,27 @@ impl Sweep {
     }
 
     /// Solves the points of a shard, but the first `done` ones (rounded down to whole rows), and gives them to `emit`, one at a
-    /// time and in order, as soon as they and all before are there. Rows are solved in parallel; `emit` may stop everything. Returns
-    /// the number of points emitted. An error at a point is a record like others.
+    /// time and in order, as soon as they and all before are there. `emit` may stop everything. Returns the number of points
+    /// emitted. An error at a point is a record like others.
+    ///
+    /// The threads are those of the pool that this is called in, `pool.install(|| sweep.run(..))`, or else those of rayon's global
+    /// one. Rows are solved in parallel, each on one thread; where there are fewer rows than threads, one row after the other,
+    /// each point on all threads. `emit` is called on a thread of the pool, and must not run parallel loops of its own there, which
+    /// might begin another row on top of it; solves of this library inside `emit` are serial.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for a number of threads that is 0 or above 1024, or cannot be started.
+    /// [`Error::Threads`] if the global pool cannot be started.
     pub fn run(
         &self,
         shard: Shard,
         done: usize,
-        threads: Option<usize>,
         emit: impl FnMut(&Record) -> ControlFlow<()> + Send,
     ) -> Result<usize, Error> {
-        if let Some(threads) = threads {
-            check::integer("threads", threads, 1, 1024)?;
-        }
-        let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let threads = threads.unwrap_or_else(available);
+        let threads = parallel::threads()?;
         let length = self.row_length();
         let Range { start, end } = self.indices(shard);
         let first = start.saturating_add(done / length * length).min(end);
         let rows = (end - first) / length;
-        let workers = threads.min(rows);
-        if workers == 0 {
-            return Ok(0);
-        }
         let stream =
             Mutex::new(Stream { emit, next: 0, waiting: BTreeMap::new(), emitted: 0, stopped: false });
         let (next_row, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -439,21 +437,11 @@ impl Sweep {
                 }
             }
         };
-        // Every row on threads of its own: one that waits within a solve must not begin another row on top of it.
-        let pools = (0..workers)
-            .map(|_| rayon_core::ThreadPoolBuilder::new().num_threads((threads / workers).max(1)).build())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Error::invalid("threads", threads, error.to_string()))?;
-        std::thread::scope(|scope| {
-            for pool in &pools {
-                let spawned = std::thread::Builder::new().spawn_scoped(scope, || pool.install(solve_rows));
-                if let Err(error) = spawned {
-                    stopped.store(true, Ordering::Relaxed);
-                    return Err(Error::invalid("threads", threads, error.to_string()));
-                }
-            }
-            Ok(())
-        })?;
+        if rows < threads {
+            solve_rows();
+        } else {
+            parallel::flat(threads, &|_| solve_rows());
+        }
         let stream = stream.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(stream.emitted)
     }
@@ -504,7 +492,8 @@ impl<F: FnMut(&Record) -> ControlFlow<()>> Stream<F> {
         while let Some((records, complete)) = self.waiting.get_mut(&self.next) {
             for record in records.drain(..) {
                 self.emitted += 1;
-                if (self.emit)(&record).is_break() {
+                // The stream is locked: another row on top of this call would wait for it for ever.
+                if parallel::alone(|| (self.emit)(&record)).is_break() {
                     self.stopped = true;
                     return ControlFlow::Break(());
                 }
@@ -521,7 +510,7 @@ impl<F: FnMut(&Record) -> ControlFlow<()>> Stream<F> {
 
 /// Sets the number at a path.
 fn set(scenario: &mut Value, path: &str, value: f64) -> Result<(), Error> {
-    let unknown = || Error::Syntax(format!("{path}: no number of the scenario has this name"));
+    let unknown = || Error::Syntax(format!("{path}: no number of the scenario has this name").into());
     let mut here = scenario;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {

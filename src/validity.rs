@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How far a replica-symmetric prediction can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Verdict {
     /// Agrees with simulation within error bars, everywhere it was compared.
     Good,

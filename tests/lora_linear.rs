@@ -836,7 +836,7 @@ mod validity {
         let rank = |verdict| match verdict {
             Verdict::Good => 0,
             Verdict::Marginal => 1,
-            Verdict::Unreliable => 2,
+            _ => 2,
         };
         let ranks: Vec<i32> = log_grid(2.5, 0.8, 20)
             .map(|alpha| {

@@ -108,7 +108,7 @@ fn four_hundred_eigenvalues_against_explicit_matrices() {
             let snr = bound.order.q_hat.sqrt();
             let seen = SymmetricEigen::new(&teacher * snr + &noise);
             let law = model.teacher.as_ref().unwrap().spectrum().unwrap();
-            let best = seen.eigenvalues.map(|y| (y - 2.0 * law.stieltjes(snr, y).re) / snr);
+            let best = seen.eigenvalues.map(|y| (y - 2.0 * law.stieltjes(snr, y)[0]) / snr);
             let estimate = &seen.eigenvectors * DMatrix::from_diagonal(&best) * seen.eigenvectors.transpose();
             let error = (&estimate - &teacher).norm_squared() / dimension as f64;
             [

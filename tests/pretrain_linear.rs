@@ -285,7 +285,7 @@ mod raw_equations {
                     let end = ((threshold / noise - mid) / half).clamp(-1.0, 1.0).acos();
                     rule.integrate(0.0, end, |theta| {
                         let y = mid + half * theta.cos();
-                        let real = teacher.stieltjes(snr, y).re / noise;
+                        let real = teacher.stieltjes(snr, y)[0] / noise;
                         weight(noise * y, real) * teacher.density(snr, y) * half * theta.sin()
                     })
                 });

@@ -17,7 +17,7 @@ use lora_asymptotics::{Error, Model, Options, Outcome, Scenario, Teacher, lora};
 const THRESHOLD: f64 = 5.0;
 
 fn sizes(sizes: &[(usize, usize)]) -> Vec<Size> {
-    sizes.iter().map(|(dimension, instances)| Size { dimension: *dimension, instances: *instances }).collect()
+    sizes.iter().map(|(dimension, instances)| Size::new(*dimension, *instances)).collect()
 }
 
 fn laboratory(of: &[(usize, usize)]) -> Laboratory {
@@ -230,15 +230,49 @@ fn cheap() -> Scenario {
     )
 }
 
+/// What `work` gives on a pool of so many threads.
+fn on<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+}
+
+#[test]
+fn memory_is_that_of_the_pool_that_trains() {
+    let sizes = laboratory(&[(20, 16)]);
+    let scarce = Laboratory { memory_limit: 3_000_000, ..sizes };
+    let experiment = on(1, || Experiment::new(&cheap(), &scarce)).unwrap();
+    let refused = on(16, || experiment.run_all(Vec::new(), |_| ControlFlow::Continue(()))).unwrap_err();
+    assert!(
+        matches!(refused, Error::InvalidParameter { field: "laboratory.sizes.dimension", .. }),
+        "{refused}"
+    );
+}
+
+/// A solve inside `progress` must not begin another instance on top of it, which would wait for ever for the lock that the
+/// first one holds.
+#[test]
+fn progress_may_solve() {
+    let experiment = Experiment::new(&cheap(), &laboratory(&[(20, 24)])).unwrap();
+    let mut solved = 0;
+    let all = on(4, || {
+        experiment.run_all(Vec::new(), |_| {
+            solved += usize::from(cheap().solve().is_ok());
+            ControlFlow::Continue(())
+        })
+    });
+    assert_eq!((all.unwrap().len(), solved), (24, 24));
+}
+
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let results = [1, 2, 3].map(|threads| {
-        let laboratory = Laboratory { threads: Some(threads), ..laboratory(&[(20, 4), (40, 2)]) };
-        let measurements = run(&Experiment::new(&cheap(), &laboratory).unwrap());
+    let results = [1, 2, 3, 16].map(|threads| {
+        let measurements =
+            on(threads, || run(&Experiment::new(&cheap(), &laboratory(&[(20, 4), (40, 2)])).unwrap()));
         measurements.iter().map(|one| serde_json::to_string(one).unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(results[0], results[1]);
     assert_eq!(results[0], results[2]);
+    // With fewer instances than threads, one after the other, with all threads for each.
+    assert_eq!(results[0], results[3]);
     // One by one, with all threads for each.
     let experiment = Experiment::new(&cheap(), &laboratory(&[(20, 4), (40, 2)])).unwrap();
     let alone: Vec<String> = experiment
@@ -253,20 +287,20 @@ fn the_number_of_threads_changes_nothing() {
 
 #[test]
 fn an_experiment_stops_and_goes_on() {
-    let laboratory = Laboratory { threads: Some(2), ..laboratory(&[(20, 12)]) };
-    let experiment = Experiment::new(&cheap(), &laboratory).unwrap();
+    let experiment = Experiment::new(&cheap(), &laboratory(&[(20, 12)])).unwrap();
     let mut count = 0;
-    let some = experiment
-        .run_all(Vec::new(), |_| {
-            count += 1;
-            if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .unwrap();
+    let stop = |_: &Measurement| {
+        count += 1;
+        if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let some = on(2, || experiment.run_all(Vec::new(), stop)).unwrap();
     assert!((3..12).contains(&some.len()), "{} instances", some.len());
     // Through a file, with one instance that is not of this experiment, and one twice.
     let mut known: Vec<Measurement> =
         some.iter().map(|one| serde_json::from_str(&serde_json::to_string(one).unwrap()).unwrap()).collect();
-    known.push(Measurement { dimension: 21, ..known[0].clone() });
+    let mut foreign = known[0].clone();
+    foreign.dimension = 21;
+    known.push(foreign);
     known.push(known[0].clone());
     let mut new = 0;
     let all = experiment
@@ -311,7 +345,6 @@ fn what_cannot_be_simulated_is_an_error() {
         ("laboratory.gradient_tolerance", Laboratory { gradient_tolerance: f64::NAN, ..good.clone() }),
         ("laboratory.max_iterations", Laboratory { max_iterations: 0, ..good.clone() }),
         ("laboratory.order", Laboratory { order: Some(1), ..good.clone() }),
-        ("laboratory.threads", Laboratory { threads: Some(0), ..good.clone() }),
         // 10^9 sequences of two tokens in 60,000 dimensions: refused without an attempt to allocate 10^15 bytes.
         ("laboratory.sizes.dimension", with(&[(60_000, 2)])),
         ("laboratory.sizes.dimension", Laboratory { memory_limit: 1000, ..good.clone() }),
@@ -393,6 +426,7 @@ fn message_passing_recovers_everything_without_noise() {
     // At finite size, the sign of a sequence with small chi may stay wrong.
     assert!(last.m.mean > 0.98 && last.state_evolution > 0.999, "{last:?}");
     // The same again, bit by bit, on one thread.
-    let one = Laboratory { threads: Some(1), ..laboratory(&[(300, 16)]) };
-    assert_eq!(found, message_passing(&model, &frozen, 2.0, 1.0, &settings, &one, &options).unwrap());
+    let again =
+        on(1, || message_passing(&model, &frozen, 2.0, 1.0, &settings, &laboratory(&[(300, 16)]), &options));
+    assert_eq!(found, again.unwrap());
 }

@@ -43,7 +43,7 @@ pub fn sweep(file: &[u8]) {
             return;
         }
         let mut left = 2;
-        let _ = spoken(sweep.run(shard, 0, Some(1), |record| {
+        let _ = spoken(sweep.run(shard, 0, |record| {
             assert!(range.contains(&record.index));
             if let Some(outcome) = &record.outcome {
                 check_outcome(outcome);
@@ -52,7 +52,7 @@ pub fn sweep(file: &[u8]) {
             if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }));
         // Done to the end and beyond: nothing is left.
-        assert_eq!(spoken(sweep.run(shard, usize::MAX, Some(1), |_| ControlFlow::Break(()))), Some(0));
+        assert_eq!(spoken(sweep.run(shard, usize::MAX, |_| ControlFlow::Break(()))), Some(0));
     }
 }
 
@@ -118,7 +118,7 @@ fn is_large(scenario: &Scenario) -> bool {
 /// Likewise.
 pub fn bound_laboratory(laboratory: &mut Laboratory) {
     laboratory.sizes.truncate(2);
-    for Size { dimension, instances } in &mut laboratory.sizes {
+    for Size { dimension, instances, .. } in &mut laboratory.sizes {
         (*dimension, *instances) = ((*dimension).min(12), (*instances).min(2));
     }
     laboratory.test_sequences = laboratory.test_sequences.min(8);
@@ -126,7 +126,6 @@ pub fn bound_laboratory(laboratory: &mut Laboratory) {
     laboratory.random_starts = laboratory.random_starts.min(1);
     laboratory.max_iterations = laboratory.max_iterations.min(20);
     laboratory.memory_limit = laboratory.memory_limit.min(1 << 26);
-    laboratory.threads = None;
 }
 
 /// What holds of any outcome.

@@ -9,19 +9,21 @@
 //!
 //! An experiment is `{"name": .., "scenario": .., "laboratory": ..}`: what `examples/solve.rs` reads, and the fields of
 //! `simulate::Laboratory`. Every finished instance is written to `records.jsonl` in the folder `--out` at once. Ctrl-C finishes the
-//! instances that are running, and compares what there is; the same command goes on from there. Writes `comparison.csv` and
+//! instances that are running, compares what there is, and ends with exit status 130; the same command goes on from there. Writes `comparison.csv` and
 //! `comparison.svg`, too; of several experiments each to a folder of its own, numbered from 1.
+
+#[path = "../../examples/interrupt/mod.rs"]
+mod interrupt;
 
 use std::error::Error;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use interrupt::Interrupt;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::legend::LegendPosition;
 use kuva::plot::{LinePlot, ScatterPlot};
@@ -66,7 +68,7 @@ const SMALL: &str = r#"{
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let descriptions = match &arguments.experiments {
         Some(path) => read(&fs::read_to_string(path)?)?,
         None => vec![small()?],
@@ -83,11 +85,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         for description in &descriptions {
             println!("{}", serde_json::to_string_pretty(description)?);
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let interrupt = Interrupt::listen(|| {})?;
     let several = descriptions.len() > 1;
     let mut compared = Vec::new();
     for (index, description) in descriptions.iter().enumerate() {
@@ -97,15 +97,15 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if several {
             println!("{name}");
         }
-        compared.push((name, compare(description, &folder, &interrupted)?));
-        if interrupted.load(Ordering::Relaxed) {
+        compared.push((name, compare(description, &folder, &interrupt)?));
+        if interrupt.is_set() {
             break;
         }
     }
     if several {
         summarise(&compared);
     }
-    Ok(())
+    Ok(if interrupt.is_set() { ExitCode::from(interrupt::STATUS) } else { ExitCode::SUCCESS })
 }
 
 /// One experiment, or several of them.
@@ -115,8 +115,7 @@ fn read(text: &str) -> Result<Vec<Description>, serde_json::Error> {
 }
 
 fn small() -> Result<Description, lora_asymptotics::Error> {
-    let size = |dimension, instances| Size { dimension, instances };
-    let sizes = vec![size(30, 192), size(60, 96), size(90, 64)];
+    let sizes = vec![Size::new(30, 192), Size::new(60, 96), Size::new(90, 64)];
     let laboratory = Laboratory { sizes, test_sequences: 1024, ..Laboratory::default() };
     Ok(Description { name: None, scenario: Scenario::from_json(SMALL)?, laboratory })
 }
@@ -124,7 +123,7 @@ fn small() -> Result<Description, lora_asymptotics::Error> {
 fn compare(
     description: &Description,
     folder: &Path,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> Result<Comparison, Box<dyn Error>> {
     let experiment = Experiment::new(&description.scenario, &description.laboratory)?;
     let (mut journal, known) = Journal::open(&folder.join("records.jsonl"), description)?;
@@ -140,7 +139,7 @@ fn compare(
             trouble = Some(error);
             return ControlFlow::Break(());
         }
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish_and_clear();
     if let Some(error) = trouble {
@@ -200,7 +199,7 @@ struct Line<'a> {
 
 fn write_csv(path: &Path, comparison: &Comparison) -> Result<(), Box<dyn Error>> {
     let mut table = csv::Writer::from_path(path)?;
-    for Row { stage, observable, theory, simulation, z, sizes } in &comparison.rows {
+    for Row { stage, observable, theory, simulation, z, sizes, .. } in &comparison.rows {
         let line = Line {
             stage: *stage,
             observable,
@@ -279,12 +278,8 @@ fn panel(row: &Row) -> (Vec<Plot>, Layout) {
         vec![Plot::Line(LinePlot::new().with_data(theory).with_color(GREY).with_stroke_width(2.0))];
     plots.push(scatter(&measured, BLUE));
     plots.push(scatter(&extrapolated, ORANGE));
-    let stage = match row.stage {
-        Stage::Pretrain => "pre-training",
-        Stage::Lora => "fine-tuning",
-    };
     let layout = Layout::auto_from_plots(&plots)
-        .with_title(format!("{stage}: {}", row.observable))
+        .with_title(format!("{}: {}", row.stage, row.observable))
         .with_x_label("1/D")
         .with_x_tick_format(TickFormat::Fixed(3))
         .with_x_axis_min(-0.06 * widest)

@@ -61,7 +61,7 @@ fn markers(full: bool) -> Result<Vec<Marker>, lora_asymptotics::Error> {
     for lora_lambda in [0.3, 1.0] {
         for lambda in [0.02, 0.1, 0.3] {
             if let Some(Trained { dimension, test, .. }) = train(&sweep.at(&[lora_lambda, lambda])?, full)? {
-                let Estimate { mean, std_error } = test;
+                let Estimate { mean, std_error, .. } = test;
                 markers.push(Marker {
                     lora_lambda,
                     lambda,

@@ -47,8 +47,11 @@ fn trained(
         options: Options { log2_nodes: 10, tolerance: Some(1e-6), ..Options::default() },
     };
     let (dimension, instances) = if full { (150, 20) } else { (60, 16) };
-    let laboratory =
-        Laboratory { sizes: vec![Size { dimension, instances }], test_sequences: 1, ..Laboratory::default() };
+    let laboratory = Laboratory {
+        sizes: vec![Size::new(dimension, instances)],
+        test_sequences: 1,
+        ..Laboratory::default()
+    };
     let experiment = Experiment::new(&scenario, &laboratory)?;
     let measured = experiment.run_all(Vec::new(), |_| ControlFlow::Continue(()))?;
     let eigenvalues: Vec<f64> =

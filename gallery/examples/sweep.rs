@@ -8,21 +8,25 @@
 //!
 //! The grid (TOML or JSON) has a `scenario`, what `examples/solve.rs` reads, and `axes`: a `field` of the scenario, and its `values`, or
 //! `from`, `to`, `count` and `scale` (linear or log). Every point begins with the one before it on the last axis. A process that
-//! was killed goes on where it was, with the same command. Ctrl-C stops. A file `.description.json` beside the results says which grid and part
+//! was killed goes on where it was, with the same command. Ctrl-C
+//! stops after the points in hand, with exit status 130; a second Ctrl-C stops at once. A file `.description.json` beside the results says which grid and part
 //! they are of.
+
+#[path = "../../examples/interrupt/mod.rs"]
+mod interrupt;
 
 use std::error::Error;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use interrupt::Interrupt;
 use lora_asymptotics::journal::Journal;
-use lora_asymptotics::sweep::{Shard, Sweep};
+use lora_asymptotics::sweep::{Record, Shard, Sweep};
 
 #[derive(Parser)]
 struct Arguments {
@@ -36,12 +40,12 @@ struct Arguments {
     shard: Shard,
     /// Number of threads; all there are if not given.
     #[arg(long)]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
 }
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -49,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let Arguments { grid, out, shard, threads } = arguments;
     let text = fs::read_to_string(grid)?;
     let sweep: Sweep = if grid.extension().is_some_and(|extension| extension == "toml") {
@@ -63,25 +67,26 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     journal.truncate(done)?;
     let total = sweep.indices(*shard).len();
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let interrupt = Interrupt::listen(|| {})?;
+    // Without a number, as many threads as rayon chooses.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, NonZeroUsize::get)).build()?;
     let bar = ProgressBar::new(total as u64)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} points, {eta} left")?);
     bar.set_position(done as u64);
     let mut trouble = None;
-    let new = sweep.run(*shard, done, *threads, |record| {
+    let record = |record: &Record| {
         bar.inc(1);
         if let Err(error) = journal.append(record) {
             trouble = Some(error);
             return ControlFlow::Break(());
         }
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+        if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let new = pool.install(|| sweep.run(*shard, done, record))?;
     bar.finish_and_clear();
     if let Some(error) = trouble {
         return Err(error.into());
     }
     eprintln!("{} of {total} points in {}", done + new, out.display());
-    Ok(())
+    Ok(if interrupt.is_set() { ExitCode::from(interrupt::STATUS) } else { ExitCode::SUCCESS })
 }

@@ -374,24 +374,6 @@ impl Solution {
     }
 }
 
-/// The output channel as a closure: for the benchmarks of this crate only.
-#[doc(hidden)]
-pub fn output_channel_benchmark(
-    activation: Activation,
-    tokens: usize,
-    log2_nodes: usize,
-) -> Result<Box<dyn FnMut() -> f64>, Error> {
-    let options = Options { log2_nodes, scrambles: 1, ..Options::default() };
-    options.validate()?;
-    let training = Training::new(2.0, 0.5);
-    Ok(match activation {
-        Activation::Linear => Box::new(linear::benchmark(&Model::linear(tokens, 1.0), &training, &options)?),
-        Activation::Softmax => {
-            Box::new(softmax::benchmark(&Model::softmax(tokens, 0.5), &training, &options)?)
-        }
-    })
-}
-
 /// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that fine-tuning
 /// collapses: with `H0` the curvature of the loss of a sample at `w = 0`, `R = H0 (I + v H0)^{-1}`, and
 /// `eta0 = alpha' E[dl'/dq]` there,

@@ -17,7 +17,7 @@ const FEWEST_POINTS: usize = 9;
 
 /// An interval of positive learned eigenvalues.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Component {
     /// Smallest eigenvalue; 0 where the threshold cuts through the interval.
     pub low: f64,
@@ -32,7 +32,7 @@ pub struct Component {
 
 /// A table of the learned spectrum, for plots and for other programs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct SpectrumTable {
     /// Fraction of eigenvalues that are exactly 0.
     pub atom: f64,

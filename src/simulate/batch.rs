@@ -231,7 +231,7 @@ mod tests {
     fn with_instance(model: &Model, check: impl FnOnce(&Instance<'_>, &mut Pcg64)) {
         let laboratory = Laboratory::default();
         let streams = Streams { seed: 3, dimension: 4, instance: 0 };
-        let shape = Shape { dimension: 4, tokens: model.tokens, parallel: false };
+        let shape = Shape { dimension: 4, tokens: model.tokens };
         check(
             &Instance { model, laboratory: &laboratory, streams, shape },
             &mut streams.stream(Purpose::Finetuning),

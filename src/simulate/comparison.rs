@@ -17,6 +17,7 @@ const QUANTILES: [(&str, f64); 3] = [("quantile_50", 0.5), ("quantile_75", 0.75)
 /// A stage of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Stage {
     /// Pre-training.
     Pretrain,
@@ -24,8 +25,19 @@ pub enum Stage {
     Lora,
 }
 
+impl fmt::Display for Stage {
+    /// The name of the stage in the schema.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Pretrain => "pretrain",
+            Self::Lora => "lora",
+        })
+    }
+}
+
 /// An observable at one dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AtSize {
     /// `D`.
     pub dimension: usize,
@@ -38,6 +50,7 @@ pub struct AtSize {
 
 /// One observable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Row {
     /// Its stage.
     pub stage: Stage,
@@ -56,6 +69,7 @@ pub struct Row {
 
 /// All observables of all stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Comparison {
     /// One row per observable.
     pub rows: Vec<Row>,
@@ -132,10 +146,6 @@ impl fmt::Display for Comparison {
             "stage", "observable", "theory", "simulation", "+-", "z"
         )?;
         for Row { stage, observable, theory, simulation, z, .. } in &self.rows {
-            let stage = match stage {
-                Stage::Pretrain => "pretrain",
-                Stage::Lora => "lora",
-            };
             let Estimate { mean, std_error } = simulation;
             writeln!(
                 f,

@@ -5,8 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
-
 use super::batch::Source;
 use super::comparison::{Comparison, Expansion};
 use super::instance::Instance;
@@ -18,6 +16,7 @@ use super::{finetuning, pretraining};
 use crate::error::Error;
 use crate::lora::{self, Frozen};
 use crate::model::Teacher;
+use crate::parallel;
 use crate::pretrain;
 use crate::scenario::{Estimator, Outcome, Scenario};
 
@@ -39,7 +38,7 @@ impl Experiment {
     /// Checks everything, memory included, and solves the theory.
     ///
     /// # Errors
-    /// Those of [`Laboratory::validate`] and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of
+    /// [`Error::Threads`] if the global thread pool cannot be started. Those of [`Laboratory::validate`] and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of
     /// sequences are not integers, or that would take more memory than allowed: before anything is allocated.
     /// [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
     /// [`message_passing`](super::message_passing)). [`Error::NotConverged`] if the theory has no prediction.
@@ -54,7 +53,7 @@ impl Experiment {
             let reason = "with synthetic frozen logits only the fine-tuning stage is simulated";
             return Err(Error::MissingField { field: "lora", reason });
         }
-        check_memory(scenario, laboratory, synthetic)?;
+        check_memory(scenario, laboratory, synthetic, parallel::threads()?)?;
         let mut outcome = scenario.solve()?;
         outcome.pretrain = outcome.pretrain.map(pretrain::Solution::into_converged).transpose()?;
         outcome.lora = outcome.lora.map(lora::Solution::into_converged).transpose()?;
@@ -103,26 +102,31 @@ impl Experiment {
         sizes.flat_map(|size| (0..size.instances).map(|instance| [size.dimension, instance])).collect()
     }
 
-    /// One instance.
+    /// One instance. On a thread of a pool, it stays on that thread: the caller is taken to run several of them. Elsewhere, it uses
+    /// all threads of rayon's global pool.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if there is no such instance.
+    /// [`Error::InvalidParameter`] if there is no such instance; [`Error::Threads`] if the global pool cannot be started.
     pub fn run(&self, dimension: usize, instance: usize) -> Result<Measurement, Error> {
         if !self.laboratory.sizes.iter().any(|size| size.dimension == dimension && instance < size.instances)
         {
             let given = format!("{instance} at dimension {dimension}");
             return Err(Error::invalid("instance", given, "one of the laboratory"));
         }
-        // On a thread of the pool, the caller runs things in parallel.
-        self.measure(dimension, instance, rayon::current_thread_index().is_none())
+        if rayon_core::current_thread_index().is_some() {
+            parallel::alone(|| self.measure(dimension, instance))
+        } else {
+            parallel::threads()?;
+            self.measure(dimension, instance)
+        }
     }
 
-    fn measure(&self, dimension: usize, instance: usize, parallel: bool) -> Result<Measurement, Error> {
+    fn measure(&self, dimension: usize, instance: usize) -> Result<Measurement, Error> {
         let Self { scenario, laboratory, .. } = self;
         let model = &scenario.model;
         let counts = Counts::new(scenario, dimension, self.law.is_some())?;
         let streams = Streams { seed: laboratory.seed, dimension, instance };
-        let shape = Shape { dimension, tokens: model.tokens, parallel };
+        let shape = Shape { dimension, tokens: model.tokens };
         let one = Instance { model, laboratory, streams, shape };
         let stage = match (&self.pretraining, counts.pretraining()) {
             (Some((teacher, training)), Some(counts)) => {
@@ -145,25 +149,24 @@ impl Experiment {
         Ok(Measurement { dimension, instance, pretrain: stage.map(|stage| stage.measured), lora })
     }
 
-    /// All instances that are not among `known`, in parallel, and those, in the order of [`Experiment::instances`]. `progress` is called
-    /// after each new one, from any thread but one at a time, and may stop the experiment: what was running is
-    /// finished then, nothing new is begun, and what there is is returned.
+    /// All instances that are not among `known`, and those, in the order of [`Experiment::instances`]. `progress` is called
+    /// after each new one, one at a time, and may stop the experiment: what was running is finished then, nothing new is begun,
+    /// and what there is is returned.
+    ///
+    /// The threads are those of the pool that this is called in, or else those of rayon's global one. Instances run in parallel, each
+    /// on one thread; where there are fewer than threads, one after the other, each on all threads. `progress` is called on a
+    /// thread of the pool, and must not run parallel loops of its own there.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if the threads cannot be started.
+    /// [`Error::InvalidParameter`] if so many instances at the same time would take more memory than allowed; [`Error::Threads`] if
+    /// the global pool cannot be started.
     pub fn run_all(
         &self,
         known: Vec<Measurement>,
         progress: impl FnMut(&Measurement) -> ControlFlow<()> + Send,
     ) -> Result<Vec<Measurement>, Error> {
-        self.laboratory.install(|| self.run_here(known, progress))?
-    }
-
-    fn run_here(
-        &self,
-        known: Vec<Measurement>,
-        progress: impl FnMut(&Measurement) -> ControlFlow<()> + Send,
-    ) -> Result<Vec<Measurement>, Error> {
+        let threads = parallel::threads()?;
+        check_memory(&self.scenario, &self.laboratory, self.law.is_some(), threads)?;
         let wanted = self.instances();
         let position = |of: &Measurement| wanted.iter().position(|id| *id == [of.dimension, of.instance]);
         let mut all: Vec<(usize, Measurement)> =
@@ -174,25 +177,28 @@ impl Experiment {
         let progress = Mutex::new(progress);
         let stopped = AtomicBool::new(false);
         let missing: Vec<usize> = (0..wanted.len()).filter(|at| !done.contains(at)).collect();
-        let alone = missing.len() < rayon::current_num_threads();
         let measure = |at: usize| {
             if stopped.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let [dimension, instance] = wanted[at];
-            let measurement = self.measure(dimension, instance, alone)?;
+            let measurement = self.measure(dimension, instance).inspect_err(|_| {
+                stopped.store(true, Ordering::Relaxed);
+            })?;
             // A panic of the caller's closure on another thread is reported there.
             let mut report = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if report(&measurement).is_break() {
+            // Another instance on top of this call would wait for the lock for ever.
+            if parallel::alone(|| report(&measurement)).is_break() {
                 stopped.store(true, Ordering::Relaxed);
             }
             Ok(Some((at, measurement)))
         };
-        let new: Vec<Option<(usize, Measurement)>> = if alone {
-            missing.into_iter().map(measure).collect::<Result<_, Error>>()?
+        let new: Vec<Result<Option<(usize, Measurement)>, Error>> = if missing.len() < threads {
+            missing.into_iter().map(measure).collect()
         } else {
-            missing.into_par_iter().with_max_len(1).map(measure).collect::<Result<_, Error>>()?
+            parallel::flat(missing.len(), &|index| measure(missing[index]))
         };
+        let new = new.into_iter().collect::<Result<Vec<_>, Error>>()?;
         all.extend(new.into_iter().flatten());
         all.sort_by_key(|(at, _)| *at);
         Ok(all.into_iter().map(|(_, measurement)| measurement).collect())

@@ -17,11 +17,20 @@ const MAX_INSTANCES: usize = 10_000_000;
 /// How many instances are trained at one dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Size {
     /// `D`, 2 to 100,000. The numbers of sequences and the widths must be integers to 1%.
     pub dimension: usize,
     /// Independent teachers and data; 2 to 1,000,000.
     pub instances: usize,
+}
+
+impl Size {
+    /// `instances` of dimension `dimension`. [`Laboratory::validate`] checks both.
+    #[must_use]
+    pub fn new(dimension: usize, instances: usize) -> Self {
+        Self { dimension, instances }
+    }
 }
 
 /// Where the logits of the frozen weights come from.
@@ -44,7 +53,7 @@ pub enum FrozenLogits {
 /// use lora_asymptotics::simulate::{FrozenLogits, Laboratory, Size};
 ///
 /// let laboratory = Laboratory {
-///     sizes: vec![Size { dimension: 400, instances: 20 }],
+///     sizes: vec![Size::new(400, 20)],
 ///     frozen: FrozenLogits::Synthetic,
 ///     ..Laboratory::default()
 /// };
@@ -73,10 +82,8 @@ pub struct Laboratory {
     /// Highest power of `1/D` in the extrapolation from several sizes: 0 to 4, and fewer than there are sizes; 1 if not given. Where
     /// fine-tuning is on trained weights, half-integer powers are fitted, too, as far as there are sizes enough.
     pub order: Option<usize>,
-    /// Bytes that all instances trained at the same time may take; an experiment that would need more is refused. At most 2^40.
+    /// Bytes that all instances trained at the same time, one per thread, may take; an experiment that would need more is refused. At most 2^40.
     pub memory_limit: u64,
-    /// Number of threads; all there are if not given. 1 to 1024.
-    pub threads: Option<usize>,
 }
 
 impl Default for Laboratory {
@@ -92,7 +99,6 @@ impl Default for Laboratory {
             max_iterations: 10_000,
             order: None,
             memory_limit: 4 << 30,
-            threads: None,
         }
     }
 }
@@ -137,7 +143,7 @@ impl Laboratory {
         if let Some(order) = self.order {
             check::integer("laboratory.order", order, 0, 4.min(self.sizes.len() - 1))?;
         }
-        self.threads.map_or(Ok(()), |threads| check::integer("laboratory.threads", threads, 1, 1024))
+        Ok(())
     }
 
     /// The highest power of `1/D` in extrapolations.
@@ -147,19 +153,6 @@ impl Laboratory {
 
     pub(super) fn stopping(&self) -> Stopping {
         Stopping { gradient_tolerance: self.gradient_tolerance, max_iterations: self.max_iterations }
-    }
-
-    /// Runs `f` on the threads of this laboratory.
-    pub(super) fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> Result<R, Error> {
-        let Some(threads) = self.threads else { return Ok(f()) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|error| Error::invalid("laboratory.threads", threads, error.to_string()))?;
-        Ok(pool.install(f))
-    }
-
-    /// Threads that will run.
-    pub(super) fn concurrency(&self) -> usize {
-        self.threads.unwrap_or_else(rayon::current_num_threads)
     }
 }
 
@@ -245,19 +238,20 @@ impl Counts {
     }
 }
 
-/// Refuses what would take too much memory.
+/// Refuses what would take too much memory on so many threads.
 pub(super) fn check_memory(
     scenario: &Scenario,
     laboratory: &Laboratory,
     synthetic: bool,
+    threads: usize,
 ) -> Result<(), Error> {
     for size in &laboratory.sizes {
         let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens);
-        let bytes = one * laboratory.concurrency().min(size.instances) as f64;
+        let bytes = one * threads.min(size.instances) as f64;
         if bytes > laboratory.memory_limit as f64 {
             let limit = laboratory.memory_limit;
             let allowed = format!(
-                "smaller, or laboratory.memory_limit = {limit} larger, or laboratory.threads fewer: {bytes:.3e} bytes are needed"
+                "smaller, or laboratory.memory_limit = {limit} larger, or a pool of fewer threads than {threads}: {bytes:.3e} bytes are needed"
             );
             return Err(Error::invalid("laboratory.sizes.dimension", size.dimension, allowed));
         }

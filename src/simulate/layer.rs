@@ -195,8 +195,7 @@ mod tests {
     fn with_task(model: &Model, width: usize, check: impl FnOnce(&Task<'_>, &DMatrix<f64>)) {
         let (dimension, count) = (8, 40);
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
-        let sequences =
-            Sequences::sample(rng, Shape { dimension, tokens: model.tokens, parallel: true }, count);
+        let sequences = Sequences::sample(rng, Shape { dimension, tokens: model.tokens }, count);
         let layer = Layer::new(model);
         let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
         let frozen = symmetric_noise(rng, model.tokens, count, 1.0);

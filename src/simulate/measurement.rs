@@ -20,6 +20,7 @@ pub enum TrainingStart {
 
 /// One training, from one start to one minimum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Run {
     /// Where it began.
     pub start: TrainingStart,
@@ -58,6 +59,7 @@ pub(super) fn lowest<T>(runs: impl Iterator<Item = T>, objective: impl Fn(&T) ->
 
 /// Pre-training of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Pretrained {
     /// `Q = |S-hat|_F^2/D^2`.
     #[serde(deserialize_with = "number")]
@@ -94,6 +96,7 @@ pub struct Pretrained {
 
 /// Fine-tuning of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Finetuned {
     /// `q = |w-hat|^2/D`.
     #[serde(deserialize_with = "number")]
@@ -125,7 +128,7 @@ pub struct Finetuned {
 
 /// One instance: a teacher, its data, the trained weights, and what they do on new sequences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Measurement {
     /// `D`.
     pub dimension: usize,

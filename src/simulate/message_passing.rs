@@ -14,7 +14,6 @@
 //! Source: arXiv:2606.05899; T. Lesieur, F. Krzakala, L. Zdeborova, arXiv:1701.00858, for the channel.
 
 use nalgebra::DMatrix;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::laboratory::{Counts, Laboratory, Size, check_memory};
@@ -25,6 +24,7 @@ use crate::error::{Error, check};
 use crate::lora::{self, BayesCurve, Denoiser, Frozen, denoiser};
 use crate::model::Model;
 use crate::options::Options;
+use crate::parallel;
 use crate::scenario::{Estimator, Scenario};
 
 /// How message passing is run.
@@ -46,6 +46,7 @@ impl Default for MessagePassing {
 
 /// One iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Iteration {
     /// `w.w*/D`.
     pub m: Estimate,
@@ -57,6 +58,7 @@ pub struct Iteration {
 
 /// The mean trajectory over the instances of one size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Trajectory {
     /// `D`.
     pub dimension: usize,
@@ -66,13 +68,14 @@ pub struct Trajectory {
     pub iterations: Vec<Iteration>,
 }
 
-/// Message passing on synthetic frozen logits, one trajectory per size of the laboratory.
+/// Message passing on synthetic frozen logits, one trajectory per size of the laboratory. Instances run in parallel, each on one
+/// thread of the pool that this is called in.
 ///
 /// ```
 /// use lora_asymptotics::simulate::{Laboratory, MessagePassing, Size, message_passing};
 /// use lora_asymptotics::{Model, Options, lora};
 ///
-/// let laboratory = Laboratory { sizes: vec![Size { dimension: 200, instances: 4 }], ..Laboratory::default() };
+/// let laboratory = Laboratory { sizes: vec![Size::new(200, 4)], ..Laboratory::default() };
 /// let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
 /// let settings = MessagePassing { iterations: 10, start: 0.2 };
 /// let options = Options { log2_nodes: 10, ..Options::default() };
@@ -83,7 +86,8 @@ pub struct Trajectory {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input, or an experiment that would take too much memory.
+/// [`Error::InvalidParameter`] for an invalid input, or an experiment that would take too much memory; [`Error::Threads`] if the global
+/// thread pool cannot be started.
 pub fn message_passing(
     model: &Model,
     frozen: &Frozen,
@@ -117,7 +121,7 @@ pub fn message_passing(
             format!("fewer, or laboratory.memory_limit = {limit} larger: {paths:.3e} bytes are needed");
         return Err(Error::invalid("iterations", settings.iterations, allowed));
     }
-    check_memory(&scenario, laboratory, true)?;
+    check_memory(&scenario, laboratory, true, parallel::threads()?)?;
     let curve = BayesCurve::new(&scenario.model, frozen, q0, options)?;
     let predicted = curve.state_evolution(alpha, settings.start * q0, settings.iterations)?;
     let of_size = |size: &Size| {
@@ -127,8 +131,7 @@ pub fn message_passing(
             let streams = Streams { seed: laboratory.seed, dimension, instance };
             Instance::new(&scenario.model, curve.relative_noise(), count, &streams)?.run(settings)
         };
-        let paths: Vec<Vec<[f64; 2]>> = laboratory
-            .install(|| (0..instances).into_par_iter().map(one).collect::<Result<_, Error>>())??;
+        let paths = parallel::flat(instances, &one).into_iter().collect::<Result<Vec<_>, Error>>()?;
         let estimate = |step: usize, which: usize| {
             Estimate::of(&paths.iter().map(|path| q0 * path[step][which]).collect::<Vec<_>>())
         };
@@ -156,7 +159,7 @@ impl Instance {
         let (dimension, tokens) = (streams.dimension, model.tokens);
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
         let rng = &mut streams.stream(Purpose::MessagePassing);
-        let sequences = Sequences::sample(rng, Shape { dimension, tokens, parallel: false }, count);
+        let sequences = Sequences::sample(rng, Shape { dimension, tokens }, count);
         let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
         let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
         for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {

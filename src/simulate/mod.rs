@@ -14,7 +14,7 @@
 //!     "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
 //!     "lora":   {"alpha": 3.0, "lambda": 1.0}
 //! }"#)?;
-//! let laboratory = Laboratory { sizes: vec![Size { dimension: 100, instances: 4 }], ..Laboratory::default() };
+//! let laboratory = Laboratory { sizes: vec![Size::new(100, 4)], ..Laboratory::default() };
 //! let comparison = simulate::compare(&scenario, &laboratory)?;
 //! println!("{comparison}");
 //! # assert_eq!(comparison.unconverged, 0);

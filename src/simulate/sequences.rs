@@ -2,12 +2,12 @@
 
 use nalgebra::{DMatrix, DMatrixView};
 use rand_pcg::Pcg64;
-use rayon::prelude::*;
 
 use super::random;
 use crate::error::Error;
 use crate::lora::Score;
 use crate::model::Teacher;
+use crate::parallel;
 use crate::spectrum::Discrete;
 
 /// Symmetric weights `S = scale F F^T`.
@@ -61,16 +61,12 @@ impl Weights {
 pub(super) struct Shape {
     pub(super) dimension: usize,
     pub(super) tokens: usize,
-    /// Whether to use all threads for this instance. Not where instances run in parallel: a thread of the pool that waits for
-    /// others takes up more work, here another instance on top of this one, until the stack is full.
-    pub(super) parallel: bool,
 }
 
 /// Sequences of `T` tokens in `D` dimensions.
 #[derive(Debug, Clone)]
 pub(super) struct Sequences {
     pub(super) tokens: usize,
-    parallel: bool,
     /// One token per column, sequence after sequence.
     x: DMatrix<f64>,
     /// `X X^T/D` of every sequence. It tends to the identity, but at finite `D` it is part of the loss.
@@ -107,7 +103,7 @@ impl Sequences {
         Self::new(shape, random::gaussian(rng, shape.dimension, shape.tokens * count))
     }
 
-    fn new(Shape { dimension, tokens, parallel }: Shape, x: DMatrix<f64>) -> Self {
+    fn new(Shape { dimension, tokens }: Shape, x: DMatrix<f64>) -> Self {
         let dimension = dimension as f64;
         let mut gram = Vec::with_capacity(x.ncols() * tokens);
         for first in (0..x.ncols()).step_by(tokens) {
@@ -115,7 +111,7 @@ impl Sequences {
                 gram.extend((first..first + tokens).map(|b| x.column(a).dot(&x.column(b)) / dimension));
             }
         }
-        Self { tokens, parallel, x, gram }
+        Self { tokens, x, gram }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -130,8 +126,7 @@ impl Sequences {
     pub(super) fn select(&self, numbers: &[usize]) -> Self {
         let columns: Vec<usize> =
             numbers.iter().flat_map(|mu| self.tokens * mu..self.tokens * (mu + 1)).collect();
-        let Self { tokens, parallel, .. } = *self;
-        let shape = Shape { dimension: self.dimension(), tokens, parallel };
+        let shape = Shape { dimension: self.dimension(), tokens: self.tokens };
         Self::new(shape, self.x.select_columns(&columns))
     }
 
@@ -149,17 +144,12 @@ impl Sequences {
     /// What `f` makes of every chunk, in order.
     pub(super) fn chunks<R: Send>(&self, f: impl Fn(Chunk<'_>) -> R + Sync) -> Vec<R> {
         let size = self.count().div_ceil(MAX_CHUNKS).max(SMALLEST_CHUNK);
-        let starts: Vec<usize> = (0..self.count()).step_by(size).collect();
-        let chunk = |first: usize| {
+        parallel::map(self.count().div_ceil(size), 1, &|chunk| {
+            let first = size * chunk;
             let count = size.min(self.count() - first);
             let x = self.x.columns(self.tokens * first, self.tokens * count);
             f(Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] })
-        };
-        if self.parallel {
-            starts.into_par_iter().map(chunk).collect()
-        } else {
-            starts.into_iter().map(chunk).collect()
-        }
+        })
     }
 
     /// `X w` of every sequence, one number per token.

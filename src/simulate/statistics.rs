@@ -7,6 +7,7 @@ use crate::nullable::number;
 
 /// A mean over instances.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Estimate {
     /// The mean.
     #[serde(deserialize_with = "number")]
@@ -17,6 +18,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// A mean with its standard error, as measured elsewhere.
+    #[must_use]
+    pub fn new(mean: f64, std_error: f64) -> Self {
+        Self { mean, std_error }
+    }
+
     /// Mean and standard error of independent values.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {

@@ -168,10 +168,11 @@ impl TeacherSpectrum for Discrete {
         law.real_z(law.outer_edges()[1])
     }
 
-    fn stieltjes(&self, snr: f64, x: f64) -> Complex<f64> {
+    fn stieltjes(&self, snr: f64, x: f64) -> [f64; 2] {
         // G(x - i0) is the conjugate of G on the upper side, where w is taken.
         let w = self.scaled(snr).preimage(x);
-        (Complex::new(x, 0.0) - w).conj()
+        let g = (Complex::new(x, 0.0) - w).conj();
+        [g.re, g.im]
     }
 
     fn denoise(&self, snr: f64, r: f64) -> Denoised {

@@ -83,8 +83,7 @@ proptest! {
 
     #[test]
     fn sweeps(scenario in scenario(), axes in prop::collection::vec(axis(), 0..3), part in 1_usize..5, of in 1_usize..5,
-              index in count(), done in count(), values in prop::collection::vec(number(), 0..4),
-              threads in prop_oneof![1 => Just(None), 4 => (1_usize..3).prop_map(Some), 1 => select(vec![Some(0), Some(1025), Some(usize::MAX)])]) {
+              index in count(), done in count(), values in prop::collection::vec(number(), 0..4)) {
         let Some(sweep) = spoken(Sweep::new(scenario, axes.into_iter().flatten().collect())) else { return Ok(()) };
         prop_assert_eq!(sweep.values(index).len(), sweep.axes().len());
         if let Some(scenario) = spoken(sweep.at(&values)) {
@@ -95,7 +94,7 @@ proptest! {
         let Some(shard) = spoken(Shard::new(part, of)) else { return Ok(()) };
         let range = sweep.indices(shard);
         let mut seen = Vec::new();
-        let emitted = spoken(sweep.run(shard, done, threads, |record| {
+        let emitted = spoken(sweep.run(shard, done, |record| {
             seen.push(record.index);
             if seen.len() < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }));
@@ -161,7 +160,7 @@ fn more_than_everything_is_done() {
     let second = Shard::new(2, 2).unwrap();
     assert_eq!(sweep.indices(second), 8..16);
     for done in [8, 9, usize::MAX - 8, usize::MAX - 3, usize::MAX] {
-        assert_eq!(sweep.run(second, done, Some(1), |_| ControlFlow::Continue(())).unwrap(), 0, "{done}");
+        assert_eq!(sweep.run(second, done, |_| ControlFlow::Continue(())).unwrap(), 0, "{done}");
     }
 }
 

@@ -21,16 +21,14 @@ fn laboratory() -> impl Strategy<Value = Laboratory> {
     let dimension = prop_oneof![12 => 2_usize..12, 1 => count()];
     let instances = prop_oneof![12 => Just(2_usize), 1 => count()];
     let sizes = prop::collection::vec((dimension, instances), 0..3).prop_map(|sizes| {
-        sizes.into_iter().map(|(dimension, instances)| Size { dimension, instances }).collect::<Vec<_>>()
+        sizes.into_iter().map(|(dimension, instances)| Size::new(dimension, instances)).collect::<Vec<_>>()
     });
     let counts = prop::array::uniform4(prop_oneof![12 => 1_usize..4, 1 => count()]);
     let frozen = select(vec![FrozenLogits::Trained, FrozenLogits::Synthetic]);
     let order = prop_oneof![3 => Just(None), 1 => count().prop_map(Some)];
-    let threads =
-        prop_oneof![6 => Just(None), 1 => Just(Some(1)), 1 => Just(Some(0)), 1 => Just(Some(usize::MAX))];
     let limit = prop_oneof![6 => Just(1_u64 << 26), 1 => any::<u64>()];
-    (sizes, any::<u64>(), frozen, counts, parameter(), order, limit, threads).prop_map(
-        |(sizes, seed, frozen, counts, gradient_tolerance, order, memory_limit, threads)| Laboratory {
+    (sizes, any::<u64>(), frozen, counts, parameter(), order, limit).prop_map(
+        |(sizes, seed, frozen, counts, gradient_tolerance, order, memory_limit)| Laboratory {
             sizes,
             seed,
             frozen,
@@ -41,14 +39,13 @@ fn laboratory() -> impl Strategy<Value = Laboratory> {
             max_iterations: counts[3].saturating_mul(8),
             order,
             memory_limit,
-            threads,
         },
     )
 }
 
 fn estimate() -> impl Strategy<Value = Estimate> {
     (number(), prop_oneof![3 => parameter(), 1 => number()])
-        .prop_map(|(mean, std_error)| Estimate { mean, std_error })
+        .prop_map(|(mean, std_error)| Estimate::new(mean, std_error))
 }
 
 /// A measurement of two stages.
@@ -127,9 +124,9 @@ proptest! {
 /// What is kept of every instance has to fit in memory, too.
 #[test]
 fn laboratories_are_bounded() {
-    let size = |dimension| Size { dimension, instances: 1_000_000 };
+    let size = |dimension| Size::new(dimension, 1_000_000);
     let many = Laboratory { sizes: (2..13).map(size).collect(), ..Laboratory::default() };
     assert!(spoken(many.validate()).is_none());
-    let sizes = (2..103).map(|dimension| Size { dimension, instances: 2 }).collect();
+    let sizes = (2..103).map(|dimension| Size::new(dimension, 2)).collect();
     assert!(spoken(Laboratory { sizes, ..Laboratory::default() }.validate()).is_none());
 }

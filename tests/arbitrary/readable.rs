@@ -97,7 +97,7 @@ static VALID: LazyLock<Vec<Value>> = LazyLock::new(|| {
                "std_error": 0.1, "outcome": outcome, "solves": 3, "excluded": 1, "converged": true}),
         json!({"rows": [row], "unconverged": 0}),
         json!({"dimension": 5, "instances": 2, "iterations": [{"m": estimate, "q": estimate, "state_evolution": 0.5}]}),
-        json!({"sizes": [{"dimension": 10, "instances": 2}], "frozen": "synthetic", "order": 0, "threads": 1}),
+        json!({"sizes": [{"dimension": 10, "instances": 2}], "frozen": "synthetic", "order": 0}),
         json!({"atom": 0.5, "rank_fraction": 0.5, "components": [{"low": 0.0, "high": 1.0, "weight": 0.5, "outlier": false}],
                "eigenvalues": [0.1, 0.2], "density": [1.0, 2.0]}),
         outcome["pretrain"].clone(),

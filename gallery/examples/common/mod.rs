@@ -176,7 +176,7 @@ pub fn train(scenario: &Scenario, full: bool) -> Result<Option<Trained>, lora_as
         (Some(_), false) => (200, 16),
         (Some(_), true) => (400, 20),
     };
-    let sizes = vec![Size { dimension, instances }];
+    let sizes = vec![Size::new(dimension, instances)];
     let laboratory = Laboratory { sizes, random_starts: 0, ..Laboratory::default() };
     let comparison = compare(scenario, &laboratory)?;
     let of = |name: &str| comparison.row(Stage::Lora, name).map(|row| row.simulation);
@@ -186,7 +186,7 @@ pub fn train(scenario: &Scenario, full: bool) -> Result<Option<Trained>, lora_as
 /// All records of a grid given as JSON.
 pub fn solve(grid: &str) -> Result<Vec<Record>, lora_asymptotics::Error> {
     let records = Mutex::new(Vec::new());
-    Sweep::from_json(grid)?.run(Shard::WHOLE, 0, None, |record| {
+    Sweep::from_json(grid)?.run(Shard::WHOLE, 0, |record| {
         if let Ok(mut records) = records.lock() {
             records.push(record.clone());
         }

@@ -9,7 +9,7 @@ mod prox;
 mod test_errors;
 
 use super::label_noise::LabelNoise;
-use super::moments::{Losses, Point};
+use super::moments::Losses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
 use super::starts::{Guess, Starts};
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
-use crate::state_evolution::{Pass, Run, Tuning};
+use crate::state_evolution::{Run, Tuning};
 use nodes::Nodes;
 use product::ProductRule;
 use test_errors::ClosedForm;
@@ -98,25 +98,6 @@ pub(super) fn search<R: Send>(
     run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     Problem::new(model, frozen, training, options).search(&mut Run::default(), run)
-}
-
-/// One evaluation of the output channel on warm nodes, as the benchmarks time it: at two points in turn, as far apart as
-/// two iterates of a solve are.
-pub(super) fn benchmark(
-    model: &Model,
-    training: &Training,
-    options: &Options,
-) -> Result<impl FnMut() -> f64 + use<>, Error> {
-    let noise = LabelNoise::Gaussian { deviation: 1.0 };
-    let mut channel = output_channel(model.tokens, &noise, options, &Tuning::default())?;
-    let finest = channel.levels() - 1;
-    let v = 1.0 / (2.0 * training.lambda + 4.0 * training.alpha);
-    let mut m = 0.92;
-    Ok(move || {
-        m = 1.841 - m;
-        let point = Point { m, s2: 0.1, v };
-        channel.averages(finest, Pass::Step, &point).iter().map(|moments| moments.gradient2).sum()
-    })
 }
 
 fn output_channel(

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
-use crate::state_evolution::{Pass, Run, Tuning};
+use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
 use fields::Fields;
@@ -162,22 +162,4 @@ pub(super) fn lambda_collapse(
     Ok(critical.map(|(common, own)| {
         Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
     }))
-}
-
-/// One evaluation of the output channel, as the benchmarks time it: at two points in turn, as far apart as two iterates of
-/// a solve are.
-pub(super) fn benchmark(
-    model: &Model,
-    training: &Training,
-    options: &Options,
-) -> Result<impl FnMut() -> f64 + use<>, Error> {
-    let frozen = Frozen::new(2.0, 1.2, 1.1);
-    let mut channel = Problem::new(model, &frozen, training, options).channel(&Tuning::default())?;
-    let finest = channel.levels() - 1;
-    let mut m = 0.72;
-    Ok(move || {
-        m = 1.441 - m;
-        let point = Point { m, s2: 0.13, v: 0.3 };
-        channel.averages(finest, Pass::Step, &point).iter().map(|moments| moments.gradient2).sum()
-    })
 }
