@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use gauss_quad::GaussLegendre;
 
-use super::TeacherSpectrum;
+use super::{Chart, TeacherSpectrum};
 
 /// Nodes of a panel.
 const NODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(5);
@@ -29,14 +29,16 @@ fn over_divided_differences(
     r: f64,
     function: impl Fn(f64) -> f64,
 ) -> f64 {
-    let panels = Panels { teacher, snr, rule: GaussLegendre::new(NODES) };
+    let chart = teacher.chart(snr);
+    let panels = Panels { chart: chart.as_ref(), rule: GaussLegendre::new(NODES) };
     let (mut below, mut above) = (Vec::new(), Vec::new());
-    for [low, high] in teacher.support(snr) {
-        if low < r {
-            panels.cover([low, high.min(r)], &mut below);
+    let border = chart.parameter(r);
+    for [low, high] in chart.intervals() {
+        if low < border {
+            panels.cover([low, high.min(border)], &mut below);
         }
-        if high > r {
-            panels.cover([low.max(r), high], &mut above);
+        if high > border {
+            panels.cover([low.max(border), high], &mut above);
         }
     }
     let share: f64 = above.iter().map(|(_, weight)| weight).sum();
@@ -47,18 +49,17 @@ fn over_divided_differences(
     share * share + 2.0 * across
 }
 
-/// A node, and its weight times the density.
+/// Where a node is, and its weight times the density.
 type Node = (f64, f64);
 
 /// Adaptive Gauss-Legendre rules for averages over the law.
 struct Panels<'a> {
-    teacher: &'a dyn TeacherSpectrum,
-    snr: f64,
+    chart: &'a dyn Chart,
     rule: GaussLegendre,
 }
 
 impl Panels<'_> {
-    /// Nodes for an interval: `x = mid + half cos(theta)`, which resolve square-root edges, and crowd at either end.
+    /// Nodes for an interval of the parameter: `u = mid + half cos(theta)`, which resolve square-root edges, and crowd at either end.
     fn cover(&self, interval: [f64; 2], nodes: &mut Vec<Node>) {
         let whole = [0.0, PI];
         self.divide(interval, whole, &self.panel(interval, whole), DEEPEST, nodes);
@@ -94,8 +95,8 @@ impl Panels<'_> {
         let (centre, reach) = (0.5 * (from + to), 0.5 * (to - from));
         let node = |(node, weight): &(f64, f64)| {
             let theta = centre + reach * node;
-            let x = mid + half * theta.cos();
-            (x, reach * weight * half * theta.sin() * self.teacher.density(self.snr, x))
+            let [x, density] = self.chart.point(mid + half * theta.cos());
+            (x, reach * weight * half * theta.sin() * density)
         };
         self.rule.as_node_weight_pairs().iter().map(node).collect()
     }
