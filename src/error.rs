@@ -120,6 +120,22 @@ impl Error {
         Self::InvalidParameter { field, value: value.shown(), allowed: allowed.into() }
     }
 
+    /// [`Error::Syntax`]. Reasons quote what they refuse, which may be as long as a line: only the ends of a long reason are kept, since the
+    /// second one tells the place.
+    #[cfg(feature = "scenario")]
+    pub(crate) fn syntax(reason: impl Display) -> Self {
+        const HEAD: usize = 300;
+        const TAIL: usize = 100;
+        let reason = reason.to_string();
+        let characters = reason.chars().count();
+        if characters <= HEAD + TAIL {
+            return Self::Syntax(reason);
+        }
+        let head: String = reason.chars().take(HEAD).collect();
+        let tail: String = reason.chars().skip(characters - TAIL).collect();
+        Self::Syntax(format!("{head} ... {tail}"))
+    }
+
     /// [`Error::NotConverged`] unless the status is a success.
     pub(crate) fn unless_converged(
         stage: &'static str,

@@ -62,7 +62,7 @@ pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary>
 }
 
 fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
-    let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(error.to_string()))?;
+    let text = std::str::from_utf8(line).map_err(Error::syntax)?;
     Scenario::from_json(text)?.solve()
 }
 
@@ -74,5 +74,5 @@ fn without_mark(line: &[u8]) -> &[u8] {
 /// Reads a value from JSON, with or without a byte order mark.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
+    serde_json::from_str(text).map_err(Error::syntax)
 }

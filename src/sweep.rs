@@ -382,12 +382,11 @@ impl Sweep {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::invalid("axes.values", *value, "finite"));
         }
-        let syntax = |error: serde_json::Error| Error::Syntax(error.to_string());
-        let mut scenario = serde_json::to_value(&self.scenario).map_err(syntax)?;
+        let mut scenario = serde_json::to_value(&self.scenario).map_err(Error::syntax)?;
         for (axis, value) in self.axes.iter().zip(values) {
             set(&mut scenario, &axis.field, *value)?;
         }
-        serde_json::from_value(scenario).map_err(syntax)
+        serde_json::from_value(scenario).map_err(Error::syntax)
     }
 
     /// Solves the points of a shard, but the first `done` ones (rounded down to whole rows), and gives them to `emit`, one at a
@@ -521,7 +520,7 @@ impl<F: FnMut(&Record) -> ControlFlow<()>> Stream<F> {
 
 /// Sets the number at a path.
 fn set(scenario: &mut Value, path: &str, value: f64) -> Result<(), Error> {
-    let unknown = || Error::Syntax(format!("{path}: no number of the scenario has this name"));
+    let unknown = || Error::syntax(format!("{path}: no number of the scenario has this name"));
     let mut here = scenario;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
