@@ -131,6 +131,66 @@ mod tests {
         }
     }
 
+    /// A list by its density, which costs a search for every point.
+    struct Plain(Discrete);
+
+    impl TeacherSpectrum for Plain {
+        fn mean(&self) -> f64 {
+            self.0.mean()
+        }
+        fn second_moment(&self) -> f64 {
+            self.0.second_moment()
+        }
+        fn variance(&self) -> f64 {
+            self.0.variance()
+        }
+        fn orbit_dimension(&self) -> f64 {
+            self.0.orbit_dimension()
+        }
+        fn support(&self, snr: f64) -> Vec<[f64; 2]> {
+            self.0.support(snr)
+        }
+        fn top_edge(&self, snr: f64) -> f64 {
+            self.0.top_edge(snr)
+        }
+        fn stieltjes(&self, snr: f64, x: f64) -> nalgebra::Complex<f64> {
+            self.0.stieltjes(snr, x)
+        }
+        fn denoise(&self, snr: f64, r: f64) -> crate::spectrum::Denoised {
+            self.0.denoise(snr, r)
+        }
+        fn posterior(&self, snr: f64) -> crate::spectrum::Posterior {
+            self.0.posterior(snr)
+        }
+    }
+
+    #[test]
+    fn along_the_curve_as_along_the_axis() {
+        for (teacher, snr) in [
+            (Discrete::new(&[0.0, 0.0, 1.0, 4.0]).unwrap(), 3.0),
+            (Discrete::new(&[0.0, 0.1, 0.3, 0.4, 2.0, 2.2, 7.0]).unwrap(), 0.9),
+            (Discrete::power_law(1.25, 40).unwrap(), 2.0),
+            (Discrete::power_law(1.25, 40).unwrap(), 20.0),
+        ] {
+            for r in [-0.5, 0.1, 1.0, 2.5] {
+                let along_the_curve = squared_response(&teacher, snr, r);
+                let along_the_axis = squared_response(&Plain(teacher.clone()), snr, r);
+                assert_relative_eq!(along_the_curve, along_the_axis, max_relative = 1e-4);
+            }
+        }
+    }
+
+    /// Of as many eigenvalues as are allowed, and far more intervals than panels of one would find.
+    #[test]
+    fn ten_thousand_eigenvalues() {
+        let teacher = Discrete::power_law(1.25, 10_000).unwrap();
+        for r in [0.0, 1.0, 3.0] {
+            let response = teacher.denoise(1.0, r).response;
+            let value = over_divided_differences(&teacher, 1.0, r, |slope| slope);
+            assert_relative_eq!(value, response, max_relative = 1e-4);
+        }
+    }
+
     #[test]
     fn a_threshold_outside_of_the_support() {
         for (teacher, snr) in cases() {
