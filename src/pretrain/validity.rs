@@ -48,7 +48,8 @@ pub struct Validity {
     pub reliable: bool,
     /// The verdict. Good for linear attention. For softmax good up to a replicon of 0.9 and a fraction of 0.001 with several minima, marginal up to
     /// 1 and 0.01. The limit 1 is that of stability; the others are those of fine-tuning, where second minima are as rare in reliable
-    /// settings, and no result of a calibration by trained networks. Unreliable in any case if the solve has not converged.
+    /// settings, and no result of a calibration by trained networks. Unreliable in any case if the
+    /// solve ended neither `converged` nor `collapsed` nor `noise_limited`.
     pub verdict: Verdict,
 }
 

@@ -20,6 +20,11 @@ use equations::{Equations, contested, mean};
 use nodes::{Label, Nodes, OutputChannel, Point};
 use search::{Found, Search};
 
+/// Standard deviation of the label's logits, per coordinate, beyond which nothing is searched for. The softmax is a step function at that scale,
+/// and the pull towards `omega` in the proximal problem so much weaker than the steps that the descents end unfinished: what they find
+/// is no proximal point.
+const STEEPEST: f64 = 1e5;
+
 fn output_channel(tokens: usize, label: Label, options: &Options) -> Result<Box<dyn OutputChannel>, Error> {
     Ok(match tokens {
         2 => Box::new(Nodes::<2, 3>::new(label, options)?),
@@ -66,6 +71,9 @@ pub(super) fn solve(
         if collapse <= equations.ridge {
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
+        if is_steep(&equations.label) {
+            return Ok(super::without_numbers(teacher.second_moment(), 0));
+        }
         let warm = previous.map(|order| equations.point(order));
         let mut search = Search { channel: channel.as_mut(), equations, options, warm, iterations: 0 };
         let found = search.run(collapse);
@@ -85,6 +93,11 @@ pub(super) fn solve(
         }
         Ok(solution)
     })
+}
+
+/// Whether the label's logits are out of reach of double precision.
+fn is_steep(label: &Label) -> bool {
+    (2.0 * label.q0 + label.delta).sqrt() > STEEPEST
 }
 
 /// `S-hat = 0`.
