@@ -113,7 +113,7 @@ impl Cause {
     /// The error of another library, with its own message.
     #[cfg(feature = "scenario")]
     pub(crate) fn of(source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { message: source.to_string(), source: Some(Arc::new(source)) }
+        Self { message: shortened(&source.to_string()), source: Some(Arc::new(source)) }
     }
 
     /// The message, which includes that of the source.
@@ -129,6 +129,19 @@ impl Cause {
     }
 }
 
+/// The ends of a long message. Messages quote what they refuse, which may be as long as a line; the second end tells the place.
+fn shortened(message: &str) -> String {
+    const HEAD: usize = 300;
+    const TAIL: usize = 100;
+    let characters = message.chars().count();
+    if characters <= HEAD + TAIL {
+        return message.to_owned();
+    }
+    let head: String = message.chars().take(HEAD).collect();
+    let tail: String = message.chars().skip(characters - TAIL).collect();
+    format!("{head} ... {tail}")
+}
+
 impl PartialEq for Cause {
     fn eq(&self, other: &Self) -> bool {
         self.message == other.message
@@ -138,7 +151,7 @@ impl PartialEq for Cause {
 impl From<String> for Cause {
     /// A message without a source.
     fn from(message: String) -> Self {
-        Self { message, source: None }
+        Self { message: shortened(&message), source: None }
     }
 }
 

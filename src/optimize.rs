@@ -172,7 +172,7 @@ pub struct Settings {
     pub scan: usize,
     /// Solves at most; 10 to 1,000,000.
     pub max_solves: usize,
-    /// Whether to leave out points where replica symmetry cannot be trusted.
+    /// Whether to leave out points where replica symmetry cannot be trusted, in either stage.
     pub reliable_only: bool,
 }
 
@@ -339,6 +339,10 @@ impl<'a> Search<'a> {
             let base = Scenario { lora: None, ..reduced.clone() }.solve()?;
             log.solves += 1;
             let solution = base.pretrain.map(crate::pretrain::Solution::into_converged).transpose()?;
+            if solution.as_ref().is_some_and(|stage| settings.reliable_only && !stage.validity.reliable) {
+                // It is part of every point.
+                return Err(Error::NoOptimum { solves: log.solves, excluded: log.solves });
+            }
             reduced.frozen = solution.map(|solution| solution.freeze());
             reduced.pretrain = None;
             reduced.model.teacher = None;
@@ -359,10 +363,12 @@ impl<'a> Search<'a> {
     fn read(&self, scenario: &Scenario, outcome: &Outcome) -> Option<(f64, Option<f64>)> {
         let Outcome { pretrain, lora, .. } = outcome;
         let beta = scenario.lora.as_ref().map_or(self.beta, |finetuning| finetuning.beta);
-        let usable = pretrain.as_ref().is_none_or(|stage| stage.status.is_success());
-        let finetuned = lora.as_ref().filter(|stage| {
-            stage.status.is_success() && (stage.validity.reliable || !self.settings.reliable_only)
-        });
+        let trusted = |reliable: bool| reliable || !self.settings.reliable_only;
+        let usable = pretrain
+            .as_ref()
+            .is_none_or(|stage| stage.status.is_success() && trusted(stage.validity.reliable));
+        let finetuned =
+            lora.as_ref().filter(|stage| stage.status.is_success() && trusted(stage.validity.reliable));
         match self.target {
             Target::PretrainTest => pretrain.as_ref().map(|stage| (stage.errors.test, stage.std_error.test)),
             Target::LoraTest => finetuned.map(|stage| (stage.errors.test, stage.std_error.test)),

@@ -132,8 +132,9 @@ fn selecting_everything_is_fresh_and_reusing_without_response_too() {
         let all = solve(2, &Training { sequences, ..Training::new(5.0, 0.5) }, &few_nodes());
         assert_close("q", all.order.q, fresh.order.q, 1e-6);
     }
-    let reused =
-        solve(2, &Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) }, &few_nodes());
+    let training = Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) };
+    let frozen = Frozen { v: Some(0.0), ..FROZEN };
+    let reused = lora::solve(&Model::softmax(2, 0.5), &frozen, &training, &few_nodes()).unwrap();
     assert_eq!(reused.order, fresh.order);
     assert_eq!(fresh.effective_noise, None);
 }

@@ -200,3 +200,32 @@ fn what_cannot_be_optimised_is_an_error() {
         "{result:?}"
     );
 }
+
+/// Whatever the fine-tuning looks like: it is that of frozen weights of which nothing is known.
+#[test]
+fn what_stands_on_an_untrusted_pretraining_is_left_out() {
+    let untrusted = scenario(
+        r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}, "inverse_temperature": 4.0},
+            "pretrain": {"alpha": 0.2, "lambda": 0.001}, "lora": {"alpha": 5.0, "lambda": 0.5},
+            "options": {"log2_nodes": 6, "tolerance": 0.1}}"#,
+    );
+    let outcome = untrusted.solve().unwrap();
+    let base = outcome.pretrain.unwrap();
+    assert!(base.status.is_success() && !base.validity.reliable, "{base:?}");
+    let settings = Settings { scan: 3, max_solves: 10, tolerance: 0.1, ..Settings::default() };
+    let anyway = Settings { reliable_only: false, ..settings };
+    for (target, parameter, low, high) in [
+        (Target::PretrainTest, Parameter::PretrainLambda, 0.0009, 0.0011),
+        (Target::EffectiveNoise, Parameter::PretrainLambda, 0.0009, 0.0011),
+        (Target::LoraTest, Parameter::LoraLambda, 0.4, 0.6),
+    ] {
+        let ridge = [variable(parameter, low, high)];
+        let refused = minimize(&untrusted, target, &ridge, &settings);
+        assert!(
+            matches!(refused, Err(Error::NoOptimum { solves, excluded }) if solves == excluded),
+            "{target:?}: {refused:?}"
+        );
+        let taken = minimize(&untrusted, target, &ridge, &anyway).unwrap();
+        assert!(taken.value.is_finite(), "{target:?}: {taken:?}");
+    }
+}

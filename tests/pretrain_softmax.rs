@@ -300,3 +300,20 @@ fn models_out_of_range_are_refused() {
     let solution = pretrain::solve(&extreme, &Training::new(1e-300, 1e-300), &few_nodes()).unwrap();
     assert!(!solution.status.is_success() || solution.order.q <= 0.0);
 }
+
+/// This took half a minute and more to end in the same way.
+#[test]
+fn a_softmax_that_is_a_step_function_is_not_searched() {
+    let model = Model {
+        inverse_temperature: Some(1e6),
+        ..Model::softmax(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 })
+    };
+    let solution = pretrain::solve(&model, &Training::new(0.2, 0.1), &Options::default()).unwrap();
+    assert_eq!((solution.status, solution.iterations), (Status::NonFinite, 0));
+    assert!(solution.order.q.is_nan() && !solution.validity.reliable);
+    // A ridge above that of collapse is none of that: the answer is known.
+    let collapse = pretrain::lambda_collapse(&model, &Training::new(0.2, 0.1), &Options::default()).unwrap();
+    let above = Training::new(0.2, 1.01 * collapse.value);
+    let collapsed = pretrain::solve(&model, &above, &Options::default()).unwrap();
+    assert_eq!(collapsed.status, Status::Collapsed);
+}

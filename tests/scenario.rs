@@ -601,6 +601,28 @@ mod lines {
         }
     }
 
+    /// The answer repeated the megabyte that it refused.
+    #[test]
+    fn a_refusal_does_not_repeat_long_lines() {
+        let long = "\u{e9}".repeat(1_000_000);
+        for line in [format!("\"{long}\""), format!("{{\"{long}\": 1}}")] {
+            let (summary, answers) = run(line.as_bytes());
+            assert_eq!(summary.failed, 1);
+            let message = answers[0]["error"]["message"].as_str().unwrap();
+            assert!(message.len() < 1000 && message.contains("line 1 column"), "{message}");
+        }
+    }
+
+    /// Deep nesting is refused, and does not exhaust the stack.
+    #[test]
+    fn a_deep_line_is_refused() {
+        for line in ["[".repeat(100_000), "{\"model\":".repeat(100_000)] {
+            let (summary, answers) = run(line.as_bytes());
+            assert_eq!((summary.answered, summary.failed), (1, 1));
+            assert_eq!(answers[0]["error"]["kind"], "syntax");
+        }
+    }
+
     #[test]
     fn a_byte_order_mark_is_skipped() {
         let line = frozen().to_string();

@@ -21,8 +21,8 @@ pub struct Validity {
     pub reliable: bool,
     /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13. For softmax by the replicon and by the
     /// share `1/(1 + J)` of `vhat` in its pointwise value: good if the one is at most 0.9 and the other at least 0.95, marginal
-    /// if at most 1.2 and at least 0.9. Unreliable in any case if the solve has not converged, and for linear attention if
-    /// there are jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
+    /// if at most 1.2 and at least 0.9. Unreliable in any case if the solve ended neither `converged` nor `collapsed` nor
+    /// `noise_limited`, and for linear attention if there are jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
     pub verdict: Verdict,
     /// Whether the alignment is above that of the information-theoretic branch of the Bayes-optimal bound, by more than four standard errors:
     /// more than anyone can know, so that replica symmetry does not hold, whatever the verdict. `None` if the bound was not asked for,

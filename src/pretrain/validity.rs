@@ -13,8 +13,9 @@
 //!
 //! The product of both factors is the replicon, and replica symmetry is unstable above 1:
 //!
-//! $$ 8\alpha\\, E\lVert\partial g/\partial\omega\rVert_F^2
-//!    \iint\Big(\frac{f(x)-f(y)}{x-y}\Big)^2\rho(x)\rho(y)\\,dx\\,dy . $$
+//! ```text
+//! 8 alpha E|dg/domega|_F^2 double-int ((f(x) - f(y))/(x - y))^2 rho(x) rho(y) dx dy
+//! ```
 //!
 //! (Without the squares, the same product is `V Vhat`.) For linear attention it is the double integral of the soft threshold of unit slope over
 //! `2 alpha K`, which is below `D/(2 alpha K) < 1` with `D = V Vhat` the degrees of freedom: stable, as a convex problem must be. Where the
@@ -47,7 +48,8 @@ pub struct Validity {
     pub reliable: bool,
     /// The verdict. Good for linear attention. For softmax good up to a replicon of 0.9 and a fraction of 0.001 with several minima, marginal up to
     /// 1 and 0.01. The limit 1 is that of stability; the others are those of fine-tuning, where second minima are as rare in reliable
-    /// settings, and no result of a calibration by trained networks. Unreliable in any case if the solve has not converged.
+    /// settings, and no result of a calibration by trained networks. Unreliable in any case if the
+    /// solve ended neither `converged` nor `collapsed` nor `noise_limited`.
     pub verdict: Verdict,
 }
 

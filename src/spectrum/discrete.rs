@@ -12,12 +12,13 @@
 //! upper half-plane (see [`super::soft_threshold`]): they pass far above the eigenvalues, however many there are.
 
 use nalgebra::Complex;
+use std::cell::Cell;
 use std::f64::consts::PI;
 
 use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::{Chart, Denoised, Posterior, TeacherSpectrum, meaningful};
 use crate::error::{Error, Number};
 use crate::lanes::{LANES, widest};
 use crate::roots::{self, Point};
@@ -187,6 +188,36 @@ impl TeacherSpectrum for Discrete {
             [shift * shift, point.real_g * point.real_g]
         });
         Posterior::new(law.snr, self, gain, response2)
+    }
+
+    fn chart(&self, snr: f64) -> Box<dyn Chart + '_> {
+        Box::new(Curve { law: self.scaled(snr), guess: Cell::new(0.25) })
+    }
+}
+
+/// The curve `w = u + i v(u)`, whose points cost no search for `u`.
+struct Curve<'a> {
+    law: Scaled<'a>,
+    /// `v^2` at the last point, which is near the next one.
+    guess: Cell<f64>,
+}
+
+impl Chart for Curve<'_> {
+    fn intervals(&self) -> Vec<[f64; 2]> {
+        self.law.intervals()
+    }
+
+    fn parameter(&self, x: f64) -> f64 {
+        self.law.preimage(x).re
+    }
+
+    fn point(&self, u: f64) -> [f64; 2] {
+        let mut guess = self.guess.get();
+        let point = self.law.on_the_curve(u, &mut guess);
+        self.guess.set(guess);
+        // Rounding may leave nothing of the height next to an edge.
+        let x = if point.density > 0.0 { u + point.real_g } else { self.law.real_z(u) };
+        [x, point.density]
     }
 }
 

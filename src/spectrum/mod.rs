@@ -117,6 +117,43 @@ pub trait TeacherSpectrum: Send + Sync {
 
     /// The integrals of the posterior mean, to 1e-11 or better.
     fn posterior(&self, snr: f64) -> Posterior;
+
+    /// The law of `y = snr s* + Z` along a parameter in which many points of it cost little. By default the parameter is `x` itself.
+    fn chart(&self, snr: f64) -> Box<dyn Chart + '_> {
+        Box::new(ByPosition { teacher: self, snr })
+    }
+}
+
+/// The law of `y = snr s* + Z` along a parameter `u` that increases with `x`.
+pub trait Chart {
+    /// The intervals of `u` whose images make up the support, in increasing order.
+    fn intervals(&self) -> Vec<[f64; 2]>;
+
+    /// The parameter of a point `x`; any parameter between two intervals for a point between their images.
+    fn parameter(&self, x: f64) -> f64;
+
+    /// `x` and `rho dx/du` at a parameter in the intervals.
+    fn point(&self, u: f64) -> [f64; 2];
+}
+
+/// The parameter `u = x`.
+struct ByPosition<'a, S: ?Sized> {
+    teacher: &'a S,
+    snr: f64,
+}
+
+impl<S: TeacherSpectrum + ?Sized> Chart for ByPosition<'_, S> {
+    fn intervals(&self) -> Vec<[f64; 2]> {
+        self.teacher.support(self.snr)
+    }
+
+    fn parameter(&self, x: f64) -> f64 {
+        x
+    }
+
+    fn point(&self, u: f64) -> [f64; 2] {
+        [u, self.teacher.density(self.snr, u)]
+    }
 }
 
 #[cfg(test)]

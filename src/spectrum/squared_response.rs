@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use gauss_quad::GaussLegendre;
 
-use super::TeacherSpectrum;
+use super::{Chart, TeacherSpectrum};
 
 /// Nodes of a panel.
 const NODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(5);
@@ -29,14 +29,16 @@ fn over_divided_differences(
     r: f64,
     function: impl Fn(f64) -> f64,
 ) -> f64 {
-    let panels = Panels { teacher, snr, rule: GaussLegendre::new(NODES) };
+    let chart = teacher.chart(snr);
+    let panels = Panels { chart: chart.as_ref(), rule: GaussLegendre::new(NODES) };
     let (mut below, mut above) = (Vec::new(), Vec::new());
-    for [low, high] in teacher.support(snr) {
-        if low < r {
-            panels.cover([low, high.min(r)], &mut below);
+    let border = chart.parameter(r);
+    for [low, high] in chart.intervals() {
+        if low < border {
+            panels.cover([low, high.min(border)], &mut below);
         }
-        if high > r {
-            panels.cover([low.max(r), high], &mut above);
+        if high > border {
+            panels.cover([low.max(border), high], &mut above);
         }
     }
     let share: f64 = above.iter().map(|(_, weight)| weight).sum();
@@ -47,18 +49,17 @@ fn over_divided_differences(
     share * share + 2.0 * across
 }
 
-/// A node, and its weight times the density.
+/// Where a node is, and its weight times the density.
 type Node = (f64, f64);
 
 /// Adaptive Gauss-Legendre rules for averages over the law.
 struct Panels<'a> {
-    teacher: &'a dyn TeacherSpectrum,
-    snr: f64,
+    chart: &'a dyn Chart,
     rule: GaussLegendre,
 }
 
 impl Panels<'_> {
-    /// Nodes for an interval: `x = mid + half cos(theta)`, which resolve square-root edges, and crowd at either end.
+    /// Nodes for an interval of the parameter: `u = mid + half cos(theta)`, which resolve square-root edges, and crowd at either end.
     fn cover(&self, interval: [f64; 2], nodes: &mut Vec<Node>) {
         let whole = [0.0, PI];
         self.divide(interval, whole, &self.panel(interval, whole), DEEPEST, nodes);
@@ -94,8 +95,8 @@ impl Panels<'_> {
         let (centre, reach) = (0.5 * (from + to), 0.5 * (to - from));
         let node = |(node, weight): &(f64, f64)| {
             let theta = centre + reach * node;
-            let x = mid + half * theta.cos();
-            (x, reach * weight * half * theta.sin() * self.teacher.density(self.snr, x))
+            let [x, density] = self.chart.point(mid + half * theta.cos());
+            (x, reach * weight * half * theta.sin() * density)
         };
         self.rule.as_node_weight_pairs().iter().map(node).collect()
     }
@@ -127,6 +128,66 @@ mod tests {
                 let squared = squared_response(teacher.as_ref(), snr, r);
                 assert!(squared > 0.0 && squared < response, "{squared} {response}");
             }
+        }
+    }
+
+    /// A list by its density, which costs a search for every point.
+    struct Plain(Discrete);
+
+    impl TeacherSpectrum for Plain {
+        fn mean(&self) -> f64 {
+            self.0.mean()
+        }
+        fn second_moment(&self) -> f64 {
+            self.0.second_moment()
+        }
+        fn variance(&self) -> f64 {
+            self.0.variance()
+        }
+        fn orbit_dimension(&self) -> f64 {
+            self.0.orbit_dimension()
+        }
+        fn support(&self, snr: f64) -> Vec<[f64; 2]> {
+            self.0.support(snr)
+        }
+        fn top_edge(&self, snr: f64) -> f64 {
+            self.0.top_edge(snr)
+        }
+        fn stieltjes(&self, snr: f64, x: f64) -> [f64; 2] {
+            self.0.stieltjes(snr, x)
+        }
+        fn denoise(&self, snr: f64, r: f64) -> crate::spectrum::Denoised {
+            self.0.denoise(snr, r)
+        }
+        fn posterior(&self, snr: f64) -> crate::spectrum::Posterior {
+            self.0.posterior(snr)
+        }
+    }
+
+    #[test]
+    fn along_the_curve_as_along_the_axis() {
+        for (teacher, snr) in [
+            (Discrete::new(&[0.0, 0.0, 1.0, 4.0]).unwrap(), 3.0),
+            (Discrete::new(&[0.0, 0.1, 0.3, 0.4, 2.0, 2.2, 7.0]).unwrap(), 0.9),
+            (Discrete::power_law(1.25, 40).unwrap(), 2.0),
+            (Discrete::power_law(1.25, 40).unwrap(), 20.0),
+        ] {
+            for r in [-0.5, 0.1, 1.0, 2.5] {
+                let along_the_curve = squared_response(&teacher, snr, r);
+                let along_the_axis = squared_response(&Plain(teacher.clone()), snr, r);
+                assert_relative_eq!(along_the_curve, along_the_axis, max_relative = 1e-4);
+            }
+        }
+    }
+
+    /// Of as many eigenvalues as are allowed, and far more intervals than panels of one would find.
+    #[test]
+    fn ten_thousand_eigenvalues() {
+        let teacher = Discrete::power_law(1.25, 10_000).unwrap();
+        for r in [0.0, 1.0, 3.0] {
+            let response = teacher.denoise(1.0, r).response;
+            let value = over_divided_differences(&teacher, 1.0, r, |slope| slope);
+            assert_relative_eq!(value, response, max_relative = 1e-4);
         }
     }
 

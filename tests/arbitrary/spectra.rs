@@ -12,9 +12,13 @@ fn everything(law: &dyn TeacherSpectrum, snr: f64, x: f64) {
     black_box((law.mean(), law.second_moment(), law.variance(), law.orbit_dimension()));
     black_box((law.support(snr), law.top_edge(snr), law.stieltjes(snr, x)));
     let (density, denoised, posterior) = (law.density(snr, x), law.denoise(snr, x), law.posterior(snr));
+    let chart = law.chart(snr);
+    black_box((chart.parameter(x), chart.point(x)));
+    let within = chart.intervals().into_iter().map(|[low, high]| chart.point(0.5 * (low + high))[1]);
+    let least = within.fold(f64::INFINITY, f64::min);
     // Where double precision resolves the law.
     if (1e-3..1e3).contains(&snr) && x.abs() < 1e6 && law.second_moment() < 1e6 {
-        assert!(density >= -1e-7, "density {density}");
+        assert!(density >= -1e-7 && least >= -1e-7, "density {density}, {least}");
         assert!((0.0..=1.0).contains(&denoised.rank_fraction), "{denoised:?}");
         assert!(denoised.norm >= -1e-9 && denoised.trace >= -1e-9, "{denoised:?}");
         assert!(

@@ -23,6 +23,11 @@ use equations::Equations;
 use nodes::Nodes;
 use starts::Starts;
 
+/// Standard deviation of the label's logits, per coordinate, beyond which nothing is searched for. The softmax is a step function at that scale,
+/// and the pull towards `omega` in the proximal problem so much weaker than the steps that the descents end unfinished: what they find
+/// is no proximal point.
+const STEEPEST: f64 = 1e5;
+
 fn output_channel(
     tokens: usize,
     label: Label,
@@ -74,6 +79,9 @@ pub(super) fn solve(
         if collapse <= equations.ridge {
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
+        if is_steep(&equations.label) {
+            return Ok(super::without_numbers(teacher.second_moment(), 0));
+        }
         let warm = run.previous.map(|solution| equations.point(&solution.order));
         let found = Starts::new(channel.as_mut(), equations, options, warm)
             .accompanied(run.tuning, run.observer())
@@ -90,6 +98,11 @@ pub(super) fn solve(
         }
         Ok(solution)
     })
+}
+
+/// Whether the label's logits are out of reach of double precision.
+fn is_steep(label: &Label) -> bool {
+    (2.0 * label.q0 + label.delta).sqrt() > STEEPEST
 }
 
 /// `S-hat = 0`.
