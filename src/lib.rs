@@ -88,11 +88,16 @@
 struct ReadmeExamples;
 
 pub mod channel;
+mod check;
 mod descent;
+mod divergence;
 pub mod error;
 pub mod fixed_point;
+mod frozen;
 #[cfg(feature = "scenario")]
 pub mod journal;
+#[cfg(feature = "scenario")]
+mod json;
 mod lanes;
 #[cfg(feature = "scenario")]
 pub mod lines;
@@ -113,11 +118,12 @@ pub mod scenario;
 #[cfg(feature = "simulate")]
 pub mod simulate;
 pub mod spectrum;
+mod status;
 mod std_error;
 #[cfg(feature = "sweep")]
 pub mod sweep;
 mod threshold;
-mod validity;
+mod verdict;
 
 pub use error::Error;
 pub use model::{Activation, Model, Teacher};
@@ -126,4 +132,4 @@ pub use options::{Options, Start};
 pub use scenario::{Bound, Estimator, Finetuning, Outcome, Pretraining, Quantity, Scenario, Skipped};
 pub use std_error::StdError;
 pub use threshold::Threshold;
-pub use validity::Verdict;
+pub use verdict::Verdict;

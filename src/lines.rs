@@ -13,14 +13,11 @@
 
 use std::io::{self, BufRead, Write};
 
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::error::Error;
+use crate::json::without_mark;
 use crate::scenario::{Outcome, Scenario};
-
-/// The mark with which some programs begin a text in UTF-8. It carries no information.
-const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// How many lines [`solve`] answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,15 +61,4 @@ pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary>
 fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
     let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(error.to_string()))?;
     Scenario::from_json(text)?.solve()
-}
-
-fn without_mark(line: &[u8]) -> &[u8] {
-    let mut buffer = [0; 4];
-    line.strip_prefix(BYTE_ORDER_MARK.encode_utf8(&mut buffer).as_bytes()).unwrap_or(line)
-}
-
-/// Reads a value from JSON, with or without a byte order mark.
-pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| Error::Syntax(error.to_string()))
 }

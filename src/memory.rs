@@ -5,7 +5,6 @@
 
 use crate::channel;
 use crate::error::Error;
-use crate::lora::Sequences;
 use crate::model::{Activation, Model};
 use crate::options::Options;
 
@@ -20,8 +19,11 @@ pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 pub(crate) enum Averages {
     /// The output channel of pre-training.
     Pretraining,
-    /// The output channel of fine-tuning, on these sequences.
-    Finetuning(Sequences),
+    /// The output channel of fine-tuning. Selected sequences take more normals.
+    Finetuning {
+        /// Whether the sequences are selected by a score.
+        selected: bool,
+    },
     /// The least errors of pre-training.
     PretrainingBound,
     /// The posterior of fine-tuning, and its least errors.
@@ -42,7 +44,7 @@ impl Averages {
     fn stage(self) -> &'static str {
         match self {
             Self::Pretraining | Self::PretrainingBound => "pretrain",
-            Self::Finetuning(_) | Self::FinetuningBound => "lora",
+            Self::Finetuning { .. } | Self::FinetuningBound => "lora",
         }
     }
 
@@ -55,16 +57,16 @@ impl Averages {
         let (kept, passing) = match (self, model.activation) {
             // In closed form, or by a rule with few nodes.
             (Self::Pretraining | Self::PretrainingBound, Activation::Linear) => (0, 0),
-            (Self::Finetuning(_), Activation::Linear) if tokens == 1 => (0, 0),
+            (Self::Finetuning { .. }, Activation::Linear) if tokens == 1 => (0, 0),
             // Two vectors of normals, the label, the last proximal point and its flag.
             (Self::Pretraining, Activation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
-            (Self::Finetuning(sequences), Activation::Linear) => {
-                let noise = if matches!(sequences, Sequences::Active(_)) { 2 * all } else { all };
+            (Self::Finetuning { selected }, Activation::Linear) => {
+                let noise = if selected { 2 * all } else { all };
                 // The label's eigenvalues, chi*, omega, and the last secular root.
                 (3 * tokens + 1, 2 * tokens + noise)
             }
             // Two matrices of logits, chi*, omega, the last proximal point, and the curvatures at zero weights.
-            (Self::Finetuning(_), Activation::Softmax) => {
+            (Self::Finetuning { .. }, Activation::Softmax) => {
                 (2 * tokens * tokens + 5 * tokens, 2 * tokens + 3 * seen + 1)
             }
             (Self::PretrainingBound, Activation::Softmax) => (two_replicas(tokens, false), 0),
@@ -118,7 +120,7 @@ mod tests {
 
     const ALL: [Averages; 4] = [
         Averages::Pretraining,
-        Averages::Finetuning(Sequences::Fresh),
+        Averages::Finetuning { selected: false },
         Averages::PretrainingBound,
         Averages::FinetuningBound,
     ];

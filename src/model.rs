@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::channel;
-use crate::error::{Error, check};
+use crate::check;
+use crate::error::Error;
 use crate::spectrum::{Discrete, TeacherSpectrum, Wishart};
 
 /// The attention non-linearity `sigma` that acts on the centred logits `h`.

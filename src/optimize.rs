@@ -26,7 +26,8 @@ use argmin::solver::brent::BrentOpt;
 use argmin::solver::neldermead::NelderMead;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Number, check};
+use crate::check;
+use crate::error::{Error, Number};
 use crate::lora::Frozen;
 use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, check};
+use crate::check;
+use crate::error::Error;
 use crate::fixed_point::Tolerance;
 
 /// Which fixed point of the fine-tuning equations to return.

@@ -31,9 +31,10 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, check};
-use crate::fixed_point::Status;
+use crate::check;
+use crate::error::Error;
 use crate::scenario::{Outcome, Scenario};
+use crate::status::Status;
 
 /// Points of a grid at most.
 const MAX_POINTS: usize = 100_000_000;
@@ -316,7 +317,7 @@ impl Sweep {
     /// # Errors
     /// [`Error::Syntax`] for broken JSON, an unknown field, or anything that [`Sweep::new`] refuses.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        crate::lines::from_json(text)
+        crate::json::from_json(text)
     }
 
     /// The axes.

@@ -26,14 +26,13 @@
 
 mod anderson;
 mod sensitivity;
-mod status;
 mod tolerance;
 
 use crate::error::Error;
 use anderson::Anderson;
 
+pub use crate::status::Status;
 pub(crate) use sensitivity::{Sensitivity, noise};
-pub use status::Status;
 pub(crate) use tolerance::Tolerance;
 
 /// How one component of the vector is iterated on.

@@ -4,8 +4,10 @@
 //! Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively selected ones it is a
 //! Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
-use super::{Frozen, Score, Sequences, Training};
+use super::selection::Score;
+use super::training::{Sequences, Training};
 use crate::channel;
+use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile, normal_cdf, normal_density};
@@ -179,45 +181,10 @@ impl ScalarLaw {
     }
 }
 
-impl Score {
-    /// Number of coordinates of the logits that the score looks at.
-    fn coordinates(self, tokens: usize) -> usize {
-        match self {
-            Self::Frobenius => channel::dimension(tokens),
-            Self::Centred => channel::dimension(tokens) - 1,
-        }
-    }
-
-    /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in the scored
-    /// coordinates: the direction is kept, the radius is mapped by its quantile.
-    fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
-        let flat = match self {
-            Self::Frobenius => 0.0,
-            Self::Centred => z.iter().enumerate().map(|(k, x)| x * channel::flat_direction(tokens, k)).sum(),
-        };
-        let radius2: f64 = z.iter().map(|x| x * x).sum::<f64>() - flat * flat;
-        let scale = self.shrinkage(tokens, fraction, radius2);
-        for (k, x) in z.iter_mut().enumerate() {
-            let across = if flat == 0.0 { 0.0 } else { flat * channel::flat_direction(tokens, k) };
-            *x = scale * (*x - across) + across;
-        }
-    }
-
-    /// What the scored coordinates of a standard Gaussian sample, of squared norm `radius2`, are multiplied by to condition it
-    /// on their ball of probability `fraction`.
-    pub(super) fn shrinkage(self, tokens: usize, fraction: f64, radius2: f64) -> f64 {
-        if radius2 <= 0.0 {
-            return 1.0;
-        }
-        let degrees = self.coordinates(tokens);
-        (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lora::Selection;
+    use crate::lora::selection::Selection;
     use crate::quadrature::ScrambledSobol;
     use approx::assert_relative_eq;
     use std::f64::consts::SQRT_2;

@@ -1,7 +1,7 @@
 //! The averages over one evaluation of the output channel, and the order parameters they belong to.
 
-use super::Divergence;
 use super::zero_weights::ZeroWeights;
+use crate::divergence::Divergence;
 
 /// Number of averages.
 pub(super) const COUNT: usize = 14;

@@ -2,12 +2,13 @@
 
 use super::moments::{COUNT, Moments, OutputChannel, Point};
 use super::ridge::{Ridge, SMALLEST_S2};
+use super::solution::Branch;
 use super::validity::Validity;
-use super::{Branch, Divergence};
+use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, max_norm, noise};
 use crate::options::{Options, Start};
-use crate::validity::Verdict;
+use crate::verdict::Verdict;
 
 /// Residual at which the first, the middle levels hand over to the next.
 const FIRST_TOLERANCE: f64 = 1e-4;

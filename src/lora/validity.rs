@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "scenario")]
+use super::bayes::BayesSolution;
 use crate::nullable::number;
-use crate::validity::Verdict;
+use crate::verdict::Verdict;
 
 /// Gauges of replica symmetry at the returned fixed point, and what they say.
 ///
@@ -51,7 +53,7 @@ impl Validity {
         &mut self,
         alignment: f64,
         std_error: Option<f64>,
-        bound: &super::BayesSolution,
+        bound: &BayesSolution,
     ) {
         let allowance = 4.0 * std_error.unwrap_or(0.0).hypot(bound.std_error.alignment.unwrap_or(0.0)) + 1e-9;
         let excess = alignment - bound.branches.information_theoretic.alignment;

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::search::{Found, Search};
 use super::validity::Validity;
 use crate::error::Error;
-use crate::fixed_point::Status;
 use crate::nullable::number;
 use crate::roots::{self, Point};
+use crate::status::Status;
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
 

@@ -4,8 +4,10 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Solution, Training};
-use crate::error::{Error, check};
+use super::solution::Solution;
+use super::training::Training;
+use crate::check;
+use crate::error::Error;
 use crate::model::Model;
 use crate::roots::{self, Point};
 use crate::spectrum::TeacherSpectrum;

@@ -2,14 +2,13 @@
 
 use nalgebra::DMatrix;
 
-use super::TEST_BATCH;
 use super::batch::{Batch, Source, finetuning_batch};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Finetuned, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::Weights;
+use super::sequences::{TEST_BATCH, Weights};
 use crate::lora::Training;
 use crate::observables;
 

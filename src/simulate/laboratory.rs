@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::minimise::{self, Stopping};
-use super::sequences::MAX_CHUNKS;
-use crate::error::{Error, Number, check};
+use super::sequences::{MAX_CHUNKS, TEST_BATCH};
+use crate::check;
+use crate::error::{Error, Number};
 use crate::lora::Sequences;
 use crate::model::Teacher;
 use crate::scenario::Scenario;
@@ -230,7 +231,7 @@ impl Counts {
         let finetuning = self
             .finetuning
             .map_or(0.0, |[kept, pool]| sequences(kept, 1.0) + sequences(pool, 1.0) + vectors * d);
-        let numbers = pretraining + finetuning + sequences(super::TEST_BATCH as f64, d);
+        let numbers = pretraining + finetuning + sequences(TEST_BATCH as f64, d);
         numbers * std::mem::size_of::<f64>() as f64
     }
 

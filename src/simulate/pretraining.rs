@@ -2,14 +2,13 @@
 
 use nalgebra::DMatrix;
 
-use super::TEST_BATCH;
 use super::batch::{Labelled, labelled};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Pretrained, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::{Sequences, Weights};
+use super::sequences::{Sequences, TEST_BATCH, Weights};
 use crate::error::Error;
 use crate::model::Teacher;
 use crate::observables;

@@ -10,6 +10,8 @@ use crate::lora::Score;
 use crate::model::Teacher;
 use crate::spectrum::Discrete;
 
+/// New sequences that are held at once.
+pub(super) const TEST_BATCH: usize = 256;
 /// Symmetric weights `S = scale F F^T`.
 #[derive(Debug, Clone)]
 pub(super) struct Weights {

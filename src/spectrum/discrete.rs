@@ -16,8 +16,8 @@ use std::f64::consts::PI;
 
 use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
+use super::law::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use crate::error::{Error, Number};
 use crate::lanes::{LANES, widest};
 use crate::roots::{self, Point};
@@ -98,7 +98,7 @@ impl Discrete {
             return Err(Error::invalid(field, exponent, "between 0 and 100"));
         }
         let field = "model.teacher.power_law.dimension";
-        crate::error::check::integer(field, dimension, 1, Self::MAX_EIGENVALUES)
+        crate::check::integer(field, dimension, 1, Self::MAX_EIGENVALUES)
     }
 
     fn from_valid(mut eigenvalues: Vec<f64>) -> Self {

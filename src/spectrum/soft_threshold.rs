@@ -15,8 +15,8 @@
 use nalgebra::Complex;
 use std::f64::consts::PI;
 
-use super::Denoised;
 use super::contour::{Lanes, imaginary_integrals};
+use super::law::Denoised;
 
 /// What the integrands are made of, at the nodes of one panel.
 pub(super) struct Terms {

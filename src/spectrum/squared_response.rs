@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use gauss_quad::GaussLegendre;
 
-use super::TeacherSpectrum;
+use super::law::TeacherSpectrum;
 
 /// Nodes of a panel.
 const NODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(5);

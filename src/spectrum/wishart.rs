@@ -10,8 +10,8 @@
 //! integrals of the soft threshold (see [`super::soft_threshold`]) are made of. One cubic equation is all there is to solve.
 
 use super::contour::Lanes;
+use super::law::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
 use crate::error::Error;
 use nalgebra::Complex;
 use std::f64::consts::PI;

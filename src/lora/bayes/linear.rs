@@ -4,7 +4,7 @@
 //! be drawn in the eigenbasis of `Y = chi chi^T + n`. Neither depends on the overlap: one eigenbasis serves the whole curve.
 
 use super::contour::Quartic;
-use super::{Column, Kernel, Responses};
+use super::kernel::{Column, Kernel, Responses};
 use crate::channel::{dimension, eigenbasis, symmetric_from_coordinates};
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::quadrature::ChiQuantile;

@@ -6,7 +6,7 @@
 //! a single component `p` (two tokens), that of `t` is Gaussian.
 
 use super::contour::Quartic;
-use super::{Column, Kernel, Responses};
+use super::kernel::{Column, Kernel, Responses};
 use crate::channel::{eigenbasis, symmetric_from_coordinates};
 use crate::lanes::{self, LANES, Lane, sum_once, widest};
 use crate::quadrature::ChiQuantile;

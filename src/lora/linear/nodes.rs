@@ -2,9 +2,9 @@
 
 use super::prox::{Block, accumulate};
 use crate::channel::eigenbasis;
+use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_over_blocks};
-use crate::lora::Divergence;
 use crate::lora::label_noise::LabelNoise;
 use crate::lora::moments::{Moments, OutputChannel, Point};
 use crate::memory::MADE_AT_ONCE;
@@ -164,14 +164,13 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lora::Sequences;
     use crate::memory::Averages;
     use crate::model::Model;
 
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8>>() + size_of::<Lane>();
-        let foreseen = Averages::Finetuning(Sequences::Fresh).numbers(&Model::linear(8, 0.5)).kept;
+        let foreseen = Averages::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5)).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

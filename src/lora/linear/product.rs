@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use gauss_quad::GaussLegendre;
 
 use super::prox::{Block, accumulate};
+use crate::divergence::Divergence;
 use crate::lanes::LANES;
-use crate::lora::Divergence;
 use crate::lora::label_noise::{LabelNoise, ScalarLaw};
 use crate::lora::moments::{COUNT, Moments, OutputChannel, Point};
 use crate::parallel;

@@ -6,8 +6,10 @@
 //! proximal point of pre-training for the same label, on actively selected ones it is conditioned on a ball.
 
 use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
+use crate::frozen::Frozen;
 use crate::lanes::{LANES, Lane};
-use crate::lora::{Frozen, Score, Selection, Sequences, Training};
+use crate::lora::selection::{Score, Selection};
+use crate::lora::training::{Sequences, Training};
 use crate::model::Model;
 
 /// A symmetric matrix of logits for every sample of a block.

@@ -4,9 +4,9 @@ use super::fields::{Fields, Normals};
 use super::prox::{Block, accumulate};
 use crate::channel::{self, Row, softmax_row};
 use crate::descent::Vector;
+use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, sum_over_blocks};
-use crate::lora::Divergence;
 use crate::lora::moments::{Moments, OutputChannel, Point};
 use crate::lora::zero_weights::{Curvature, Samples, ZeroWeights};
 use crate::options::Options;
@@ -222,7 +222,6 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 mod tests {
     use super::*;
     use crate::lanes::Lane;
-    use crate::lora::Sequences;
     use crate::memory::Averages;
     use crate::model::Model;
 
@@ -230,7 +229,7 @@ mod tests {
     fn memory_is_foreseen() {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
         let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
-        let foreseen = Averages::Finetuning(Sequences::Fresh).numbers(&Model::softmax(8, 0.5)).kept;
+        let foreseen = Averages::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5)).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

@@ -1,8 +1,10 @@
 //! One step of the state evolution: from the averages over the losses to the order parameters.
 
 use super::nodes::{Averages, Label, Point};
-use crate::lora::Divergence;
-use crate::pretrain::{Order, Training, validity};
+use crate::divergence::Divergence;
+use crate::pretrain::replicon;
+use crate::pretrain::solution::Order;
+use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 
 /// What closes the equations.
@@ -83,14 +85,14 @@ impl<'a> Equations<'a> {
 
     /// The part of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
     pub(super) fn weights(&self, order: &Order) -> f64 {
-        validity::weights(self.teacher, self.ridge, order)
+        replicon::weights(self.teacher, self.ridge, order)
     }
 
     /// The replicon of a fixed point with these conjugates, given the part of the weights.
     pub(super) fn replicon(&self, order: &Order, averages: &Averages, weights: f64) -> f64 {
         // The derivative of g was taken in scaled logits.
         let square = self.scale * self.scale * averages[10];
-        validity::replicon(self.alpha, order, square, weights)
+        replicon::replicon(self.alpha, order, square, weights)
     }
 
     /// The point that belongs to physical order parameters.

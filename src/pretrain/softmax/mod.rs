@@ -7,13 +7,15 @@ mod equations;
 mod nodes;
 mod search;
 
-use super::{Errors, Order, Solution, Training, Validity};
+use super::solution::{Errors, Order, Solution};
+use super::training::Training;
+use super::validity::Validity;
 use crate::error::Error;
-use crate::fixed_point::Status;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
+use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
 use crate::threshold::Threshold;
 use equations::{Equations, contested, mean};
@@ -73,7 +75,7 @@ pub(super) fn solve(
         let found = match found {
             // The parameters are so extreme that there is no first iterate in double precision.
             Err(Error::InvalidParameter { field: "start", .. }) => {
-                return Ok(super::without_numbers(teacher.second_moment(), iterations));
+                return Ok(Solution::without_numbers(teacher.second_moment(), iterations));
             }
             found => found?,
         };
@@ -182,7 +184,7 @@ fn solution(
     let errors = mean(&channel.test_errors(&vec![found.point; count]));
     let common = observed(&found.point, &found.averages, errors).filter(Observed::is_finite);
     let Some(common) = common.filter(|_| found.status != Status::NonFinite) else {
-        return super::without_numbers(equations.teacher.second_moment(), iterations);
+        return Solution::without_numbers(equations.teacher.second_moment(), iterations);
     };
     let own_points: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
     let own: Option<Vec<Observed>> = found

@@ -2,9 +2,9 @@
 
 use super::equations::{Equations, contested, mean};
 use super::nodes::{Averages, COUNT, Label, OutputChannel, Point};
+use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fixed_point::{self, Coordinate, Method, Problem, Report, Sensitivity, Status, max_norm, noise};
-use crate::lora::Divergence;
 use crate::options::Options;
 
 /// Residual at which the first, the middle levels hand over to the next.

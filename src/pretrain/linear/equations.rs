@@ -1,28 +1,12 @@
-//! Linear attention: the output channel is in closed form, and the fixed point is found by a monotone search.
-//!
-//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, thresholds it at
-//! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`, and the equations of the theory become, as for the LASSO
-//! (M. Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
-//!
-//! ```text
-//! 2 alpha K tau^2 = Delta/2 + mse(tau, r),
-//! r tau (2 alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/2,
-//! ```
-//!
-//! with `D = V Vhat` the degrees of freedom. At fixed `r` the first has one root `tau(r)`, because the mean square
-//! error is concave in `tau^2`; along it the left side of the second grows with `r`, from below zero up to the
-//! threshold of collapse. So there is one solution at every `lambda`, and a smooth path of them: a quasi-Newton iteration
-//! in `(ln tau, ln r)` finds it from a rough guess in some ten evaluations of the spectral integrals, or follows the path
-//! from the threshold of collapse where the guess was too rough. The original equations would take thousands of steps
-//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there: they are iterated only if
-//! both fail.
+//! The equations of linear attention and the search for their solution.
 
 use std::cell::Cell;
 
-use super::{Order, Training};
 use crate::channel;
 use crate::fixed_point::{self, Coordinate, Method, Problem, Secant, Status};
 use crate::model::Model;
+use crate::pretrain::solution::Order;
+use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 
 /// The searches end at the rounding errors: the tolerance is out of reach, the best iterate is returned.

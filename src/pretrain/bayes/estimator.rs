@@ -1,105 +1,20 @@
-//! Bayes-optimal pre-training: the least error that any algorithm can reach, on the same data.
-//!
-//! The `K'` coordinates of the logits that the activation can see give a Gaussian channel, so that what is learned of `S*` is
-//! what `s* + Z/sqrt(Qhat)` tells of `s*`, with
-//!
-//! ```text
-//! Qhat = 2 alpha K'/(Q0 - Q_BO + Delta/2),
-//! Q0 - Q_BO = (1 - (4 pi^2/3) int rho_y^3)/Qhat,
-//! ```
-//!
-//! `rho_y` the spectrum of `y = sqrt(Qhat) s* + Z`. Together: `1 - (4 pi^2/3) int rho_y^3 + Qhat Delta/2 = 2 alpha K'`, whose left
-//! side grows with `Qhat`: one root.
-//!
-//! Source: arXiv:2606.05899, arXiv:2506.01582.
+//! The estimator on a number of sequences, and its threshold of perfect recovery.
 
-use serde::{Deserialize, Serialize};
-
+use super::solution::{BayesErrors, BayesOrder, BayesSolution};
 use crate::channel::{LogitsLaw, TwoReplicas};
-use crate::error::{Error, Number, check};
-use crate::fixed_point::Status;
-use crate::lora::Frozen;
+use crate::check;
+use crate::error::Error;
 use crate::memory::Averages;
 use crate::model::{Activation, Model};
-use crate::nullable::number;
 use crate::observables;
 use crate::options::Options;
 use crate::roots::{self, Point};
 use crate::spectrum::{Posterior, TeacherSpectrum};
+use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
 
 /// Largest `snr = sqrt(Qhat)` that is tried. Without label noise, `Qhat` diverges at the threshold of perfect recovery.
 const LARGEST_SNR: f64 = 1e12;
-
-/// Order parameters of the Bayes-optimal estimator.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BayesOrder {
-    /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one with the truth.
-    #[serde(deserialize_with = "number")]
-    pub q: f64,
-    /// Its conjugate, the inverse variance of the noise through which `s*` is seen. Infinite (`null` in JSON) at perfect
-    /// recovery.
-    #[serde(deserialize_with = "number")]
-    pub q_hat: f64,
-}
-
-/// Least errors per sequence, in the units of the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BayesErrors {
-    /// Of the best prediction of noisy labels of new sequences.
-    #[serde(deserialize_with = "number")]
-    pub test: f64,
-    /// Of the best prediction of noiseless labels.
-    #[serde(deserialize_with = "number")]
-    pub test_clean: f64,
-}
-
-/// The Bayes-optimal pre-training stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BayesSolution {
-    /// Order parameters.
-    pub order: BayesOrder,
-    /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
-    #[serde(deserialize_with = "number")]
-    pub q0: f64,
-    /// Least test errors.
-    pub errors: BayesErrors,
-    /// `sqrt(Q_BO/Q0)`, the cosine between `E[S* | data]` and `S*`.
-    #[serde(deserialize_with = "number")]
-    pub alignment: f64,
-    /// The threshold of perfect recovery (see [`alpha_perfect_recovery`]); `None` with label noise.
-    pub alpha_c: Option<f64>,
-    /// How the solve ended.
-    pub status: Status,
-    /// Logarithm of the ratio of the two sides of the equation.
-    #[serde(deserialize_with = "number")]
-    pub residual: f64,
-    /// Evaluations of the spectral integral.
-    pub iterations: usize,
-    /// Standard errors of the errors (softmax); the order parameters are exact to quadrature.
-    pub std_error: StdError,
-}
-
-impl BayesSolution {
-    /// The law of the logits of `E[S* | data]`, as fine-tuning sees it: `Q = M = Q_BO`.
-    #[must_use]
-    pub fn freeze(&self) -> Frozen {
-        Frozen::new(self.q0, self.order.q, self.order.q)
-    }
-
-    /// The solution, if it is one.
-    ///
-    /// # Errors
-    /// [`Error::NotConverged`] unless the status is converged.
-    pub fn into_converged(self) -> Result<Self, Error> {
-        let point = format!("Q = {}", Number(self.order.q));
-        Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
-        Ok(self)
-    }
-}
 
 /// `alpha_c = (1 - sum_i p_i^2)/(2K')`, over the atoms `p_i` of the teacher's spectrum: the number of sequences (in units of
 /// `D^2`) above which the Bayes-optimal estimator recovers `S*` perfectly if the labels have no noise. For a Wishart teacher

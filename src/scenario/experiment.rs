@@ -1,62 +1,18 @@
-//! One experiment end to end, as plain data: the public JSON schema.
-//!
-//! A [`Scenario`] says what to solve, an [`Outcome`] what came out; both are plain structs that serde turns into JSON with
-//! the same names. `examples/solve.rs` maps lines of one to lines of the other.
-//!
-//! ```
-//! use lora_asymptotics::Scenario;
-//!
-//! let scenario = Scenario::from_json(r#"{
-//!     "model":    {"tokens": 3, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 1.0}}},
-//!     "pretrain": {"alpha": 0.1, "lambda": 0.1},
-//!     "lora":     {"alpha": 3.0, "lambda": 0.5, "sequences": "reused"},
-//!     "options":  {"log2_nodes": 10}
-//! }"#)?;
-//! let outcome = scenario.solve()?;
-//! let errors = outcome.lora.map(|lora| lora.errors);
-//! assert!(errors.is_some_and(|errors| errors.test < errors.frozen));
-//! # Ok::<(), lora_asymptotics::Error>(())
-//! ```
-
-mod rows;
-mod wire;
-
-use std::fmt;
+//! What to solve, and the solution of every stage of it.
 
 use serde::{Deserialize, Serialize};
 
+use super::estimator::Estimator;
+use super::outcome::{Bound, Outcome};
+use super::skipped::Skipped;
 use crate::error::Error;
-use crate::lora::{self, Frozen, Sequences};
+use crate::frozen::Frozen;
+use crate::json;
+use crate::lora::{self, Sequences};
 use crate::memory::Averages;
 use crate::model::Model;
 use crate::options::Options;
 use crate::pretrain;
-pub use rows::Quantity;
-use wire::{BoundWire, Wire};
-
-/// Which estimator of the weights is studied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Estimator {
-    /// Empirical risk minimisation: the global minimum of the regularised train loss.
-    #[default]
-    Erm,
-    /// The posterior mean: the least error that any algorithm can reach.
-    BayesOptimal,
-    /// Empirical risk minimisation, and the bound beside it.
-    Both,
-}
-
-impl fmt::Display for Estimator {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::Erm => "erm",
-            Self::BayesOptimal => "bayes_optimal",
-            Self::Both => "both",
-        })
-    }
-}
 
 /// What of [`pretrain::Training`] a scenario says.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -159,60 +115,6 @@ pub struct Scenario {
     pub options: Options,
 }
 
-/// Why a stage that was asked for has no solution. In JSON `{"status": "skipped", "reason": ..}`, in the place of the solution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Skipped {
-    /// The pre-training did not converge: there is nothing to fine-tune. See its status.
-    PretrainNotConverged,
-}
-
-impl fmt::Display for Skipped {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::PretrainNotConverged => "pretrain_not_converged",
-        })
-    }
-}
-
-/// What a scenario leads to, one entry per stage that was asked for.
-///
-/// In JSON, an outcome begins with the version of its schema, [`Outcome::VERSION`]; the stages of a scenario that asks for the Bayes-optimal
-/// estimator alone are in the places of the others; and a stage that was skipped says so in its place. A reader ignores fields that it
-/// does not know, and refuses other versions.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
-#[non_exhaustive]
-pub struct Outcome {
-    /// The pre-training stage.
-    pub pretrain: Option<pretrain::Solution>,
-    /// The fine-tuning stage; absent if it was skipped.
-    pub lora: Option<lora::Solution>,
-    /// Why the fine-tuning stage was skipped, if it was.
-    pub lora_skipped: Option<Skipped>,
-    /// The Bayes-optimal stages, if they were asked for.
-    pub bayes_optimal: Option<Bound>,
-}
-
-/// The Bayes-optimal stages. Fine-tuning is on top of Bayes-optimal pre-training, or of the frozen weights that were given.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(from = "BoundWire", into = "BoundWire")]
-#[non_exhaustive]
-pub struct Bound {
-    /// The pre-training stage.
-    pub pretrain: Option<pretrain::BayesSolution>,
-    /// The fine-tuning stage; absent if it was skipped.
-    pub lora: Option<lora::BayesSolution>,
-    /// Why the fine-tuning stage was skipped, if it was.
-    pub lora_skipped: Option<Skipped>,
-}
-
-impl Outcome {
-    /// Version of the JSON schema of outcomes.
-    pub const VERSION: u32 = 1;
-}
-
 impl Scenario {
     /// Reads a scenario from JSON, with or without a byte order mark.
     ///
@@ -220,7 +122,7 @@ impl Scenario {
     /// [`Error::Syntax`] for broken JSON, an unknown or a missing field, or a value of the wrong type. Ranges are checked by
     /// [`Scenario::solve`].
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        crate::lines::from_json(text)
+        json::from_json(text)
     }
 
     /// Checks that the parts fit together, and every field of every part.
@@ -269,7 +171,7 @@ impl Scenario {
         match self.estimator {
             Estimator::Erm => {
                 finetuning.training()?.validate()?;
-                return self.frozen.map_or(Ok(()), |frozen| frozen.require_response(&finetuning.sequences));
+                return self.frozen.map_or(Ok(()), |frozen| finetuning.sequences.check_response(&frozen));
             }
             Estimator::Both => finetuning.training()?.validate()?,
             Estimator::BayesOptimal => {
@@ -289,7 +191,7 @@ impl Scenario {
     fn check_memory(&self) -> Result<(), Error> {
         let Self { pretrain, lora, estimator, model, options, .. } = self;
         let pretraining = pretrain.map(|_| [Averages::Pretraining, Averages::PretrainingBound]);
-        let finetuning = lora.map(|lora| [Averages::Finetuning(lora.sequences), Averages::FinetuningBound]);
+        let finetuning = lora.map(|lora| [lora.sequences.averages(), Averages::FinetuningBound]);
         for [erm, bound] in pretraining.into_iter().chain(finetuning) {
             if *estimator != Estimator::BayesOptimal {
                 erm.check(model, options)?;

@@ -1,0 +1,27 @@
+//! Checks of single numbers, shared by every validated input.
+
+use crate::error::Error;
+
+pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() && value > 0.0 {
+        Ok(())
+    } else {
+        Err(Error::invalid(field, value, "finite and > 0"))
+    }
+}
+
+pub(crate) fn non_negative(field: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() && value >= 0.0 {
+        Ok(())
+    } else {
+        Err(Error::invalid(field, value, "finite and >= 0"))
+    }
+}
+
+pub(crate) fn integer(field: &'static str, value: usize, low: usize, high: usize) -> Result<(), Error> {
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::invalid(field, value, format!("between {low} and {high}")))
+    }
+}
