@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::error::{Error, Number};
-use crate::observables;
+use crate::observables::{self, WeightOverlaps};
 
 /// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen
 /// logits `h`, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate on new sequences.
@@ -56,4 +56,30 @@ impl Frozen {
         }
         Ok(())
     }
+
+    /// `Q0, Q, M`.
+    #[must_use]
+    pub fn overlaps(&self) -> WeightOverlaps {
+        let Self { q0, q, m, .. } = *self;
+        WeightOverlaps { q0, q, m }
+    }
+
+    /// The law of the true logits, given the frozen ones.
+    pub(crate) fn true_logits(&self) -> TrueLogits {
+        let slope = if self.q > 0.0 { self.m / self.q } else { 0.0 };
+        // Rounding, of overlaps typed in with all their digits, may leave more than there is.
+        let known = (self.m * slope).min(self.q0);
+        TrueLogits { slope, known, unknown: self.q0 - known }
+    }
+}
+
+/// The law of the true logits `h*` on new sequences, given the frozen logits `h`: `N(slope h, 2 unknown)` per orthonormal coordinate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct TrueLogits {
+    /// `M/Q`; 0 without frozen weights.
+    pub(crate) slope: f64,
+    /// `M^2/Q`, the part of `Q0` that the frozen weights explain.
+    pub(crate) known: f64,
+    /// `Q0 - M^2/Q`, the rest.
+    pub(crate) unknown: f64,
 }

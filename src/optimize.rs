@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::error::{Error, Number};
-use crate::lora::Frozen;
 use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};
 
@@ -368,8 +367,8 @@ impl<'a> Search<'a> {
             Target::LoraAlignment => finetuned.map(|stage| (-stage.alignment, stage.std_error.alignment)),
             Target::EffectiveNoise => {
                 let frozen = pretrain.as_ref().map(crate::pretrain::Solution::freeze).or(scenario.frozen);
-                frozen.map(|Frozen { q0, q, m, .. }| {
-                    (observables::effective_noise(q0, q, m, scenario.model.delta, beta), None)
+                frozen.map(|frozen| {
+                    (observables::effective_noise(&frozen.overlaps(), scenario.model.delta, beta), None)
                 })
             }
         }

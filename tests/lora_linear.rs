@@ -268,6 +268,22 @@ mod identities {
         assert_close("reused at beta = 1", noise(1.0, Sequences::Reused).train.unwrap(), special, 1e-12);
     }
 
+    /// The clean error does not go through the noisy one: with a label noise that is eighteen orders of magnitude larger, it is the
+    /// closed form of a model without label noise, to its last digits.
+    #[test]
+    fn clean_error_beside_huge_label_noise() {
+        let (tokens, q0) = (2, 1e-9);
+        let frozen = Frozen::new(1.0, 1.0, 1.0 - 1e-12);
+        let training = Training { q0, ..Training::new(4.0, 0.3) };
+        let solution = solve(&Model::linear(tokens, 1e6), &frozen, &training, &QUICK).unwrap();
+        let lora::Order { q, m, .. } = solution.order;
+        let left = 1.0 - 2.0 * frozen.m + 1.0;
+        let expected = 1.5 * (left + (q - q0).powi(2) + 2.0 * (q * q0 - m * m));
+        assert_close("clean", solution.errors.test_clean, expected, 1e-9);
+        assert!(expected > 2.9e-12, "{expected:e}");
+        assert_close("noisy", solution.errors.test, 1.5 * 0.5e6, 1e-12);
+    }
+
     /// Only the effective noise matters: reused sequences, and fresh ones with the same noise on the label, agree bit by
     /// bit up to rounding, except for the test errors.
     #[test]

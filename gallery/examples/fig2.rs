@@ -59,13 +59,7 @@ fn rows(
                 test: solution.errors.test,
                 test_std_error: solution.std_error.test.unwrap_or(0.0),
                 alignment: solution.alignment,
-                effective_noise: observables::effective_noise(
-                    frozen.q0,
-                    frozen.q,
-                    frozen.m,
-                    model.delta,
-                    beta,
-                ),
+                effective_noise: observables::effective_noise(&frozen.overlaps(), model.delta, beta),
                 verdict: solution.validity.verdict.to_string(),
             });
         }

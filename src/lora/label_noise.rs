@@ -7,7 +7,7 @@
 use super::selection::Score;
 use super::training::{Sequences, Training};
 use crate::channel;
-use crate::frozen::Frozen;
+use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
 use crate::observables;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile, normal_cdf, normal_density};
@@ -30,31 +30,33 @@ pub(super) enum LabelNoise {
 impl LabelNoise {
     /// The training law.
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
-        let Frozen { q0, q, m, v } = *frozen;
+        let Model { tokens, delta, .. } = *model;
+        let Training { beta, q0: unit, .. } = *training;
+        let weights = frozen.overlaps();
         match training.sequences {
-            Sequences::Active(selection) if q > 0.0 && selection.score.coordinates(model.tokens) > 0 => {
-                // z*|z ~ N((M/Q) z, 2 (Q0 - M^2/Q)), and z is multiplied by beta.
-                let spread = (m / q - training.beta).abs() * (2.0 * q).sqrt();
-                let variance = 2.0 * (q0 - m * (m / q)).max(0.0) + model.delta;
+            Sequences::Active(selection) if frozen.q > 0.0 && selection.score.coordinates(tokens) > 0 => {
+                let TrueLogits { slope, unknown, .. } = frozen.true_logits();
+                // The frozen logits are multiplied by beta.
+                let spread = (slope - beta).abs() * (2.0 * frozen.q).sqrt();
+                let variance = 2.0 * unknown + delta;
                 Self::Selected {
                     score: selection.score,
                     fraction: selection.fraction,
-                    spread: spread / training.q0,
-                    deviation: variance.sqrt() / training.q0,
+                    spread: spread / unit,
+                    deviation: variance.sqrt() / unit,
                 }
             }
             Sequences::Reused => {
-                let Model { tokens, delta, .. } = *model;
                 // Validation refuses reused sequences without a response.
-                let v = v.unwrap_or(0.0);
+                let v = frozen.v.unwrap_or(0.0);
                 Self::gaussian(
-                    observables::reused_effective_noise(tokens, q0, q, m, v, delta, training.beta),
+                    observables::reused_effective_noise(&weights, tokens, v, delta, beta),
                     training,
                 )
             }
             // Nothing to select by: the score is the same for all sequences, or independent of them.
             Sequences::Active(_) | Sequences::Fresh => {
-                Self::gaussian(observables::effective_noise(q0, q, m, model.delta, training.beta), training)
+                Self::gaussian(observables::effective_noise(&weights, delta, beta), training)
             }
         }
     }
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn everything_selected_is_fresh() {
         let (model, frozen, training) = selected(Score::Frobenius, 1.0, 0.8);
-        let fresh = observables::effective_noise(frozen.q0, frozen.q, frozen.m, model.delta, 0.8);
+        let fresh = observables::effective_noise(&frozen.overlaps(), model.delta, 0.8);
         assert_relative_eq!(
             LabelNoise::new(&model, &frozen, &training).effective(2).unwrap(),
             fresh,
@@ -254,14 +256,15 @@ mod tests {
     #[test]
     fn reused_noise_of_the_theory_at_beta_one() {
         let (q0, q, m, v, delta) = (1.5, 1.3, 1.25, 0.9, 0.5);
+        let weights = observables::WeightOverlaps { q0, q, m };
         let shrinkage = 1.0 + 4.0 * v / 9.0;
         let expected = (0.5 * delta + q0 - 2.0 * m + q) / (shrinkage * shrinkage);
-        let noise = observables::reused_effective_noise(3, q0, q, m, v, delta, 1.0);
+        let noise = observables::reused_effective_noise(&weights, 3, v, delta, 1.0);
         assert_relative_eq!(noise, expected, max_relative = 1e-13);
         // Without response the training law is the test law.
-        let fresh = observables::effective_noise(q0, q, m, delta, 0.7);
+        let fresh = observables::effective_noise(&weights, delta, 0.7);
         assert_relative_eq!(
-            observables::reused_effective_noise(3, q0, q, m, 0.0, delta, 0.7),
+            observables::reused_effective_noise(&weights, 3, 0.0, delta, 0.7),
             fresh,
             max_relative = 1e-13
         );

@@ -7,7 +7,8 @@ use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
 use super::sequences::{Sequences, Weights, score_of, symmetric_noise};
-use crate::lora::{self, Frozen, Selection};
+use crate::frozen::{Frozen, TrueLogits};
+use crate::lora::{self, Selection};
 use crate::model::{Activation, Model};
 
 /// Sequences and what goes with them: one flat `T x T` matrix each.
@@ -100,8 +101,7 @@ impl Source<'_> {
         let [clean, noisy] = match self {
             Self::Weights { teacher, .. } => labelled(rng, &sequences, teacher, model.delta),
             Self::Law(law) => {
-                let slope = if law.q > 0.0 { law.m / law.q } else { 0.0 };
-                let unknown = (law.q0 - slope * law.m).max(0.0);
+                let TrueLogits { slope, unknown, .. } = law.true_logits();
                 let count = sequences.count();
                 let clean = sum(symmetric_noise(rng, model.tokens, count, 2.0 * unknown), &frozen, slope);
                 let noisy = sum(symmetric_noise(rng, model.tokens, count, model.delta), &clean, 1.0);

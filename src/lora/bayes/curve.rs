@@ -9,7 +9,7 @@ use super::table::{FixedPoint, Level, Table, overlaps};
 use crate::channel::{LogitsLaw, TwoReplicas};
 use crate::check;
 use crate::error::{Error, Number};
-use crate::frozen::Frozen;
+use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::training::check_variance;
 use crate::memory::Averages;
 use crate::model::{Activation, Model};
@@ -62,8 +62,7 @@ impl BayesCurve {
         check_variance(q0)?;
         options.validate()?;
         Averages::FinetuningBound.check(model, options)?;
-        let known = if frozen.q > 0.0 { (frozen.m * (frozen.m / frozen.q)).min(frozen.q0) } else { 0.0 };
-        let unknown = frozen.q0 - known;
+        let TrueLogits { known, unknown, .. } = frozen.true_logits();
         let relative = (unknown + 0.5 * model.delta) / q0 / q0;
         if !relative.is_finite() {
             return Err(Error::invalid(

@@ -73,13 +73,16 @@ pub(super) fn solve(
     let warm = previous.and_then(|order| problem.units.point(order));
     let found = problem.search(|search| search.starting_from(warm).run(options.start))?;
     let Problem { units, noise, .. } = problem;
-    let Frozen { q0, q, m, .. } = *frozen;
     let effective = EffectiveNoise {
         train: noise.effective(model.tokens).map(|noise| units.loss * noise),
-        test: observables::effective_noise(q0, q, m, model.delta, training.beta),
+        test: observables::effective_noise(&frozen.overlaps(), model.delta, training.beta),
     };
-    let errors =
-        ClosedForm { tokens: model.tokens, q0: training.q0, delta: model.delta, noise: effective.test };
+    let errors = ClosedForm {
+        tokens: model.tokens,
+        q0: training.q0,
+        delta: model.delta,
+        unexplained: observables::unexplained(&frozen.overlaps(), training.beta),
+    };
     let reporter = Reporter { units, effective_noise: Some(effective) };
     Ok(reporter.solution(&found, &errors))
 }

@@ -6,7 +6,7 @@
 //! proximal point of pre-training for the same label, on actively selected ones it is conditioned on a ball.
 
 use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
-use crate::frozen::Frozen;
+use crate::frozen::{Frozen, TrueLogits};
 use crate::lanes::{LANES, Lane};
 use crate::lora::selection::{Score, Selection};
 use crate::lora::training::{Sequences, Training};
@@ -42,11 +42,10 @@ pub(super) struct Normals<'a> {
 impl Fields {
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
         let scale = model.logit_scale();
-        let Frozen { q0, q, m, v } = *frozen;
         // Validation refuses reused sequences without a response; others have no use for it.
-        let v = v.unwrap_or(0.0);
-        let slope = if q > 0.0 { m / q } else { 0.0 };
-        let rest = 2.0 * (q0 - m * slope).max(0.0);
+        let v = frozen.v.unwrap_or(0.0);
+        let TrueLogits { slope, unknown, .. } = frozen.true_logits();
+        let rest = 2.0 * unknown;
         let total = rest + model.delta;
         let share = if total > 0.0 { rest / total } else { 1.0 };
         let sequences = match training.sequences {
@@ -56,7 +55,7 @@ impl Fields {
         };
         Self {
             tokens: model.tokens,
-            frozen: scale * (2.0 * q).sqrt(),
+            frozen: scale * (2.0 * frozen.q).sqrt(),
             slope,
             label: scale * total.sqrt(),
             clean: [share, scale * (share * model.delta).sqrt()],

@@ -44,8 +44,7 @@ struct Problem<'a> {
 impl<'a> Problem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
         let units = Units { q0: training.q0, loss: 1.0 };
-        let Frozen { q0, q, m, .. } = *frozen;
-        let effective = observables::effective_noise(q0, q, m, model.delta, training.beta);
+        let effective = observables::effective_noise(&frozen.overlaps(), model.delta, training.beta);
         Self {
             model,
             training,
