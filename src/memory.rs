@@ -50,11 +50,11 @@ impl Averages {
 
     /// What a node takes.
     pub(crate) fn numbers(self, model: &Model) -> Numbers {
-        let tokens = model.tokens;
+        let tokens = model.tokens();
         // All coordinates of the logits, and those that softmax sees.
         let all = channel::dimension(tokens);
         let seen = all.saturating_sub(1);
-        let (kept, passing) = match (self, model.activation) {
+        let (kept, passing) = match (self, model.activation()) {
             // In closed form, or by a rule with few nodes.
             (Self::Pretraining | Self::PretrainingBound, Activation::Linear) => (0, 0),
             (Self::Finetuning { .. }, Activation::Linear) if tokens == 1 => (0, 0),
@@ -84,8 +84,8 @@ impl Averages {
     /// Bytes that the nodes take. The options are valid.
     fn bytes(self, model: &Model, options: &Options) -> u64 {
         let Numbers { kept, passing } = self.numbers(model);
-        let scramble = 1_usize << options.log2_nodes;
-        let nodes = options.scrambles * scramble;
+        let scramble = 1_usize << options.log2_nodes();
+        let nodes = options.scrambles() * scramble;
         let being_made = nodes.min(MADE_AT_ONCE).max(scramble);
         (std::mem::size_of::<f64>() * (kept * nodes + passing * being_made)) as u64
     }
@@ -101,8 +101,8 @@ impl Averages {
         }
         Err(Error::TooMuchMemory {
             stage: self.stage(),
-            log2_nodes: options.log2_nodes,
-            scrambles: options.scrambles,
+            log2_nodes: options.log2_nodes(),
+            scrambles: options.scrambles(),
             bytes,
             limit: LIMIT,
         })
@@ -128,20 +128,21 @@ mod tests {
     #[test]
     fn reference_settings_fit() {
         for tokens in 2..=4 {
-            for model in [Model::linear(tokens, 0.5), Model::softmax(tokens, 0.5)] {
-                let options = Options { log2_nodes: 16, scrambles: 16, ..Options::default() };
+            for model in [Model::linear(tokens, 0.5).unwrap(), Model::softmax(tokens, 0.5).unwrap()] {
+                let options = Options::default().with_log2_nodes(16).unwrap().with_scrambles(16).unwrap();
                 assert!(ALL.iter().all(|averages| averages.check(&model, &options).is_ok()));
             }
         }
         let options = Options::default();
-        assert!(ALL.iter().all(|averages| averages.check(&Model::softmax(8, 0.5), &options).is_ok()));
+        assert!(
+            ALL.iter().all(|averages| averages.check(&Model::softmax(8, 0.5).unwrap(), &options).is_ok())
+        );
     }
 
     #[test]
     fn what_took_gigabytes_is_refused() {
-        let options = Options { log2_nodes: 20, scrambles: 4, ..Options::default() };
-        assert!(options.validate().is_ok());
-        let refused = Averages::Pretraining.check(&Model::softmax(8, 0.5), &options);
+        let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(4).unwrap();
+        let refused = Averages::Pretraining.check(&Model::softmax(8, 0.5).unwrap(), &options);
         let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
         // 173 numbers per node; while the last scramble is made, 70 more for each of its nodes.
         assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);

@@ -139,18 +139,19 @@ impl Variable {
         [self.low, self.high].map(|value| self.coordinate(value))
     }
 
-    fn set(&self, scenario: &mut Scenario, value: f64) {
+    fn set(&self, scenario: &mut Scenario, value: f64) -> Result<(), Error> {
         match (self.parameter, &mut scenario.pretrain, &mut scenario.lora) {
-            (Parameter::PretrainLambda, Some(pretraining), _) => pretraining.lambda = Some(value),
-            (Parameter::LoraLambda, _, Some(finetuning)) => finetuning.lambda = Some(value),
-            (Parameter::Beta, _, Some(finetuning)) => finetuning.beta = value,
-            (Parameter::FinetuningShare { total, price }, Some(pretraining), Some(finetuning)) => {
-                pretraining.alpha = (1.0 - value) * total;
-                finetuning.alpha = value * total / price;
+            (Parameter::PretrainLambda, Some(first), _) => *first = first.with_lambda(value)?,
+            (Parameter::LoraLambda, _, Some(second)) => *second = second.with_lambda(value)?,
+            (Parameter::Beta, _, Some(second)) => *second = second.recalibrated(value)?,
+            (Parameter::FinetuningShare { total, price }, Some(first), Some(second)) => {
+                *first = first.with_alpha((1.0 - value) * total)?;
+                *second = second.with_alpha(value * total / price)?;
             }
             // Refused before the search.
             _ => {}
         }
+        Ok(())
     }
 
     fn needs(&self) -> [bool; 2] {
@@ -324,7 +325,7 @@ impl<'a> Search<'a> {
         }
         let mut start = scenario.clone();
         for variable in variables {
-            variable.set(&mut start, variable.low);
+            variable.set(&mut start, variable.low)?;
         }
         start.validate()?;
         let mut reduced = Scenario { estimator: Estimator::Erm, ..start };
@@ -337,26 +338,26 @@ impl<'a> Search<'a> {
             let base = Scenario { lora: None, ..reduced.clone() }.solve()?;
             log.solves += 1;
             let solution = base.pretrain.map(crate::pretrain::Solution::into_converged).transpose()?;
-            reduced.frozen = solution.map(|solution| solution.freeze());
+            reduced.frozen = solution.map(|solution| solution.freeze()).transpose()?;
             reduced.pretrain = None;
-            reduced.model.teacher = None;
+            reduced.model = reduced.model.without_teacher();
         }
-        let beta = scenario.lora.as_ref().map_or(1.0, |finetuning| finetuning.beta);
+        let beta = scenario.lora.as_ref().map_or(1.0, |training| training.beta());
         Ok(Self { target, variables, settings, reduced, beta, log: RefCell::new(log) })
     }
 
-    fn scenario(&self, scenario: &Scenario, point: &[f64]) -> Scenario {
+    fn scenario(&self, scenario: &Scenario, point: &[f64]) -> Result<Scenario, Error> {
         let mut scenario = scenario.clone();
         for (variable, coordinate) in self.variables.iter().zip(point) {
-            variable.set(&mut scenario, variable.value(*coordinate));
+            variable.set(&mut scenario, variable.value(*coordinate))?;
         }
-        scenario
+        Ok(scenario)
     }
 
     /// What is minimised, and its standard error.
     fn read(&self, scenario: &Scenario, outcome: &Outcome) -> Option<(f64, Option<f64>)> {
         let Outcome { pretrain, lora, .. } = outcome;
-        let beta = scenario.lora.as_ref().map_or(self.beta, |finetuning| finetuning.beta);
+        let beta = scenario.lora.as_ref().map_or(self.beta, |training| training.beta());
         let usable = pretrain.as_ref().is_none_or(|stage| stage.status.is_success());
         let finetuned = lora.as_ref().filter(|stage| {
             stage.status.is_success() && (stage.validity.reliable || !self.settings.reliable_only)
@@ -366,9 +367,12 @@ impl<'a> Search<'a> {
             Target::LoraTest => finetuned.map(|stage| (stage.errors.test, stage.std_error.test)),
             Target::LoraAlignment => finetuned.map(|stage| (-stage.alignment, stage.std_error.alignment)),
             Target::EffectiveNoise => {
-                let frozen = pretrain.as_ref().map(crate::pretrain::Solution::freeze).or(scenario.frozen);
+                let frozen = match pretrain {
+                    Some(solution) => solution.freeze().ok(),
+                    None => scenario.frozen,
+                };
                 frozen.map(|frozen| {
-                    (observables::effective_noise(&frozen.overlaps(), scenario.model.delta, beta), None)
+                    (observables::effective_noise(&frozen.overlaps(), scenario.model.delta(), beta), None)
                 })
             }
         }
@@ -379,7 +383,7 @@ impl<'a> Search<'a> {
     fn evaluate(&self, point: &[f64]) -> Result<f64, Error> {
         let mut log = self.log.borrow_mut();
         log.solves += 1;
-        let scenario = self.scenario(&self.reduced, point);
+        let scenario = self.scenario(&self.reduced, point)?;
         let solved = match &log.last {
             Some(last) => scenario.solve_from(last),
             None => scenario.solve(),
@@ -484,7 +488,7 @@ impl<'a> Search<'a> {
     }
 
     fn optimum(&self, scenario: &Scenario, point: &[f64], converged: bool) -> Result<Optimum, Error> {
-        let full = self.scenario(scenario, point);
+        let full = self.scenario(scenario, point)?;
         let outcome = match &self.log.borrow().last {
             Some(last) => full.solve_from(last)?,
             None => full.solve()?,

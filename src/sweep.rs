@@ -33,7 +33,7 @@ use serde_json::Value;
 
 use crate::check;
 use crate::error::Error;
-use crate::scenario::{Outcome, Scenario};
+use crate::scenario::{Outcome, Scenario, ScenarioFields};
 use crate::status::Status;
 
 /// Points of a grid at most.
@@ -190,7 +190,7 @@ pub struct Sweep {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SweepWire {
-    scenario: Scenario,
+    scenario: ScenarioFields,
     axes: Vec<Wire>,
 }
 
@@ -200,7 +200,7 @@ impl TryFrom<SweepWire> for Sweep {
     fn try_from(SweepWire { scenario, axes }: SweepWire) -> Result<Self, Error> {
         // Before the values of any range are made: a short text may describe more of them than there is memory.
         check_points(axes.iter().map(Wire::count))?;
-        Self::new(scenario, axes.into_iter().map(Axis::try_from).collect::<Result<_, _>>()?)
+        Self::new(scenario.try_into()?, axes.into_iter().map(Axis::try_from).collect::<Result<_, _>>()?)
     }
 }
 
@@ -388,7 +388,7 @@ impl Sweep {
         for (axis, value) in self.axes.iter().zip(values) {
             set(&mut scenario, &axis.field, *value)?;
         }
-        serde_json::from_value(scenario).map_err(syntax)
+        Scenario::from_value(scenario)
     }
 
     /// Solves the points of a shard, but the first `done` ones (rounded down to whole rows), and gives them to `emit`, one at a

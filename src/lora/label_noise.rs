@@ -30,25 +30,25 @@ pub(super) enum LabelNoise {
 impl LabelNoise {
     /// The training law.
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
-        let Model { tokens, delta, .. } = *model;
-        let Training { beta, q0: unit, .. } = *training;
+        let (tokens, delta) = (model.tokens(), model.delta());
+        let (beta, unit) = (training.beta(), training.q0());
         let weights = frozen.overlaps();
-        match training.sequences {
-            Sequences::Active(selection) if frozen.q > 0.0 && selection.score.coordinates(tokens) > 0 => {
+        match training.sequences() {
+            Sequences::Active(selection) if frozen.q() > 0.0 && selection.score().coordinates(tokens) > 0 => {
                 let TrueLogits { slope, unknown, .. } = frozen.true_logits();
                 // The frozen logits are multiplied by beta.
-                let spread = (slope - beta).abs() * (2.0 * frozen.q).sqrt();
+                let spread = (slope - beta).abs() * (2.0 * frozen.q()).sqrt();
                 let variance = 2.0 * unknown + delta;
                 Self::Selected {
-                    score: selection.score,
-                    fraction: selection.fraction,
+                    score: selection.score(),
+                    fraction: selection.fraction(),
                     spread: spread / unit,
                     deviation: variance.sqrt() / unit,
                 }
             }
             Sequences::Reused => {
                 // Validation refuses reused sequences without a response.
-                let v = frozen.v.unwrap_or(0.0);
+                let v = frozen.v().unwrap_or(0.0);
                 Self::gaussian(
                     observables::reused_effective_noise(&weights, tokens, v, delta, beta),
                     training,
@@ -63,7 +63,7 @@ impl LabelNoise {
 
     /// The isotropic law with the given effective noise.
     fn gaussian(effective_noise: f64, training: &Training) -> Self {
-        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0 }
+        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0() }
     }
 
     /// Half the variance of a coordinate: `Delta_eff` of the training law, in units of `q0^2`. `None` where the law is
@@ -192,9 +192,13 @@ mod tests {
     use std::f64::consts::SQRT_2;
 
     fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Training) {
-        let sequences = Sequences::Active(Selection { fraction, score });
-        let frozen = Frozen::new(2.0, 0.6, 0.7);
-        (Model::linear(2, 0.5), frozen, Training { beta, sequences, ..Training::new(5.0, 0.5) })
+        let sequences = Sequences::Active(Selection::new(fraction, score).unwrap());
+        let frozen = Frozen::new(2.0, 0.6, 0.7).unwrap();
+        (
+            Model::linear(2, 0.5).unwrap(),
+            frozen,
+            Training::fresh(5.0, 0.5).unwrap().recalibrated(beta).unwrap().on(sequences),
+        )
     }
 
     /// `N` at every node of a scrambled point set, two tokens.
@@ -229,7 +233,7 @@ mod tests {
     #[test]
     fn everything_selected_is_fresh() {
         let (model, frozen, training) = selected(Score::Frobenius, 1.0, 0.8);
-        let fresh = observables::effective_noise(&frozen.overlaps(), model.delta, 0.8);
+        let fresh = observables::effective_noise(&frozen.overlaps(), model.delta(), 0.8);
         assert_relative_eq!(
             LabelNoise::new(&model, &frozen, &training).effective(2).unwrap(),
             fresh,
@@ -274,7 +278,7 @@ mod tests {
     fn scalar_density_has_the_moments_of_the_law() {
         for (fraction, score) in [(1.0, Score::Frobenius), (0.2, Score::Frobenius), (0.2, Score::Centred)] {
             let (_, frozen, training) = selected(score, fraction, 0.3);
-            let model = Model::linear(1, 0.5);
+            let model = Model::linear(1, 0.5).unwrap();
             let law = LabelNoise::new(&model, &frozen, &training).scalar().unwrap();
             let rule = gauss_quad::GaussLegendre::new(std::num::NonZeroUsize::new(80).unwrap());
             let moment = |k| rule.integrate(-law.half_width, law.half_width, |x| law.density(x) * x.powi(k));

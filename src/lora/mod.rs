@@ -55,6 +55,8 @@ pub use bayes::{
 pub(crate) use bayes::{Denoiser, denoiser};
 pub use selection::{Score, Selection};
 pub use solution::{Branch, EffectiveNoise, Errors, Order, Solution};
+#[cfg(feature = "scenario")]
+pub(crate) use training::LoraFields;
 pub use training::{Sequences, Training};
 pub use validity::Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
@@ -68,13 +70,12 @@ pub fn output_channel_benchmark(
     tokens: usize,
     log2_nodes: usize,
 ) -> Result<Box<dyn FnMut() -> f64>, Error> {
-    let options = Options { log2_nodes, scrambles: 1, ..Options::default() };
-    options.validate()?;
-    let training = Training::new(2.0, 0.5);
+    let options = Options::default().with_scrambles(1)?.with_log2_nodes(log2_nodes)?;
+    let training = Training::fresh(2.0, 0.5)?;
     Ok(match activation {
-        Activation::Linear => Box::new(linear::benchmark(&Model::linear(tokens, 1.0), &training, &options)?),
+        Activation::Linear => Box::new(linear::benchmark(&Model::linear(tokens, 1.0)?, &training, &options)?),
         Activation::Softmax => {
-            Box::new(softmax::benchmark(&Model::softmax(tokens, 0.5), &training, &options)?)
+            Box::new(softmax::benchmark(&Model::softmax(tokens, 0.5)?, &training, &options)?)
         }
     })
 }
@@ -100,8 +101,8 @@ pub fn lambda_collapse(
     training: &Training,
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
-    validate(model, frozen, training, options)?;
-    match model.activation {
+    check_fit(model, frozen, training, options)?;
+    match model.activation() {
         Activation::Linear => Ok(None),
         Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
     }
@@ -119,7 +120,7 @@ pub fn weak_recovery(
     training: &Training,
     options: &Options,
 ) -> Result<WeakRecovery, Error> {
-    search(model, frozen, training, options, |mut search| weak_recovery::at(&mut search, training.alpha))
+    search(model, frozen, training, options, |mut search| weak_recovery::at(&mut search, training.alpha()))
 }
 
 /// The threshold `alpha'_c` of weak recovery at the ridge of `training`, searched from its `alpha` on, within a factor `1e4` in
@@ -136,18 +137,14 @@ pub fn alpha_weak_recovery(
     options: &Options,
 ) -> Result<Option<WeakRecoveryThreshold>, Error> {
     search(model, frozen, training, options, |mut search| {
-        weak_recovery::threshold(&mut search, training.alpha)
+        weak_recovery::threshold(&mut search, training.alpha())
     })
 }
 
-/// Checks every input, and that they fit together.
-fn validate(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
-    model.validate()?;
-    frozen.validate()?;
-    training.validate()?;
-    options.validate()?;
-    training.sequences.check_response(frozen)?;
-    training.sequences.averages().check(model, options)
+/// Checks that the inputs fit together, a ridge aside.
+fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
+    training.sequences().check_response(frozen)?;
+    training.sequences().averages().check(model, options)
 }
 
 /// What `run` makes of the search for fixed points, after validation.
@@ -158,8 +155,9 @@ fn search<R: Send>(
     options: &Options,
     run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
-    validate(model, frozen, training, options)?;
-    match model.activation {
+    training.require_ridge()?;
+    check_fit(model, frozen, training, options)?;
+    match model.activation() {
         Activation::Linear => linear::search(model, frozen, training, options, run),
         Activation::Softmax => softmax::search(model, frozen, training, options, run),
     }
@@ -170,9 +168,9 @@ fn search<R: Send>(
 /// ```
 /// use lora_asymptotics::{Model, Options, lora};
 ///
-/// let model = Model::linear(2, 0.5);
-/// let frozen = lora::Frozen::new(1.5, 1.3, 1.25);
-/// let solution = lora::solve(&model, &frozen, &lora::Training::new(3.0, 0.2), &Options::default())?.into_converged()?;
+/// let model = Model::linear(2, 0.5)?;
+/// let frozen = lora::Frozen::new(1.5, 1.3, 1.25)?;
+/// let solution = lora::solve(&model, &frozen, &lora::Training::fresh(3.0, 0.2)?, &Options::default())?.into_converged()?;
 /// assert!(solution.validity.reliable);
 /// assert!(solution.alignment > 0.9 && solution.errors.test < solution.errors.frozen);
 /// # Ok::<(), lora_asymptotics::Error>(())
@@ -213,8 +211,9 @@ fn solve_with(
     options: &Options,
     previous: Option<&Order>,
 ) -> Result<Solution, Error> {
-    validate(model, frozen, training, options)?;
-    match model.activation {
+    training.require_ridge()?;
+    check_fit(model, frozen, training, options)?;
+    match model.activation() {
         Activation::Linear => linear::solve(model, frozen, training, options, previous),
         Activation::Softmax => softmax::solve(model, frozen, training, options, previous),
     }

@@ -285,18 +285,18 @@ impl<'a> Search<'a> {
             for level in 1.min(finest)..=finest {
                 problem.start = report.point;
                 let tolerance =
-                    if level == finest { self.options.tolerance().aim() } else { MIDDLE_TOLERANCE };
+                    if level == finest { self.options.accuracy().aim() } else { MIDDLE_TOLERANCE };
                 report = self.polish(level, tolerance, &problem)?;
             }
         }
         let mut confirmed = self.confirm(&problem, &report.point);
         if report.status == Status::Converged
-            && confirmed.residual > self.options.tolerance().aim()
-            && self.iterations < self.options.max_iterations
+            && confirmed.residual > self.options.accuracy().aim()
+            && self.iterations < self.options.max_iterations()
         {
             // Fresh starts led to other proximal points than those in memory: once more, from the former.
             problem.start = report.point;
-            report = self.polish(finest, self.options.tolerance().aim(), &problem)?;
+            report = self.polish(finest, self.options.accuracy().aim(), &problem)?;
             confirmed = self.confirm(&problem, &report.point);
         }
         let point = point_at(&report.point);
@@ -382,7 +382,7 @@ impl<'a> Search<'a> {
         method: Method,
         problem: &Problem<N>,
     ) -> Result<Report<N>, Error> {
-        let allowed = self.options.max_iterations.saturating_sub(self.iterations);
+        let allowed = self.options.max_iterations().saturating_sub(self.iterations);
         let options = fixed_point::Options {
             tolerance: effort.tolerance,
             max_iterations: allowed.min(effort.evaluations).max(1),
@@ -423,11 +423,13 @@ impl<'a> Search<'a> {
         // Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
         let unresolved = point.m <= 0.0 && point.q() <= 10.0 * SMALLEST_S2;
         match ended {
-            _ if *residual <= self.options.tolerance().aim() && unresolved => Status::NoiseLimited,
-            _ if *residual <= self.options.tolerance().aim() => Status::Converged,
+            _ if *residual <= self.options.accuracy().aim() && unresolved => Status::NoiseLimited,
+            _ if *residual <= self.options.accuracy().aim() => Status::Converged,
             Status::Converged | Status::Stalled if *residual <= noise => Status::NoiseLimited,
             // The bound on one level's effort, not the caller's.
-            Status::MaxIterations if self.iterations >= self.options.max_iterations => Status::MaxIterations,
+            Status::MaxIterations if self.iterations >= self.options.max_iterations() => {
+                Status::MaxIterations
+            }
             Status::Converged | Status::MaxIterations => Status::Stalled,
             status => status,
         }

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::channel;
+use crate::error::Error;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile};
 
 /// Which coordinates of the frozen logits `z` active selection looks at.
@@ -32,13 +33,57 @@ impl fmt::Display for Score {
 
 /// Active selection: of the fresh sequences at hand, keep those with the smallest scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Selection {
-    /// Fraction kept, in `(0, 1]`.
-    pub fraction: f64,
-    /// The score.
+#[serde(try_from = "SelectionFields", into = "SelectionFields")]
+pub struct Selection(SelectionFields);
+
+/// A selection as it is read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Selection")]
+pub(crate) struct SelectionFields {
+    fraction: f64,
     #[serde(default)]
-    pub score: Score,
+    score: Score,
+}
+
+impl TryFrom<SelectionFields> for Selection {
+    type Error = Error;
+
+    fn try_from(fields: SelectionFields) -> Result<Self, Error> {
+        let SelectionFields { fraction, .. } = fields;
+        if fraction > 0.0 && fraction <= 1.0 {
+            Ok(Self(fields))
+        } else {
+            Err(Error::invalid("lora.sequences.active.fraction", fraction, "in (0, 1]"))
+        }
+    }
+}
+
+impl From<Selection> for SelectionFields {
+    fn from(Selection(fields): Selection) -> Self {
+        fields
+    }
+}
+
+impl Selection {
+    /// Keep the given fraction, those of the smallest score.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless the fraction is in `(0, 1]`.
+    pub fn new(fraction: f64, score: Score) -> Result<Self, Error> {
+        SelectionFields { fraction, score }.try_into()
+    }
+
+    /// Fraction kept, in `(0, 1]`.
+    #[must_use]
+    pub fn fraction(&self) -> f64 {
+        self.0.fraction
+    }
+
+    /// The score.
+    #[must_use]
+    pub fn score(&self) -> Score {
+        self.0.score
+    }
 }
 
 impl Score {

@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn more_than_anyone_can_know_is_told_beside_the_verdict() {
-        let frozen = Frozen::new(1.0, 1.0, 1.0);
-        let options = Options { log2_nodes: 8, ..Options::default() };
-        let bound = bayes_optimal(&Model::linear(2, 0.4), &frozen, 0.6, 1.0, &options).unwrap();
+        let frozen = Frozen::new(1.0, 1.0, 1.0).unwrap();
+        let options = Options::default().with_log2_nodes(8).unwrap();
+        let bound = bayes_optimal(&Model::linear(2, 0.4).unwrap(), &frozen, 0.6, 1.0, &options).unwrap();
         let error = bound.std_error.alignment.unwrap();
         for (excess, std_error, above) in [
             (-0.1, None, Some(false)),

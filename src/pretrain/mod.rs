@@ -36,6 +36,8 @@ pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, 
 pub use interpolation::alpha_interp;
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
 pub use solution::{Errors, Order, Solution};
+#[cfg(feature = "scenario")]
+pub(crate) use training::PretrainFields;
 pub use training::Training;
 pub use validity::Validity;
 
@@ -52,8 +54,8 @@ pub use validity::Validity;
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
 ///
-/// let model = Model::linear(3, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
-/// let solution = pretrain::solve(&model, &pretrain::Training::new(0.1, 0.1), &Options::default())?.into_converged()?;
+/// let model = Model::linear(3, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 1.0 })?;
+/// let solution = pretrain::solve(&model, &pretrain::Training::new(0.1, 0.1)?, &Options::default())?.into_converged()?;
 /// assert!((solution.errors.test - 0.927_399_034_266_594_5).abs() < 1e-12);
 /// # Ok::<(), lora_asymptotics::Error>(())
 /// ```
@@ -86,15 +88,13 @@ fn solve_with(
     options: &Options,
     previous: Option<&Order>,
 ) -> Result<Solution, Error> {
-    model.validate()?;
-    training.validate()?;
-    options.validate()?;
+    let lambda = training.require_ridge()?;
     Averages::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
-    if training.lambda <= 0.0 {
+    if lambda <= 0.0 {
         require_over_determined(model, training)?;
     }
-    match model.activation {
+    match model.activation() {
         Activation::Linear => linear::solve(model, training, options, teacher.as_ref()),
         Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), previous),
     }
@@ -108,11 +108,8 @@ fn solve_with(
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
-    model.validate()?;
-    training.validate()?;
-    options.validate()?;
     let teacher = model.teacher_spectrum()?;
-    match model.activation {
+    match model.activation() {
         Activation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
         Activation::Softmax => softmax::lambda_collapse(model, training, options, teacher.as_ref()),
     }
@@ -126,9 +123,7 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that is not
 /// finite and non-negative.
 pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
-    model.validate()?;
-    training.validate()?;
-    if model.activation != Activation::Linear {
+    if model.activation() != Activation::Linear {
         return Err(Error::invalid("model.activation", "softmax", "linear"));
     }
     for (field, value) in [("q", q), ("m", m), ("v", v)] {
@@ -140,11 +135,11 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {
     let allowed = match alpha_interp(model)? {
-        Some(threshold) if training.alpha > threshold.value => return Ok(()),
+        Some(threshold) if training.alpha() > threshold.value => return Ok(()),
         Some(threshold) => format!("> 0 at pretrain.alpha <= alpha_interp = {}", Number(threshold.value)),
         None => {
             "> 0 where there is no interpolation threshold (at model.delta = 0, and next to it)".to_owned()
         }
     };
-    Err(Error::invalid("pretrain.lambda", training.lambda, allowed))
+    Err(Error::invalid("pretrain.lambda", training.ridge(), allowed))
 }

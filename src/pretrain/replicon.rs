@@ -51,11 +51,11 @@ mod tests {
             Teacher::PowerLaw { exponent: 1.25, dimension: 30 },
         ] {
             for (tokens, delta) in [(1, 0.5), (2, 0.1), (4, 1.0)] {
-                let model = Model::linear(tokens, delta).with_teacher(teacher.clone());
+                let model = Model::linear(tokens, delta).unwrap().with_teacher(teacher.clone()).unwrap();
                 let spectrum = model.teacher_spectrum().unwrap();
                 for alpha in [0.02, 0.1, 0.5, 3.0] {
                     for lambda in [1e-4, 1e-2, 0.3] {
-                        let training = Training::new(alpha, lambda);
+                        let training = Training::new(alpha, lambda).unwrap();
                         let solution = solve(&model, &training, &Options::default()).unwrap();
                         if solution.status != crate::fixed_point::Status::Converged {
                             continue;

@@ -94,9 +94,11 @@ impl Solution {
     ///
     /// Three overlaps carry `Q0 - 2M + Q` to an absolute accuracy of 1e-16 `Q0` only: where the pre-training error is not
     /// far above that (no label noise, much data and hardly any ridge), the effective noise has few digits.
-    #[must_use]
-    pub fn freeze(&self) -> Frozen {
-        Frozen::new(self.q0, self.order.q, self.order.m).with_response(self.order.v)
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the solve left the finite numbers.
+    pub fn freeze(&self) -> Result<Frozen, Error> {
+        Frozen::new(self.q0, self.order.q, self.order.m)?.with_response(self.order.v)
     }
 
     /// The outcome of a solve that left the range of double precision.

@@ -6,153 +6,107 @@ use super::estimator::Estimator;
 use super::outcome::{Bound, Outcome};
 use super::skipped::Skipped;
 use crate::error::Error;
-use crate::frozen::Frozen;
+use crate::frozen::{Frozen, FrozenFields};
 use crate::json;
-use crate::lora::{self, Sequences};
+use crate::lora::{self, LoraFields, Sequences};
 use crate::memory::Averages;
-use crate::model::Model;
-use crate::options::Options;
-use crate::pretrain;
-
-/// What of [`pretrain::Training`] a scenario says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pretraining {
-    /// Number of sequences over `D^2`; > 0.
-    pub alpha: f64,
-    /// Ridge; required for empirical risk minimisation, refused for the Bayes-optimal estimator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lambda: Option<f64>,
-    /// Width of the student; 1 if not given. Of no meaning for the Bayes-optimal estimator.
-    #[serde(default = "one")]
-    pub kappa: f64,
-}
-
-/// What of [`lora::Training`] a scenario says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Finetuning {
-    /// Number of sequences over `D`; > 0.
-    pub alpha: f64,
-    /// Ridge; required for empirical risk minimisation, refused for the Bayes-optimal estimator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lambda: Option<f64>,
-    /// Variance of the entries of the true perturbation; 1 if not given.
-    #[serde(default = "one")]
-    pub q0: f64,
-    /// Recalibration; 1 if not given. Of no meaning for the Bayes-optimal estimator.
-    #[serde(default = "one")]
-    pub beta: f64,
-    /// The sequences trained on. There is no Bayes-optimal bound for reused ones.
-    #[serde(default)]
-    pub sequences: Sequences,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-const NEEDS_RIDGE: &str = "empirical risk minimisation needs a ridge";
-
-impl Pretraining {
-    /// The training, given a ridge.
-    ///
-    /// # Errors
-    /// [`Error::MissingField`] without one.
-    pub fn training(&self) -> Result<pretrain::Training, Error> {
-        let Self { alpha, lambda, kappa } = *self;
-        let lambda = lambda.ok_or(Error::MissingField { field: "pretrain.lambda", reason: NEEDS_RIDGE })?;
-        Ok(pretrain::Training { alpha, lambda, kappa })
-    }
-}
-
-impl Finetuning {
-    /// The training, given a ridge.
-    ///
-    /// # Errors
-    /// [`Error::MissingField`] without one.
-    pub fn training(&self) -> Result<lora::Training, Error> {
-        let Self { alpha, lambda, q0, beta, sequences } = *self;
-        let lambda = lambda.ok_or(Error::MissingField { field: "lora.lambda", reason: NEEDS_RIDGE })?;
-        Ok(lora::Training { alpha, lambda, q0, beta, sequences })
-    }
-}
-
-impl From<pretrain::Training> for Pretraining {
-    fn from(pretrain::Training { alpha, lambda, kappa }: pretrain::Training) -> Self {
-        Self { alpha, lambda: Some(lambda), kappa }
-    }
-}
-
-impl From<lora::Training> for Finetuning {
-    fn from(lora::Training { alpha, lambda, q0, beta, sequences }: lora::Training) -> Self {
-        Self { alpha, lambda: Some(lambda), q0, beta, sequences }
-    }
-}
+use crate::model::{Model, ModelFields};
+use crate::options::{Options, OptionsFields};
+use crate::pretrain::{self, PretrainFields};
 
 /// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
 ///
 /// At least one of `pretrain` and `lora` must be there; `lora` needs `pretrain` or `frozen`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "ScenarioFields")]
 pub struct Scenario {
     /// The layer, and its teacher if there is a pre-training.
     pub model: Model,
     /// The pre-training stage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pretrain: Option<Pretraining>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<pretrain::Training>,
     /// Overlaps of the frozen weights, instead of a pre-training and of a teacher.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
     /// The fine-tuning stage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora: Option<Finetuning>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<lora::Training>,
     /// The estimator.
-    #[serde(default)]
     pub estimator: Estimator,
     /// How to solve.
-    #[serde(default)]
     pub options: Options,
+}
+
+/// A scenario as it is read, before the values of its fields are looked at.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename = "Scenario")]
+pub(crate) struct ScenarioFields {
+    model: ModelFields,
+    #[serde(default)]
+    pretrain: Option<PretrainFields>,
+    #[serde(default)]
+    frozen: Option<FrozenFields>,
+    #[serde(default)]
+    lora: Option<LoraFields>,
+    #[serde(default)]
+    estimator: Estimator,
+    #[serde(default)]
+    options: OptionsFields,
+}
+
+impl TryFrom<ScenarioFields> for Scenario {
+    type Error = Error;
+
+    fn try_from(fields: ScenarioFields) -> Result<Self, Error> {
+        let ScenarioFields { model, pretrain, frozen, lora, estimator, options } = fields;
+        let (model, options) = (model.try_into()?, options.try_into()?);
+        Ok(Self {
+            model,
+            pretrain: pretrain.map(TryInto::try_into).transpose()?,
+            frozen: frozen.map(TryInto::try_into).transpose()?,
+            lora: lora.map(TryInto::try_into).transpose()?,
+            estimator,
+            options,
+        })
+    }
 }
 
 impl Scenario {
     /// Reads a scenario from JSON, with or without a byte order mark.
     ///
     /// # Errors
-    /// [`Error::Syntax`] for broken JSON, an unknown or a missing field, or a value of the wrong type. Ranges are checked by
-    /// [`Scenario::solve`].
+    /// [`Error::Syntax`] for broken JSON, an unknown or a missing field, or a value of the wrong type; [`Error::InvalidParameter`] or
+    /// [`Error::Conflict`] for a value that is out of range. [`Scenario::validate`] and [`Scenario::solve`] check that the parts fit together.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        json::from_json(text)
+        json::from_json::<ScenarioFields>(text)?.try_into()
     }
 
-    /// Checks that the parts fit together, and every field of every part.
+    /// Reads a scenario from a value of JSON, with the errors of [`Scenario::from_json`].
+    #[cfg(feature = "sweep")]
+    pub(crate) fn from_value(value: serde_json::Value) -> Result<Self, Error> {
+        let fields: Result<ScenarioFields, _> = serde_json::from_value(value);
+        fields.map_err(|error| Error::Syntax(error.to_string()))?.try_into()
+    }
+
+    /// Checks that the parts fit together.
     ///
     /// # Errors
-    /// [`Error::MissingField`], [`Error::Conflict`], [`Error::InvalidParameter`] or [`Error::TooMuchMemory`].
+    /// [`Error::MissingField`], [`Error::Conflict`] or [`Error::TooMuchMemory`].
     pub fn validate(&self) -> Result<(), Error> {
-        self.model.validate()?;
-        self.options.validate()?;
         self.check_memory()?;
         match (&self.pretrain, &self.frozen) {
             (Some(_), Some(_)) => return Err(Error::Conflict { field: "frozen", with: "pretrain" }),
-            (Some(pretraining), None) => {
+            (Some(training), None) => {
                 match self.estimator {
-                    Estimator::Erm | Estimator::Both => pretraining.training()?.validate()?,
-                    Estimator::BayesOptimal => {
-                        refuse_ridge("pretrain.lambda", pretraining.lambda)?;
-                        Pretraining { lambda: Some(0.0), ..*pretraining }.training()?.validate()?;
-                    }
+                    Estimator::Erm | Estimator::Both => drop(training.require_ridge()?),
+                    Estimator::BayesOptimal => refuse_ridge("pretrain.lambda", training.lambda())?,
                 }
-                if self.model.teacher.is_none() {
-                    let reason = "pre-training needs the law of the teacher";
-                    return Err(Error::MissingField { field: "model.teacher", reason });
-                }
+                self.model.teacher_spectrum()?;
             }
-            (None, Some(frozen)) => {
-                if self.model.teacher.is_some() {
+            (None, Some(_)) => {
+                if self.model.teacher().is_some() {
                     return Err(Error::Conflict { field: "model.teacher", with: "frozen" });
                 }
-                frozen.validate()?;
                 if self.lora.is_none() {
                     return Err(Error::MissingField {
                         field: "lora",
@@ -167,19 +121,16 @@ impl Scenario {
                 });
             }
         }
-        let Some(finetuning) = &self.lora else { return Ok(()) };
+        let Some(training) = &self.lora else { return Ok(()) };
         match self.estimator {
             Estimator::Erm => {
-                finetuning.training()?.validate()?;
-                return self.frozen.map_or(Ok(()), |frozen| finetuning.sequences.check_response(&frozen));
+                training.require_ridge()?;
+                return self.frozen.map_or(Ok(()), |frozen| training.sequences().check_response(&frozen));
             }
-            Estimator::Both => finetuning.training()?.validate()?,
-            Estimator::BayesOptimal => {
-                refuse_ridge("lora.lambda", finetuning.lambda)?;
-                Finetuning { lambda: Some(0.0), ..*finetuning }.training()?.validate()?;
-            }
+            Estimator::Both => drop(training.require_ridge()?),
+            Estimator::BayesOptimal => refuse_ridge("lora.lambda", training.lambda())?,
         }
-        match finetuning.sequences {
+        match training.sequences() {
             Sequences::Reused => {
                 Err(Error::Conflict { field: "lora.sequences = reused", with: "a Bayes-optimal estimator" })
             }
@@ -191,7 +142,7 @@ impl Scenario {
     fn check_memory(&self) -> Result<(), Error> {
         let Self { pretrain, lora, estimator, model, options, .. } = self;
         let pretraining = pretrain.map(|_| [Averages::Pretraining, Averages::PretrainingBound]);
-        let finetuning = lora.map(|lora| [lora.sequences.averages(), Averages::FinetuningBound]);
+        let finetuning = lora.map(|lora| [lora.sequences().averages(), Averages::FinetuningBound]);
         for [erm, bound] in pretraining.into_iter().chain(finetuning) {
             if *estimator != Estimator::BayesOptimal {
                 erm.check(model, options)?;
@@ -243,24 +194,21 @@ impl Scenario {
         let Self { model, options, .. } = self;
         let solved_before = previous.and_then(|outcome| outcome.pretrain.as_ref());
         let pretrain = match (&self.pretrain, solved_before) {
-            (Some(pretraining), Some(before)) => {
-                Some(pretrain::solve_from(model, &pretraining.training()?, options, before)?)
-            }
-            (Some(pretraining), None) => Some(pretrain::solve(model, &pretraining.training()?, options)?),
+            (Some(training), Some(before)) => Some(pretrain::solve_from(model, training, options, before)?),
+            (Some(training), None) => Some(pretrain::solve(model, training, options)?),
             (None, _) => None,
         };
         let frozen = match &pretrain {
-            Some(solution) => solution.status.is_success().then(|| solution.freeze()),
+            Some(solution) => solution.status.is_success().then(|| solution.freeze()).transpose()?,
             None => self.frozen,
         };
         let solved_before = previous.and_then(|outcome| outcome.lora.as_ref());
         let mut outcome = Outcome { pretrain, ..Outcome::default() };
         match (&self.lora, frozen) {
-            (Some(finetuning), Some(frozen)) => {
-                let training = finetuning.training()?;
+            (Some(training), Some(frozen)) => {
                 outcome.lora = Some(match solved_before {
-                    Some(before) => lora::solve_from(model, &frozen, &training, options, before)?,
-                    None => lora::solve(model, &frozen, &training, options)?,
+                    Some(before) => lora::solve_from(model, &frozen, training, options, before)?,
+                    None => lora::solve(model, &frozen, training, options)?,
                 });
             }
             (Some(_), None) => outcome.lora_skipped = Some(Skipped::PretrainNotConverged),
@@ -271,19 +219,17 @@ impl Scenario {
 
     fn bound(&self) -> Result<Bound, Error> {
         let pretrain = match &self.pretrain {
-            Some(pretraining) => {
-                Some(pretrain::bayes_optimal(&self.model, pretraining.alpha, &self.options)?)
-            }
+            Some(training) => Some(pretrain::bayes_optimal(&self.model, training.alpha(), &self.options)?),
             None => None,
         };
         let frozen = match &pretrain {
-            Some(solution) => solution.status.is_success().then(|| solution.freeze()),
+            Some(solution) => solution.status.is_success().then(|| solution.freeze()).transpose()?,
             None => self.frozen,
         };
         let mut bound = Bound { pretrain, ..Bound::default() };
         match (&self.lora, frozen) {
-            (Some(finetuning), Some(frozen)) => {
-                let Finetuning { alpha, q0, .. } = *finetuning;
+            (Some(training), Some(frozen)) => {
+                let (alpha, q0) = (training.alpha(), training.q0());
                 bound.lora = Some(lora::bayes_optimal(&self.model, &frozen, alpha, q0, &self.options)?);
             }
             (Some(_), None) => bound.lora_skipped = Some(Skipped::PretrainNotConverged),

@@ -26,7 +26,9 @@ mod skipped;
 mod wire;
 
 pub use estimator::Estimator;
-pub use experiment::{Finetuning, Pretraining, Scenario};
+pub use experiment::Scenario;
+#[cfg(feature = "sweep")]
+pub(crate) use experiment::ScenarioFields;
 pub use outcome::{Bound, Outcome};
 pub use rows::Quantity;
 pub use skipped::Skipped;

@@ -190,23 +190,23 @@ impl Counts {
         };
         let pretraining = match &scenario.pretrain {
             Some(pretraining) if !synthetic => {
-                let teacher = match scenario.model.teacher {
+                let teacher = match scenario.model.teacher() {
                     Some(Teacher::Wishart { kappa0 }) => integer("kappa0 D", kappa0 * d)?,
                     _ => d,
                 };
-                let sequences = integer("pretrain.alpha D^2", pretraining.alpha * d * d)?;
-                Some([sequences, integer("pretrain.kappa D", pretraining.kappa * d)?, teacher])
+                let sequences = integer("pretrain.alpha D^2", pretraining.alpha() * d * d)?;
+                Some([sequences, integer("pretrain.kappa D", pretraining.kappa() * d)?, teacher])
             }
             _ => None,
         };
         let finetuning = match &scenario.lora {
             Some(finetuning) => {
-                let kept = integer("lora.alpha D", finetuning.alpha * d)?;
-                let pool = match finetuning.sequences {
-                    Sequences::Active(selection) => (kept / selection.fraction).round().max(kept),
+                let kept = integer("lora.alpha D", finetuning.alpha() * d)?;
+                let pool = match finetuning.sequences() {
+                    Sequences::Active(selection) => (kept / selection.fraction()).round().max(kept),
                     Sequences::Fresh | Sequences::Reused => kept,
                 };
-                if let (Sequences::Reused, Some([available, ..])) = (finetuning.sequences, pretraining)
+                if let (Sequences::Reused, Some([available, ..])) = (finetuning.sequences(), pretraining)
                     && kept > available
                 {
                     let allowed = format!("so large that there are {kept} sequences to reuse");
@@ -253,7 +253,7 @@ pub(super) fn check_memory(
     synthetic: bool,
 ) -> Result<(), Error> {
     for size in &laboratory.sizes {
-        let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens);
+        let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens());
         let bytes = one * laboratory.concurrency().min(size.instances) as f64;
         if bytes > laboratory.memory_limit as f64 {
             let limit = laboratory.memory_limit;

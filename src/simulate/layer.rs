@@ -21,7 +21,11 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn new(model: &Model) -> Self {
-        Self { tokens: model.tokens, activation: model.activation, inverse_temperature: model.logit_scale() }
+        Self {
+            tokens: model.tokens(),
+            activation: model.activation(),
+            inverse_temperature: model.inverse_temperature(),
+        }
     }
 
     /// `sigma(h)` of every matrix.
@@ -196,10 +200,10 @@ mod tests {
         let (dimension, count) = (8, 40);
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
         let sequences =
-            Sequences::sample(rng, Shape { dimension, tokens: model.tokens, parallel: true }, count);
+            Sequences::sample(rng, Shape { dimension, tokens: model.tokens(), parallel: true }, count);
         let layer = Layer::new(model);
         let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
-        let frozen = symmetric_noise(rng, model.tokens, count, 1.0);
+        let frozen = symmetric_noise(rng, model.tokens(), count, 1.0);
         let scale = 1.0 / (width as f64).sqrt();
         let frozen = Some(&frozen[..]);
         let task = Task { layer, sequences: &sequences, labels: &labels, frozen, lambda: 0.1, scale, width };
@@ -207,8 +211,13 @@ mod tests {
     }
 
     fn models() -> [Model; 4] {
-        let cold = Model { inverse_temperature: Some(1.7), ..Model::softmax(2, 0.5) };
-        [Model::linear(1, 0.5), Model::linear(3, 0.5), Model::softmax(3, 0.5), cold]
+        let cold = Model::softmax(2, 0.5).unwrap().with_inverse_temperature(1.7).unwrap();
+        [
+            Model::linear(1, 0.5).unwrap(),
+            Model::linear(3, 0.5).unwrap(),
+            Model::softmax(3, 0.5).unwrap(),
+            cold,
+        ]
     }
 
     #[test]
@@ -235,7 +244,7 @@ mod tests {
     #[test]
     fn the_loss_is_that_of_the_outputs() {
         // D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
-        let model = Model::softmax(3, 0.5);
+        let model = Model::softmax(3, 0.5).unwrap();
         with_task(&model, 2, |task, w| {
             let s = Weights::attention(w.clone()).matrix();
             let d = s.nrows() as f64;

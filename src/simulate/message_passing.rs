@@ -74,10 +74,10 @@ pub struct Trajectory {
 /// use lora_asymptotics::{Model, Options, lora};
 ///
 /// let laboratory = Laboratory { sizes: vec![Size { dimension: 200, instances: 4 }], ..Laboratory::default() };
-/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
+/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0)?;
 /// let settings = MessagePassing { iterations: 10, start: 0.2 };
-/// let options = Options { log2_nodes: 10, ..Options::default() };
-/// let found = message_passing(&Model::linear(2, 0.4), &frozen, 1.0, 1.0, &settings, &laboratory, &options)?;
+/// let options = Options::default().with_log2_nodes(10)?;
+/// let found = message_passing(&Model::linear(2, 0.4)?, &frozen, 1.0, 1.0, &settings, &laboratory, &options)?;
 /// let last = found[0].iterations[10];
 /// assert!((last.m.mean - last.state_evolution).abs() < 0.1);
 /// # Ok::<(), lora_asymptotics::Error>(())
@@ -99,12 +99,12 @@ pub fn message_passing(
     if !(settings.start > 0.0 && settings.start < 1.0) {
         return Err(Error::invalid("start", settings.start, "> 0 and < 1"));
     }
-    let training = lora::Training { q0, ..lora::Training::new(alpha, 0.0) };
+    let training = lora::Training::fresh(alpha, 0.0)?.with_variance(q0)?;
     let scenario = Scenario {
-        model: Model { teacher: None, ..model.clone() },
+        model: model.clone().without_teacher(),
         pretrain: None,
         frozen: Some(*frozen),
-        lora: Some(training.into()),
+        lora: Some(training),
         estimator: Estimator::Erm,
         options: *options,
     };
@@ -154,7 +154,7 @@ struct Instance {
 impl Instance {
     /// Frozen logits that explain all but `noise` of the label's: what they explain is known, and need not be drawn.
     fn new(model: &Model, noise: f64, count: usize, streams: &Streams) -> Result<Self, Error> {
-        let (dimension, tokens) = (streams.dimension, model.tokens);
+        let (dimension, tokens) = (streams.dimension, model.tokens());
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
         let rng = &mut streams.stream(Purpose::MessagePassing);
         let sequences = Sequences::sample(rng, Shape { dimension, tokens, parallel: false }, count);
@@ -165,7 +165,7 @@ impl Instance {
             let diagonal = i % (tokens * tokens) % (tokens + 1) == 0;
             *y += n + if diagonal { 1.0 } else { 0.0 };
         }
-        let denoiser = denoiser(model.activation, tokens, noise, &observed)?;
+        let denoiser = denoiser(model.activation(), tokens, noise, &observed)?;
         let start = random::normalised(rng, dimension, 1);
         Ok(Self { sequences, star, start, denoiser })
     }

@@ -42,14 +42,14 @@ pub(super) fn run(
 
     let mut rng = streams.stream(Purpose::Pretraining);
     let sequences = Sequences::sample(&mut rng, shape, count);
-    let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta);
+    let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta());
     let labels = layer.attention(&noisy);
     let task = Task {
         layer,
         sequences: &sequences,
         labels: &labels,
         frozen: None,
-        lambda: training.lambda,
+        lambda: training.ridge(),
         scale: 1.0 / (width as f64).sqrt(),
         width,
     };
@@ -113,7 +113,7 @@ fn test_errors(instance: &Instance<'_>, [teacher, student]: [&Weights; 2]) -> [f
     let mut sums = [0.0; 2];
     for first in (0..laboratory.test_sequences).step_by(TEST_BATCH) {
         let sequences = Sequences::sample(rng, shape, TEST_BATCH.min(laboratory.test_sequences - first));
-        let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta);
+        let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta());
         let logits = sequences.logits(student);
         for (sum, label) in sums.iter_mut().zip([noisy, clean]) {
             *sum += layer.loss(&sequences, &logits, &layer.attention(&label));

@@ -57,13 +57,10 @@ impl BayesCurve {
     /// # Errors
     /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
-        model.validate()?;
-        frozen.validate()?;
         check_variance(q0)?;
-        options.validate()?;
         Averages::FinetuningBound.check(model, options)?;
         let TrueLogits { known, unknown, .. } = frozen.true_logits();
-        let relative = (unknown + 0.5 * model.delta) / q0 / q0;
+        let relative = (unknown + 0.5 * model.delta()) / q0 / q0;
         if !relative.is_finite() {
             return Err(Error::invalid(
                 "lora.q0",
@@ -74,19 +71,21 @@ impl BayesCurve {
         let noise = if relative < NOISELESS { 0.0 } else { relative };
         // Enter the thread pool once, not at each of the many short parallel loops.
         let table = rayon_core::scope(|_| -> Result<Table, Error> {
-            let most = match (model.activation, model.tokens) {
+            let most = match (model.activation(), model.tokens()) {
                 (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
                 (_, 1) => ONE_TOKEN_LOG2_NODES,
                 _ => TABLE_LOG2_NODES,
             };
-            let coarse = level(model, noise, options.log2_nodes.min(most), options)?;
-            let finer = options.log2_nodes > most;
-            let fine = if finer { Some(level(model, noise, options.log2_nodes, options)?) } else { None };
-            Ok(Table::new(model.tokens, noise, &coarse, fine))
+            let coarse = level(model, noise, options.log2_nodes().min(most), options)?;
+            let finer = options.log2_nodes() > most;
+            let fine = if finer { Some(level(model, noise, options.log2_nodes(), options)?) } else { None };
+            Ok(Table::new(model.tokens(), noise, &coarse, fine))
         })?;
-        let replicas = match model.activation {
+        let replicas = match model.activation() {
             Activation::Linear => None,
-            Activation::Softmax => Some(TwoReplicas::new(model.tokens, model.logit_scale(), true, options)?),
+            Activation::Softmax => {
+                Some(TwoReplicas::new(model.tokens(), model.inverse_temperature(), true, options)?)
+            }
         };
         Ok(Self {
             model: model.clone(),
@@ -180,7 +179,7 @@ impl BayesCurve {
         let weak_recovery = self.weak_recovery();
         let [q, v] = overlaps(lower.l);
         let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
-            let reached = lower.residual <= self.options.tolerance().aim().max(1e-10);
+            let reached = lower.residual <= self.options.accuracy().aim().max(1e-10);
             if reached { Status::Converged } else { Status::NoiseLimited }
         } else {
             return Ok(nothing());
@@ -240,10 +239,10 @@ impl BayesCurve {
 
     /// Test, clean and frozen error; `1 - q^2 = (1 - q)(1 + q)`.
     fn linear_errors(&self, [q, v]: [f64; 2]) -> [f64; 3] {
-        let noise = 0.5 * self.model.delta;
+        let noise = 0.5 * self.model.delta();
         let scale = self.q0 * self.q0;
         let error = |noise: f64, weights: f64| {
-            observables::linear_pretraining_error(self.model.tokens, self.unknown + noise + scale * weights)
+            observables::linear_pretraining_error(self.model.tokens(), self.unknown + noise + scale * weights)
         };
         [error(noise, v * (1.0 + q)), error(0.0, v * (1.0 + q)), error(noise, 1.0)]
     }
@@ -258,7 +257,7 @@ impl BayesCurve {
             };
             replicas.error(scramble, &law)
         };
-        [error(self.model.delta, overlap), error(0.0, overlap), error(self.model.delta, 0.0)]
+        [error(self.model.delta(), overlap), error(0.0, overlap), error(self.model.delta(), 0.0)]
     }
 
     /// The outcome where the numbers leave the range of double precision.
@@ -286,9 +285,9 @@ impl BayesCurve {
 /// ```
 /// use lora_asymptotics::{Model, Options, lora};
 ///
-/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
-/// let options = Options { log2_nodes: 10, ..Options::default() };
-/// let bound = lora::bayes_optimal(&Model::linear(2, 0.2), &frozen, 1.0, 1.0, &options)?;
+/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0)?;
+/// let options = Options::default().with_log2_nodes(10)?;
+/// let bound = lora::bayes_optimal(&Model::linear(2, 0.2)?, &frozen, 1.0, 1.0, &options)?;
 /// assert!((bound.order.q - 0.9465).abs() < 1e-3);
 /// # Ok::<(), lora_asymptotics::Error>(())
 /// ```
@@ -308,11 +307,11 @@ pub fn bayes_optimal(
 
 /// A kernel per scramble.
 fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Result<Level, Error> {
-    let tokens = model.tokens;
-    (0..options.scrambles as u64)
+    let tokens = model.tokens();
+    (0..options.scrambles() as u64)
         .map(|scramble| {
             let columns = |dimensions: usize| -> Result<Vec<Column>, Error> {
-                let points = ScrambledSobol::new(dimensions, log2_nodes as u32, options.seed, scramble)?;
+                let points = ScrambledSobol::new(dimensions, log2_nodes as u32, options.seed(), scramble)?;
                 (0..dimensions).map(|d| points.normals(d)).collect()
             };
             if noise <= 0.0 {
@@ -321,7 +320,7 @@ fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Res
                 let kernel = Noiseless::new(tokens, &ChiQuantile::new(tokens)?, across.as_ref(), &columns);
                 return Ok(Box::new(kernel) as Box<dyn Kernel>);
             }
-            match model.activation {
+            match model.activation() {
                 Activation::Linear => linear_kernel(tokens, noise, &columns),
                 Activation::Softmax => softmax_kernel(tokens, noise, &columns),
             }

@@ -37,25 +37,25 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
-        let units = Units { q0: training.q0, loss: training.q0 * training.q0 };
+        let units = Units { q0: training.q0(), loss: training.q0() * training.q0() };
         Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
     }
 
     /// What `run` makes of the search for fixed points.
     fn search<R: Send>(&self, run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send) -> Result<R, Error> {
-        let tokens = self.model.tokens as f64;
+        let tokens = self.model.tokens() as f64;
         // Enter the thread pool once, not at each of the many short parallel loops.
         rayon_core::scope(|_| {
-            let mut channel = output_channel(self.model.tokens, &self.noise, self.options)?;
+            let mut channel = output_channel(self.model.tokens(), &self.noise, self.options)?;
             let ridge = Ridge {
                 tokens,
-                alpha: self.training.alpha,
-                lambda: self.units.scaled_ridge(self.training.lambda),
+                alpha: self.training.alpha(),
+                lambda: self.units.scaled_ridge(self.training.ridge()),
                 divergence: channel.smooth_divergence(),
                 gauge: JumpGauge::Surface,
             };
             // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
-            let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens) as f64 / (tokens * tokens);
+            let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
             let guess = Guess { noise: self.noise.deviation(), curvature };
             run(Search::new(ridge, guess, self.options, channel.as_mut()))
         })
@@ -71,17 +71,17 @@ pub(super) fn solve(
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
     let warm = previous.and_then(|order| problem.units.point(order));
-    let found = problem.search(|search| search.starting_from(warm).run(options.start))?;
+    let found = problem.search(|search| search.starting_from(warm).run(options.start()))?;
     let Problem { units, noise, .. } = problem;
     let effective = EffectiveNoise {
-        train: noise.effective(model.tokens).map(|noise| units.loss * noise),
-        test: observables::effective_noise(&frozen.overlaps(), model.delta, training.beta),
+        train: noise.effective(model.tokens()).map(|noise| units.loss * noise),
+        test: observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta()),
     };
     let errors = ClosedForm {
-        tokens: model.tokens,
-        q0: training.q0,
-        delta: model.delta,
-        unexplained: observables::unexplained(&frozen.overlaps(), training.beta),
+        tokens: model.tokens(),
+        q0: training.q0(),
+        delta: model.delta(),
+        unexplained: observables::unexplained(&frozen.overlaps(), training.beta()),
     };
     let reporter = Reporter { units, effective_noise: Some(effective) };
     Ok(reporter.solution(&found, &errors))
@@ -106,9 +106,9 @@ pub(super) fn benchmark(
     options: &Options,
 ) -> Result<impl FnMut() -> f64 + use<>, Error> {
     let noise = LabelNoise::Gaussian { deviation: 1.0 };
-    let mut channel = output_channel(model.tokens, &noise, options)?;
+    let mut channel = output_channel(model.tokens(), &noise, options)?;
     let finest = channel.levels() - 1;
-    let v = 1.0 / (2.0 * training.lambda + 4.0 * training.alpha);
+    let v = 1.0 / (2.0 * training.ridge() + 4.0 * training.alpha());
     let mut m = 0.92;
     Ok(move || {
         m = 1.841 - m;

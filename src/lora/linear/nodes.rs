@@ -37,13 +37,14 @@ pub(super) struct Nodes<const T: usize> {
 impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
         let build = |index: usize| Scramble::new(noise, options, index as u64);
-        let scrambles = if options.scrambles << options.log2_nodes <= MADE_AT_ONCE {
-            parallel::map(options.scrambles, 1, &build).into_iter().collect::<Result<_, _>>()?
+        let scrambles = if options.scrambles() << options.log2_nodes() <= MADE_AT_ONCE {
+            parallel::map(options.scrambles(), 1, &build).into_iter().collect::<Result<_, _>>()?
         } else {
-            (0..options.scrambles).map(build).collect::<Result<_, _>>()?
+            (0..options.scrambles()).map(build).collect::<Result<_, _>>()?
         };
-        let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
-        levels.push(options.log2_nodes);
+        let mut levels: Vec<usize> =
+            COARSE.into_iter().filter(|level| *level < options.log2_nodes()).collect();
+        levels.push(options.log2_nodes());
         Ok(Self { scrambles, levels: levels.into_iter().map(|level| (1 << level) / LANES).collect() })
     }
 }
@@ -54,7 +55,7 @@ impl<const T: usize> Scramble<T> {
         // If the noise is isotropic, O(T) invariance lets chi* point along the first axis.
         let star_dimensions = if noise.is_isotropic() { 1 } else { T };
         let dimensions = star_dimensions + T + noise.dimensions(T);
-        let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, index)?;
+        let points = ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), index)?;
         let columns: Vec<Vec<f64>> = points.columns(0..dimensions)?;
         let columns = Columns {
             star: &columns[..star_dimensions],
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8>>() + size_of::<Lane>();
-        let foreseen = Averages::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5)).kept;
+        let foreseen = Averages::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

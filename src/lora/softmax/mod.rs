@@ -43,24 +43,24 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
-        let units = Units { q0: training.q0, loss: 1.0 };
-        let effective = observables::effective_noise(&frozen.overlaps(), model.delta, training.beta);
+        let units = Units { q0: training.q0(), loss: 1.0 };
+        let effective = observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta());
         Self {
             model,
             training,
             options,
             units,
             fields: Fields::new(model, frozen, training),
-            coupling: model.logit_scale() * training.q0,
-            noise: (2.0 * effective).sqrt() / training.q0,
+            coupling: model.inverse_temperature() * training.q0(),
+            noise: (2.0 * effective).sqrt() / training.q0(),
         }
     }
 
     fn ridge(&self) -> Ridge {
         Ridge {
-            tokens: self.model.tokens as f64,
-            alpha: self.training.alpha,
-            lambda: self.units.scaled_ridge(self.training.lambda),
+            tokens: self.model.tokens() as f64,
+            alpha: self.training.alpha(),
+            lambda: self.units.scaled_ridge(self.training.ridge()),
             divergence: Divergence::IntegrationByParts,
             gauge: JumpGauge::Difference,
         }
@@ -68,7 +68,7 @@ impl<'a> Problem<'a> {
 
     fn channel(&self) -> Result<Box<dyn OutputChannel>, Error> {
         let Self { fields, coupling, options, .. } = self;
-        let tokens = self.model.tokens;
+        let tokens = self.model.tokens();
         Ok(match tokens {
             2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options)?),
             3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options)?),
@@ -93,7 +93,7 @@ impl<'a> Problem<'a> {
 
     fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
         let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
-        let tokens = self.model.tokens;
+        let tokens = self.model.tokens();
         let averages = match tokens {
             2 => TestAverages::new::<2>,
             3 => TestAverages::new::<3>,
@@ -123,7 +123,7 @@ pub(super) fn solve(
     let warm = previous.and_then(|order| problem.units.point(order));
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon_core::scope(|_| {
-        let found = problem.search(|search| search.starting_from(warm).run(options.start))?;
+        let found = problem.search(|search| search.starting_from(warm).run(options.start()))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
         Ok(reporter.solution(&found, &errors))
@@ -166,7 +166,7 @@ pub(super) fn benchmark(
     training: &Training,
     options: &Options,
 ) -> Result<impl FnMut() -> f64 + use<>, Error> {
-    let frozen = Frozen::new(2.0, 1.2, 1.1);
+    let frozen = Frozen::new(2.0, 1.2, 1.1)?;
     let mut channel = Problem::new(model, &frozen, training, options).channel()?;
     let finest = channel.levels() - 1;
     let mut m = 0.72;

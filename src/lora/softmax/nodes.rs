@@ -56,7 +56,7 @@ impl Columns {
         let seen = fields.coordinates();
         let dimensions = 2 * tokens + 3 * seen + 1;
         let points =
-            ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, scramble as u64)?;
+            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
         let next = std::cell::Cell::new(0);
         let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
             let first = next.replace(next.get() + count);
@@ -96,11 +96,12 @@ impl<const T: usize> Nodes<T> {
         coupling: f64,
         options: &Options,
     ) -> Result<Self, Error> {
-        let scrambles = (0..options.scrambles)
+        let scrambles = (0..options.scrambles())
             .map(|index| Scramble::new::<K>(fields, coupling, options, index))
             .collect::<Result<_, _>>()?;
-        let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
-        levels.push(options.log2_nodes);
+        let mut levels: Vec<usize> =
+            COARSE.into_iter().filter(|level| *level < options.log2_nodes()).collect();
+        levels.push(options.log2_nodes());
         let levels = levels.into_iter().map(|level| (1 << level) / LANES).collect();
         Ok(Self { coupling, scrambles, levels, zero_weights: None })
     }
@@ -117,7 +118,7 @@ impl<const T: usize> Scramble<T> {
         index: usize,
     ) -> Result<Self, Error> {
         let columns = Columns::new(T, fields, options, index, false)?;
-        let count = (1 << options.log2_nodes) / LANES;
+        let count = (1 << options.log2_nodes()) / LANES;
         let blocks = parallel::map(count, CHUNK, &|block| {
             let first = block * LANES;
             let [star, free] = columns.weights(first);
@@ -229,7 +230,8 @@ mod tests {
     fn memory_is_foreseen() {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
         let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
-        let foreseen = Averages::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5)).kept;
+        let foreseen =
+            Averages::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

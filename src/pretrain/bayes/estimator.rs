@@ -24,7 +24,6 @@ const LARGEST_SNR: f64 = 1e12;
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
 pub fn alpha_perfect_recovery(model: &Model) -> Result<f64, Error> {
-    model.validate()?;
     Ok(perfect_recovery(model, model.teacher_spectrum()?.as_ref()))
 }
 
@@ -39,7 +38,7 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
 ///
-/// let model = Model::linear(1, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+/// let model = Model::linear(1, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 1.0 })?;
 /// let bound = pretrain::bayes_optimal(&model, 0.5, &Options::default())?;
 /// assert!((bound.order.q - 1.688_747_016_180_254_7).abs() < 1e-11);
 /// # Ok::<(), lora_asymptotics::Error>(())
@@ -49,22 +48,20 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than
 /// 2 GiB can hold.
 pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
-    model.validate()?;
     check::positive("pretrain.alpha", alpha)?;
-    options.validate()?;
     Averages::PretrainingBound.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     let (q0, variance) = (teacher.second_moment(), teacher.variance());
-    let alpha_c = (model.delta <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
+    let alpha_c = (model.delta() <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
     let found = if alpha_c.is_some_and(|threshold| alpha >= threshold) || variance <= 0.0 {
         // Nothing is left to learn: all of s* is known, or was from the start.
         Found { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
     } else {
-        search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta)
+        search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
     let status = if !(found.overlap.is_finite() && found.mse.is_finite()) {
         Status::NonFinite
-    } else if found.residual <= options.tolerance().aim() {
+    } else if found.residual <= options.accuracy().aim() {
         Status::Converged
     } else {
         Status::Stalled
@@ -131,22 +128,22 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found 
 /// Least errors, with their standard errors.
 fn errors(model: &Model, found: &Found, options: &Options) -> Result<(BayesErrors, StdError), Error> {
     let Found { overlap, mse, .. } = *found;
-    if model.activation == Activation::Linear {
-        let error = |noise| observables::linear_pretraining_error(model.tokens, mse + noise);
+    if model.activation() == Activation::Linear {
+        let error = |noise| observables::linear_pretraining_error(model.tokens(), mse + noise);
         return Ok((
-            BayesErrors { test: error(0.5 * model.delta), test_clean: error(0.0) },
+            BayesErrors { test: error(0.5 * model.delta()), test_clean: error(0.0) },
             StdError::default(),
         ));
     }
-    let replicas = TwoReplicas::new(model.tokens, model.logit_scale(), false, options)?;
+    let replicas = TwoReplicas::new(model.tokens(), model.inverse_temperature(), false, options)?;
     let average = |noise: f64| {
         let law =
             LogitsLaw { known: 2.0 * overlap, unknown: 2.0 * mse + noise, perturbation: 0.0, overlap: 0.0 };
-        let all: Vec<f64> = (0..options.scrambles).map(|scramble| replicas.error(scramble, &law)).collect();
+        let all: Vec<f64> = (0..options.scrambles()).map(|scramble| replicas.error(scramble, &law)).collect();
         let mean = all.iter().sum::<f64>() / all.len() as f64;
         (mean, standard_error(all.iter().copied()).filter(|error| *error > 0.0))
     };
-    let ((test, test_error), (test_clean, clean_error)) = (average(model.delta), average(0.0));
+    let ((test, test_error), (test_clean, clean_error)) = (average(model.delta()), average(0.0));
     let std_error = StdError { test: test_error, test_clean: clean_error, ..StdError::default() };
     Ok((BayesErrors { test, test_clean }, std_error))
 }

@@ -62,8 +62,10 @@ pub struct BayesSolution {
 
 impl BayesSolution {
     /// The law of the logits of `E[S* | data]`, as fine-tuning sees it: `Q = M = Q_BO`.
-    #[must_use]
-    pub fn freeze(&self) -> Frozen {
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the solve left the finite numbers.
+    pub fn freeze(&self) -> Result<Frozen, Error> {
         Frozen::new(self.q0, self.order.q, self.order.q)
     }
 

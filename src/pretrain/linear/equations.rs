@@ -49,13 +49,13 @@ impl<'a> Equations<'a> {
         teacher: &'a dyn TeacherSpectrum,
         max_evaluations: usize,
     ) -> Self {
-        let tokens = model.tokens as f64;
+        let tokens = model.tokens() as f64;
         Self {
             teacher,
-            budget: 2.0 * training.alpha * channel::dimension(model.tokens) as f64,
-            half_delta: 0.5 * model.delta,
+            budget: 2.0 * training.alpha() * channel::dimension(model.tokens()) as f64,
+            half_delta: 0.5 * model.delta(),
             tokens_squared: tokens * tokens,
-            ridge: training.lambda * training.kappa.sqrt(),
+            ridge: training.ridge() * training.kappa().sqrt(),
             max_evaluations,
             evaluations: Cell::new(0),
         }
@@ -296,8 +296,8 @@ mod tests {
             for (tokens, delta, alpha, lambda) in
                 [(4, 0.0, 0.18, 0.07), (2, 0.01, 0.4, 0.1), (1, 0.5, 1.5, 0.2)]
             {
-                let model = Model::linear(tokens, delta);
-                let equations = Equations::new(&model, &Training::new(alpha, lambda), teacher, 1000);
+                let model = Model::linear(tokens, delta).unwrap();
+                let equations = Equations::new(&model, &Training::new(alpha, lambda).unwrap(), teacher, 1000);
                 let target = 0.5 * equations.ridge * equations.tokens_squared;
                 let [tau, r] = equations.iterate_steps(target).unwrap();
                 let iterated = equations.fixed_point(tau, r).unwrap().order;
@@ -313,8 +313,12 @@ mod tests {
     fn iterated_steps_need_evaluations() {
         let wishart = Wishart::new(0.5).unwrap();
         for max_evaluations in [0, 1, 2, 5] {
-            let equations =
-                Equations::new(&Model::linear(2, 0.1), &Training::new(0.4, 0.1), &wishart, max_evaluations);
+            let equations = Equations::new(
+                &Model::linear(2, 0.1).unwrap(),
+                &Training::new(0.4, 0.1).unwrap(),
+                &wishart,
+                max_evaluations,
+            );
             assert_eq!(equations.iterate_steps(0.2), None);
             assert!(equations.evaluations() <= max_evaluations);
         }

@@ -40,7 +40,7 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Threshold {
     let equations = Equations::new(model, training, teacher, usize::MAX);
-    Threshold::exact(equations.collapse_ridge() / training.kappa.sqrt())
+    Threshold::exact(equations.collapse_ridge() / training.kappa().sqrt())
 }
 
 /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution.
@@ -50,7 +50,7 @@ pub(super) fn step(
     [q, m, v]: [f64; 3],
     teacher: &dyn TeacherSpectrum,
 ) -> [f64; 3] {
-    let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + 0.5 * model.delta;
+    let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + 0.5 * model.delta();
     Equations::new(model, training, teacher, usize::MAX).step(noisy_mse, v)
 }
 
@@ -61,31 +61,31 @@ pub(super) fn solve(
     options: &Options,
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Solution, Error> {
-    let equations = Equations::new(model, training, teacher, options.max_iterations);
-    let ridge = training.lambda * training.kappa.sqrt();
+    let equations = Equations::new(model, training, teacher, options.max_iterations());
+    let ridge = training.ridge() * training.kappa().sqrt();
     let collapsed = equations.collapse_ridge() <= ridge;
     let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
     let iterations = equations.evaluations();
     let Some(point) = point else {
         return Ok(Solution::without_numbers(teacher.second_moment(), iterations));
     };
-    let residual = if collapsed { 0.0 } else { residual(&equations, &point, 0.5 * model.delta) };
+    let residual = if collapsed { 0.0 } else { residual(&equations, &point, 0.5 * model.delta()) };
     let status = if collapsed {
         Status::Collapsed
-    } else if residual <= options.tolerance().aim() {
+    } else if residual <= options.accuracy().aim() {
         Status::Converged
-    } else if iterations + 4 > options.max_iterations {
+    } else if iterations + 4 > options.max_iterations() {
         Status::MaxIterations
     } else {
         Status::Stalled
     };
     let FixedPoint { order, trace, rank_fraction, mse } = point;
     // Only a solution has a learned rank to refuse. The allowance is for rounding.
-    if status.is_success() && rank_fraction > training.kappa * (1.0 + 1e-12) {
-        return Err(Error::RankDoesNotFit { kappa: training.kappa, rank_fraction });
+    if status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
+        return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
     }
-    let tokens = model.tokens;
-    let test = observables::linear_pretraining_error(tokens, mse + 0.5 * model.delta);
+    let tokens = model.tokens();
+    let test = observables::linear_pretraining_error(tokens, mse + 0.5 * model.delta());
     let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
     let train = test / (shrinkage * shrinkage);
     let q0 = teacher.second_moment();
@@ -94,7 +94,7 @@ pub(super) fn solve(
         q0,
         trace,
         rank_fraction,
-        objective: training.alpha * train + ridge * trace,
+        objective: training.alpha() * train + ridge * trace,
         errors: Errors { test, test_clean: observables::linear_pretraining_error(tokens, mse), train },
         alignment: observables::alignment(order.m, order.q, q0),
         validity: Validity::convex(status.is_success()),

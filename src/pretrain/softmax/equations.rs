@@ -38,8 +38,8 @@ impl<'a> Equations<'a> {
     ) -> Self {
         Self {
             teacher,
-            alpha: training.alpha,
-            ridge: training.lambda * training.kappa.sqrt(),
+            alpha: training.alpha(),
+            ridge: training.ridge() * training.kappa().sqrt(),
             scale,
             seen,
             label: Label { q0: scale * teacher.second_moment(), delta: scale * delta },

@@ -36,8 +36,8 @@ fn output_channel(tokens: usize, label: Label, options: &Options) -> Result<Box<
 }
 
 fn equations<'a>(model: &Model, training: &Training, teacher: &'a dyn TeacherSpectrum) -> Equations<'a> {
-    let scale = model.logit_scale() * model.logit_scale();
-    Equations::new(teacher, training, scale, model.observed_coordinates(), model.delta)
+    let scale = model.inverse_temperature() * model.inverse_temperature();
+    Equations::new(teacher, training, scale, model.observed_coordinates(), model.delta())
 }
 
 pub(super) fn lambda_collapse(
@@ -47,8 +47,8 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model.tokens, equations.label, options)?.at_zero();
-    let threshold = |zero: &[f64; 3]| equations.collapse_ridge(zero) / training.kappa.sqrt();
+    let zero = output_channel(model.tokens(), equations.label, options)?.at_zero();
+    let threshold = |zero: &[f64; 3]| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
 
@@ -62,7 +62,7 @@ pub(super) fn solve(
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
-        let mut channel = output_channel(model.tokens, equations.label, options)?;
+        let mut channel = output_channel(model.tokens(), equations.label, options)?;
         let zero = channel.at_zero();
         let collapse = equations.collapse_ridge(&mean(&zero));
         if collapse <= equations.ridge {
@@ -82,8 +82,8 @@ pub(super) fn solve(
         let solution = solution(&equations, channel.as_ref(), &found, iterations);
         // Only a solution has a learned rank to refuse. The allowance is for rounding.
         let Solution { rank_fraction, .. } = solution;
-        if found.status.is_success() && rank_fraction > training.kappa * (1.0 + 1e-12) {
-            return Err(Error::RankDoesNotFit { kappa: training.kappa, rank_fraction });
+        if found.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
+            return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
         }
         Ok(solution)
     })

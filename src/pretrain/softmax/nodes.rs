@@ -94,11 +94,12 @@ pub(super) struct Nodes<const T: usize, const K: usize> {
 
 impl<const T: usize, const K: usize> Nodes<T, K> {
     pub(super) fn new(label: Label, options: &Options) -> Result<Self, Error> {
-        let scrambles = (0..options.scrambles)
+        let scrambles = (0..options.scrambles())
             .map(|index| Scramble::new(label, options, index as u64))
             .collect::<Result<_, _>>()?;
-        let mut levels: Vec<usize> = COARSE.into_iter().filter(|level| *level < options.log2_nodes).collect();
-        levels.push(options.log2_nodes);
+        let mut levels: Vec<usize> =
+            COARSE.into_iter().filter(|level| *level < options.log2_nodes()).collect();
+        levels.push(options.log2_nodes());
         let levels = levels.into_iter().map(|level| (1 << level) / LANES).collect();
         Ok(Self { label, scrambles, levels })
     }
@@ -107,7 +108,7 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
 impl<const T: usize, const K: usize> Scramble<T, K> {
     fn new(label: Label, options: &Options, index: u64) -> Result<Self, Error> {
         let seen = K - 1;
-        let points = ScrambledSobol::new(2 * seen, options.log2_nodes as u32, options.seed, index)?;
+        let points = ScrambledSobol::new(2 * seen, options.log2_nodes() as u32, options.seed(), index)?;
         let columns: Vec<Vec<f64>> = points.columns(0..2 * seen)?;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
         let blocks = parallel::map(points.nodes() / LANES, CHUNK, &|block| {
@@ -291,7 +292,7 @@ mod tests {
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8, 36>>() + size_of::<Known<36>>();
-        let foreseen = Averages::Pretraining.numbers(&Model::softmax(8, 0.5)).kept;
+        let foreseen = Averages::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // A flag per block counts as a number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
     }

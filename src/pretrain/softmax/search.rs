@@ -100,7 +100,7 @@ impl Search<'_, '_> {
         // A ridge of zero is the end of the path like any other small one.
         let end = target.max(1e-6 * collapse).ln();
         let mut step: f64 = 1.0;
-        while position > end && step > SMALLEST_STEP && self.iterations < self.options.max_iterations {
+        while position > end && step > SMALLEST_STEP && self.iterations < self.options.max_iterations() {
             let next = (position - step).max(end);
             let report = self.approach_at(next.exp(), point)?;
             if self.acceptable(&report) {
@@ -150,7 +150,7 @@ impl Search<'_, '_> {
         let newton = Method::Anderson { memory: 5, mixing: 1.0, warmup: 0, max_step: 0.3 };
         let mut report = None;
         for level in cheap..=finest {
-            let tolerance = if level == finest { self.options.tolerance().aim() } else { MIDDLE_TOLERANCE };
+            let tolerance = if level == finest { self.options.accuracy().aim() } else { MIDDLE_TOLERANCE };
             self.channel.replicates(level, &point_at(&problem.start), true);
             let found = self.iterate(level, tolerance, 60, 10, newton, &problem)?;
             problem.start = found.point;
@@ -159,8 +159,8 @@ impl Search<'_, '_> {
         // The residual that is reported, and whether any sample has several minima.
         let mut replicates = self.confirm(&problem.start);
         let mut residual = self.residual(&problem.start, &mean(&replicates));
-        if max_norm(&residual) > self.options.tolerance().aim() {
-            let found = self.iterate(finest, self.options.tolerance().aim(), 30, 10, newton, &problem)?;
+        if max_norm(&residual) > self.options.accuracy().aim() {
+            let found = self.iterate(finest, self.options.accuracy().aim(), 30, 10, newton, &problem)?;
             problem.start = found.point;
             report = Some(found);
             replicates = self.confirm(&problem.start);
@@ -196,14 +196,14 @@ impl Search<'_, '_> {
     }
 
     fn status(&self, ended: Status, residual: f64, differences: &[[f64; 3]]) -> Status {
-        let tolerance = self.options.tolerance();
+        let tolerance = self.options.accuracy();
         if residual <= tolerance.aim() {
             return Status::Converged;
         }
         if !residual.is_finite() {
             return Status::NonFinite;
         }
-        let exhausted = self.iterations >= self.options.max_iterations;
+        let exhausted = self.iterations >= self.options.max_iterations();
         match ended {
             Status::MaxIterations if exhausted => Status::MaxIterations,
             _ if tolerance.excuses(residual, differences) => Status::Converged,
@@ -221,7 +221,7 @@ impl Search<'_, '_> {
         method: Method,
         problem: &Problem<3>,
     ) -> Result<Report<3>, Error> {
-        let allowed = self.options.max_iterations.saturating_sub(self.iterations);
+        let allowed = self.options.max_iterations().saturating_sub(self.iterations);
         let options = fixed_point::Options {
             tolerance,
             max_iterations: allowed.min(evaluations).max(1),
