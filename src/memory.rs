@@ -16,7 +16,7 @@ pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 
 /// What is averaged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Averages {
+pub(crate) enum Workload {
     /// The output channel of pre-training.
     Pretraining,
     /// The output channel of fine-tuning. Selected sequences take more normals.
@@ -39,7 +39,7 @@ pub(crate) struct Numbers {
     pub(crate) passing: usize,
 }
 
-impl Averages {
+impl Workload {
     /// The stage, as in the schema.
     fn stage(self) -> &'static str {
         match self {
@@ -118,11 +118,11 @@ fn two_replicas(tokens: usize, perturbed: bool) -> usize {
 mod tests {
     use super::*;
 
-    const ALL: [Averages; 4] = [
-        Averages::Pretraining,
-        Averages::Finetuning { selected: false },
-        Averages::PretrainingBound,
-        Averages::FinetuningBound,
+    const ALL: [Workload; 4] = [
+        Workload::Pretraining,
+        Workload::Finetuning { selected: false },
+        Workload::PretrainingBound,
+        Workload::FinetuningBound,
     ];
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn what_took_gigabytes_is_refused() {
         let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(4).unwrap();
-        let refused = Averages::Pretraining.check(&Model::softmax(8, 0.5).unwrap(), &options);
+        let refused = Workload::Pretraining.check(&Model::softmax(8, 0.5).unwrap(), &options);
         let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
         // 173 numbers per node; while the last scramble is made, 70 more for each of its nodes.
         assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);

@@ -186,7 +186,7 @@ impl Default for Settings {
 /// A bound of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Bound {
+pub enum SearchBound {
     /// The smallest value allowed.
     Lower,
     /// The largest one.
@@ -195,13 +195,13 @@ pub enum Bound {
 
 /// The best value of one variable.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Found {
+pub struct BestValue {
     /// Which.
     pub parameter: Parameter,
     /// Its best value.
     pub value: f64,
     /// The bound it sits on: the optimum is there or beyond.
-    pub at_bound: Option<Bound>,
+    pub at_bound: Option<SearchBound>,
     /// Within this factor up or down, less 1, the target changes by less than its standard error; `None` if it has none, on a
     /// bound, or if several variables were searched together.
     pub uncertainty: Option<f64>,
@@ -211,7 +211,7 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Optimum {
     /// The variables, in the order given.
-    pub found: Vec<Found>,
+    pub found: Vec<BestValue>,
     /// The target there.
     pub value: f64,
     /// Its standard error.
@@ -243,7 +243,7 @@ pub fn minimize(
     }
     check::integer("settings.scan", settings.scan, 3, 1000)?;
     check::integer("settings.max_solves", settings.max_solves, 10, 1_000_000)?;
-    let search = Search::new(scenario, target, variables, settings)?;
+    let search = Minimisation::new(scenario, target, variables, settings)?;
     let (point, converged) = match variables {
         [variable] => search.line(variable)?,
         _ => search.simplex()?,
@@ -281,7 +281,7 @@ struct Log {
     error: Option<Error>,
 }
 
-struct Search<'a> {
+struct Minimisation<'a> {
     target: Target,
     variables: &'a [Variable],
     settings: &'a Settings,
@@ -292,7 +292,7 @@ struct Search<'a> {
     log: RefCell<Log>,
 }
 
-impl<'a> Search<'a> {
+impl<'a> Minimisation<'a> {
     fn new(
         scenario: &Scenario,
         target: Target,
@@ -501,15 +501,20 @@ impl<'a> Search<'a> {
             let [low, high] = variable.ends();
             let close = self.settings.tolerance;
             let at_bound = match *coordinate {
-                x if x - low <= close => Some(Bound::Lower),
-                x if high - x <= close => Some(Bound::Upper),
+                x if x - low <= close => Some(SearchBound::Lower),
+                x if high - x <= close => Some(SearchBound::Upper),
                 _ => None,
             };
             let uncertainty = std_error
                 .filter(|_| alone && at_bound.is_none())
                 .and_then(|error| half_width(&log.points, *coordinate, error))
                 .map(f64::exp_m1);
-            Found { parameter: variable.parameter, value: variable.value(*coordinate), at_bound, uncertainty }
+            BestValue {
+                parameter: variable.parameter,
+                value: variable.value(*coordinate),
+                at_bound,
+                uncertainty,
+            }
         });
         let value = if self.target == Target::LoraAlignment { -value } else { value };
         Ok(Optimum {
@@ -542,7 +547,7 @@ fn half_width(points: &[(Vec<f64>, f64, Option<f64>)], minimum: f64, error: f64)
 }
 
 /// One variable, for argmin.
-struct Line<'a>(&'a Search<'a>);
+struct Line<'a>(&'a Minimisation<'a>);
 
 impl CostFunction for Line<'_> {
     type Param = f64;
@@ -555,7 +560,7 @@ impl CostFunction for Line<'_> {
 }
 
 /// Several variables, for argmin: outside the box, the function on its surface, and more with the distance.
-struct Boxed<'a>(&'a Search<'a>);
+struct Boxed<'a>(&'a Minimisation<'a>);
 
 impl CostFunction for Boxed<'_> {
     type Param = Vec<f64>;

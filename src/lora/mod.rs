@@ -144,7 +144,7 @@ pub fn alpha_weak_recovery(
 /// Checks that the inputs fit together, a ridge aside.
 fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
     training.sequences().check_response(frozen)?;
-    training.sequences().averages().check(model, options)
+    training.sequences().workload().check(model, options)
 }
 
 /// What `run` makes of the search for fixed points, after validation.

@@ -6,7 +6,7 @@ use super::selection::{Selection, SelectionFields};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::Frozen;
-use crate::memory::Averages;
+use crate::memory::Workload;
 
 /// Which sequences fine-tuning is trained on. The test law is always that of new sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ impl Sequences {
     }
 
     /// The averages of fine-tuning on these sequences, as the budget of memory counts them.
-    pub(crate) fn averages(&self) -> Averages {
-        Averages::Finetuning { selected: matches!(self, Self::Active(_)) }
+    pub(crate) fn workload(&self) -> Workload {
+        Workload::Finetuning { selected: matches!(self, Self::Active(_)) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::model::Model;
-use crate::roots::{Point, bracketed};
+use crate::roots::{End, bracketed};
 use crate::threshold::Threshold;
 
 /// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`) drives the
@@ -45,7 +45,7 @@ pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
         }
         high += 2.0;
     }
-    let (a, b) = (Point { x: low, f: balance(low) }, Point { x: high, f: balance(high) });
+    let (a, b) = (End { x: low, f: balance(low) }, End { x: high, f: balance(high) });
     if !(a.f < 0.0 && b.f > 0.0) {
         return Ok(None);
     }

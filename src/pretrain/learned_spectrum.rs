@@ -10,7 +10,7 @@ use super::training::Training;
 use crate::check;
 use crate::error::Error;
 use crate::model::Model;
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
 use crate::spectrum::TeacherSpectrum;
 
 /// Points of a table at most.
@@ -133,7 +133,7 @@ impl LearnedSpectrum {
             return Ok(0.0);
         }
         let excess = |eigenvalue: f64| self.distribution(eigenvalue) - probability;
-        let ends = [0.0, top].map(|x| Point { x, f: excess(x) });
+        let ends = [0.0, top].map(|x| End { x, f: excess(x) });
         // Rounding may leave the distribution just below 1 at the top edge.
         if ends[1].f <= 0.0 {
             return Ok(top);

@@ -27,7 +27,7 @@ mod validity;
 
 use crate::check;
 use crate::error::{Error, Number};
-use crate::memory::Averages;
+use crate::memory::Workload;
 use crate::model::{Activation, Model};
 use crate::options::Options;
 use crate::threshold::Threshold;
@@ -89,7 +89,7 @@ fn solve_with(
     previous: Option<&Order>,
 ) -> Result<Solution, Error> {
     let lambda = training.require_ridge()?;
-    Averages::Pretraining.check(model, options)?;
+    Workload::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     if lambda <= 0.0 {
         require_over_determined(model, training)?;

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::frozen::{Frozen, FrozenFields};
 use crate::json;
 use crate::lora::{self, LoraFields, Sequences};
-use crate::memory::Averages;
+use crate::memory::Workload;
 use crate::model::{Model, ModelFields};
 use crate::options::{Options, OptionsFields};
 use crate::pretrain::{self, PretrainFields};
@@ -141,8 +141,8 @@ impl Scenario {
     /// Refuses more nodes than there may be memory for, in any of the stages. Model and options are valid.
     fn check_memory(&self) -> Result<(), Error> {
         let Self { pretrain, lora, estimator, model, options, .. } = self;
-        let pretraining = pretrain.map(|_| [Averages::Pretraining, Averages::PretrainingBound]);
-        let finetuning = lora.map(|lora| [lora.sequences().averages(), Averages::FinetuningBound]);
+        let pretraining = pretrain.map(|_| [Workload::Pretraining, Workload::PretrainingBound]);
+        let finetuning = lora.map(|lora| [lora.sequences().workload(), Workload::FinetuningBound]);
         for [erm, bound] in pretraining.into_iter().chain(finetuning) {
             if *estimator != Estimator::BayesOptimal {
                 erm.check(model, options)?;

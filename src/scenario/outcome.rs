@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::skipped::Skipped;
-use super::wire::{BoundWire, Stage, Wire};
+use super::wire::{BoundWire, OutcomeWire, StageWire};
 use crate::{lora, pretrain};
 
 /// What a scenario leads to, one entry per stage that was asked for.
@@ -12,7 +12,7 @@ use crate::{lora, pretrain};
 /// estimator alone are in the places of the others; and a stage that was skipped says so in its place. A reader ignores fields that it
 /// does not know, and refuses other versions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
+#[serde(try_from = "OutcomeWire", into = "OutcomeWire")]
 #[non_exhaustive]
 pub struct Outcome {
     /// The pre-training stage.
@@ -45,46 +45,52 @@ impl Outcome {
 
 impl From<Bound> for BoundWire {
     fn from(Bound { pretrain, lora, lora_skipped }: Bound) -> Self {
-        Self { pretrain, lora: lora.map(Stage::BayesOptimal).or_else(|| Stage::skipped(lora_skipped)) }
+        Self {
+            pretrain,
+            lora: lora.map(StageWire::BayesOptimal).or_else(|| StageWire::skipped(lora_skipped)),
+        }
     }
 }
 
 impl From<BoundWire> for Bound {
     fn from(BoundWire { pretrain, lora }: BoundWire) -> Self {
-        let (_, lora, lora_skipped) = Stage::split(lora);
+        let (_, lora, lora_skipped) = StageWire::split(lora);
         Self { pretrain, lora, lora_skipped }
     }
 }
 
-impl From<Outcome> for Wire {
+impl From<Outcome> for OutcomeWire {
     fn from(Outcome { pretrain, lora, lora_skipped, bayes_optimal }: Outcome) -> Self {
         let version = Outcome::VERSION;
         match bayes_optimal {
             Some(bound) if pretrain.is_none() && lora.is_none() && lora_skipped.is_none() => Self {
                 version,
-                pretrain: bound.pretrain.map(Stage::BayesOptimal),
-                lora: bound.lora.map(Stage::BayesOptimal).or_else(|| Stage::skipped(bound.lora_skipped)),
+                pretrain: bound.pretrain.map(StageWire::BayesOptimal),
+                lora: bound
+                    .lora
+                    .map(StageWire::BayesOptimal)
+                    .or_else(|| StageWire::skipped(bound.lora_skipped)),
                 bayes_optimal: None,
             },
             bayes_optimal => Self {
                 version,
-                pretrain: pretrain.map(Stage::Erm),
-                lora: lora.map(Stage::Erm).or_else(|| Stage::skipped(lora_skipped)),
+                pretrain: pretrain.map(StageWire::Erm),
+                lora: lora.map(StageWire::Erm).or_else(|| StageWire::skipped(lora_skipped)),
                 bayes_optimal: bayes_optimal.map(BoundWire::from),
             },
         }
     }
 }
 
-impl TryFrom<Wire> for Outcome {
+impl TryFrom<OutcomeWire> for Outcome {
     type Error = String;
 
-    fn try_from(wire: Wire) -> Result<Self, String> {
+    fn try_from(wire: OutcomeWire) -> Result<Self, String> {
         if wire.version != Self::VERSION {
             return Err(format!("version {} of the outcome: must be {}", wire.version, Self::VERSION));
         }
-        let (pretrain, pretrain_bound, _) = Stage::split(wire.pretrain);
-        let (lora, lora_bound, skipped) = Stage::split(wire.lora);
+        let (pretrain, pretrain_bound, _) = StageWire::split(wire.pretrain);
+        let (lora, lora_bound, skipped) = StageWire::split(wire.lora);
         // Both stages of a line are of the same estimator.
         let alone = pretrain_bound.is_some() || lora_bound.is_some();
         let (lora_skipped, bound_skipped) = if alone { (None, skipped) } else { (skipped, None) };

@@ -9,13 +9,13 @@ use crate::{lora, pretrain};
 
 /// An outcome as it is written.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Wire {
+pub(super) struct OutcomeWire {
     #[serde(default = "first_version")]
     pub(super) version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) pretrain: Option<Stage<pretrain::Solution, pretrain::BayesSolution>>,
+    pub(super) pretrain: Option<StageWire<pretrain::Solution, pretrain::BayesSolution>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) lora: Option<Stage<lora::Solution, lora::BayesSolution>>,
+    pub(super) lora: Option<StageWire<lora::Solution, lora::BayesSolution>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bayes_optimal: Option<BoundWire>,
 }
@@ -26,7 +26,7 @@ pub(super) struct BoundWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pretrain: Option<pretrain::BayesSolution>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) lora: Option<Stage<Never, lora::BayesSolution>>,
+    pub(super) lora: Option<StageWire<Never, lora::BayesSolution>>,
 }
 
 /// A solution that no stage has.
@@ -36,7 +36,7 @@ pub(super) enum Never {}
 /// One stage, of either estimator, or its absence.
 #[derive(Clone, Serialize)]
 #[serde(untagged)]
-pub(super) enum Stage<E, B> {
+pub(super) enum StageWire<E, B> {
     Erm(E),
     BayesOptimal(B),
     Skipped(Absence),
@@ -67,7 +67,7 @@ fn first_version() -> u32 {
     1
 }
 
-impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for Stage<E, B> {
+impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for StageWire<E, B> {
     /// The status tells whether a stage was skipped, and the objective, which the posterior mean does not have, which estimator it is of. Any
     /// other field that is missing is an error.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -83,7 +83,7 @@ impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for Stage<E
     }
 }
 
-impl<E, B> Stage<E, B> {
+impl<E, B> StageWire<E, B> {
     pub(super) fn split(this: Option<Self>) -> (Option<E>, Option<B>, Option<Skipped>) {
         match this {
             Some(Self::Erm(solution)) => (Some(solution), None, None),

@@ -6,14 +6,14 @@ use super::instance::Instance;
 use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
-use super::sequences::{Sequences, Weights, score_of, symmetric_noise};
+use super::sequences::{Corpus, Weights, score_of, symmetric_noise};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
 use crate::model::{Activation, Model};
 
 /// Sequences and what goes with them: one flat `T x T` matrix each.
 pub(super) struct Batch {
-    pub(super) sequences: Sequences,
+    pub(super) sequences: Corpus,
     /// `h(S*)`, and the same with noise.
     pub(super) clean: Vec<f64>,
     pub(super) noisy: Vec<f64>,
@@ -40,12 +40,7 @@ fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
 }
 
 /// `h(S*)`, and the same with noise, on sequences.
-pub(super) fn labelled(
-    rng: &mut Pcg64,
-    sequences: &Sequences,
-    teacher: &Weights,
-    delta: f64,
-) -> [Vec<f64>; 2] {
+pub(super) fn labelled(rng: &mut Pcg64, sequences: &Corpus, teacher: &Weights, delta: f64) -> [Vec<f64>; 2] {
     let clean = sequences.logits(teacher);
     let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
     let noisy = sum(noise, &clean, 1.0);
@@ -55,7 +50,7 @@ pub(super) fn labelled(
 impl Source<'_> {
     /// New sequences.
     pub(super) fn fresh(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
-        let sequences = Sequences::sample(rng, instance.shape, count);
+        let sequences = Corpus::sample(rng, instance.shape, count);
         let frozen = match self {
             Self::Weights { student, .. } => sequences.logits(student),
             Self::Law(law) => symmetric_noise(rng, instance.shape.tokens, count, 2.0 * law.q()),
@@ -74,7 +69,7 @@ impl Source<'_> {
         let square = instance.shape.tokens * instance.shape.tokens;
         let (sequences, frozen) = match self {
             Self::Weights { student, .. } => {
-                let sequences = Sequences::sample(rng, instance.shape, pool);
+                let sequences = Corpus::sample(rng, instance.shape, pool);
                 let frozen = sequences.logits(student);
                 (Some(sequences), frozen)
             }
@@ -92,12 +87,12 @@ impl Source<'_> {
         let sequences = match sequences {
             Some(sequences) => sequences.select(&kept),
             // The scores do not depend on the sequences: any will do.
-            None => Sequences::sample(rng, instance.shape, count),
+            None => Corpus::sample(rng, instance.shape, count),
         };
         self.label(rng, instance.model, sequences, frozen)
     }
 
-    fn label(&self, rng: &mut Pcg64, model: &Model, sequences: Sequences, frozen: Vec<f64>) -> Batch {
+    fn label(&self, rng: &mut Pcg64, model: &Model, sequences: Corpus, frozen: Vec<f64>) -> Batch {
         let [clean, noisy] = match self {
             Self::Weights { teacher, .. } => labelled(rng, &sequences, teacher, model.delta()),
             Self::Law(law) => {
@@ -134,7 +129,7 @@ impl Source<'_> {
 
 /// Labelled sequences of the pre-training.
 pub(super) struct Labelled {
-    pub(super) sequences: Sequences,
+    pub(super) sequences: Corpus,
     pub(super) clean: Vec<f64>,
     pub(super) noisy: Vec<f64>,
 }

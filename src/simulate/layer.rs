@@ -8,7 +8,7 @@
 use nalgebra::DMatrix;
 
 use super::minimise::Objective;
-use super::sequences::{Chunk, Factor, Sequences};
+use super::sequences::{Chunk, Corpus, Factor};
 use crate::model::{Activation, Model};
 
 /// The activation on flat matrices.
@@ -85,7 +85,7 @@ impl Layer {
     }
 
     /// The losses of all sequences with given logits, summed.
-    pub(super) fn loss(&self, sequences: &Sequences, logits: &[f64], labels: &[f64]) -> f64 {
+    pub(super) fn loss(&self, sequences: &Corpus, logits: &[f64], labels: &[f64]) -> f64 {
         let square = sequences.square();
         let of_chunk = |chunk: Chunk<'_>| {
             let offset = square * chunk.first;
@@ -106,7 +106,7 @@ impl Layer {
 /// What is minimised: `sum_mu loss + lambda |W|^2`.
 pub(super) struct Task<'a> {
     pub(super) layer: Layer,
-    pub(super) sequences: &'a Sequences,
+    pub(super) sequences: &'a Corpus,
     /// `sigma` of the label's logits.
     pub(super) labels: &'a [f64],
     /// Logits of the frozen weights.
@@ -200,7 +200,7 @@ mod tests {
         let (dimension, count) = (8, 40);
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
         let sequences =
-            Sequences::sample(rng, Shape { dimension, tokens: model.tokens(), parallel: true }, count);
+            Corpus::sample(rng, Shape { dimension, tokens: model.tokens(), parallel: true }, count);
         let layer = Layer::new(model);
         let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
         let frozen = symmetric_noise(rng, model.tokens(), count, 1.0);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::laboratory::{Counts, Laboratory, Size, check_memory};
 use super::random::{self, Purpose, Streams};
-use super::sequences::{Sequences, Shape, Weights, symmetric_noise};
+use super::sequences::{Corpus, Shape, Weights, symmetric_noise};
 use super::statistics::Estimate;
 use crate::check;
 use crate::error::Error;
@@ -126,7 +126,7 @@ pub fn message_passing(
         let [count, _] = Counts::new(&scenario, dimension, true)?.finetuning().unwrap_or_default();
         let one = |instance: usize| {
             let streams = Streams { seed: laboratory.seed, dimension, instance };
-            Instance::new(&scenario.model, curve.relative_noise(), count, &streams)?.run(settings)
+            Planted::new(&scenario.model, curve.relative_noise(), count, &streams)?.run(settings)
         };
         let paths: Vec<Vec<[f64; 2]>> = laboratory
             .install(|| (0..instances).into_par_iter().map(one).collect::<Result<_, Error>>())??;
@@ -144,20 +144,20 @@ pub fn message_passing(
 }
 
 /// One instance, in units with `q0 = 1`.
-struct Instance {
-    sequences: Sequences,
+struct Planted {
+    sequences: Corpus,
     star: DMatrix<f64>,
     start: DMatrix<f64>,
     denoiser: Box<dyn Denoiser>,
 }
 
-impl Instance {
+impl Planted {
     /// Frozen logits that explain all but `noise` of the label's: what they explain is known, and need not be drawn.
     fn new(model: &Model, noise: f64, count: usize, streams: &Streams) -> Result<Self, Error> {
         let (dimension, tokens) = (streams.dimension, model.tokens());
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
         let rng = &mut streams.stream(Purpose::MessagePassing);
-        let sequences = Sequences::sample(rng, Shape { dimension, tokens, parallel: false }, count);
+        let sequences = Corpus::sample(rng, Shape { dimension, tokens, parallel: false }, count);
         let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
         let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
         for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {

@@ -8,7 +8,7 @@ use super::layer::{Layer, Task};
 use super::measurement::{Pretrained, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::{Sequences, TEST_BATCH, Weights};
+use super::sequences::{Corpus, TEST_BATCH, Weights};
 use crate::error::Error;
 use crate::model::Teacher;
 use crate::observables;
@@ -41,7 +41,7 @@ pub(super) fn run(
     let q0 = truth.norm_squared() / (d * d);
 
     let mut rng = streams.stream(Purpose::Pretraining);
-    let sequences = Sequences::sample(&mut rng, shape, count);
+    let sequences = Corpus::sample(&mut rng, shape, count);
     let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta());
     let labels = layer.attention(&noisy);
     let task = Task {
@@ -112,7 +112,7 @@ fn test_errors(instance: &Instance<'_>, [teacher, student]: [&Weights; 2]) -> [f
     let layer = Layer::new(model);
     let mut sums = [0.0; 2];
     for first in (0..laboratory.test_sequences).step_by(TEST_BATCH) {
-        let sequences = Sequences::sample(rng, shape, TEST_BATCH.min(laboratory.test_sequences - first));
+        let sequences = Corpus::sample(rng, shape, TEST_BATCH.min(laboratory.test_sequences - first));
         let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta());
         let logits = sequences.logits(student);
         for (sum, label) in sums.iter_mut().zip([noisy, clean]) {

@@ -70,7 +70,7 @@ pub(super) struct Shape {
 
 /// Sequences of `T` tokens in `D` dimensions.
 #[derive(Debug, Clone)]
-pub(super) struct Sequences {
+pub(super) struct Corpus {
     pub(super) tokens: usize,
     parallel: bool,
     /// One token per column, sequence after sequence.
@@ -104,7 +104,7 @@ const SMALLEST_CHUNK: usize = 32;
 /// Below this width, products are sums over columns.
 const NARROW: usize = 6;
 
-impl Sequences {
+impl Corpus {
     pub(super) fn sample(rng: &mut Pcg64, shape: Shape, count: usize) -> Self {
         Self::new(shape, random::gaussian(rng, shape.dimension, shape.tokens * count))
     }

@@ -1,9 +1,9 @@
 //! The bound at any number of sequences: one table of `G(q)`, and what is solved on it.
 
 use super::kernel::{Column, Kernel};
-use super::linear::Linear;
+use super::linear::LinearKernel;
 use super::noiseless::Noiseless;
-use super::softmax::{self, Many, Softmax, Two};
+use super::softmax::{self, Many, SoftmaxKernel, Two};
 use super::solution::{BayesBranch, BayesBranches, BayesErrors, BayesOrder, BayesSolution};
 use super::table::{FixedPoint, Level, Table, overlaps};
 use crate::channel::{LogitsLaw, TwoReplicas};
@@ -11,7 +11,7 @@ use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::training::check_variance;
-use crate::memory::Averages;
+use crate::memory::Workload;
 use crate::model::{Activation, Model};
 use crate::observables;
 use crate::options::Options;
@@ -58,7 +58,7 @@ impl BayesCurve {
     /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
-        Averages::FinetuningBound.check(model, options)?;
+        Workload::FinetuningBound.check(model, options)?;
         let TrueLogits { known, unknown, .. } = frozen.true_logits();
         let relative = (unknown + 0.5 * model.delta()) / q0 / q0;
         if !relative.is_finite() {
@@ -125,7 +125,7 @@ impl BayesCurve {
             _ => f64::NAN,
         };
         let inside = 1e-6 * (high - low);
-        let ends = [low + inside, high - inside].map(|x| roots::Point { x, f: advantage(x) });
+        let ends = [low + inside, high - inside].map(|x| roots::End { x, f: advantage(x) });
         if ends[0].f >= 0.0 {
             return Some(low);
         }
@@ -335,14 +335,14 @@ fn linear_kernel(
 ) -> Result<Box<dyn Kernel>, Error> {
     let radius = ChiQuantile::new(tokens)?;
     Ok(match tokens {
-        1 => Box::new(Linear::<1>::new(noise, &radius, &columns(Linear::<1>::DIMENSIONS)?)),
-        2 => Box::new(Linear::<2>::new(noise, &radius, &columns(Linear::<2>::DIMENSIONS)?)),
-        3 => Box::new(Linear::<3>::new(noise, &radius, &columns(Linear::<3>::DIMENSIONS)?)),
-        4 => Box::new(Linear::<4>::new(noise, &radius, &columns(Linear::<4>::DIMENSIONS)?)),
-        5 => Box::new(Linear::<5>::new(noise, &radius, &columns(Linear::<5>::DIMENSIONS)?)),
-        6 => Box::new(Linear::<6>::new(noise, &radius, &columns(Linear::<6>::DIMENSIONS)?)),
-        7 => Box::new(Linear::<7>::new(noise, &radius, &columns(Linear::<7>::DIMENSIONS)?)),
-        8 => Box::new(Linear::<8>::new(noise, &radius, &columns(Linear::<8>::DIMENSIONS)?)),
+        1 => Box::new(LinearKernel::<1>::new(noise, &radius, &columns(LinearKernel::<1>::DIMENSIONS)?)),
+        2 => Box::new(LinearKernel::<2>::new(noise, &radius, &columns(LinearKernel::<2>::DIMENSIONS)?)),
+        3 => Box::new(LinearKernel::<3>::new(noise, &radius, &columns(LinearKernel::<3>::DIMENSIONS)?)),
+        4 => Box::new(LinearKernel::<4>::new(noise, &radius, &columns(LinearKernel::<4>::DIMENSIONS)?)),
+        5 => Box::new(LinearKernel::<5>::new(noise, &radius, &columns(LinearKernel::<5>::DIMENSIONS)?)),
+        6 => Box::new(LinearKernel::<6>::new(noise, &radius, &columns(LinearKernel::<6>::DIMENSIONS)?)),
+        7 => Box::new(LinearKernel::<7>::new(noise, &radius, &columns(LinearKernel::<7>::DIMENSIONS)?)),
+        8 => Box::new(LinearKernel::<8>::new(noise, &radius, &columns(LinearKernel::<8>::DIMENSIONS)?)),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
     })
 }
@@ -356,13 +356,13 @@ fn softmax_kernel(
     let radius = ChiQuantile::new(across)?;
     let columns = columns(softmax::dimensions(across))?;
     Ok(match across {
-        1 => Box::new(Two(Softmax::new(noise, &radius, &columns))),
-        2 => Box::new(Many(Softmax::<2>::new(noise, &radius, &columns))),
-        3 => Box::new(Many(Softmax::<3>::new(noise, &radius, &columns))),
-        4 => Box::new(Many(Softmax::<4>::new(noise, &radius, &columns))),
-        5 => Box::new(Many(Softmax::<5>::new(noise, &radius, &columns))),
-        6 => Box::new(Many(Softmax::<6>::new(noise, &radius, &columns))),
-        7 => Box::new(Many(Softmax::<7>::new(noise, &radius, &columns))),
+        1 => Box::new(Two(SoftmaxKernel::new(noise, &radius, &columns))),
+        2 => Box::new(Many(SoftmaxKernel::<2>::new(noise, &radius, &columns))),
+        3 => Box::new(Many(SoftmaxKernel::<3>::new(noise, &radius, &columns))),
+        4 => Box::new(Many(SoftmaxKernel::<4>::new(noise, &radius, &columns))),
+        5 => Box::new(Many(SoftmaxKernel::<5>::new(noise, &radius, &columns))),
+        6 => Box::new(Many(SoftmaxKernel::<6>::new(noise, &radius, &columns))),
+        7 => Box::new(Many(SoftmaxKernel::<7>::new(noise, &radius, &columns))),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
     })
 }

@@ -4,7 +4,7 @@
 //! at `q -> 1`. Chebyshev interpolation in `l` has a smaller error than the nodes of the average.
 
 use super::kernel::{Kernel, Responses};
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
 use crate::std_error::standard_error;
 
 /// Least `l` of the table; below it `G/q` is linear in `q`, to 1e-8.
@@ -180,7 +180,7 @@ impl Table {
         }
         for pair in self.grid.windows(2) {
             if pair[0].log_alpha <= log_alpha && pair[1].log_alpha > log_alpha {
-                let [a, b] = [pair[0], pair[1]].map(|p| Point { x: p.l, f: p.log_alpha - log_alpha });
+                let [a, b] = [pair[0], pair[1]].map(|p| End { x: p.l, f: p.log_alpha - log_alpha });
                 let l = roots::bracketed(a, b, 1e-14, 1.0, |l| self.log_alpha(l) - log_alpha);
                 found.push(self.fixed_point(self.refined(l, log_alpha), alpha));
             }

@@ -165,13 +165,13 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Averages;
+    use crate::memory::Workload;
     use crate::model::Model;
 
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8>>() + size_of::<Lane>();
-        let foreseen = Averages::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5).unwrap()).kept;
+        let foreseen = Workload::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fields::{Fields, Normals};
 use super::prox::{Block, accumulate};
-use crate::channel::{self, Row, softmax_row};
+use crate::channel::{self, SoftmaxRow, softmax_row};
 use crate::descent::Vector;
 use crate::divergence::Divergence;
 use crate::error::Error;
@@ -144,9 +144,9 @@ impl<const T: usize> Scramble<T> {
         let parts: Vec<([Curvature; T], [f64; 2])> =
             parallel::map(self.blocks.len() * LANES, CHUNK * LANES, &|node| {
                 let (block, l) = (&self.blocks[node / LANES], node % LANES);
-                let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
+                let rows: [SoftmaxRow<T, 1>; T] = std::array::from_fn(|a| {
                     let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
-                    Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
+                    SoftmaxRow::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
                 });
                 let curvature =
                     |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
@@ -223,7 +223,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 mod tests {
     use super::*;
     use crate::lanes::Lane;
-    use crate::memory::Averages;
+    use crate::memory::Workload;
     use crate::model::Model;
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
         let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
         let foreseen =
-            Averages::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
+            Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

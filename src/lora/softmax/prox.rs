@@ -12,7 +12,7 @@
 //! (Levenberg-Marquardt) method.
 
 use super::fields::Logits;
-use crate::channel::{Row, softmax_row};
+use crate::channel::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, Local, Matrix, Vector, cholesky, descend, solve};
 use crate::lanes::{LANES, Lane};
 use crate::lora::moments::{COUNT, Point};
@@ -98,7 +98,7 @@ impl<const T: usize> Descent<T, 2> for Objective<'_, T> {
         let mut slope = [[[0.0; LANES]; T]; T];
         let mut second = [[[0.0; LANES]; T]; T];
         for a in 0..T {
-            let row = Row::new(&self.logits(chi, a), &self.y[a]);
+            let row = SoftmaxRow::new(&self.logits(chi, a), &self.y[a]);
             let product = row.half_hessian_times(chi);
             for l in 0..LANES {
                 loss[l] += row.loss[l];

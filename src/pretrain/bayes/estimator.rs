@@ -4,11 +4,11 @@ use super::solution::{BayesErrors, BayesOrder, BayesSolution};
 use crate::channel::{LogitsLaw, TwoReplicas};
 use crate::check;
 use crate::error::Error;
-use crate::memory::Averages;
+use crate::memory::Workload;
 use crate::model::{Activation, Model};
 use crate::observables;
 use crate::options::Options;
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
 use crate::spectrum::{Posterior, TeacherSpectrum};
 use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
@@ -49,13 +49,13 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// 2 GiB can hold.
 pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
     check::positive("pretrain.alpha", alpha)?;
-    Averages::PretrainingBound.check(model, options)?;
+    Workload::PretrainingBound.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     let (q0, variance) = (teacher.second_moment(), teacher.variance());
     let alpha_c = (model.delta() <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
     let found = if alpha_c.is_some_and(|threshold| alpha >= threshold) || variance <= 0.0 {
         // Nothing is left to learn: all of s* is known, or was from the start.
-        Found { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
+        SnrRoot { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
     } else {
         search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
@@ -81,7 +81,7 @@ pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<Bay
 }
 
 /// A solution of the equation for `snr = sqrt(Qhat)`.
-struct Found {
+struct SnrRoot {
     snr: f64,
     overlap: f64,
     /// `Q0 - Q_BO`.
@@ -91,7 +91,7 @@ struct Found {
 }
 
 /// The root of `risk(snr) + snr^2 Delta/2 = budget`, with `budget = 2 alpha K'`.
-fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found {
+fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoot {
     let mut evaluations = 0;
     let mut last: Option<(f64, Posterior)> = None;
     let mut excess = |log_snr: f64| {
@@ -104,14 +104,14 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found 
     // risk <= snr^2 variance bounds the root from below, and snr^2 Delta/2 <= budget from above.
     let lowest = 0.5 * (budget / (teacher.variance() + half_delta)).ln();
     let highest = (0.5 * (budget / half_delta).ln()).min(LARGEST_SNR.ln()).max(lowest);
-    let mut low = Point { x: lowest, f: excess(lowest) };
+    let mut low = End { x: lowest, f: excess(lowest) };
     let mut step = 0.25;
     let root = loop {
         if low.x >= highest || low.f >= 0.0 {
             break low.x;
         }
         let x = (low.x + step).min(highest);
-        let next = Point { x, f: excess(x) };
+        let next = End { x, f: excess(x) };
         // Not `next.f >= 0`, which a NaN would pass by for ever.
         if next.f.is_nan() || next.f >= 0.0 {
             break roots::bracketed(low, next, 1e-15, 1.0, &mut excess);
@@ -122,12 +122,12 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found 
     let residual = excess(root).abs();
     let (snr, Posterior { overlap, risk }) =
         last.unwrap_or((f64::NAN, Posterior { overlap: f64::NAN, risk: f64::NAN }));
-    Found { snr, overlap, mse: risk / (snr * snr), residual, evaluations }
+    SnrRoot { snr, overlap, mse: risk / (snr * snr), residual, evaluations }
 }
 
 /// Least errors, with their standard errors.
-fn errors(model: &Model, found: &Found, options: &Options) -> Result<(BayesErrors, StdError), Error> {
-    let Found { overlap, mse, .. } = *found;
+fn errors(model: &Model, found: &SnrRoot, options: &Options) -> Result<(BayesErrors, StdError), Error> {
+    let SnrRoot { overlap, mse, .. } = *found;
     if model.activation() == Activation::Linear {
         let error = |noise| observables::linear_pretraining_error(model.tokens(), mse + noise);
         return Ok((

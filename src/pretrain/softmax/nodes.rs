@@ -286,13 +286,13 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Averages;
+    use crate::memory::Workload;
     use crate::model::Model;
 
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8, 36>>() + size_of::<Known<36>>();
-        let foreseen = Averages::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
+        let foreseen = Workload::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // A flag per block counts as a number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
     }
