@@ -126,10 +126,12 @@ mod threshold;
 mod verdict;
 
 pub use error::Error;
+pub use frozen::Frozen;
 pub use model::{Activation, Model, Teacher};
 pub use options::{Options, Start};
 #[cfg(feature = "scenario")]
 pub use scenario::{Bound, Estimator, Outcome, Quantity, Scenario, Skipped};
+pub use status::Status;
 pub use std_error::StdError;
 pub use threshold::Threshold;
 pub use verdict::Verdict;

@@ -186,7 +186,7 @@ mod schema {
             (with(pretrained(), "pretrain/kappa", Some(json!(0.01))), "rank_does_not_fit", "pretrain.kappa"),
         ];
         for (scenario, kind, field) in cases {
-            let error = parse(&scenario).unwrap().solve().unwrap_err();
+            let error = parse(&scenario).and_then(|scenario| scenario.solve()).unwrap_err();
             assert_eq!(error.kind(), kind, "{scenario}");
             assert!(error.to_string().starts_with(field), "{scenario}: {error}");
         }
@@ -811,7 +811,7 @@ mod estimators {
     #[test]
     fn a_ridge_is_required_or_refused() {
         let refused = |scenario: &Value, text: &str| {
-            let error = parse(scenario).unwrap().solve().unwrap_err();
+            let error = parse(scenario).and_then(|scenario| scenario.solve()).unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         };
         for estimator in ["erm", "both"] {
@@ -845,7 +845,7 @@ mod estimators {
             (json!({"power_law": {"exponent": -1.0, "dimension": 5}}), "power_law.exponent"),
             (json!({"power_law": {"exponent": 1.0, "dimension": 0}}), "power_law.dimension"),
         ] {
-            let error = parse(&teacher(bad)).unwrap().solve().unwrap_err();
+            let error = parse(&teacher(bad)).and_then(|scenario| scenario.solve()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }
     }

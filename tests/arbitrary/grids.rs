@@ -136,7 +136,7 @@ proptest! {
         if let Some(optimum) = spoken(minimize(&scenario, target, &variables, &settings)) {
             prop_assert_eq!(optimum.found.len(), variables.len());
             prop_assert!(optimum.excluded <= optimum.solves);
-            let inside = |found: &optimize::Found| found.value >= low && found.value <= (ratio * low).min(0.95);
+            let inside = |found: &optimize::BestValue| found.value >= low && found.value <= (ratio * low).min(0.95);
             prop_assert!(optimum.found.iter().all(inside), "{optimum:?}");
         }
         let settings = Settings { tolerance: 0.1, scan: 3, max_solves: 10, reliable_only: false };
