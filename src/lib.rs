@@ -118,6 +118,7 @@ pub mod scenario;
 #[cfg(feature = "simulate")]
 pub mod simulate;
 pub mod spectrum;
+pub mod state_evolution;
 mod status;
 mod std_error;
 #[cfg(feature = "sweep")]

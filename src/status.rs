@@ -17,6 +17,8 @@ pub enum Status {
     Stalled,
     /// The bound on the number of iterations was reached.
     MaxIterations,
+    /// The observer ended the solve: the best iterate so far.
+    Interrupted,
     /// The map left the finite numbers, or the result overflows: the numbers are then NaN (`null` in JSON).
     NonFinite,
 }
@@ -38,6 +40,7 @@ impl Status {
             }
             Self::Stalled => "use more nodes, another start, or a larger alpha or lambda",
             Self::MaxIterations => "allow more iterations (options.max_iterations)",
+            Self::Interrupted => "solve again, starting from this solution",
             Self::NonFinite => "the parameters are too extreme for double precision: rescale them",
         }
     }
@@ -51,6 +54,7 @@ impl std::fmt::Display for Status {
             Self::NoiseLimited => "noise_limited",
             Self::Stalled => "stalled",
             Self::MaxIterations => "max_iterations",
+            Self::Interrupted => "interrupted",
             Self::NonFinite => "non_finite",
         })
     }

@@ -67,10 +67,59 @@ pub struct StdError {
     pub alpha_c: Option<f64>,
 }
 
+/// Numbers of one replicate under the names by which their standard errors are reported; those that a stage does not have are `None`.
+pub(crate) type Named = StdError;
+
+impl StdError {
+    /// The standard errors of numbers of which every replicate has its own. Absent with fewer than two replicates, where they are not
+    /// finite, and where all replicates agree to the last bit: such a number is exact, or has not been seen to vary at all.
+    pub(crate) fn over(replicates: &[Named]) -> Self {
+        let of = |number: fn(&Named) -> Option<f64>| {
+            let values = replicates.iter().map(|named| number(named).unwrap_or(f64::NAN));
+            standard_error(values).filter(|error| *error > 0.0)
+        };
+        Self {
+            q: of(|named| named.q),
+            m: of(|named| named.m),
+            v: of(|named| named.v),
+            q_hat: of(|named| named.q_hat),
+            m_hat: of(|named| named.m_hat),
+            v_hat: of(|named| named.v_hat),
+            eta: of(|named| named.eta),
+            trace: of(|named| named.trace),
+            rank_fraction: of(|named| named.rank_fraction),
+            objective: of(|named| named.objective),
+            test: of(|named| named.test),
+            test_clean: of(|named| named.test_clean),
+            train: of(|named| named.train),
+            frozen: of(|named| named.frozen),
+            alignment: of(|named| named.alignment),
+            jump: of(|named| named.jump),
+            contested: of(|named| named.contested),
+            replicon: of(|named| named.replicon),
+            alpha_c: of(|named| named.alpha_c),
+        }
+    }
+}
+
 /// Standard deviation of the mean; `None` if it is not finite.
 pub(crate) fn standard_error(values: impl ExactSizeIterator<Item = f64> + Clone) -> Option<f64> {
     let count = values.len() as f64;
     let mean = values.clone().sum::<f64>() / count;
     let variance = values.map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
     Some((variance / count).sqrt()).filter(|error| error.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_vary_has_no_error() {
+        let replicate = |q: f64| Named { q: Some(q), m: Some(0.0), v: Some(f64::NAN), ..Named::default() };
+        let errors = StdError::over(&[replicate(1.0), replicate(3.0)]);
+        assert_eq!(errors, StdError { q: Some(1.0), ..StdError::default() });
+        assert_eq!(StdError::over(&[replicate(1.0)]), StdError::default());
+        assert_eq!(StdError::over(&[]), StdError::default());
+    }
 }

@@ -57,7 +57,10 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     for root in ["crate", "self", "super"] {
         for (start, _) in code.match_indices(&format!("{root}::")) {
             let before = code[..start].chars().next_back();
-            if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
+            // Who may see something is not who is imported.
+            let visibility = code[..start].ends_with("pub(in ");
+            if !visibility && !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$')
+            {
                 let tokens = tokens(&code[start..]);
                 expand(&tokens, &mut 0, &[], &mut found);
             }

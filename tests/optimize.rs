@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use lora_asymptotics::optimize::{
-    Bound, Optimum, Parameter, Settings, Target, Variable, best_split, minimize,
+    Optimum, Parameter, SearchBound, Settings, Target, Variable, best_split, minimize,
 };
 use lora_asymptotics::{Error, Scenario, observables};
 
@@ -66,7 +66,7 @@ fn one_ridge_is_best_for_everything_on_fresh_linear_sequences() {
 fn reused_sequences_have_a_mismatch() {
     let scenario = mismatch("reused");
     let aligned = best_ridge(&scenario, Target::LoraAlignment, 1e-4);
-    assert_eq!(aligned.found[0].at_bound, Some(Bound::Lower), "o_w falls monotonically: {aligned:?}");
+    assert_eq!(aligned.found[0].at_bound, Some(SearchBound::Lower), "o_w falls monotonically: {aligned:?}");
     assert!((aligned.found[0].value - 1e-3).abs() < 1e-15 && (aligned.value - 0.9963).abs() < 1e-3);
     let predicting = best_ridge(&scenario, Target::LoraTest, 1e-4);
     assert!(predicting.found[0].at_bound.is_none() && predicting.found[0].value > 0.05, "{predicting:?}");

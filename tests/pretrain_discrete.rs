@@ -21,8 +21,8 @@ fn iterated(model: &Model, training: &Training) -> [f64; 3] {
         method: Method::Picard,
         ..Default::default()
     };
-    let problem = Problem::new(start, [Coordinate::Log; 3]);
-    let step = |x| pretrain::linear_step(model, training, x).unwrap();
+    let problem = Problem::new(start, Coordinate::Log);
+    let step = |x: &[f64; 3]| pretrain::linear_step(model, training, *x).unwrap();
     let report = fixed_point::solve(&problem, &options, step).unwrap();
     // Where V is large, rounding errors end the iteration first.
     assert!(report.residual < 1e-10, "{model:?}, {training:?}: {report:?}");

@@ -230,7 +230,7 @@ mod raw_equations {
     fn iterating_them_from_a_cold_start_leads_to_the_solution() {
         for (model, training, solution) in ordinary() {
             for method in [Method::Picard, Method::default()] {
-                let problem = Problem::new([0.1, 0.05, 1.0], [Coordinate::Log; 3]);
+                let problem = Problem::new([0.1, 0.05, 1.0], Coordinate::Log);
                 let options = fixed_point::Options {
                     tolerance: 1e-12,
                     max_iterations: 20_000,
@@ -238,7 +238,7 @@ mod raw_equations {
                     ..fixed_point::Options::default()
                 };
                 let report = fixed_point::solve(&problem, &options, |point| {
-                    linear_step(&model, &training, point).unwrap_or([f64::NAN; 3])
+                    linear_step(&model, &training, *point).unwrap_or([f64::NAN; 3])
                 })
                 .unwrap();
                 assert_eq!(report.status, Status::Converged, "{model:?}, {training:?}, {method:?}");
@@ -611,7 +611,8 @@ mod vanishing_teachers {
     #[test]
     fn narrower_ones_are_refused() {
         for kappa0 in [9.9e-6, 1e-31, f64::MIN_POSITIVE, 1.1e6] {
-            let error = alpha_interp(&model(2, 0.5, kappa0)).unwrap_err();
+            let layer = Model::linear(2, 0.5).unwrap();
+            let error = layer.with_teacher(Teacher::Wishart { kappa0 }).unwrap_err();
             assert_eq!(error.kind(), "invalid_parameter");
             assert!(error.to_string().contains("1e-5"), "{error}");
         }

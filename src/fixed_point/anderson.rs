@@ -1,40 +1,40 @@
-//! Anderson acceleration on a fixed-size vector.
+//! Anderson acceleration of a small vector.
 
-use super::Secant;
+use super::problem::{Secant, Vector, from_fn};
 
 /// Memory of the last differences, newest first.
-pub(super) struct Anderson<const N: usize> {
+pub(super) struct Anderson<X> {
     memory: usize,
     mixing: f64,
     warmup: usize,
     max_step: f64,
-    secants: Vec<Secant<N>>,
-    previous: Option<([f64; N], [f64; N])>,
+    secants: Vec<Secant<X>>,
+    previous: Option<(X, X)>,
     steps: usize,
 }
 
-impl<const N: usize> Anderson<N> {
-    pub(super) fn new(memory: usize, mixing: f64, warmup: usize, max_step: f64, known: &[Secant<N>]) -> Self {
+impl<X: Vector> Anderson<X> {
+    pub(super) fn new(memory: usize, mixing: f64, warmup: usize, max_step: f64, known: &[Secant<X>]) -> Self {
         let warmup = if known.is_empty() { warmup } else { 0 };
-        let secants = known.iter().take(memory).copied().collect();
+        let secants = known.iter().take(memory).cloned().collect();
         Self { memory, mixing, warmup, max_step, secants, previous: None, steps: 0 }
     }
 
     /// The point after `x`, whose residual is `residual`.
-    pub(super) fn next(&mut self, x: &[f64; N], residual: &[f64; N]) -> [f64; N] {
-        if let Some((old_x, old_residual)) = self.previous.replace((*x, *residual)) {
+    pub(super) fn next(&mut self, x: &X, residual: &X) -> X {
+        if let Some((old_x, old_residual)) = self.previous.replace((x.clone(), residual.clone())) {
             self.secants.truncate(self.memory - 1);
-            let step = std::array::from_fn(|i| x[i] - old_x[i]);
-            let residual_change = std::array::from_fn(|i| residual[i] - old_residual[i]);
+            let step = difference(x, &old_x);
+            let residual_change = difference(residual, &old_residual);
             self.secants.insert(0, Secant { step, residual_change });
         }
         self.steps += 1;
         let step = if self.steps > self.warmup {
             self.accelerated_step(residual)
         } else {
-            residual.map(|r| self.mixing * r)
+            scaled(residual, self.mixing)
         };
-        std::array::from_fn(|i| x[i] + step[i].clamp(-self.max_step, self.max_step))
+        from_fn(x, |i| x.as_ref()[i] + step.as_ref()[i].clamp(-self.max_step, self.max_step))
     }
 
     pub(super) fn forget(&mut self) -> bool {
@@ -49,47 +49,58 @@ impl<const N: usize> Anderson<N> {
     /// Modified Gram-Schmidt from the newest difference on; one that is nearly in the span of newer ones carries
     /// only rounding errors and is left out, which bounds the condition number. The same combinations are applied to
     /// the steps, so that no triangular system remains to be solved.
-    fn accelerated_step(&self, residual: &[f64; N]) -> [f64; N] {
+    fn accelerated_step(&self, residual: &X) -> X {
         const NEGLIGIBLE: f64 = 1e-8;
-        let mut basis: [Option<Secant<N>>; N] = [None; N];
-        let mut remaining = *residual;
-        let mut step = [0.0; N];
+        let dimension = residual.as_ref().len();
+        let mut basis: Vec<Secant<X>> = Vec::with_capacity(dimension);
+        let mut remaining = residual.clone();
+        let mut step = scaled(residual, 0.0);
         for secant in &self.secants {
-            let mut column = *secant;
+            let mut column = secant.clone();
             let original = norm(&column.residual_change);
-            for direction in basis.iter().flatten() {
+            for direction in &basis {
                 let overlap = dot(&direction.residual_change, &column.residual_change);
                 subtract(&mut column.residual_change, overlap, &direction.residual_change);
                 subtract(&mut column.step, overlap, &direction.step);
             }
             let length = norm(&column.residual_change);
-            let Some(slot) = basis.iter_mut().find(|slot| slot.is_none()) else { break };
+            if basis.len() == dimension {
+                break;
+            }
             if length.is_nan() || length <= NEGLIGIBLE * original {
                 continue;
             }
             let unit = Secant {
-                step: column.step.map(|c| c / length),
-                residual_change: column.residual_change.map(|c| c / length),
+                step: from_fn(residual, |i| column.step.as_ref()[i] / length),
+                residual_change: from_fn(residual, |i| column.residual_change.as_ref()[i] / length),
             };
             let gamma = dot(&unit.residual_change, &remaining);
             subtract(&mut remaining, gamma, &unit.residual_change);
             subtract(&mut step, gamma, &unit.step);
-            *slot = Some(unit);
+            basis.push(unit);
         }
-        std::array::from_fn(|i| step[i] + self.mixing * remaining[i])
+        from_fn(residual, |i| step.as_ref()[i] + self.mixing * remaining.as_ref()[i])
     }
 }
 
-fn dot<const N: usize>(a: &[f64; N], b: &[f64; N]) -> f64 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
+fn difference<X: Vector>(a: &X, b: &X) -> X {
+    from_fn(a, |i| a.as_ref()[i] - b.as_ref()[i])
 }
 
-fn norm<const N: usize>(a: &[f64; N]) -> f64 {
+fn scaled<X: Vector>(x: &X, factor: f64) -> X {
+    from_fn(x, |i| factor * x.as_ref()[i])
+}
+
+fn dot<X: Vector>(a: &X, b: &X) -> f64 {
+    a.as_ref().iter().zip(b.as_ref()).map(|(x, y)| x * y).sum()
+}
+
+fn norm<X: Vector>(a: &X) -> f64 {
     dot(a, a).sqrt()
 }
 
-fn subtract<const N: usize>(from: &mut [f64; N], factor: f64, what: &[f64; N]) {
-    for (target, value) in from.iter_mut().zip(what) {
+fn subtract<X: Vector>(from: &mut X, factor: f64, what: &X) {
+    for (target, value) in from.as_mut().iter_mut().zip(what.as_ref()) {
         *target -= factor * value;
     }
 }

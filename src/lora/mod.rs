@@ -27,13 +27,14 @@
 mod bayes;
 mod label_noise;
 mod linear;
+mod losses;
 mod moments;
 mod report;
 mod ridge;
-mod search;
 mod selection;
 mod softmax;
 mod solution;
+mod starts;
 mod training;
 mod units;
 mod validity;
@@ -43,6 +44,7 @@ mod zero_weights;
 use crate::error::Error;
 use crate::model::{Activation, Model};
 use crate::options::Options;
+use crate::state_evolution::Run;
 use crate::threshold::Threshold;
 
 pub use crate::divergence::Divergence;
@@ -61,7 +63,7 @@ pub use training::{Sequences, Training};
 pub use validity::Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
-use search::Search;
+use starts::Starts;
 
 /// The output channel as a closure: for the benchmarks of this crate only.
 #[doc(hidden)]
@@ -153,7 +155,7 @@ fn search<R: Send>(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
@@ -185,7 +187,7 @@ pub fn solve(
     training: &Training,
     options: &Options,
 ) -> Result<Solution, Error> {
-    solve_with(model, frozen, training, options, None)
+    solve_with(model, frozen, training, options, Run::default())
 }
 
 /// The same, beginning with the solution of a similar problem: faster along an axis of parameters. Where that does not
@@ -201,20 +203,24 @@ pub fn solve_from(
     options: &Options,
     previous: &Solution,
 ) -> Result<Solution, Error> {
-    solve_with(model, frozen, training, options, Some(&previous.order))
+    solve_with(model, frozen, training, options, Run::default().starting_from(previous))
 }
 
-fn solve_with(
+/// The same, with company: a similar solution to begin with, an observer, other constants of the search.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn solve_with(
     model: &Model,
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    previous: Option<&Order>,
+    run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
     match model.activation() {
-        Activation::Linear => linear::solve(model, frozen, training, options, previous),
-        Activation::Softmax => softmax::solve(model, frozen, training, options, previous),
+        Activation::Linear => linear::solve(model, frozen, training, options, run),
+        Activation::Softmax => softmax::solve(model, frozen, training, options, run),
     }
 }

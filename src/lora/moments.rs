@@ -1,10 +1,27 @@
 //! The averages over one evaluation of the output channel, and the order parameters they belong to.
 
-use super::zero_weights::ZeroWeights;
-use crate::divergence::Divergence;
+use crate::state_evolution::{Averages, Overlaps};
 
 /// Number of averages.
 pub(super) const COUNT: usize = 14;
+
+/// Where the terms of a sample are added up, see [`Moments`].
+pub(super) mod term {
+    pub(in crate::lora) const DIVERGENCE_OMEGA: usize = 0;
+    pub(in crate::lora) const DIVERGENCE_STAR: usize = 1;
+    pub(in crate::lora) const JUMP_OMEGA: usize = 2;
+    pub(in crate::lora) const JUMP_STAR: usize = 3;
+    pub(in crate::lora) const GRADIENT2: usize = 4;
+    pub(in crate::lora) const CENTRING: usize = 5;
+    pub(in crate::lora) const GRADIENT_FREE: usize = 6;
+    pub(in crate::lora) const GRADIENT_STAR: usize = 7;
+    pub(in crate::lora) const FREE2: usize = 8;
+    pub(in crate::lora) const FREE_STAR: usize = 9;
+    pub(in crate::lora) const STAR2: usize = 10;
+    pub(in crate::lora) const LOSS: usize = 11;
+    pub(in crate::lora) const REPLICON: usize = 12;
+    pub(in crate::lora) const STABILITY: usize = 13;
+}
 
 /// Order parameters in units of `q0`: `m`, the variance `s2 = q - m^2` of `omega` given `chi*`, and `v`. In these
 /// coordinates `m^2 <= q` holds by itself.
@@ -30,7 +47,7 @@ impl Point {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Moments {
     /// Pointwise parts of `div_omega g` and `div_chi* g` (the latter only if it is used, see
-    /// [`OutputChannel::smooth_divergence`]).
+    /// [`Losses::smooth_divergence`](super::losses::Losses::smooth_divergence)).
     pub(super) pointwise: [f64; 2],
     /// Jump parts of the same, where they are known in closed form.
     pub(super) jump: [f64; 2],
@@ -42,7 +59,7 @@ pub(super) struct Moments {
     pub(super) overlaps: [f64; 2],
     /// `|f|^2`, `f.chi*` and `|chi*|^2` on the very nodes of the average.
     pub(super) seconds: [f64; 3],
-    /// `l'` at the proximal point (zero unless asked for, as are those below).
+    /// `l'` at the proximal point (in complete passes only, as those below).
     pub(super) loss: f64,
     /// `|v dg/domega|_F^2`, pointwise.
     pub(super) replicon: f64,
@@ -51,58 +68,50 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// In the order in which the terms of a sample are stored.
+    /// From the sums over samples, in the order of [`term`].
     pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
         Self {
-            pointwise: [s[0], s[1]],
-            jump: [s[2], s[3]],
-            gradient2: s[4],
-            centring: s[5],
-            overlaps: [s[6], s[7]],
-            seconds: [s[8], s[9], s[10]],
-            loss: s[11],
-            replicon: s[12],
-            stability: s[13],
+            pointwise: [s[term::DIVERGENCE_OMEGA], s[term::DIVERGENCE_STAR]],
+            jump: [s[term::JUMP_OMEGA], s[term::JUMP_STAR]],
+            gradient2: s[term::GRADIENT2],
+            centring: s[term::CENTRING],
+            overlaps: [s[term::GRADIENT_FREE], s[term::GRADIENT_STAR]],
+            seconds: [s[term::FREE2], s[term::FREE_STAR], s[term::STAR2]],
+            loss: s[term::LOSS],
+            replicon: s[term::REPLICON],
+            stability: s[term::STABILITY],
         }
-    }
-
-    pub(super) fn to_sums(self) -> [f64; COUNT] {
-        let Self { pointwise: [a, b], jump: [c, d], overlaps: [e, f], seconds: [g, h, i], .. } = self;
-        let Self { gradient2, centring, loss, replicon, stability, .. } = self;
-        [a, b, c, d, gradient2, centring, e, f, g, h, i, loss, replicon, stability]
-    }
-
-    /// The mean of several, in order.
-    pub(super) fn mean(all: &[Self]) -> Self {
-        let mut total = [0.0; COUNT];
-        for moments in all {
-            for (t, x) in total.iter_mut().zip(moments.to_sums()) {
-                *t += x;
-            }
-        }
-        Self::from_sums(total.map(|t| t / all.len() as f64))
     }
 }
 
-/// The averages over the losses, at any accuracy level.
-pub(super) trait OutputChannel {
-    /// Number of accuracy levels, at least 1; each is a refinement of the one before.
-    fn levels(&self) -> usize;
-
-    /// The estimator of the divergences with the smaller error where jumps are rare.
-    fn smooth_divergence(&self) -> Divergence;
-
-    /// Residual at which jumps of the discretised averages explain a stall, if there are no replicates to tell.
-    fn resolution(&self) -> f64;
-
-    /// What decides whether the weights vanish altogether; `None` for a loss that never lets them.
-    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
-        None
+impl Averages for Moments {
+    fn terms(&self) -> Vec<f64> {
+        let Self { pointwise: [a, b], jump: [c, d], overlaps: [e, f], seconds: [g, h, i], .. } = *self;
+        let Self { gradient2, centring, loss, replicon, stability, .. } = *self;
+        vec![a, b, c, d, gradient2, centring, e, f, g, h, i, loss, replicon, stability]
     }
 
-    /// Drops the proximal points of earlier evaluations, which the next one would start from otherwise.
-    fn forget(&mut self);
+    fn from_terms(terms: &[f64]) -> Self {
+        let mut sums = [f64::NAN; COUNT];
+        for (sum, term) in sums.iter_mut().zip(terms) {
+            *sum = *term;
+        }
+        Self::from_sums(sums)
+    }
+}
 
-    /// The averages at `point`, one entry per independent replicate. The last three moments are computed only if `full`.
-    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments>;
+impl Overlaps for Point {
+    /// `(m, s2, v)`, or `(s2, v)` at `m = 0`, which stays there.
+    fn coordinates(&self) -> Vec<f64> {
+        let Self { m, s2, v } = *self;
+        if m > 0.0 { vec![m, s2, v] } else { vec![s2, v] }
+    }
+
+    fn at(&self, coordinates: &[f64]) -> Self {
+        match *coordinates {
+            [m, s2, v] => Self { m, s2, v },
+            [s2, v] => Self { m: 0.0, s2, v },
+            _ => Self { m: f64::NAN, s2: f64::NAN, v: f64::NAN },
+        }
+    }
 }

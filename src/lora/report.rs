@@ -2,13 +2,13 @@
 
 use super::moments::{Moments, Point};
 use super::ridge::{Conjugates, Ridge};
-use super::search::Found;
 use super::solution::{EffectiveNoise, Errors, Order, Solution};
+use super::starts::Found;
 use super::units::Units;
 use super::validity::Validity;
 use crate::observables;
 use crate::status::Status;
-use crate::std_error::{StdError, standard_error};
+use crate::std_error::{Named, StdError};
 
 /// Errors on new sequences, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,13 +55,10 @@ impl Reporter {
             order.v_hat,
             order.eta,
             objective,
-            errors.test,
-            errors.test_clean,
-            errors.train,
-            errors.frozen,
             alignment,
         ];
-        let finite = numbers.iter().all(|x| x.is_finite());
+        let Errors { test, test_clean, train, frozen } = errors;
+        let finite = numbers.iter().chain(&[test, test_clean, train, frozen]).all(|x| x.is_finite());
         let mut solution = Solution {
             order,
             objective,
@@ -110,35 +107,36 @@ impl Reporter {
     }
 
     fn std_error(&self, found: &Found, errors: &[TestErrors]) -> StdError {
-        if found.replicates.len() < 2 {
-            return StdError::default();
-        }
-        let observed: Vec<Observed> = found
+        let observed: Vec<Named> = found
             .replicates
             .iter()
             .zip(errors)
-            .map(|((point, moments), errors)| self.observe(&found.ridge, point, moments, *errors))
+            .map(|((point, moments), errors)| self.observe(&found.ridge, point, moments, *errors).named())
             .collect();
-        let of = |value: fn(&Observed) -> f64| standard_error(observed.iter().map(value));
-        StdError {
-            q: of(|o| o.order.q),
-            m: of(|o| o.order.m),
-            v: of(|o| o.order.v),
-            q_hat: of(|o| o.order.q_hat),
-            m_hat: of(|o| o.order.m_hat),
-            v_hat: of(|o| o.order.v_hat),
-            eta: of(|o| o.order.eta),
-            objective: of(|o| o.objective),
-            test: of(|o| o.errors.test),
-            test_clean: of(|o| o.errors.test_clean),
-            train: of(|o| o.errors.train),
-            // Exactly the same for all replicates where it is in closed form.
-            frozen: of(|o| o.errors.frozen).filter(|error| *error > 0.0),
-            alignment: of(|o| o.alignment),
-            // A gauge that is zero for every replicate has not been seen at all: that is no estimate of its error.
-            jump: of(|o| o.validity.jump).filter(|error| *error > 0.0),
-            replicon: of(|o| o.validity.replicon),
-            ..StdError::default()
+        StdError::over(&observed)
+    }
+}
+
+impl Observed {
+    fn named(&self) -> Named {
+        let Self { order, objective, errors, alignment, validity } = self;
+        Named {
+            q: Some(order.q),
+            m: Some(order.m),
+            v: Some(order.v),
+            q_hat: Some(order.q_hat),
+            m_hat: Some(order.m_hat),
+            v_hat: Some(order.v_hat),
+            eta: Some(order.eta),
+            objective: Some(*objective),
+            test: Some(errors.test),
+            test_clean: Some(errors.test_clean),
+            train: Some(errors.train),
+            frozen: Some(errors.frozen),
+            alignment: Some(*alignment),
+            jump: Some(validity.jump),
+            replicon: Some(validity.replicon),
+            ..Named::default()
         }
     }
 }

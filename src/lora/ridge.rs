@@ -3,6 +3,7 @@
 use super::moments::{Moments, Point};
 use super::validity::Validity;
 use crate::divergence::Divergence;
+use crate::state_evolution::InputChannel;
 
 /// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, just above
 /// where the rounding errors of `g`, which is of the order of its root, would keep the iteration from its tolerance.
@@ -11,6 +12,9 @@ pub(super) const SMALLEST_S2: f64 = 1e-14;
 /// Factor on `v` where the curvature is negative: at a small response it is positive. A larger step than any that leads
 /// to a fixed point, so that no such point is ever the best one seen.
 const RETREAT: f64 = 0.02;
+
+/// Share of the jumps in `vhat` above which integration by parts has the smaller error.
+const JUMPS_DOMINATE: f64 = 0.13;
 
 /// How the share of the jumps in the response is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,20 +58,6 @@ impl Ridge {
         }
     }
 
-    /// The order parameters that the averages at `point` lead to.
-    ///
-    /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` lose its sign: the image
-    /// then moves in the direction that mends it, by a step that cannot be mistaken for convergence.
-    pub(super) fn image(&self, point: &Point, moments: &Moments) -> Point {
-        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
-        let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
-        if r <= 0.0 {
-            return Point { v: RETREAT * point.v, ..*point };
-        }
-        let m = if point.m > 0.0 { (m_hat / r).max(0.1 * point.m) } else { 0.0 };
-        Point { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
-    }
-
     /// `J`: the share of the jumps in `vhat`.
     pub(super) fn jump_share(&self, point: &Point, moments: &Moments) -> f64 {
         let v_hat = self.conjugates(point, moments).v_hat;
@@ -100,6 +90,39 @@ impl Ridge {
     pub(super) fn growth(&self, point: &Point, moments: &Moments) -> f64 {
         let Conjugates { v_hat, eta, .. } = self.conjugates(point, moments);
         (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
+    }
+}
+
+impl InputChannel for Ridge {
+    type Point = Point;
+    type Averages = Moments;
+
+    /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` lose its sign: the image
+    /// then moves in the direction that mends it.
+    fn image(&self, point: &Point, moments: &Moments) -> Point {
+        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
+        let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
+        if r <= 0.0 {
+            return Point { v: RETREAT * point.v, ..*point };
+        }
+        let m = if point.m > 0.0 { (m_hat / r).max(0.1 * point.m).max(f64::MIN_POSITIVE) } else { 0.0 };
+        Point { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
+    }
+
+    /// After the approach: by parts, where jumps dominate the response.
+    fn reconsider(&mut self, settled: bool, point: &Point, moments: &Moments) -> bool {
+        let by_parts = !settled
+            && self.divergence != Divergence::IntegrationByParts
+            && self.jump_share(point, moments) > JUMPS_DOMINATE;
+        if by_parts {
+            self.divergence = Divergence::IntegrationByParts;
+        }
+        by_parts
+    }
+
+    /// Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
+    fn resolves(&self, point: &Point) -> bool {
+        point.m > 0.0 || point.q() > 10.0 * SMALLEST_S2
     }
 }
 

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::search::{Found, Search};
+use super::starts::{Found, Starts};
 use super::validity::Validity;
 use crate::error::Error;
 use crate::nullable::number;
@@ -73,12 +73,12 @@ impl WeakRecovery {
 }
 
 /// The stability at one `alpha'`.
-pub(super) fn at(search: &mut Search<'_>, alpha: f64) -> Result<WeakRecovery, Error> {
+pub(super) fn at(search: &mut Starts<'_>, alpha: f64) -> Result<WeakRecovery, Error> {
     Ok(WeakRecovery::new(&search.without_overlap(alpha)?))
 }
 
 /// The threshold in `alpha'`, searched from `start` in both directions; `None` if there is none within a factor `1e4`.
-pub(super) fn threshold(search: &mut Search<'_>, start: f64) -> Result<Option<WeakRecoveryThreshold>, Error> {
+pub(super) fn threshold(search: &mut Starts<'_>, start: f64) -> Result<Option<WeakRecoveryThreshold>, Error> {
     let mut excess = |log_alpha: f64| -> Result<f64, Error> { Ok(at(search, log_alpha.exp())?.growth.ln()) };
     let mut here = End { x: start.ln(), f: excess(start.ln())? };
     let towards = if here.f > 0.0 { -1.0 } else { 1.0 };

@@ -14,6 +14,7 @@
 use super::moments::{Moments, Point};
 use super::ridge::Ridge;
 use crate::roots;
+use crate::state_evolution::mean;
 
 /// Ratio of consecutive values of `v` in the search for the first root.
 const SCAN: f64 = 1.25;
@@ -132,7 +133,7 @@ impl ZeroWeights {
     }
 
     fn mean(&self, v: f64) -> Moments {
-        Moments::mean(&self.samples.iter().map(|samples| samples.moments(v)).collect::<Vec<_>>())
+        mean(&self.samples.iter().map(|samples| samples.moments(v)).collect::<Vec<_>>())
     }
 }
 

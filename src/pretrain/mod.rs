@@ -30,6 +30,7 @@ use crate::error::{Error, Number};
 use crate::memory::Workload;
 use crate::model::{Activation, Model};
 use crate::options::Options;
+use crate::state_evolution::Run;
 use crate::threshold::Threshold;
 
 pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
@@ -65,7 +66,7 @@ pub use validity::Validity;
 /// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction;
 /// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
-    solve_with(model, training, options, None)
+    solve_with(model, training, options, Run::default())
 }
 
 /// The same, beginning with the solution of a similar problem: faster along an axis of parameters for softmax attention.
@@ -79,14 +80,18 @@ pub fn solve_from(
     options: &Options,
     previous: &Solution,
 ) -> Result<Solution, Error> {
-    solve_with(model, training, options, Some(&previous.order))
+    solve_with(model, training, options, Run::default().starting_from(previous))
 }
 
-fn solve_with(
+/// The same, with company: a similar solution to begin with, an observer, other constants of the search.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn solve_with(
     model: &Model,
     training: &Training,
     options: &Options,
-    previous: Option<&Order>,
+    run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let lambda = training.require_ridge()?;
     Workload::Pretraining.check(model, options)?;
@@ -95,8 +100,8 @@ fn solve_with(
         require_over_determined(model, training)?;
     }
     match model.activation() {
-        Activation::Linear => linear::solve(model, training, options, teacher.as_ref()),
-        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), previous),
+        Activation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
+        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), run),
     }
 }
 
@@ -123,6 +128,7 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that is not
 /// finite and non-negative.
 pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
+    training.require_ridge()?;
     if model.activation() != Activation::Linear {
         return Err(Error::invalid("model.activation", "softmax", "linear"));
     }

@@ -78,8 +78,8 @@ pub struct Solution {
     pub divergence: Option<Divergence>,
     /// How the solve ended.
     pub status: Status,
-    /// Undamped residual of the state evolution: in `(ln Q, ln M, ln V)` for linear attention, for softmax with
-    /// `Q - M^2/(Q0 + Delta/2)` in place of `Q`. It is evaluated once more at the returned point: on the original equations for linear
+    /// Undamped residual of the state evolution: in the logarithms of `Q0 - 2M + Q + Delta/2` and `V` for linear attention, of `M`,
+    /// `Q - M^2/(Q0 + Delta/2)` and `V` for softmax. It is evaluated once more at the returned point: on the original equations for linear
     /// attention, for softmax on all nodes, from all starts and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,

@@ -2,7 +2,12 @@
 
 use std::hint::black_box;
 
-use lora_asymptotics::fixed_point::{Coordinate, Method, Options, Problem, Secant, Status, solve};
+use lora_asymptotics::fixed_point::{
+    Coordinate, History, Method, Options, Problem, Secant, Status, solve, solve_observed,
+};
+use lora_asymptotics::state_evolution::{
+    Averages, InputChannel, OutputChannel, Overlaps, Pass, StateEvolution,
+};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -23,23 +28,20 @@ fn method() -> impl Strategy<Value = Method> {
 /// At most some hundreds of evaluations: with both bounds huge, a map without a fixed point is iterated for ever, as was asked.
 fn options() -> impl Strategy<Value = Options> {
     let tolerance = prop_oneof![4 => (-30.0_f64..0.0).prop_map(f64::exp), 1 => number()];
-    (tolerance, 0_usize..300, method(), count(), any::<bool>()).prop_map(
-        |(tolerance, max_iterations, method, patience, record_history)| Options {
-            tolerance,
-            max_iterations,
-            method,
-            patience,
-            record_history,
-        },
-    )
+    (tolerance, 0_usize..300, method(), count()).prop_map(|(tolerance, max_iterations, method, patience)| {
+        Options { tolerance, max_iterations, method, patience }
+    })
 }
 
 fn run<const N: usize>(numbers: &[f64], logarithmic: &[bool], options: &Options, kind: usize) {
     let at = |k: usize| numbers[k % numbers.len()];
-    let coordinates = std::array::from_fn(|i| {
-        if logarithmic[i % logarithmic.len()] { Coordinate::Log } else { Coordinate::Linear }
-    });
-    let mut problem = Problem::<N>::new(std::array::from_fn(at), coordinates);
+    let coordinate = |log: &bool| if *log { Coordinate::Log } else { Coordinate::Linear };
+    let mut problem = Problem::<[f64; N]>::new(std::array::from_fn(at), Coordinate::Log);
+    // Most often of a length that does not fit.
+    problem.coordinates = logarithmic.iter().map(coordinate).collect();
+    if kind.is_multiple_of(2) {
+        problem.coordinates.resize(N, Coordinate::Log);
+    }
     if kind.is_multiple_of(3) {
         let secant = Secant {
             step: std::array::from_fn(|i| at(i + 3)),
@@ -49,7 +51,8 @@ fn run<const N: usize>(numbers: &[f64], logarithmic: &[bool], options: &Options,
     }
     black_box(problem.physical(&problem.iterated(&problem.start)));
     let mut evaluations = 0;
-    let solved = solve(&problem, options, |x| {
+    let mut history = History::default();
+    let solved = solve_observed(&problem, options, &mut history, |x| {
         evaluations += 1;
         std::array::from_fn(|i| match kind % 5 {
             0 => at(i + 1) * x[i] + at(i + 2),
@@ -62,7 +65,7 @@ fn run<const N: usize>(numbers: &[f64], logarithmic: &[bool], options: &Options,
     let Some(report) = spoken(solved) else { return };
     assert_eq!(report.iterations, evaluations);
     assert!(evaluations <= options.max_iterations);
-    assert_eq!(report.history.len(), if options.record_history { evaluations } else { 0 });
+    assert_eq!(history.iterates.len(), evaluations);
     if report.status == Status::Converged {
         assert!(report.residual <= options.tolerance, "{report:?}");
     }
@@ -80,5 +83,82 @@ proptest! {
         run::<0>(&numbers, &logarithmic, &options, kind);
         run::<1>(&numbers, &logarithmic, &options, kind);
         run::<3>(&numbers, &logarithmic, &options, kind);
+    }
+
+    /// Images of another length than their arguments, too.
+    #[test]
+    fn any_length(start in prop::collection::vec(number(), 0..4), image in prop::collection::vec(number(), 0..4), options in options()) {
+        let problem = Problem::new(start.clone(), Coordinate::Linear);
+        if let Some(report) = spoken(solve(&problem, &options, |_| image.clone())) {
+            prop_assert_eq!(report.point.len(), start.len());
+        }
+    }
+
+    /// Channels that return any numbers, in any number.
+    #[test]
+    fn any_channels(start in prop::collection::vec(number(), 0..4), lists in prop::collection::vec(prop::collection::vec(number(), 0..4), 0..5),
+                    levels in 0_usize..4, options in super::values::options()) {
+        let mut output = Numbers { lists: lists.clone(), levels, calls: 0 };
+        let mut evolution = StateEvolution::new(&mut output, Sum, &options);
+        if let Some(solved) = spoken(evolution.solve(&List(start))) {
+            prop_assert!(solved.iterations <= options.max_iterations());
+            prop_assert!(!solved.status.is_success() || solved.residual.is_finite());
+        }
+    }
+}
+
+/// A list of numbers as a point, and as averages.
+#[derive(Clone, PartialEq, Debug)]
+struct List(Vec<f64>);
+
+impl Overlaps for List {
+    fn coordinates(&self) -> Vec<f64> {
+        self.0.clone()
+    }
+
+    fn at(&self, coordinates: &[f64]) -> Self {
+        Self(coordinates.to_vec())
+    }
+}
+
+impl Averages for List {
+    fn terms(&self) -> Vec<f64> {
+        self.0.clone()
+    }
+
+    fn from_terms(terms: &[f64]) -> Self {
+        Self(terms.to_vec())
+    }
+}
+
+struct Numbers {
+    lists: Vec<Vec<f64>>,
+    levels: usize,
+    calls: usize,
+}
+
+impl OutputChannel for Numbers {
+    type Point = List;
+    type Averages = List;
+
+    fn levels(&self) -> usize {
+        self.levels
+    }
+
+    fn averages(&mut self, _level: usize, _pass: Pass, _point: &List) -> Vec<List> {
+        self.calls += 1;
+        self.lists.iter().skip(self.calls % 2).cloned().map(List).collect()
+    }
+}
+
+struct Sum;
+
+impl InputChannel for Sum {
+    type Point = List;
+    type Averages = List;
+
+    fn image(&self, at: &List, averages: &List) -> List {
+        let sum = averages.0.iter().sum::<f64>();
+        List(at.0.iter().map(|x| (x * sum).abs().sqrt()).collect())
     }
 }

@@ -9,11 +9,12 @@ mod prox;
 mod test_errors;
 
 use super::label_noise::LabelNoise;
-use super::moments::{OutputChannel, Point};
+use super::losses::Losses;
+use super::moments::Point;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
-use super::search::{Guess, Search};
-use super::solution::{EffectiveNoise, Order, Solution};
+use super::solution::{EffectiveNoise, Solution};
+use super::starts::{Guess, Starts};
 use super::training::Training;
 use super::units::Units;
 use crate::channel;
@@ -22,6 +23,7 @@ use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::state_evolution::{Pass, Run, Tuning};
 use nodes::Nodes;
 use product::ProductRule;
 use test_errors::ClosedForm;
@@ -41,12 +43,18 @@ impl<'a> Problem<'a> {
         Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
     }
 
-    /// What `run` makes of the search for fixed points.
-    fn search<R: Send>(&self, run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send) -> Result<R, Error> {
+    /// What `run` makes of the state evolution and its starts.
+    fn search<R: Send>(
+        &self,
+        company: &mut Run<'_, Solution>,
+        run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+    ) -> Result<R, Error> {
+        let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let tokens = self.model.tokens() as f64;
         // Enter the thread pool once, not at each of the many short parallel loops.
         rayon_core::scope(|_| {
-            let mut channel = output_channel(self.model.tokens(), &self.noise, self.options)?;
+            let mut channel =
+                output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
             let ridge = Ridge {
                 tokens,
                 alpha: self.training.alpha(),
@@ -57,7 +65,9 @@ impl<'a> Problem<'a> {
             // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
             let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
             let guess = Guess { noise: self.noise.deviation(), curvature };
-            run(Search::new(ridge, guess, self.options, channel.as_mut()))
+            run(Starts::new(ridge, guess, self.options, channel.as_mut())
+                .starting_from(warm)
+                .accompanied(company.tuning, company.observer()))
         })
     }
 }
@@ -67,11 +77,10 @@ pub(super) fn solve(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    previous: Option<&Order>,
+    mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    let warm = previous.and_then(|order| problem.units.point(order));
-    let found = problem.search(|search| search.starting_from(warm).run(options.start()))?;
+    let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
     let Problem { units, noise, .. } = problem;
     let effective = EffectiveNoise {
         train: noise.effective(model.tokens()).map(|noise| units.loss * noise),
@@ -87,15 +96,15 @@ pub(super) fn solve(
     Ok(reporter.solution(&found, &errors))
 }
 
-/// What `run` makes of the search for fixed points.
+/// What `run` makes of the state evolution and its starts.
 pub(super) fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
-    Problem::new(model, frozen, training, options).search(run)
+    Problem::new(model, frozen, training, options).search(&mut Run::default(), run)
 }
 
 /// One evaluation of the output channel on warm nodes, as the benchmarks time it: at two points in turn, as far apart as
@@ -106,14 +115,14 @@ pub(super) fn benchmark(
     options: &Options,
 ) -> Result<impl FnMut() -> f64 + use<>, Error> {
     let noise = LabelNoise::Gaussian { deviation: 1.0 };
-    let mut channel = output_channel(model.tokens(), &noise, options)?;
+    let mut channel = output_channel(model.tokens(), &noise, options, &Tuning::default())?;
     let finest = channel.levels() - 1;
     let v = 1.0 / (2.0 * training.ridge() + 4.0 * training.alpha());
     let mut m = 0.92;
     Ok(move || {
         m = 1.841 - m;
         let point = Point { m, s2: 0.1, v };
-        channel.replicates(finest, &point, false).iter().map(|moments| moments.gradient2).sum()
+        channel.averages(finest, Pass::Step, &point).iter().map(|moments| moments.gradient2).sum()
     })
 }
 
@@ -121,16 +130,17 @@ fn output_channel(
     tokens: usize,
     noise: &LabelNoise,
     options: &Options,
-) -> Result<Box<dyn OutputChannel>, Error> {
+    tuning: &Tuning,
+) -> Result<Box<dyn Losses>, Error> {
     Ok(match tokens {
         1 => Box::new(ProductRule::new(noise)),
-        2 => Box::new(Nodes::<2>::new(noise, options)?),
-        3 => Box::new(Nodes::<3>::new(noise, options)?),
-        4 => Box::new(Nodes::<4>::new(noise, options)?),
-        5 => Box::new(Nodes::<5>::new(noise, options)?),
-        6 => Box::new(Nodes::<6>::new(noise, options)?),
-        7 => Box::new(Nodes::<7>::new(noise, options)?),
-        8 => Box::new(Nodes::<8>::new(noise, options)?),
+        2 => Box::new(Nodes::<2>::new(noise, options, tuning)?),
+        3 => Box::new(Nodes::<3>::new(noise, options, tuning)?),
+        4 => Box::new(Nodes::<4>::new(noise, options, tuning)?),
+        5 => Box::new(Nodes::<5>::new(noise, options, tuning)?),
+        6 => Box::new(Nodes::<6>::new(noise, options, tuning)?),
+        7 => Box::new(Nodes::<7>::new(noise, options, tuning)?),
+        8 => Box::new(Nodes::<8>::new(noise, options, tuning)?),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
     })
 }

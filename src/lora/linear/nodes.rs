@@ -6,16 +6,16 @@ use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::lora::label_noise::LabelNoise;
-use crate::lora::moments::{Moments, OutputChannel, Point};
+use crate::lora::losses::Losses;
+use crate::lora::moments::{Moments, Point};
 use crate::memory::MADE_AT_ONCE;
 use crate::options::Options;
 use crate::parallel;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
+use crate::state_evolution::{Levels, OutputChannel, Pass, Tuning};
 
 /// Blocks per unit of parallel work.
 const CHUNK: usize = 128;
-/// `log2` of the numbers of nodes of the cheap levels.
-const COARSE: [usize; 2] = [9, 11];
 
 /// Roots of a block for which none are known: the search starts from a guess.
 const NO_ROOTS: Lane = [0.0; LANES];
@@ -30,22 +30,18 @@ struct Scramble<const T: usize> {
 /// Quasi-Monte-Carlo averages over several scrambles.
 pub(super) struct Nodes<const T: usize> {
     scrambles: Vec<Scramble<T>>,
-    /// Number of blocks at every level.
-    levels: Vec<usize>,
+    levels: Levels,
 }
 
 impl<const T: usize> Nodes<T> {
-    pub(super) fn new(noise: &LabelNoise, options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(noise: &LabelNoise, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let build = |index: usize| Scramble::new(noise, options, index as u64);
         let scrambles = if options.scrambles() << options.log2_nodes() <= MADE_AT_ONCE {
             parallel::map(options.scrambles(), 1, &build).into_iter().collect::<Result<_, _>>()?
         } else {
             (0..options.scrambles()).map(build).collect::<Result<_, _>>()?
         };
-        let mut levels: Vec<usize> =
-            COARSE.into_iter().filter(|level| *level < options.log2_nodes()).collect();
-        levels.push(options.log2_nodes());
-        Ok(Self { scrambles, levels: levels.into_iter().map(|level| (1 << level) / LANES).collect() })
+        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning) })
     }
 }
 
@@ -130,13 +126,18 @@ impl Columns<'_> {
     }
 }
 
-impl<const T: usize> OutputChannel for Nodes<T> {
-    fn levels(&self) -> usize {
-        self.levels.len()
-    }
-
+impl<const T: usize> Losses for Nodes<T> {
     fn smooth_divergence(&self) -> Divergence {
         Divergence::PointwiseAndJump
+    }
+}
+
+impl<const T: usize> OutputChannel for Nodes<T> {
+    type Point = Point;
+    type Averages = Moments;
+
+    fn levels(&self) -> usize {
+        self.levels.count()
     }
 
     fn resolution(&self) -> f64 {
@@ -144,19 +145,15 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         1e-3
     }
 
-    fn forget(&mut self) {
-        for scramble in &mut self.scrambles {
-            scramble.roots.fill(NO_ROOTS);
-        }
-    }
-
-    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
-        let blocks = self.levels[level];
+    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+        let blocks = self.levels.nodes(level) / LANES;
         parallel::map_mut(&mut self.scrambles, &|scramble| {
-            if full {
-                scramble.moments::<true>(blocks, point)
-            } else {
-                scramble.moments::<false>(blocks, point)
+            if pass == Pass::Fresh {
+                scramble.roots.fill(NO_ROOTS);
+            }
+            match pass {
+                Pass::Step => scramble.moments::<false>(blocks, point),
+                Pass::Complete | Pass::Fresh => scramble.moments::<true>(blocks, point),
             }
         })
     }

@@ -11,9 +11,11 @@ use super::prox::{Block, accumulate};
 use crate::divergence::Divergence;
 use crate::lanes::LANES;
 use crate::lora::label_noise::{LabelNoise, ScalarLaw};
-use crate::lora::moments::{COUNT, Moments, OutputChannel, Point};
+use crate::lora::losses::Losses;
+use crate::lora::moments::{COUNT, Moments, Point};
 use crate::parallel;
 use crate::quadrature::normal_density;
+use crate::state_evolution::{OutputChannel, Pass};
 
 /// Nodes for `chi*`, and on each side of the split for `N` and for `omega` (twice the last is a multiple of the block size).
 const LEVELS: [[usize; 3]; 3] = [[24, 12, 12], [40, 20, 20], [80, 40, 36]];
@@ -144,27 +146,28 @@ impl Level {
     }
 }
 
-impl OutputChannel for ProductRule {
-    fn levels(&self) -> usize {
-        self.levels.len()
-    }
-
+impl Losses for ProductRule {
     fn smooth_divergence(&self) -> Divergence {
         // The Jacobian is singular where the jump sets in, g itself is not: a rule without noise has no use for it.
         Divergence::IntegrationByParts
     }
+}
 
-    fn resolution(&self) -> f64 {
-        // The rule moves with the order parameters: there are no jumps.
-        0.0
+impl OutputChannel for ProductRule {
+    type Point = Point;
+    type Averages = Moments;
+
+    fn levels(&self) -> usize {
+        self.levels.len()
     }
 
-    fn forget(&mut self) {
-        // The nodes move, and no proximal point is kept.
-    }
-
-    fn replicates(&mut self, level: usize, point: &Point, full: bool) -> Vec<Moments> {
+    /// One replicate: the rule moves with the order parameters, so that there are no jumps.
+    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
         let (level, law) = (&self.levels[level], self.law.as_ref());
-        vec![if full { level.moments::<true>(law, point) } else { level.moments::<false>(law, point) }]
+        let moments = match pass {
+            Pass::Step => level.moments::<false>(law, point),
+            Pass::Complete | Pass::Fresh => level.moments::<true>(law, point),
+        };
+        vec![moments]
     }
 }

@@ -17,7 +17,7 @@
 use std::f64::consts::PI;
 
 use crate::lanes::{LANES, Lane};
-use crate::lora::moments::{COUNT, Point};
+use crate::lora::moments::{COUNT, Point, term};
 
 /// A block of samples, in the eigenbasis of the label and in units of `q0`.
 pub(super) struct Block<const T: usize> {
@@ -130,11 +130,11 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             y_star[l] += y * star;
             chi_star[l] += chi * star;
             star2[l] += star * star;
-            sums[4][l] += g * g;
-            sums[6][l] += g * free;
-            sums[7][l] += g * star;
-            sums[8][l] += free * free;
-            sums[9][l] += free * star;
+            sums[term::GRADIENT2][l] += g * g;
+            sums[term::GRADIENT_FREE][l] += g * free;
+            sums[term::GRADIENT_STAR][l] += g * star;
+            sums[term::FREE2][l] += free * free;
+            sums[term::FREE_STAR][l] += free * star;
             if FULL {
                 // |chi chi^T - B|^2, diagonal and off-diagonal part: no cancellation where the fit is good.
                 misfit[l] += (b[i][l] - square).powi(2) + 2.0 * square * before;
@@ -148,19 +148,20 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     for l in 0..LANES {
         let denominator = 1.0 + 2.0 * a * chi_y[l];
         let trace_inverse = trace_x[l] - 2.0 * a * y2[l] / denominator;
-        sums[0][l] += (trace_inverse * stiffness - T as f64) * stiffness;
-        sums[1][l] += a * (chi_star[l] * trace_inverse + y_star[l] / denominator) * stiffness;
-        sums[5][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
-        sums[10][l] += star2[l];
+        sums[term::DIVERGENCE_OMEGA][l] += (trace_inverse * stiffness - T as f64) * stiffness;
+        sums[term::DIVERGENCE_STAR][l] +=
+            a * (chi_star[l] * trace_inverse + y_star[l] / denominator) * stiffness;
+        sums[term::CENTRING][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
+        sums[term::STAR2][l] += star2[l];
         if FULL {
-            sums[11][l] += per_t2 * misfit[l];
+            sums[term::LOSS][l] += per_t2 * misfit[l];
             let ratio = 2.0 * a / denominator;
             let trace_inverse2 = trace_x2[l] - 2.0 * ratio * y_x_y[l] + (ratio * y2[l]).powi(2);
-            sums[12][l] += (trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness
-                + T as f64)
-                .max(0.0);
+            sums[term::REPLICON][l] +=
+                (trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness + T as f64)
+                    .max(0.0);
             let star_inverse_star = star_x_star[l] - ratio * y_star[l] * y_star[l];
-            sums[13][l] += (star_inverse_star * stiffness - star2[l]) * stiffness;
+            sums[term::STABILITY][l] += (star_inverse_star * stiffness - star2[l]) * stiffness;
         }
     }
     add_jumps::<T, FULL>(point, block, &b, &omega, sums);
@@ -195,10 +196,10 @@ fn add_jumps<const T: usize, const FULL: bool>(
             let centre = point.m * block.star[0][l] / deviation;
             let density = (-0.5 * centre * centre).exp() / ((2.0 * PI).sqrt() * deviation);
             let jump = 2.0 * height2.sqrt() * stiffness * density;
-            sums[2][l] += jump;
-            sums[3][l] += jump * tilt;
+            sums[term::JUMP_OMEGA][l] += jump;
+            sums[term::JUMP_STAR][l] += jump * tilt;
             if FULL {
-                sums[13][l] += jump * block.star[0][l].powi(2);
+                sums[term::STABILITY][l] += jump * block.star[0][l].powi(2);
             }
         }
     }

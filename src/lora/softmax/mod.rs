@@ -9,11 +9,12 @@ mod nodes;
 mod prox;
 mod test_law;
 
-use super::moments::{OutputChannel, Point};
+use super::losses::Losses;
+use super::moments::Point;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
-use super::search::{Found, Guess, Search};
-use super::solution::{Order, Solution};
+use super::solution::Solution;
+use super::starts::{Found, Guess, Starts};
 use super::training::Training;
 use super::units::Units;
 use crate::divergence::Divergence;
@@ -22,6 +23,7 @@ use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::state_evolution::{Pass, Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
 use fields::Fields;
@@ -66,29 +68,36 @@ impl<'a> Problem<'a> {
         }
     }
 
-    fn channel(&self) -> Result<Box<dyn OutputChannel>, Error> {
+    fn channel(&self, tuning: &Tuning) -> Result<Box<dyn Losses>, Error> {
         let Self { fields, coupling, options, .. } = self;
         let tokens = self.model.tokens();
         Ok(match tokens {
-            2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options)?),
-            3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options)?),
-            4 => Box::new(Nodes::<4>::new::<10>(fields, *coupling, options)?),
-            5 => Box::new(Nodes::<5>::new::<15>(fields, *coupling, options)?),
-            6 => Box::new(Nodes::<6>::new::<21>(fields, *coupling, options)?),
-            7 => Box::new(Nodes::<7>::new::<28>(fields, *coupling, options)?),
-            8 => Box::new(Nodes::<8>::new::<36>(fields, *coupling, options)?),
+            2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options, tuning)?),
+            3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options, tuning)?),
+            4 => Box::new(Nodes::<4>::new::<10>(fields, *coupling, options, tuning)?),
+            5 => Box::new(Nodes::<5>::new::<15>(fields, *coupling, options, tuning)?),
+            6 => Box::new(Nodes::<6>::new::<21>(fields, *coupling, options, tuning)?),
+            7 => Box::new(Nodes::<7>::new::<28>(fields, *coupling, options, tuning)?),
+            8 => Box::new(Nodes::<8>::new::<36>(fields, *coupling, options, tuning)?),
             _ => return Err(unknown(tokens)),
         })
     }
 
     /// What `run` makes of the search for fixed points.
-    fn search<R>(&self, run: impl FnOnce(Search<'_>) -> Result<R, Error>) -> Result<R, Error> {
-        let mut channel = self.channel()?;
+    fn search<R>(
+        &self,
+        company: &mut Run<'_, Solution>,
+        run: impl FnOnce(Starts<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
+        let mut channel = self.channel(&company.tuning)?;
         // The softmax saturates where the coupling is large.
         let saturation = self.coupling / (1.0 + self.coupling);
         let curvature = self.model.observed_coordinates() * saturation * saturation;
         let guess = Guess { noise: self.noise, curvature };
-        run(Search::new(self.ridge(), guess, self.options, channel.as_mut()))
+        run(Starts::new(self.ridge(), guess, self.options, channel.as_mut())
+            .starting_from(warm)
+            .accompanied(company.tuning, company.observer()))
     }
 
     fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
@@ -117,13 +126,12 @@ pub(super) fn solve(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    previous: Option<&Order>,
+    mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    let warm = previous.and_then(|order| problem.units.point(order));
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon_core::scope(|_| {
-        let found = problem.search(|search| search.starting_from(warm).run(options.start()))?;
+        let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
         Ok(reporter.solution(&found, &errors))
@@ -136,10 +144,10 @@ pub(super) fn search<R: Send>(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    run: impl FnOnce(Search<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    rayon_core::scope(|_| problem.search(run))
+    rayon_core::scope(|_| problem.search(&mut Run::default(), run))
 }
 
 /// `lambda'_c`, if there is one.
@@ -150,7 +158,7 @@ pub(super) fn lambda_collapse(
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    let mut channel = problem.channel()?;
+    let mut channel = problem.channel(&Tuning::default())?;
     let ridge = problem.ridge();
     let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));
     let unit = problem.units.stiffness();
@@ -167,12 +175,12 @@ pub(super) fn benchmark(
     options: &Options,
 ) -> Result<impl FnMut() -> f64 + use<>, Error> {
     let frozen = Frozen::new(2.0, 1.2, 1.1)?;
-    let mut channel = Problem::new(model, &frozen, training, options).channel()?;
+    let mut channel = Problem::new(model, &frozen, training, options).channel(&Tuning::default())?;
     let finest = channel.levels() - 1;
     let mut m = 0.72;
     Ok(move || {
         m = 1.441 - m;
         let point = Point { m, s2: 0.13, v: 0.3 };
-        channel.replicates(finest, &point, false).iter().map(|moments| moments.gradient2).sum()
+        channel.averages(finest, Pass::Step, &point).iter().map(|moments| moments.gradient2).sum()
     })
 }

@@ -7,16 +7,16 @@ use crate::descent::Vector;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, sum_over_blocks};
-use crate::lora::moments::{Moments, OutputChannel, Point};
+use crate::lora::losses::Losses;
+use crate::lora::moments::{Moments, Point};
 use crate::lora::zero_weights::{Curvature, Samples, ZeroWeights};
 use crate::options::Options;
 use crate::parallel;
 use crate::quadrature::ScrambledSobol;
+use crate::state_evolution::{Levels, OutputChannel, Pass, Tuning};
 
 /// Blocks per unit of parallel work.
 const CHUNK: usize = 64;
-/// `log2` of the numbers of nodes of the cheap levels.
-const COARSE: [usize; 2] = [9, 11];
 
 /// The nodes of one scramble.
 struct Scramble<const T: usize> {
@@ -29,8 +29,7 @@ struct Scramble<const T: usize> {
 pub(super) struct Nodes<const T: usize> {
     coupling: f64,
     scrambles: Vec<Scramble<T>>,
-    /// Number of blocks at every level.
-    levels: Vec<usize>,
+    levels: Levels,
     zero_weights: Option<ZeroWeights>,
 }
 
@@ -95,15 +94,17 @@ impl<const T: usize> Nodes<T> {
         fields: &Fields,
         coupling: f64,
         options: &Options,
+        tuning: &Tuning,
     ) -> Result<Self, Error> {
         let scrambles = (0..options.scrambles())
             .map(|index| Scramble::new::<K>(fields, coupling, options, index))
             .collect::<Result<_, _>>()?;
-        let mut levels: Vec<usize> =
-            COARSE.into_iter().filter(|level| *level < options.log2_nodes()).collect();
-        levels.push(options.log2_nodes());
-        let levels = levels.into_iter().map(|level| (1 << level) / LANES).collect();
-        Ok(Self { coupling, scrambles, levels, zero_weights: None })
+        Ok(Self {
+            coupling,
+            scrambles,
+            levels: Levels::up_to(options.log2_nodes(), tuning),
+            zero_weights: None,
+        })
     }
 }
 
@@ -185,19 +186,10 @@ pub(super) fn perturb<const T: usize>(
     }
 }
 
-impl<const T: usize> OutputChannel for Nodes<T> {
-    fn levels(&self) -> usize {
-        self.levels.len()
-    }
-
+impl<const T: usize> Losses for Nodes<T> {
     fn smooth_divergence(&self) -> Divergence {
         // The jumps are not known in closed form.
         Divergence::IntegrationByParts
-    }
-
-    fn resolution(&self) -> f64 {
-        // A few nodes in a thousand that change sides.
-        1e-3
     }
 
     fn zero_weights(&mut self) -> Option<&ZeroWeights> {
@@ -206,16 +198,29 @@ impl<const T: usize> OutputChannel for Nodes<T> {
             ZeroWeights::new(scrambles.iter().map(|scramble| scramble.at_zero(*coupling)).collect())
         }))
     }
+}
 
-    fn forget(&mut self) {
-        for scramble in &mut self.scrambles {
-            scramble.warm.fill(Scramble::UNKNOWN);
-        }
+impl<const T: usize> OutputChannel for Nodes<T> {
+    type Point = Point;
+    type Averages = Moments;
+
+    fn levels(&self) -> usize {
+        self.levels.count()
     }
 
-    fn replicates(&mut self, level: usize, point: &Point, _full: bool) -> Vec<Moments> {
-        let (blocks, coupling) = (self.levels[level], self.coupling);
-        parallel::map_mut(&mut self.scrambles, &|scramble| scramble.moments(blocks, coupling, point))
+    fn resolution(&self) -> f64 {
+        // A few nodes in a thousand that change sides.
+        1e-3
+    }
+
+    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+        let (blocks, coupling) = (self.levels.nodes(level) / LANES, self.coupling);
+        parallel::map_mut(&mut self.scrambles, &|scramble| {
+            if pass == Pass::Fresh {
+                scramble.warm.fill(Scramble::UNKNOWN);
+            }
+            scramble.moments(blocks, coupling, point)
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use super::fields::Logits;
 use crate::channel::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, Local, Matrix, Vector, cholesky, descend, solve};
 use crate::lanes::{LANES, Lane};
-use crate::lora::moments::{COUNT, Point};
+use crate::lora::moments::{COUNT, Point, term};
 
 /// Number of starts that are polished.
 const POLISHED: usize = 6;
@@ -379,21 +379,21 @@ pub(super) fn accumulate<const T: usize>(
             g_free[l] += g * free;
             g_star[l] += g * star;
             free_star[l] += free * star;
-            sums[4][l] += g * g;
-            sums[8][l] += free * free;
-            sums[10][l] += star * star;
+            sums[term::GRADIENT2][l] += g * g;
+            sums[term::FREE2][l] += free * free;
+            sums[term::STAR2][l] += star * star;
         }
     }
     for l in 0..LANES {
-        sums[0][l] += trace[l] * stiffness;
-        sums[5][l] += best.extra[1][l];
-        sums[6][l] += g_free[l];
-        sums[7][l] += g_star[l];
-        sums[9][l] += free_star[l];
-        sums[11][l] += best.extra[0][l];
-        sums[12][l] += square[l];
+        sums[term::DIVERGENCE_OMEGA][l] += trace[l] * stiffness;
+        sums[term::CENTRING][l] += best.extra[1][l];
+        sums[term::GRADIENT_FREE][l] += g_free[l];
+        sums[term::GRADIENT_STAR][l] += g_star[l];
+        sums[term::FREE_STAR][l] += free_star[l];
+        sums[term::LOSS][l] += best.extra[0][l];
+        sums[term::REPLICON][l] += square[l];
         // By parts, so that the jumps are included; at m = 0 only, where omega does not depend on chi*.
-        sums[13][l] += g_star[l] * free_star[l] / deviation;
+        sums[term::STABILITY][l] += g_star[l] * free_star[l] / deviation;
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) struct TestAverages {
 }
 
 impl TestAverages {
-    /// `points` are the common fixed point and every replicate's own.
+    /// `common` is the common fixed point and `own` that of every replicate, as far as the replicates have one.
     pub(super) fn new<const T: usize>(
         fields: &Fields,
         coupling: f64,
@@ -24,17 +24,20 @@ impl TestAverages {
         common: &Point,
         own: &[Point],
     ) -> Result<Self, Error> {
-        let count = own.len() as f64;
+        let count = options.scrambles() as f64;
         let mut all = [0.0; 3];
         let mut errors = Vec::with_capacity(own.len());
-        for (index, own) in own.iter().enumerate() {
+        for index in 0..options.scrambles() {
             let columns = Columns::new(T, fields, options, index, true)?;
+            let own = own.get(index);
             let [test, test_clean, frozen, own_test, own_clean] =
-                averages::<T>(fields, coupling, &columns, [common, own]);
+                averages::<T>(fields, coupling, &columns, [common, own.unwrap_or(common)]);
             for (sum, x) in all.iter_mut().zip([test, test_clean, frozen]) {
                 *sum += x / count;
             }
-            errors.push(TestErrors { test: own_test, test_clean: own_clean, frozen });
+            if own.is_some() {
+                errors.push(TestErrors { test: own_test, test_clean: own_clean, frozen });
+            }
         }
         let [test, test_clean, frozen] = all;
         Ok(Self { common: TestErrors { test, test_clean, frozen }, own: errors })

@@ -1,45 +1,32 @@
-//! The equations of linear attention and the search for their solution.
+//! The state evolution of linear attention in the two numbers that its output channel depends on.
+//!
+//! With `E = Q0 - 2M + Q + Delta/2` and the response `V`, the output channel is in closed form,
+//!
+//! ```text
+//! Vhat = Mhat = 4 alpha K c,   Qhat = 8 alpha K c^2 E,   c = (2/T^2)/(1 + 4V/T^2),
+//! ```
+//!
+//! and the input channel gives `E` and `V` back by integrals over the spectrum, without a difference of `Q0`, `M` and `Q`.
 
 use std::cell::Cell;
 
 use crate::channel;
-use crate::fixed_point::{self, Coordinate, Method, Problem, Secant, Status};
 use crate::model::Model;
-use crate::pretrain::solution::Order;
 use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
-
-/// The searches end at the rounding errors: the tolerance is out of reach, the best iterate is returned.
-const SEARCH: fixed_point::Options = fixed_point::Options {
-    tolerance: 2e-15,
-    max_iterations: 60,
-    method: Method::Anderson { memory: 3, mixing: 1.0, warmup: 1, max_step: 0.5 },
-    patience: 4,
-    record_history: false,
-};
-/// Largest residual, in logarithms, of an accepted fixed point. Rounding leaves 1e-15 to 1e-13.
-const ACCEPTED: f64 = 1e-11;
+use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
 /// What the equations are about.
 pub(super) struct Equations<'a> {
-    teacher: &'a dyn TeacherSpectrum,
+    pub(super) teacher: &'a dyn TeacherSpectrum,
     /// `2 alpha K`: labels per pair of degrees of freedom.
-    budget: f64,
-    half_delta: f64,
-    tokens_squared: f64,
+    pub(super) budget: f64,
+    pub(super) half_delta: f64,
+    pub(super) tokens_squared: f64,
     /// `lambda sqrt(kappa)`.
-    ridge: f64,
-    max_evaluations: usize,
-    evaluations: Cell<usize>,
-}
-
-/// A fixed point, with the integrals it is made of.
-pub(super) struct FixedPoint {
-    pub(super) order: Order,
-    pub(super) trace: f64,
-    pub(super) rank_fraction: f64,
-    /// `Q0 - 2M + Q`, without cancellation.
-    pub(super) mse: f64,
+    pub(super) ridge: f64,
+    pub(super) max_evaluations: usize,
+    pub(super) evaluations: Cell<usize>,
 }
 
 impl<'a> Equations<'a> {
@@ -65,18 +52,18 @@ impl<'a> Equations<'a> {
         self.evaluations.get()
     }
 
-    fn denoise(&self, tau: f64, r: f64) -> Denoised {
+    pub(super) fn denoise(&self, tau: f64, r: f64) -> Denoised {
         self.evaluations.set(self.evaluations.get() + 1);
         self.teacher.denoise(1.0 / tau, r)
     }
 
     /// `tau` at `Q = M = V = 0`.
-    fn tau_of_nothing(&self) -> f64 {
+    pub(super) fn tau_of_nothing(&self) -> f64 {
         ((self.teacher.second_moment() + self.half_delta) / self.budget).sqrt()
     }
 
     /// `Vhat` at `V = 0`.
-    fn stiffness_of_nothing(&self) -> f64 {
+    pub(super) fn stiffness_of_nothing(&self) -> f64 {
         4.0 * self.budget / self.tokens_squared
     }
 
@@ -85,242 +72,92 @@ impl<'a> Equations<'a> {
         self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared)
     }
 
-    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable: half the top edge of `Y` at `Q = M = V = 0`.
-    pub(super) fn collapse_ridge(&self) -> f64 {
-        let tau = self.tau_of_nothing();
-        0.5 * tau * self.stiffness_of_nothing() * self.teacher.top_edge(1.0 / tau)
+    /// The output channel.
+    pub(super) fn conjugates(&self, point: &Point) -> Conjugates {
+        Conjugates { v_hat: self.stiffness(point.v), tau: (point.noisy_mse / self.budget).sqrt() }
     }
 
-    pub(super) fn collapsed(&self) -> FixedPoint {
-        let v_hat = self.stiffness_of_nothing();
-        let tau = self.tau_of_nothing();
-        let order = Order { q: 0.0, m: 0.0, v: 0.0, q_hat: (tau * v_hat).powi(2), m_hat: v_hat, v_hat };
-        FixedPoint { order, trace: 0.0, rank_fraction: 0.0, mse: self.teacher.second_moment() }
-    }
-
-    /// The fixed point below the threshold of collapse, or what comes closest to it; `None` if the numbers leave the range
-    /// of double precision.
-    pub(super) fn solve(&self) -> Option<FixedPoint> {
-        let target = 0.5 * self.ridge * self.tokens_squared;
-        if target > 0.0 {
-            let guess = self.guess(target);
-            let found = self.refine(guess, target).map_or_else(|| self.continue_to(target, guess), Ok);
-            let [tau, r] = found.unwrap_or_else(|closest| self.iterate_steps(target).unwrap_or(closest));
-            self.fixed_point(tau, r)
-        } else {
-            self.fixed_point(self.ridgeless()?, 0.0)
-        }
-    }
-
-    /// A first `(tau, r)`, without any evaluation of the spectral integrals.
-    fn guess(&self, target: f64) -> [f64; 2] {
-        let tau = self.tau_of_nothing();
-        let edge = self.teacher.top_edge(1.0 / tau);
-        // Without degrees of freedom, r tau 2 alpha K would be the target, which collapse reaches at the edge.
-        let closeness = (target / (edge * tau * self.budget)).min(1.0);
-        if closeness > 0.2 {
-            return [tau * (0.5 + 0.5 * closeness), edge * closeness.sqrt()];
-        }
-        // Far from it there are about 1/2 of them, or, when labels are scarce, nearly as many as the labels allow; and
-        // the error is what the threshold and the noise leave.
-        let degrees = (0.6 * self.budget).min(0.5);
-        let threshold = target / (self.budget - degrees);
-        let signal = self.teacher.second_moment();
-        let error = self.half_delta + (threshold * threshold).min(signal);
-        let tau = tau.min((error / (self.budget - 0.75).max(0.2 * self.budget)).sqrt());
-        let scarce = 2.0 * (1.0 - (2.0 * self.budget).min(1.0).powf(0.4));
-        [tau, (threshold / tau).max(scarce)]
-    }
-
-    /// Both equations as logarithms, whose zero is the fixed point.
-    fn residual(&self, [tau, r]: [f64; 2], target: f64) -> [f64; 2] {
-        let denoised = self.denoise(tau, r);
-        // Not ln(2 alpha K - D), which is singular where the labels are interpolated.
-        [self.noise_residual(tau, &denoised), ((denoised.response + target / (r * tau)) / self.budget).ln()]
-    }
-
-    fn noise_residual(&self, tau: f64, denoised: &Denoised) -> f64 {
-        0.5 * ((self.half_delta / (tau * tau) + denoised.risk) / self.budget).ln()
-    }
-
-    /// Quasi-Newton iteration on both equations at once, from a start close enough; `None` if it was not. Converges in
-    /// some ten evaluations, to rounding.
-    fn refine(&self, start: [f64; 2], target: f64) -> Option<[f64; 2]> {
-        const STEP: f64 = 1e-6;
-        // The finite differences below, and one iteration.
-        if self.evaluations() + 4 > self.max_evaluations {
-            return None;
-        }
-        let mut problem = Problem::new(start, [Coordinate::Log; 2]);
-        let here = self.residual(start, target);
-        for axis in 0..2 {
-            let mut moved = start;
-            moved[axis] *= STEP.exp();
-            let there = self.residual(moved, target);
-            let mut step = [0.0; 2];
-            step[axis] = STEP;
-            problem.secants.push(Secant { step, residual_change: [there[0] - here[0], there[1] - here[1]] });
-        }
-        let options = fixed_point::Options {
-            max_iterations: 60.min(self.max_evaluations.saturating_sub(self.evaluations() + 3)).max(1),
-            method: Method::Anderson { memory: 3, mixing: 1.0, warmup: 0, max_step: 0.5 },
-            ..SEARCH
-        };
-        let report = fixed_point::solve(&problem, &options, |x| {
-            let f = self.residual(x, target);
-            [x[0] * f[0].exp(), x[1] * f[1].exp()]
-        });
-        report.ok().filter(|report| report.residual < ACCEPTED).map(|report| report.point)
-    }
-
-    /// Continuation in the ridge, from close to collapse, where the solution is known, down to `target`; the steps
-    /// adapt. The path is unique and smooth, since training is convex. If it cannot be followed to its end, the error is the
-    /// last point on it, or else `guess`.
-    fn continue_to(&self, target: f64, guess: [f64; 2]) -> Result<[f64; 2], [f64; 2]> {
-        const SMALLEST_STEP: f64 = 1e-3;
-        let tau = self.tau_of_nothing();
-        let edge = self.teacher.top_edge(1.0 / tau);
-        let mut position = (edge * tau * self.budget).ln();
-        let end = target.ln();
-        let mut here = [tau, edge];
-        let mut slope = [0.0, 1.0];
-        let mut step: f64 = 0.1;
-        let mut moving = false;
-        while position > end {
-            if self.evaluations() + 4 > self.max_evaluations || step < SMALLEST_STEP {
-                return Err(if moving { here } else { guess });
-            }
-            let next = (position - step).max(end);
-            let moved = next - position;
-            let guess = [0, 1].map(|i| here[i] * (slope[i] * moved).exp());
-            match self.refine(guess, next.exp()) {
-                Some(found) => {
-                    slope = [0, 1].map(|i| (found[i] / here[i]).ln() / moved);
-                    here = found;
-                    position = next;
-                    step *= 2.0;
-                    moving = true;
-                }
-                None => step *= 0.25,
-            }
-        }
-        Ok(here)
-    }
-
-    /// The plain iteration of the state evolution on `(Q, M, V)`, accelerated. It needs no slopes and no path, but is slow
-    /// where `V` diverges; and it has few digits where `Q0 - 2M + Q` is small, which [`Self::refine`] restores if it can. `None` if
-    /// it does not come to rest within the evaluations that are left.
-    fn iterate_steps(&self, target: f64) -> Option<[f64; 2]> {
-        let signal = self.teacher.second_moment();
-        let noisy_mse = |q: f64, m: f64| (signal - 2.0 * m + q).max(0.0) + self.half_delta;
-        let problem =
-            Problem::new([0.5 * signal, 0.5 * signal, 0.25 * self.tokens_squared], [Coordinate::Log; 3]);
-        let options = fixed_point::Options {
-            max_iterations: self.max_evaluations.checked_sub(self.evaluations() + 1)?,
-            ..fixed_point::Options::default()
-        };
-        let report =
-            fixed_point::solve(&problem, &options, |[q, m, v]| self.step(noisy_mse(q, m), v)).ok()?;
-        let [q, m, v] = report.point;
-        let tau = (noisy_mse(q, m) / self.budget).sqrt();
-        let point = [tau, 2.0 * self.ridge / (self.stiffness(v) * tau)];
-        (report.status == Status::Converged).then(|| self.refine(point, target).unwrap_or(point))
-    }
-
-    /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`. What comes closest to
-    /// it if the evaluations do not suffice.
-    fn ridgeless(&self) -> Option<f64> {
-        let start = (self.half_delta / self.budget).sqrt();
-        // One evaluation is left for the fixed point itself.
-        let allowed = self.max_evaluations.saturating_sub(1);
-        if allowed == 0 {
-            return Some(start);
-        }
-        let problem = Problem::new([start], [Coordinate::Log]);
-        let options = fixed_point::Options { max_iterations: allowed, ..SEARCH };
-        let report = fixed_point::solve(&problem, &options, |[tau]| {
-            [tau * self.noise_residual(tau, &self.denoise(tau, 0.0)).exp()]
-        });
-        report.ok().filter(|report| report.residual.is_finite()).map(|report| report.point[0])
-    }
-
-    fn fixed_point(&self, tau: f64, r: f64) -> Option<FixedPoint> {
-        let denoised = self.denoise(tau, r);
-        // theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where 2 alpha K - D loses them.
-        let v_hat = if self.ridge > 0.0 {
-            2.0 * self.ridge / (r * tau)
-        } else {
-            4.0 * (self.budget - denoised.response) / self.tokens_squared
-        };
-        let order = Order {
-            q: tau * tau * denoised.norm,
-            m: tau * denoised.overlap,
-            v: denoised.response / v_hat,
-            q_hat: (v_hat * tau).powi(2),
-            m_hat: v_hat,
-            v_hat,
-        };
-        let point = FixedPoint {
-            order,
-            trace: tau * denoised.trace,
-            rank_fraction: denoised.rank_fraction,
-            mse: tau * tau * denoised.risk,
-        };
-        let Order { q, m, v, q_hat, .. } = order;
-        let sound = [q, m, v, q_hat, v_hat, point.mse].iter().all(|x| x.is_finite() && *x > 0.0);
-        let bounded = m <= (q.sqrt() * self.teacher.second_moment().sqrt()) * (1.0 + 1e-12);
-        (sound && bounded).then_some(point)
+    /// The integrals of the input channel.
+    pub(super) fn denoised(&self, conjugates: &Conjugates) -> Denoised {
+        let Conjugates { v_hat, tau } = *conjugates;
+        self.denoise(tau, 2.0 * self.ridge / (v_hat * tau))
     }
 
     /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2`.
     pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
-        let v_hat = self.stiffness(v);
-        let tau = (noisy_mse / self.budget).sqrt();
-        let denoised = self.denoise(tau, 2.0 * self.ridge / (v_hat * tau));
-        [tau * tau * denoised.norm, tau * denoised.overlap, denoised.response / v_hat]
+        let conjugates = self.conjugates(&Point { noisy_mse, v });
+        let Denoised { norm, overlap, response, .. } = self.denoised(&conjugates);
+        let Conjugates { v_hat, tau } = conjugates;
+        [tau * tau * norm, tau * overlap, response / v_hat]
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spectrum::{Discrete, Wishart};
+/// Order parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Point {
+    /// `Q0 - 2M + Q + Delta/2`.
+    pub(super) noisy_mse: f64,
+    /// `V`.
+    pub(super) v: f64,
+}
 
-    /// The last resort gives what the search does.
-    #[test]
-    fn iterated_steps_end_in_the_same_fixed_point() {
-        let listed = Discrete::new(&[0.0, 0.1, 0.1, 0.9, 1.0, 2.5]).unwrap();
-        let power_law = Discrete::power_law(2.0, 100).unwrap();
-        let wishart = Wishart::new(0.5).unwrap();
-        for teacher in [&listed as &dyn TeacherSpectrum, &power_law, &wishart] {
-            for (tokens, delta, alpha, lambda) in
-                [(4, 0.0, 0.18, 0.07), (2, 0.01, 0.4, 0.1), (1, 0.5, 1.5, 0.2)]
-            {
-                let model = Model::linear(tokens, delta).unwrap();
-                let equations = Equations::new(&model, &Training::new(alpha, lambda).unwrap(), teacher, 1000);
-                let target = 0.5 * equations.ridge * equations.tokens_squared;
-                let [tau, r] = equations.iterate_steps(target).unwrap();
-                let iterated = equations.fixed_point(tau, r).unwrap().order;
-                let found = equations.solve().unwrap().order;
-                for (a, b) in [(iterated.q, found.q), (iterated.m, found.m), (iterated.v, found.v)] {
-                    approx::assert_relative_eq!(a, b, max_relative = 1e-10);
-                }
-            }
-        }
+impl Overlaps for Point {
+    fn coordinates(&self) -> Vec<f64> {
+        vec![self.noisy_mse, self.v]
     }
 
-    #[test]
-    fn iterated_steps_need_evaluations() {
-        let wishart = Wishart::new(0.5).unwrap();
-        for max_evaluations in [0, 1, 2, 5] {
-            let equations = Equations::new(
-                &Model::linear(2, 0.1).unwrap(),
-                &Training::new(0.4, 0.1).unwrap(),
-                &wishart,
-                max_evaluations,
-            );
-            assert_eq!(equations.iterate_steps(0.2), None);
-            assert!(equations.evaluations() <= max_evaluations);
+    fn at(&self, coordinates: &[f64]) -> Self {
+        match *coordinates {
+            [noisy_mse, v] => Self { noisy_mse, v },
+            _ => Self { noisy_mse: f64::NAN, v: f64::NAN },
         }
+    }
+}
+
+/// What the output channel tells the input channel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Conjugates {
+    /// `Vhat`, and `Mhat`.
+    pub(super) v_hat: f64,
+    /// `sqrt(Qhat)/Vhat`: the noise through which the denoiser sees `s*`.
+    pub(super) tau: f64,
+}
+
+impl Averages for Conjugates {
+    fn terms(&self) -> Vec<f64> {
+        vec![self.v_hat, self.tau]
+    }
+
+    fn from_terms(terms: &[f64]) -> Self {
+        match *terms {
+            [v_hat, tau] => Self { v_hat, tau },
+            _ => Self { v_hat: f64::NAN, tau: f64::NAN },
+        }
+    }
+}
+
+/// The losses. A single replicate: nothing is sampled.
+pub(super) struct Losses<'e, 'a>(pub(super) &'e Equations<'a>);
+
+impl OutputChannel for Losses<'_, '_> {
+    type Point = Point;
+    type Averages = Conjugates;
+
+    fn averages(&mut self, _level: usize, _pass: Pass, point: &Point) -> Vec<Conjugates> {
+        vec![self.0.conjugates(point)]
+    }
+}
+
+/// The weights: the soft threshold of the spectrum.
+pub(super) struct Weights<'e, 'a>(pub(super) &'e Equations<'a>);
+
+impl InputChannel for Weights<'_, '_> {
+    type Point = Point;
+    type Averages = Conjugates;
+
+    fn image(&self, _at: &Point, conjugates: &Conjugates) -> Point {
+        let Denoised { risk, response, .. } = self.0.denoised(conjugates);
+        let Conjugates { v_hat, tau } = *conjugates;
+        Point { noisy_mse: self.0.half_delta + tau * tau * risk, v: response / v_hat }
     }
 }

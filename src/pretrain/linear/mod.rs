@@ -18,20 +18,22 @@
 //! both fail.
 
 mod equations;
+mod search;
 
-use super::solution::{Errors, Order, Solution};
+use super::solution::{Errors, Solution};
 use super::training::Training;
 use super::validity::Validity;
 use crate::error::Error;
-use crate::fixed_point::max_norm;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
+use crate::state_evolution::Run;
 use crate::status::Status;
 use crate::std_error::StdError;
 use crate::threshold::Threshold;
-use equations::{Equations, FixedPoint};
+use equations::Equations;
+use search::FixedPoint;
 
 /// The smallest ridge at which training collapses. The ridge of `training` is not used.
 pub(super) fn lambda_collapse(
@@ -60,6 +62,7 @@ pub(super) fn solve(
     training: &Training,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
+    mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let equations = Equations::new(model, training, teacher, options.max_iterations());
     let ridge = training.ridge() * training.kappa().sqrt();
@@ -69,15 +72,11 @@ pub(super) fn solve(
     let Some(point) = point else {
         return Ok(Solution::without_numbers(teacher.second_moment(), iterations));
     };
-    let residual = if collapsed { 0.0 } else { residual(&equations, &point, 0.5 * model.delta()) };
-    let status = if collapsed {
-        Status::Collapsed
-    } else if residual <= options.accuracy().aim() {
-        Status::Converged
-    } else if iterations + 4 > options.max_iterations() {
-        Status::MaxIterations
+    let (status, residual) = if collapsed {
+        (Status::Collapsed, 0.0)
     } else {
-        Status::Stalled
+        let solved = equations.certify(&point, options, run.observer())?;
+        (solved.status, solved.residual)
     };
     let FixedPoint { order, trace, rank_fraction, mse } = point;
     // Only a solution has a learned rank to refuse. The allowance is for rounding.
@@ -104,11 +103,4 @@ pub(super) fn solve(
         iterations,
         std_error: StdError::default(),
     })
-}
-
-/// `max |ln F(x) - ln x|` over `(Q, M, V)`.
-fn residual(equations: &Equations, point: &FixedPoint, half_delta: f64) -> f64 {
-    let Order { q, m, v, .. } = point.order;
-    let image = equations.step(point.mse + half_delta, v);
-    max_norm(&[(image[0] / q).ln(), (image[1] / m).ln(), (image[2] / v).ln()])
 }

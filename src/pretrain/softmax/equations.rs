@@ -1,13 +1,15 @@
 //! One step of the state evolution: from the averages over the losses to the order parameters.
 
-use super::nodes::{Averages, Label, Point};
+use super::averages::{AtZero, Averages, Label, Point};
 use crate::divergence::Divergence;
 use crate::pretrain::replicon;
 use crate::pretrain::solution::Order;
 use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
+use crate::state_evolution::InputChannel;
 
 /// What closes the equations.
+#[derive(Clone, Copy)]
 pub(super) struct Equations<'a> {
     pub(super) teacher: &'a dyn TeacherSpectrum,
     pub(super) alpha: f64,
@@ -49,9 +51,9 @@ impl<'a> Equations<'a> {
 
     /// `Qhat, Mhat, Vhat` in physical units.
     fn conjugates(&self, point: &Point, averages: &Averages) -> [f64; 3] {
-        let [omega, label, g1, g2, s11, s12, s22, gradient2, ..] = *averages;
+        let Averages { overlaps: [g1, g2], seconds: [s11, s12, s22], gradient2, .. } = *averages;
         let [omega, label] = match self.divergence {
-            Divergence::PointwiseAndJump => [omega, label],
+            Divergence::PointwiseAndJump => [averages.divergence_omega, averages.divergence_label],
             // The least-squares fit g = A z_2 + B z_1, on the very nodes of the average.
             Divergence::IntegrationByParts => {
                 let determinant = s11 * s22 - s12 * s12;
@@ -68,7 +70,7 @@ impl<'a> Equations<'a> {
     }
 
     /// Where the averages at `point` lead; `None` if the soft threshold leaves nothing, or the conjugates make no sense.
-    pub(super) fn image(&self, point: &Point, averages: &Averages) -> Option<Image> {
+    pub(super) fn integrals(&self, point: &Point, averages: &Averages) -> Option<Image> {
         let [q_hat, m_hat, v_hat] = self.conjugates(point, averages);
         if !(q_hat > 0.0 && v_hat > 0.0 && m_hat > 0.0) {
             return None;
@@ -91,7 +93,7 @@ impl<'a> Equations<'a> {
     /// The replicon of a fixed point with these conjugates, given the part of the weights.
     pub(super) fn replicon(&self, order: &Order, averages: &Averages, weights: f64) -> f64 {
         // The derivative of g was taken in scaled logits.
-        let square = self.scale * self.scale * averages[10];
+        let square = self.scale * self.scale * averages.replicon;
         replicon::replicon(self.alpha, order, square, weights)
     }
 
@@ -109,29 +111,40 @@ impl<'a> Equations<'a> {
     }
 
     /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable, given the averages there: half the top edge of `Y`.
-    pub(super) fn collapse_ridge(&self, zero: &[f64; 3]) -> f64 {
+    pub(super) fn collapse_ridge(&self, zero: &AtZero) -> f64 {
         let [q_hat, m_hat, _] = self.conjugates_at_zero(zero);
         let noise = q_hat.sqrt();
         0.5 * noise * self.teacher.top_edge(m_hat / noise)
     }
 
-    pub(super) fn conjugates_at_zero(&self, zero: &[f64; 3]) -> [f64; 3] {
-        zero.map(|x| 4.0 * self.alpha * self.scale * x)
+    /// `Qhat, Mhat, Vhat` without any weights, in physical units.
+    pub(super) fn conjugates_at_zero(&self, zero: &AtZero) -> [f64; 3] {
+        [zero.gradient2, zero.divergence_label, zero.stiffness].map(|x| 4.0 * self.alpha * self.scale * x)
     }
 }
 
-/// The mean of several scrambles, in order.
-pub(super) fn mean<const N: usize>(all: &[[f64; N]]) -> [f64; N] {
-    let mut total = [0.0; N];
-    for averages in all {
-        for (t, x) in total.iter_mut().zip(averages) {
-            *t += x;
+impl InputChannel for Equations<'_> {
+    type Point = Point;
+    type Averages = Averages;
+
+    /// Where the threshold leaves nothing of an overshoot: a step back towards small weights.
+    fn image(&self, at: &Point, averages: &Averages) -> Point {
+        match self.integrals(at, averages) {
+            Some(image) => self.point(&image.order),
+            None => {
+                let [m, s2, v] =
+                    [(at.m, -0.5_f64), (at.s2, -1.0), (at.v, -0.5)].map(|(x, step)| x * step.exp());
+                Point { m, s2, v }
+            }
         }
     }
-    total.map(|t| t / all.len() as f64)
-}
 
-/// Fraction of the samples whose starts lead to different minima.
-pub(super) fn contested(averages: &Averages) -> f64 {
-    averages[9]
+    /// At the end: by parts, if a single sample has several minima, since it may jump between them.
+    fn reconsider(&mut self, settled: bool, _at: &Point, averages: &Averages) -> bool {
+        let by_parts = settled && self.divergence == Divergence::PointwiseAndJump && averages.contested > 0.0;
+        if by_parts {
+            self.divergence = Divergence::IntegrationByParts;
+        }
+        by_parts
+    }
 }

@@ -3,9 +3,10 @@
 //! The inverse temperature `b` multiplies all logits: with overlaps and `V` multiplied by `b^2` the output channel is that of
 //! `b = 1`, and its conjugates are multiplied by `b^2`.
 
+mod averages;
 mod equations;
 mod nodes;
-mod search;
+mod starts;
 
 use super::solution::{Errors, Order, Solution};
 use super::training::Training;
@@ -15,22 +16,29 @@ use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
+use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
-use crate::std_error::{StdError, standard_error};
+use crate::std_error::{Named, StdError, standard_error};
 use crate::threshold::Threshold;
-use equations::{Equations, contested, mean};
-use nodes::{Label, Nodes, OutputChannel, Point};
-use search::{Found, Search};
+use averages::{AtZero, Averages, Label, Losses, Point};
+use equations::Equations;
+use nodes::Nodes;
+use starts::Starts;
 
-fn output_channel(tokens: usize, label: Label, options: &Options) -> Result<Box<dyn OutputChannel>, Error> {
+fn output_channel(
+    tokens: usize,
+    label: Label,
+    options: &Options,
+    tuning: &Tuning,
+) -> Result<Box<dyn Losses>, Error> {
     Ok(match tokens {
-        2 => Box::new(Nodes::<2, 3>::new(label, options)?),
-        3 => Box::new(Nodes::<3, 6>::new(label, options)?),
-        4 => Box::new(Nodes::<4, 10>::new(label, options)?),
-        5 => Box::new(Nodes::<5, 15>::new(label, options)?),
-        6 => Box::new(Nodes::<6, 21>::new(label, options)?),
-        7 => Box::new(Nodes::<7, 28>::new(label, options)?),
-        8 => Box::new(Nodes::<8, 36>::new(label, options)?),
+        2 => Box::new(Nodes::<2, 3>::new(label, options, tuning)?),
+        3 => Box::new(Nodes::<3, 6>::new(label, options, tuning)?),
+        4 => Box::new(Nodes::<4, 10>::new(label, options, tuning)?),
+        5 => Box::new(Nodes::<5, 15>::new(label, options, tuning)?),
+        6 => Box::new(Nodes::<6, 21>::new(label, options, tuning)?),
+        7 => Box::new(Nodes::<7, 28>::new(label, options, tuning)?),
+        8 => Box::new(Nodes::<8, 36>::new(label, options, tuning)?),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
     })
 }
@@ -47,8 +55,8 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model.tokens(), equations.label, options)?.at_zero();
-    let threshold = |zero: &[f64; 3]| equations.collapse_ridge(zero) / training.kappa().sqrt();
+    let zero = output_channel(model.tokens(), equations.label, options, &Tuning::default())?.at_zero();
+    let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
 
@@ -57,32 +65,29 @@ pub(super) fn solve(
     training: &Training,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
-    previous: Option<&Order>,
+    mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
-        let mut channel = output_channel(model.tokens(), equations.label, options)?;
+        let mut channel = output_channel(model.tokens(), equations.label, options, &run.tuning)?;
         let zero = channel.at_zero();
         let collapse = equations.collapse_ridge(&mean(&zero));
         if collapse <= equations.ridge {
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
-        let warm = previous.map(|order| equations.point(order));
-        let mut search = Search { channel: channel.as_mut(), equations, options, warm, iterations: 0 };
-        let found = search.run(collapse);
-        let Search { equations, iterations, .. } = search;
-        let found = match found {
-            // The parameters are so extreme that there is no first iterate in double precision.
-            Err(Error::InvalidParameter { field: "start", .. }) => {
-                return Ok(Solution::without_numbers(teacher.second_moment(), iterations));
-            }
-            found => found?,
+        let warm = run.previous.map(|solution| equations.point(&solution.order));
+        let found = Starts::new(channel.as_mut(), equations, options, warm)
+            .accompanied(run.tuning, run.observer())
+            .run(collapse)?;
+        let Some(found) = found else {
+            return Ok(Solution::without_numbers(teacher.second_moment(), 0));
         };
-        let solution = solution(&equations, channel.as_ref(), &found, iterations);
+        let equations = Equations { divergence: found.divergence, ..equations };
+        let solution = solution(&equations, channel.as_ref(), &found.solved);
         // Only a solution has a learned rank to refuse. The allowance is for rounding.
         let Solution { rank_fraction, .. } = solution;
-        if found.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
+        if solution.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
             return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
         }
         Ok(solution)
@@ -90,9 +95,9 @@ pub(super) fn solve(
 }
 
 /// `S-hat = 0`.
-fn collapsed(equations: &Equations<'_>, channel: &dyn OutputChannel, zero: &[[f64; 3]]) -> Solution {
+fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -> Solution {
     let errors = channel.test_errors(&vec![Point { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
-    let observed = |zero: &[f64; 3], [test, test_clean]: [f64; 2]| {
+    let observed = |zero: &AtZero, [test, test_clean]: [f64; 2]| {
         let [q_hat, m_hat, v_hat] = equations.conjugates_at_zero(zero);
         Observed {
             order: Order { q: 0.0, m: 0.0, v: 0.0, q_hat, m_hat, v_hat },
@@ -105,11 +110,12 @@ fn collapsed(equations: &Equations<'_>, channel: &dyn OutputChannel, zero: &[[f6
             gauges: [0.0; 2],
         }
     };
-    let own: Vec<Observed> = zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors)).collect();
+    let own: Vec<Named> =
+        zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors).named()).collect();
     Solution {
         status: Status::Collapsed,
-        std_error: std_error(&own),
-        ..observed(&mean(zero), mean(&errors)).into_solution(equations, true)
+        std_error: StdError::over(&own),
+        ..observed(&mean(zero), mean_error(&errors)).into_solution(equations, true)
     }
 }
 
@@ -126,6 +132,28 @@ struct Observed {
 }
 
 impl Observed {
+    fn named(&self) -> Named {
+        let Self { order, trace, rank_fraction, objective, errors, alignment, gauges } = self;
+        Named {
+            q: Some(order.q),
+            m: Some(order.m),
+            v: Some(order.v),
+            q_hat: Some(order.q_hat),
+            m_hat: Some(order.m_hat),
+            v_hat: Some(order.v_hat),
+            trace: Some(*trace),
+            rank_fraction: Some(*rank_fraction),
+            objective: Some(*objective),
+            test: Some(errors.test),
+            test_clean: Some(errors.test_clean),
+            train: Some(errors.train),
+            alignment: Some(*alignment),
+            contested: Some(gauges[0]),
+            replicon: Some(gauges[1]),
+            ..Named::default()
+        }
+    }
+
     fn is_finite(&self) -> bool {
         let Order { q, m, v, q_hat, m_hat, v_hat } = self.order;
         let Errors { test, test_clean, train } = self.errors;
@@ -153,24 +181,18 @@ impl Observed {
     }
 }
 
-fn solution(
-    equations: &Equations<'_>,
-    channel: &dyn OutputChannel,
-    found: &Found,
-    iterations: usize,
-) -> Solution {
-    let count = found.replicates.len();
+fn solution(equations: &Equations<'_>, channel: &dyn Losses, found: &Solved<Point, Averages>) -> Solution {
     // The part of the weights in the replicon takes as long as many iterations. That of a replicate differs from the common one like the
     // degrees of freedom V Vhat, of which it is the second moment.
     let freedom = |order: &Order| order.v * order.v_hat;
     let per_freedom = equations
-        .image(&found.point, &found.averages)
+        .integrals(&found.point, &found.averages)
         .map_or(f64::NAN, |image| equations.weights(&image.order) / freedom(&image.order));
-    let observed = |point: &Point, averages, [test, test_clean]: [f64; 2]| {
-        let image = equations.image(point, averages)?;
+    let observed = |point: &Point, averages: &Averages, [test, test_clean]: [f64; 2]| {
+        let image = equations.integrals(point, averages)?;
         let weights = per_freedom * freedom(&image.order);
         let [q, m] = equations.overlaps(point);
-        let train = averages[8];
+        let train = averages.loss;
         Some(Observed {
             order: Order { q, m, v: point.v / equations.scale, ..image.order },
             trace: image.trace,
@@ -178,53 +200,32 @@ fn solution(
             objective: equations.alpha * train + equations.ridge * image.trace,
             errors: Errors { test, test_clean, train },
             alignment: observables::alignment(m, q, equations.teacher.second_moment()),
-            gauges: [contested(averages), equations.replicon(&image.order, averages, weights)],
+            gauges: [averages.contested, equations.replicon(&image.order, averages, weights)],
         })
     };
-    let errors = mean(&channel.test_errors(&vec![found.point; count]));
+    let errors = mean_error(&channel.test_errors(&vec![found.point; channel.scrambles()]));
     let common = observed(&found.point, &found.averages, errors).filter(Observed::is_finite);
     let Some(common) = common.filter(|_| found.status != Status::NonFinite) else {
-        return Solution::without_numbers(equations.teacher.second_moment(), iterations);
+        return Solution::without_numbers(equations.teacher.second_moment(), found.iterations);
     };
     let own_points: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
-    let own: Option<Vec<Observed>> = found
+    let own: Option<Vec<Named>> = found
         .replicates
         .iter()
         .zip(channel.test_errors(&own_points))
-        .map(|((point, averages), errors)| observed(point, averages, errors))
+        .map(|((point, averages), errors)| Some(observed(point, averages, errors)?.named()))
         .collect();
     let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
     Solution {
         status: found.status,
         residual: found.residual,
-        iterations,
-        std_error: own.filter(|_| meaningful).map_or_else(StdError::default, |own| std_error(&own)),
+        iterations: found.iterations,
+        std_error: own.filter(|_| meaningful).map_or_else(StdError::default, |own| StdError::over(&own)),
         ..common.into_solution(equations, meaningful)
     }
 }
 
-fn std_error(observed: &[Observed]) -> StdError {
-    if observed.len() < 2 {
-        return StdError::default();
-    }
-    let of =
-        |value: fn(&Observed) -> f64| standard_error(observed.iter().map(value)).filter(|error| *error > 0.0);
-    StdError {
-        q: of(|o| o.order.q),
-        m: of(|o| o.order.m),
-        v: of(|o| o.order.v),
-        q_hat: of(|o| o.order.q_hat),
-        m_hat: of(|o| o.order.m_hat),
-        v_hat: of(|o| o.order.v_hat),
-        trace: of(|o| o.trace),
-        rank_fraction: of(|o| o.rank_fraction),
-        objective: of(|o| o.objective),
-        test: of(|o| o.errors.test),
-        test_clean: of(|o| o.errors.test_clean),
-        train: of(|o| o.errors.train),
-        alignment: of(|o| o.alignment),
-        contested: of(|o| o.gauges[0]),
-        replicon: of(|o| o.gauges[1]),
-        ..StdError::default()
-    }
+/// The mean over the scrambles.
+fn mean_error(all: &[[f64; 2]]) -> [f64; 2] {
+    [0, 1].map(|k| all.iter().map(|errors| errors[k]).sum::<f64>() / all.len() as f64)
 }

@@ -3,6 +3,7 @@
 //! Per coordinate, `t = s z_1` are the logits of the label, `s^2 = 2 Q0 + Delta`, and `omega = (2M/s) z_1 + r z_2` with
 //! `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates that softmax sees are sampled.
 
+use super::averages::{AtZero, Averages, COUNT, Label, Losses, Point, term};
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
 use crate::descent::{Matrix, Vector};
 use crate::error::Error;
@@ -10,56 +11,10 @@ use crate::lanes::{LANES, Lane, sum_once, sum_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 use crate::quadrature::ScrambledSobol;
+use crate::state_evolution::{Levels, OutputChannel, Pass, Tuning};
 
-/// Number of averages.
-pub(super) const COUNT: usize = 11;
 /// Blocks per piece of parallel work.
 const CHUNK: usize = 64;
-/// `log2` of the numbers of nodes of the cheap levels.
-const COARSE: [usize; 2] = [9, 11];
-
-/// The scaled overlaps of the label, fixed for the solve.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Label {
-    pub(super) q0: f64,
-    pub(super) delta: f64,
-}
-
-/// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, which keeps the covariance positive by itself, and `V`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Point {
-    pub(super) m: f64,
-    pub(super) s2: f64,
-    pub(super) v: f64,
-}
-
-impl Point {
-    /// The scaled `Q`.
-    pub(super) fn norm(&self, label: &Label) -> f64 {
-        self.s2 + self.m * (self.m / (label.q0 + 0.5 * label.delta))
-    }
-}
-
-/// The averages of one scramble.
-pub(super) type Averages = [f64; COUNT];
-
-/// The averages at any accuracy level.
-pub(super) trait OutputChannel {
-    fn levels(&self) -> usize;
-
-    /// One entry per scramble. All starts of the proximal point are tried if `thorough`, else only where they led to
-    /// different minima before.
-    fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages>;
-
-    /// Drops the proximal points of earlier evaluations: the next one, which must be thorough, starts afresh.
-    fn forget(&mut self);
-
-    /// Test error with noisy and with noiseless labels, one entry per scramble, at one point each.
-    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]>;
-
-    /// At `Q = M = V = 0`, where `g = -grad l(0)`: `E|g|^2`, `E div_t g` and `-E div_omega g`, one entry per scramble.
-    fn at_zero(&self) -> Vec<[f64; 3]>;
-}
 
 struct Block<const T: usize, const K: usize> {
     /// Coordinates of `z_1` and `z_2`.
@@ -89,19 +44,15 @@ struct Scramble<const T: usize, const K: usize> {
 pub(super) struct Nodes<const T: usize, const K: usize> {
     label: Label,
     scrambles: Vec<Scramble<T, K>>,
-    levels: Vec<usize>,
+    levels: Levels,
 }
 
 impl<const T: usize, const K: usize> Nodes<T, K> {
-    pub(super) fn new(label: Label, options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let scrambles = (0..options.scrambles())
             .map(|index| Scramble::new(label, options, index as u64))
             .collect::<Result<_, _>>()?;
-        let mut levels: Vec<usize> =
-            COARSE.into_iter().filter(|level| *level < options.log2_nodes()).collect();
-        levels.push(options.log2_nodes());
-        let levels = levels.into_iter().map(|level| (1 << level) / LANES).collect();
-        Ok(Self { label, scrambles, levels })
+        Ok(Self { label, scrambles, levels: Levels::up_to(options.log2_nodes(), tuning) })
     }
 }
 
@@ -148,8 +99,8 @@ fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K>
     sum
 }
 
-/// Adds the terms of the averages: pointwise divergences in `omega` and in `t`; `g.z_1`, `g.z_2`; `|z_1|^2`, `z_1.z_2`,
-/// `|z_2|^2`; `|g|^2`; the loss; 1 where the starts disagree; and `|dg/domega|_F^2`.
+/// Adds the terms of [`Averages`] for every sample of a block to `sums`. All starts of the proximal point are tried if `thorough`, else
+/// only where they led to different minima before.
 #[inline(always)]
 fn accumulate<const T: usize, const K: usize>(
     label: &Label,
@@ -176,30 +127,26 @@ fn accumulate<const T: usize, const K: usize>(
     for k in 0..K {
         for l in 0..LANES {
             let g = (minimum.h[k][l] - prox.omega[k][l]) / (2.0 * point.v);
-            sums[2][l] += g * z1[k][l];
-            sums[3][l] += g * z2[k][l];
-            sums[4][l] += z1[k][l] * z1[k][l];
-            sums[5][l] += z1[k][l] * z2[k][l];
-            sums[6][l] += z2[k][l] * z2[k][l];
-            sums[7][l] += g * g;
+            sums[term::GRADIENT_LABEL][l] += g * z1[k][l];
+            sums[term::GRADIENT_FREE][l] += g * z2[k][l];
+            sums[term::LABEL2][l] += z1[k][l] * z1[k][l];
+            sums[term::LABEL_FREE][l] += z1[k][l] * z2[k][l];
+            sums[term::FREE2][l] += z2[k][l] * z2[k][l];
+            sums[term::GRADIENT2][l] += g * g;
         }
     }
     for l in 0..LANES {
-        sums[0][l] += pointwise_omega[l];
-        sums[1][l] += pointwise_label[l];
-        sums[8][l] += minimum.local.extra[0][l];
-        sums[9][l] += minimum.contested[l];
-        sums[10][l] += square[l];
+        sums[term::DIVERGENCE_OMEGA][l] += pointwise_omega[l];
+        sums[term::DIVERGENCE_LABEL][l] += pointwise_label[l];
+        sums[term::LOSS][l] += minimum.local.extra[0][l];
+        sums[term::CONTESTED][l] += minimum.contested[l];
+        sums[term::REPLICON][l] += square[l];
     }
 }
 
-impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
-    fn levels(&self) -> usize {
-        self.levels.len()
-    }
-
-    fn replicates(&mut self, level: usize, point: &Point, thorough: bool) -> Vec<Averages> {
-        let (blocks, label) = (self.levels[level], self.label);
+impl<const T: usize, const K: usize> Nodes<T, K> {
+    fn evaluate(&mut self, level: usize, thorough: bool, point: &Point) -> Vec<Averages> {
+        let (blocks, label) = (self.levels.nodes(level) / LANES, self.label);
         parallel::map_mut(&mut self.scrambles, &|scramble| {
             let sums = sum_over_blocks(
                 &scramble.blocks[..blocks],
@@ -207,14 +154,37 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
                 #[inline(always)]
                 |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
             );
-            sums.map(|sum| sum / (blocks * LANES) as f64)
+            Averages::from_sums(sums.map(|sum| sum / (blocks * LANES) as f64))
         })
     }
+}
 
-    fn forget(&mut self) {
-        for scramble in &mut self.scrambles {
-            scramble.known.fill(Known::NOTHING);
+impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
+    type Point = Point;
+    type Averages = Averages;
+
+    fn levels(&self) -> usize {
+        self.levels.count()
+    }
+
+    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Averages> {
+        if pass == Pass::Fresh {
+            for scramble in &mut self.scrambles {
+                scramble.known.fill(Known::NOTHING);
+            }
         }
+        self.evaluate(level, pass == Pass::Fresh, point)
+    }
+
+    /// Tries all starts of every proximal point.
+    fn prepare(&mut self, level: usize, point: &Point) {
+        self.evaluate(level, true, point);
+    }
+}
+
+impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
+    fn scrambles(&self) -> usize {
+        self.scrambles.len()
     }
 
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
@@ -249,7 +219,7 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
             .collect()
     }
 
-    fn at_zero(&self) -> Vec<[f64; 3]> {
+    fn at_zero(&self) -> Vec<AtZero> {
         let tokens = T as f64;
         let uniform = softmax_row(&[[0.0; LANES]; T])[0];
         self.scrambles
@@ -277,7 +247,9 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
                         }
                     }
                 });
-                sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64)
+                let [gradient2, divergence_label, stiffness] =
+                    sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64);
+                AtZero { gradient2, divergence_label, stiffness }
             })
             .collect()
     }

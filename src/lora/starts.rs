@@ -1,0 +1,272 @@
+//! Which starts the state evolution of fine-tuning is iterated from, and which of the fixed points is returned.
+
+use super::losses::Losses;
+use super::moments::{COUNT, Moments, Point};
+use super::ridge::{Ridge, SMALLEST_S2};
+use super::solution::Branch;
+use super::validity::Validity;
+use crate::divergence::Divergence;
+use crate::error::Error;
+use crate::fixed_point::Observer;
+use crate::options::{Options, Start};
+use crate::state_evolution::{Pass, Solved, StateEvolution, Tuning};
+use crate::status::Status;
+use crate::verdict::Verdict;
+
+/// Residual of a solve whose overlap is believed although the solve did not converge.
+const CLOSE: f64 = 1e-2;
+/// `m^2/q` below which an iterate is on its way to `m = 0`.
+const VANISHING: f64 = 1e-10;
+/// `m^2/q` below which an iteration that has stalled may be slowly losing its overlap.
+const WEAK: f64 = 0.01;
+/// `q` below which the weights may be about to vanish altogether.
+const GONE: f64 = 1e-4;
+
+/// A fixed point in units of `q0`, and what is known about it.
+pub(super) struct Found {
+    pub(super) point: Point,
+    pub(super) moments: Moments,
+    pub(super) ridge: Ridge,
+    pub(super) branch: Branch,
+    pub(super) status: Status,
+    pub(super) residual: f64,
+    pub(super) iterations: usize,
+    /// Fixed point and averages of every replicate by itself, to first order.
+    pub(super) replicates: Vec<(Point, Moments)>,
+}
+
+impl Found {
+    pub(super) fn validity(&self) -> Validity {
+        self.ridge.validity(&self.point, &self.moments)
+    }
+
+    /// At `m = 0`: what a small overlap is multiplied by in one iteration.
+    pub(super) fn growth(&self) -> f64 {
+        self.ridge.growth(&self.point, &self.moments)
+    }
+
+    /// At `m = 0`: whether a small overlap shrinks.
+    fn is_stable(&self) -> bool {
+        self.growth() <= 1.0
+    }
+
+    fn objective(&self) -> f64 {
+        self.ridge.objective(&self.point, &self.moments)
+    }
+}
+
+/// What the starts are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guess {
+    /// Standard deviation of what the frozen weights leave of the label's logits.
+    pub(super) noise: f64,
+    /// Typical `vhat/alpha'`.
+    pub(super) curvature: f64,
+}
+
+/// The state evolution of fine-tuning, and where to start it.
+pub(super) struct Starts<'a> {
+    evolution: StateEvolution<'a, dyn Losses + 'a, Ridge>,
+    guess: Guess,
+    /// A solution of a similar problem.
+    warm: Option<Point>,
+}
+
+impl<'a> Starts<'a> {
+    pub(super) fn new(
+        ridge: Ridge,
+        guess: Guess,
+        options: &Options,
+        losses: &'a mut (dyn Losses + 'a),
+    ) -> Self {
+        Self { evolution: StateEvolution::new(losses, ridge, options), guess, warm: None }
+    }
+
+    /// Looks for an overlap near `warm` first.
+    pub(super) fn starting_from(self, warm: Option<Point>) -> Self {
+        Self { warm, ..self }
+    }
+
+    /// Shows every iterate to `observer`, and searches with the constants of `tuning`.
+    pub(super) fn accompanied(self, tuning: Tuning, observer: Option<&'a mut dyn Observer>) -> Self {
+        let evolution = self.evolution.with_tuning(tuning);
+        let evolution = match observer {
+            Some(observer) => evolution.observed_by(observer),
+            None => evolution,
+        };
+        Self { evolution, ..self }
+    }
+
+    pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
+        match start {
+            Start::Informed => self.informed(),
+            Start::Uninformed => self.uninformed(),
+            Start::Best => self.best(),
+        }
+    }
+
+    /// The fixed point without overlap, at another amount of data.
+    pub(super) fn without_overlap(&mut self, alpha: f64) -> Result<Found, Error> {
+        self.evolution.input.alpha = alpha;
+        self.nothing(Branch::Uninformed)
+    }
+
+    /// The informed fixed point, unless the one without overlap has the lower train objective.
+    fn best(&mut self) -> Result<Found, Error> {
+        let informed = self.informed()?;
+        let settled = informed.point.m <= 0.0
+            || matches!(informed.status, Status::Interrupted | Status::NonFinite)
+            || informed.validity().verdict == Verdict::Unreliable;
+        if settled {
+            return Ok(informed);
+        }
+        let nothing = match self.vanished(Branch::Uninformed) {
+            Some(vanished) => vanished,
+            None if self.nothing_may_be_better(&informed)? => {
+                self.solve_from(&self.start_of_nothing(), Branch::Uninformed)?
+            }
+            None => return Ok(informed),
+        };
+        // Where it is unstable, or outside the validity of replica symmetry, its objective means nothing.
+        let trusted = nothing.status.is_success()
+            && nothing.is_stable()
+            && nothing.validity().verdict != Verdict::Unreliable;
+        Ok(if trusted && nothing.objective() < informed.objective() { nothing } else { informed })
+    }
+
+    /// From near-perfect overlap, or from the overlap of a similar problem.
+    fn informed(&mut self) -> Result<Found, Error> {
+        if let Some(found) = self.continued() {
+            return Ok(found);
+        }
+        // Closer to perfect overlap where nothing, or little, stands against it: on the way there, the logarithm of the
+        // distance would fall by the same amount in every step.
+        let distance = (10.0 * (self.guess.noise + self.evolution.input.lambda)).min(1.0);
+        let start = Point {
+            m: 1.0 - 0.05 * distance,
+            s2: (0.1 * distance * distance).max(SMALLEST_S2),
+            v: self.typical_response(),
+        };
+        let found = self.solve_from(&start, Branch::Informed)?;
+        if found.status == Status::Interrupted {
+            return Ok(found);
+        }
+        if found.point.q() < GONE
+            && let Some(vanished) = self.vanished(Branch::Informed)
+        {
+            return Ok(vanished);
+        }
+        let settled = found.status == Status::Converged && !vanishes(&found.point);
+        if settled || (found.residual <= CLOSE && found.point.m.powi(2) > WEAK * found.point.q()) {
+            return Ok(found);
+        }
+        // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
+        let nothing = self.nothing(Branch::Informed)?;
+        let solved = nothing.status.is_success() || nothing.status == Status::NoiseLimited;
+        Ok(if vanishes(&found.point) || (nothing.is_stable() && solved) { nothing } else { found })
+    }
+
+    /// The fixed point near that of a similar problem, if it is one to rely on.
+    fn continued(&mut self) -> Option<Found> {
+        // From far outside of what solutions are like, the nodes would remember nonsense.
+        let v = self.typical_response();
+        let plausible = |warm: &Point| {
+            warm.m > 1e-3 && warm.q() < 1e2 && warm.s2 > 1e-12 && warm.v > 1e-3 * v && warm.v < 1e3 * v
+        };
+        let warm = self.warm.filter(plausible)?;
+        let found = self.solve_from(&warm, Branch::Informed).ok()?;
+        let reliable = found.status == Status::Converged && found.validity().reliable;
+        (reliable && found.point.m.powi(2) > WEAK * found.point.q()).then_some(found)
+    }
+
+    /// From vanishing overlap: the fixed point `m = 0` if it is stable, else what a small overlap grows into.
+    fn uninformed(&mut self) -> Result<Found, Error> {
+        let nothing = self.nothing(Branch::Uninformed)?;
+        if nothing.is_stable() || nothing.status == Status::Interrupted {
+            return Ok(nothing);
+        }
+        let Point { s2, v, .. } = nothing.point;
+        let found = self.solve_from(&Point { m: 0.1 * s2.sqrt(), s2, v }, Branch::Uninformed)?;
+        Ok(if vanishes(&found.point) { nothing } else { found })
+    }
+
+    /// The fixed point without overlap: no weights at all if that is stable.
+    fn nothing(&mut self, branch: Branch) -> Result<Found, Error> {
+        match self.vanished(branch) {
+            Some(vanished) => Ok(vanished),
+            None => self.solve_from(&self.start_of_nothing(), branch),
+        }
+    }
+
+    /// The collapsed solution `w = 0`, where it is stable.
+    fn vanished(&mut self, branch: Branch) -> Option<Found> {
+        // The proximal point is smooth at w = 0.
+        let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.evolution.input };
+        let ((point, moments), replicates) = self.evolution.output.zero_weights()?.stable(&ridge)?;
+        Some(Found {
+            point,
+            moments,
+            ridge,
+            branch,
+            status: Status::Collapsed,
+            residual: 0.0,
+            iterations: self.evolution.iterations(),
+            replicates,
+        })
+    }
+
+    /// Whether `m = 0` may have the lower train objective, judged on few nodes: the finest level decides if they do not.
+    fn nothing_may_be_better(&mut self, informed: &Found) -> Result<bool, Error> {
+        self.evolution.begin();
+        let nothing = self.evolution.approach(&self.start_of_nothing())?.point;
+        let ridge = self.evolution.input;
+        let [nothing, informed] = [nothing, informed.point].map(|point| {
+            let replicates = self.evolution.output.averages(0, Pass::Complete, &point);
+            replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
+        });
+        // On the same nodes, the difference has a much smaller error than either.
+        let excess = nothing.iter().zip(&informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
+        let scale = informed.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        Ok(excess < 0.05 * scale)
+    }
+
+    fn start_of_nothing(&self) -> Point {
+        Point { m: 0.0, s2: 1.0, v: self.typical_response() }
+    }
+
+    /// `v` where `vhat` is most of what the loss can give.
+    fn typical_response(&self) -> f64 {
+        let Ridge { alpha, lambda, .. } = self.evolution.input;
+        1.0 / (2.0 * lambda + alpha * self.guess.curvature)
+    }
+
+    fn solve_from(&mut self, start: &Point, branch: Branch) -> Result<Found, Error> {
+        self.evolution.input.divergence = self.evolution.output.smooth_divergence();
+        if !StateEvolution::<dyn Losses, Ridge>::is_start(start) {
+            return Ok(self.without_numbers(branch));
+        }
+        let solved = self.evolution.solve(start)?;
+        let Solved { point, averages: moments, residual, status, iterations, replicates } = solved;
+        let ridge = self.evolution.input;
+        Ok(Found { point, moments, ridge, branch, status, residual, iterations, replicates })
+    }
+
+    /// The outcome where the parameters are so extreme that there is no start in double precision.
+    fn without_numbers(&self, branch: Branch) -> Found {
+        let nan = f64::NAN;
+        Found {
+            point: Point { m: nan, s2: nan, v: nan },
+            moments: Moments::from_sums([nan; COUNT]),
+            ridge: self.evolution.input,
+            branch,
+            status: Status::NonFinite,
+            residual: nan,
+            iterations: self.evolution.iterations(),
+            replicates: Vec::new(),
+        }
+    }
+}
+
+fn vanishes(point: &Point) -> bool {
+    point.m > 0.0 && point.m * point.m < VANISHING * point.q()
+}

@@ -1,0 +1,142 @@
+//! The averages over one evaluation of the output channel, and the order parameters they belong to.
+
+use crate::state_evolution::{self, OutputChannel, Overlaps};
+
+/// Number of averages.
+pub(super) const COUNT: usize = 11;
+
+/// Where the terms of a sample are added up, see [`Averages`].
+pub(super) mod term {
+    pub(in crate::pretrain) const DIVERGENCE_OMEGA: usize = 0;
+    pub(in crate::pretrain) const DIVERGENCE_LABEL: usize = 1;
+    pub(in crate::pretrain) const GRADIENT_LABEL: usize = 2;
+    pub(in crate::pretrain) const GRADIENT_FREE: usize = 3;
+    pub(in crate::pretrain) const LABEL2: usize = 4;
+    pub(in crate::pretrain) const LABEL_FREE: usize = 5;
+    pub(in crate::pretrain) const FREE2: usize = 6;
+    pub(in crate::pretrain) const GRADIENT2: usize = 7;
+    pub(in crate::pretrain) const LOSS: usize = 8;
+    pub(in crate::pretrain) const CONTESTED: usize = 9;
+    pub(in crate::pretrain) const REPLICON: usize = 10;
+}
+
+/// The scaled overlaps of the label, fixed for the solve.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Label {
+    pub(super) q0: f64,
+    pub(super) delta: f64,
+}
+
+/// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, which keeps the covariance positive by itself, and `V`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Point {
+    pub(super) m: f64,
+    pub(super) s2: f64,
+    pub(super) v: f64,
+}
+
+impl Point {
+    /// The scaled `Q`.
+    pub(super) fn norm(&self, label: &Label) -> f64 {
+        self.s2 + self.m * (self.m / (label.q0 + 0.5 * label.delta))
+    }
+}
+
+impl Overlaps for Point {
+    fn coordinates(&self) -> Vec<f64> {
+        vec![self.m, self.s2, self.v]
+    }
+
+    fn at(&self, coordinates: &[f64]) -> Self {
+        match *coordinates {
+            [m, s2, v] => Self { m, s2, v },
+            _ => Self { m: f64::NAN, s2: f64::NAN, v: f64::NAN },
+        }
+    }
+}
+
+/// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of `omega`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Averages {
+    /// Pointwise `div_omega g`.
+    pub(super) divergence_omega: f64,
+    /// Pointwise `div_t g`, `t` the label's logits.
+    pub(super) divergence_label: f64,
+    /// `g.z_1` and `g.z_2`.
+    pub(super) overlaps: [f64; 2],
+    /// `|z_1|^2`, `z_1.z_2` and `|z_2|^2` on the very nodes of the average.
+    pub(super) seconds: [f64; 3],
+    /// `|g|^2`.
+    pub(super) gradient2: f64,
+    /// The loss at the proximal point.
+    pub(super) loss: f64,
+    /// Fraction of the samples whose starts led to different minima.
+    pub(super) contested: f64,
+    /// `|dg/domega|_F^2`, pointwise.
+    pub(super) replicon: f64,
+}
+
+impl Averages {
+    /// From the sums over samples, in the order of [`term`].
+    pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
+        Self {
+            divergence_omega: s[term::DIVERGENCE_OMEGA],
+            divergence_label: s[term::DIVERGENCE_LABEL],
+            overlaps: [s[term::GRADIENT_LABEL], s[term::GRADIENT_FREE]],
+            seconds: [s[term::LABEL2], s[term::LABEL_FREE], s[term::FREE2]],
+            gradient2: s[term::GRADIENT2],
+            loss: s[term::LOSS],
+            contested: s[term::CONTESTED],
+            replicon: s[term::REPLICON],
+        }
+    }
+}
+
+impl state_evolution::Averages for Averages {
+    fn terms(&self) -> Vec<f64> {
+        let Self { divergence_omega, divergence_label, overlaps: [a, b], seconds: [c, d, e], .. } = *self;
+        let Self { gradient2, loss, contested, replicon, .. } = *self;
+        vec![divergence_omega, divergence_label, a, b, c, d, e, gradient2, loss, contested, replicon]
+    }
+
+    fn from_terms(terms: &[f64]) -> Self {
+        let mut sums = [f64::NAN; COUNT];
+        for (sum, term) in sums.iter_mut().zip(terms) {
+            *sum = *term;
+        }
+        Self::from_sums(sums)
+    }
+}
+
+/// `E|g|^2`, `E div_t g` and `-E div_omega g` at `Q = M = V = 0`, where `g = -grad l(0)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct AtZero {
+    pub(super) gradient2: f64,
+    pub(super) divergence_label: f64,
+    pub(super) stiffness: f64,
+}
+
+impl state_evolution::Averages for AtZero {
+    fn terms(&self) -> Vec<f64> {
+        vec![self.gradient2, self.divergence_label, self.stiffness]
+    }
+
+    fn from_terms(terms: &[f64]) -> Self {
+        match *terms {
+            [gradient2, divergence_label, stiffness] => Self { gradient2, divergence_label, stiffness },
+            _ => Self { gradient2: f64::NAN, divergence_label: f64::NAN, stiffness: f64::NAN },
+        }
+    }
+}
+
+/// The losses of pre-training.
+pub(super) trait Losses: OutputChannel<Point = Point, Averages = Averages> {
+    /// The number of scrambles.
+    fn scrambles(&self) -> usize;
+
+    /// Test error with noisy and with noiseless labels, one entry per scramble, at one point each.
+    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]>;
+
+    /// The averages without any weights, one entry per scramble.
+    fn at_zero(&self) -> Vec<AtZero>;
+}

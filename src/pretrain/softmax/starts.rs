@@ -1,0 +1,157 @@
+//! Where the state evolution of softmax pre-training is started: a guess, or the end of a path that begins at a large ridge.
+
+use super::averages::{Averages, Label, Losses, Point};
+use super::equations::Equations;
+use crate::divergence::Divergence;
+use crate::error::Error;
+use crate::fixed_point::Observer;
+use crate::options::Options;
+use crate::state_evolution::{Attempt, Solved, StateEvolution, Tuning};
+use crate::status::Status;
+
+/// Residual of an approach that is close enough to go on.
+const CLOSE: f64 = 1e-2;
+/// Norm of the learned weights, over that of the truth and its noise, beyond which an iteration has run away.
+const RUNAWAY: f64 = 25.0;
+/// Ridges, over that of collapse, from which a continuation may begin.
+const FIRST_RIDGES: [f64; 4] = [0.5, 0.7, 0.85, 0.95];
+/// Ridge, over that of collapse, below which a cold start is not tried.
+const COLD: f64 = 0.1;
+
+/// The state evolution of softmax pre-training, and where to start it.
+pub(super) struct Starts<'a> {
+    evolution: StateEvolution<'a, dyn Losses + 'a, Equations<'a>>,
+    /// The solution of a similar problem.
+    warm: Option<Point>,
+}
+
+/// A fixed point, and the estimator of the divergences that it belongs to.
+pub(super) struct Found {
+    pub(super) solved: Solved<Point, Averages>,
+    pub(super) divergence: Divergence,
+}
+
+impl<'a> Starts<'a> {
+    pub(super) fn new(
+        losses: &'a mut (dyn Losses + 'a),
+        equations: Equations<'a>,
+        options: &Options,
+        warm: Option<Point>,
+    ) -> Self {
+        Self { evolution: StateEvolution::new(losses, equations, options), warm }
+    }
+
+    /// Shows every iterate to `observer`, and searches with the constants of `tuning`.
+    pub(super) fn accompanied(self, tuning: Tuning, observer: Option<&'a mut dyn Observer>) -> Self {
+        let evolution = self.evolution.with_tuning(tuning);
+        let evolution = match observer {
+            Some(observer) => evolution.observed_by(observer),
+            None => evolution,
+        };
+        Self { evolution, ..self }
+    }
+
+    /// `collapse` is the ridge of collapse, above the one of the equations. `None` where the parameters are so extreme that there is no
+    /// start in double precision.
+    pub(super) fn run(mut self, collapse: f64) -> Result<Option<Found>, Error> {
+        let closeness = self.evolution.input.ridge / collapse;
+        let possible =
+            |closeness: f64| StateEvolution::<dyn Losses, Equations<'_>>::is_start(&self.guess(closeness));
+        if !(FIRST_RIDGES.into_iter().all(possible) && possible(closeness)) {
+            return Ok(None);
+        }
+        self.evolution.begin();
+        let attempt = self.start(collapse)?;
+        let solved = self.evolution.refine(attempt)?;
+        Ok(Some(Found { solved, divergence: self.evolution.input.divergence }))
+    }
+
+    /// The neighbourhood of the fixed point, at the cheapest level.
+    fn start(&mut self, collapse: f64) -> Result<Attempt<Point>, Error> {
+        let target = self.evolution.input.ridge;
+        if let Some(warm) = self.warm.filter(|warm| self.plausible(warm))
+            && let Ok(attempt) = self.evolution.approach(&warm)
+            && self.acceptable(&attempt)
+        {
+            return Ok(attempt);
+        }
+        if target > COLD * collapse {
+            let attempt = self.evolution.approach(&self.guess(target / collapse))?;
+            if self.acceptable(&attempt) || attempt.status == Status::Interrupted {
+                return Ok(attempt);
+            }
+        }
+        self.continue_to(target, collapse)
+    }
+
+    /// From far outside of what solutions are like, the nodes would remember nonsense.
+    fn plausible(&self, warm: &Point) -> bool {
+        let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
+        let within = |x: f64, unit: f64, factor: f64| x > unit / factor && x < unit * factor;
+        within(warm.m, q0, 1e3) && within(warm.s2, q0 + 0.5 * delta, 1e6) && within(warm.v, scale, 1e4)
+    }
+
+    /// A first guess at a ridge `closeness` times that of collapse.
+    fn guess(&self, closeness: f64) -> Point {
+        let shrink = 1.0 - closeness;
+        let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
+        let norm = q0 + 0.5 * delta;
+        let m = 0.6 * q0 * shrink;
+        Point { m, s2: (0.25 * m * m / norm).max(0.1 * norm * shrink * shrink), v: scale }
+    }
+
+    /// Continuation in the ridge, downwards; the steps adapt. If the path cannot be followed, its last point: the residual
+    /// will tell.
+    fn continue_to(&mut self, target: f64, collapse: f64) -> Result<Attempt<Point>, Error> {
+        const SMALLEST_STEP: f64 = 0.02;
+        let mut position = 0.0;
+        let mut here = None;
+        for closeness in FIRST_RIDGES {
+            position = (closeness.max(target / collapse) * collapse).ln();
+            let attempt = self.approach_at(position.exp(), &self.guess(closeness))?;
+            let end = self.acceptable(&attempt) || attempt.status == Status::Interrupted;
+            here = Some(attempt);
+            if end {
+                break;
+            }
+        }
+        // The list of first ridges is not empty.
+        let mut here = match here {
+            Some(attempt) => attempt,
+            None => self.approach_at(target, &self.guess(0.5))?,
+        };
+        // A ridge of zero is the end of the path like any other small one.
+        let end = target.max(1e-6 * collapse).ln();
+        let mut step: f64 = 1.0;
+        while position > end && step > SMALLEST_STEP && here.status != Status::Interrupted {
+            let next = (position - step).max(end);
+            let attempt = self.approach_at(next.exp(), &here.point)?;
+            if attempt.status == Status::Interrupted
+                || attempt.status == Status::MaxIterations && attempt.residual.is_infinite()
+            {
+                return Ok(attempt);
+            }
+            if self.acceptable(&attempt) {
+                here = attempt;
+                position = next;
+                step *= 1.5;
+            } else {
+                step *= 0.4;
+            }
+        }
+        Ok(here)
+    }
+
+    fn acceptable(&self, attempt: &Attempt<Point>) -> bool {
+        let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
+        let [q, _] = self.evolution.input.overlaps(&attempt.point);
+        attempt.residual <= CLOSE && q * scale < RUNAWAY * (q0 + delta)
+    }
+
+    fn approach_at(&mut self, ridge: f64, start: &Point) -> Result<Attempt<Point>, Error> {
+        let wanted = std::mem::replace(&mut self.evolution.input.ridge, ridge);
+        let attempt = self.evolution.approach(start);
+        self.evolution.input.ridge = wanted;
+        attempt
+    }
+}

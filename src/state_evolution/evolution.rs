@@ -1,0 +1,382 @@
+//! The search for a fixed point of two channels: approach, climb, confirmation, status, error bars.
+
+use std::ops::ControlFlow;
+
+use super::channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass, mean};
+use super::sensitivity::{Sensitivity, standard_error_of_image};
+use super::tuning::{Effort, Tuning};
+use crate::error::Error;
+use crate::fixed_point::{self, Coordinate, Iterate, Observer, Problem, Report, max_norm};
+use crate::options::Options;
+use crate::status::Status;
+
+/// Where an approach on the cheapest level ended.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Attempt<P> {
+    /// The iterate with the smallest residual.
+    pub point: P,
+    /// Its undamped residual on the cheapest level.
+    pub residual: f64,
+    /// How the iteration ended.
+    pub status: Status,
+}
+
+/// A solved state evolution.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Solved<P, A> {
+    /// The point returned.
+    pub point: P,
+    /// The averages at that point, over all replicates.
+    pub averages: A,
+    /// The undamped residual at that point, in logarithms of the coordinates.
+    pub residual: f64,
+    /// How the solve ended.
+    pub status: Status,
+    /// Evaluations of the map in the iterations that led to this point, on any level.
+    pub iterations: usize,
+    /// The fixed point of every replicate by itself and the averages there, to first order. The standard error of a function of points
+    /// and averages is the standard deviation of its values at the replicates, over the root of their number. Empty if the solve
+    /// was interrupted, or so far from a fixed point that no slopes were measured.
+    pub replicates: Vec<(P, A)>,
+}
+
+/// An output channel and an input channel, and the search for a point that they map to itself.
+pub struct StateEvolution<'a, O: ?Sized, I> {
+    /// The losses.
+    pub output: &'a mut O,
+    /// The weights.
+    pub input: I,
+    options: Options,
+    tuning: Tuning,
+    observer: Option<&'a mut dyn Observer>,
+    iterations: usize,
+}
+
+impl<'a, O, I> StateEvolution<'a, O, I>
+where
+    O: OutputChannel + ?Sized,
+    I: InputChannel<Point = O::Point, Averages = O::Averages>,
+{
+    /// Of the options, `tolerance` and `max_iterations` matter; nodes, scrambles and seed are a matter of the output channel.
+    pub fn new(output: &'a mut O, input: I, options: &Options) -> Self {
+        Self { output, input, options: *options, tuning: Tuning::default(), observer: None, iterations: 0 }
+    }
+
+    /// With an observer that is shown every evaluation of the map, on any level, and may end the solve.
+    #[must_use]
+    pub fn observed_by(mut self, observer: &'a mut dyn Observer) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// With other constants of the search.
+    #[must_use]
+    pub fn with_tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
+    /// The fixed point that an iteration from `start` leads to.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for invalid options, a start whose coordinates are not positive, or averages and images of varying
+    /// length. A solve that does not converge is not an error: see [`Solved::status`].
+    pub fn solve(&mut self, start: &O::Point) -> Result<Solved<O::Point, O::Averages>, Error> {
+        self.begin();
+        let attempt = self.approach(start)?;
+        self.refine(attempt)
+    }
+
+    /// Whether the search can begin at a point: all its coordinates are finite and positive.
+    #[must_use]
+    pub fn is_start(point: &O::Point) -> bool {
+        point.coordinates().iter().all(|x| x.is_finite() && *x > 0.0)
+    }
+
+    /// Counts the iterations from zero again.
+    pub fn begin(&mut self) {
+        self.iterations = 0;
+    }
+
+    /// The number of iterations since [`StateEvolution::begin`].
+    #[must_use]
+    pub fn iterations(&self) -> usize {
+        self.iterations
+    }
+
+    /// From a start into the neighbourhood of a fixed point, on the cheapest level: accelerated, or, where that fails, slowly.
+    ///
+    /// # Errors
+    /// Those of [`StateEvolution::solve`].
+    pub fn approach(&mut self, start: &O::Point) -> Result<Attempt<O::Point>, Error> {
+        let Tuning { approach, detour, first_tolerance, close, .. } = self.tuning;
+        self.output.prepare(0, start);
+        let problem = Problem::new(start.coordinates(), Coordinate::Log);
+        let mut report = self.iterate(0, approach, first_tolerance, start, &problem)?;
+        if report.residual > close && report.status != Status::Interrupted {
+            self.output.prepare(0, start);
+            let slow = self.iterate(0, detour, first_tolerance, start, &problem)?;
+            if slow.residual < report.residual || slow.status == Status::Interrupted {
+                report = slow;
+            }
+        }
+        Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
+    }
+
+    /// From the neighbourhood of a fixed point to the fixed point on the finest level, with its error bars.
+    ///
+    /// # Errors
+    /// Those of [`StateEvolution::solve`].
+    pub fn refine(&mut self, mut attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
+        if attempt.status == Status::Interrupted {
+            return self.interrupted(&attempt);
+        }
+        let averages = mean(&self.replicates(0, Pass::Step, &attempt.point)?);
+        if self.input.reconsider(false, &attempt.point, &averages) {
+            attempt = self.approach(&attempt.point)?;
+        }
+        let solved = self.climb(attempt)?;
+        if solved.status != Status::Interrupted
+            && self.input.reconsider(true, &solved.point, &solved.averages)
+        {
+            let Solved { point, residual, status, .. } = solved;
+            return self.climb(Attempt { point, residual, status });
+        }
+        Ok(solved)
+    }
+
+    /// What a point is worth that was found in another way, after `iterations` evaluations, the last of which `ended` the search: its
+    /// residual and its status. It has no replicates.
+    pub(crate) fn certify(
+        &mut self,
+        point: &O::Point,
+        ended: Status,
+        iterations: usize,
+    ) -> Result<Solved<O::Point, O::Averages>, Error> {
+        // A search that was ended by the bound may have left a few evaluations, too few for its next step.
+        self.iterations =
+            if ended == Status::MaxIterations { self.options.max_iterations() } else { iterations };
+        let settled = self.settle(point)?;
+        let status = self.status(&settled, ended);
+        let Settled { point, averages, residual, .. } = settled;
+        if let Some(observer) = &mut self.observer {
+            // The solve is over, whatever the observer says.
+            let _ =
+                observer.iterate(&Iterate { point: &point.coordinates(), residual, iteration: iterations });
+        }
+        Ok(Solved { point, averages, residual, status, iterations, replicates: Vec::new() })
+    }
+
+    /// From level to level, with the slopes of a cheap one.
+    fn climb(&mut self, attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
+        let Tuning { polish, middle_tolerance, hopeless, difference, .. } = self.tuning;
+        let finest = self.output.levels().saturating_sub(1);
+        let cheap = finest.min(1);
+        let template = attempt.point;
+        self.output.prepare(cheap, &template);
+        let mut problem = Problem::new(template.coordinates(), Coordinate::Log);
+        let mut ended = attempt.status;
+        let mut sensitivity = None;
+        if attempt.residual <= hopeless {
+            let slopes = Sensitivity::measure(&problem.start, difference, |x| {
+                let point = template.at(x);
+                let averages = mean(&self.replicates(cheap, Pass::Complete, &point)?);
+                Ok((self.residual(&point, &averages)?, averages.terms()))
+            })?;
+            problem.secants = slopes.secants();
+            sensitivity = Some(slopes);
+            for level in cheap..=finest {
+                if level > cheap {
+                    self.output.prepare(level, &template.at(&problem.start));
+                }
+                let tolerance = if level == finest { self.target() } else { middle_tolerance };
+                let report = self.iterate(level, polish, tolerance, &template, &problem)?;
+                problem.start = report.point;
+                ended = report.status;
+                if ended == Status::Interrupted {
+                    let point = template.at(&problem.start);
+                    return self.interrupted(&Attempt { point, residual: report.residual, status: ended });
+                }
+            }
+        }
+        let mut settled = self.settle(&template.at(&problem.start))?;
+        if ended == Status::Converged && settled.residual > self.target() {
+            // The proximal points that were followed from pass to pass were not all the right ones.
+            let report = self.iterate(finest, polish, self.target(), &template, &problem)?;
+            problem.start = report.point;
+            ended = report.status;
+            settled = self.settle(&template.at(&problem.start))?;
+        }
+        Ok(self.conclude(settled, ended, &problem.start, sensitivity.as_ref()))
+    }
+
+    /// Everything at a point that is to be returned, evaluated from scratch on the finest level.
+    fn settle(&mut self, point: &O::Point) -> Result<Settled<O::Point, O::Averages>, Error> {
+        let finest = self.output.levels().saturating_sub(1);
+        let replicates = self.replicates(finest, Pass::Fresh, point)?;
+        let averages = mean(&replicates);
+        let residual = self.residual(point, &averages)?;
+        let differences = replicates
+            .iter()
+            .map(|own| {
+                let own = self.residual(point, own)?;
+                Ok(own.iter().zip(&residual).map(|(own, common)| own - common).collect())
+            })
+            .collect::<Result<_, Error>>()?;
+        let residual = max_norm(&residual);
+        Ok(Settled { point: point.clone(), averages, residual, replicates, differences })
+    }
+
+    fn conclude(
+        &self,
+        settled: Settled<O::Point, O::Averages>,
+        ended: Status,
+        coordinates: &[f64],
+        sensitivity: Option<&Sensitivity>,
+    ) -> Solved<O::Point, O::Averages> {
+        let status = self.status(&settled, ended);
+        let Settled { point, averages, residual, replicates, differences } = settled;
+        let moved = |sensitivity: &Sensitivity| {
+            let shifts = sensitivity.shifts(&differences);
+            let own = replicates.iter().zip(shifts).map(|(own, shift)| {
+                let moved: Vec<f64> =
+                    coordinates.iter().zip(&shift).map(|(x, shift)| x * shift.exp()).collect();
+                (point.at(&moved), O::Averages::from_terms(&sensitivity.moved(own.terms(), &shift)))
+            });
+            own.collect()
+        };
+        let replicates = sensitivity.map_or_else(Vec::new, moved);
+        Solved { point, averages, residual, status, iterations: self.iterations, replicates }
+    }
+
+    /// How the solve ended, given how the last iteration did.
+    fn status(&self, settled: &Settled<O::Point, O::Averages>, ended: Status) -> Status {
+        let Settled { point, residual, differences, .. } = settled;
+        if !(residual.is_finite() && point.coordinates().iter().all(|x| x.is_finite())) {
+            return Status::NonFinite;
+        }
+        let estimated = (differences.len() > 1).then(|| standard_error_of_image(differences));
+        let tolerance = self.options.accuracy();
+        if *residual <= tolerance.aim()
+            || (ended == Status::Stalled && tolerance.excuses(*residual, estimated))
+        {
+            return if self.input.resolves(point) { Status::Converged } else { Status::NoiseLimited };
+        }
+        // Three standard errors, but a residual that no noise can excuse is a stall all the same.
+        let jumps = estimated.map_or_else(|| self.output.resolution(), |error| 3.0 * error);
+        match ended {
+            Status::MaxIterations if self.iterations >= self.options.max_iterations() => {
+                Status::MaxIterations
+            }
+            _ if *residual <= jumps.min(self.tuning.hopeless) => Status::NoiseLimited,
+            _ => Status::Stalled,
+        }
+    }
+
+    /// The best iterate so far, with averages from the cheapest level and without error bars.
+    fn interrupted(&mut self, attempt: &Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
+        Ok(Solved {
+            point: attempt.point.clone(),
+            averages: mean(&self.replicates(0, Pass::Complete, &attempt.point)?),
+            residual: attempt.residual,
+            status: Status::Interrupted,
+            iterations: self.iterations,
+            replicates: Vec::new(),
+        })
+    }
+
+    /// The averages at a point, of which there must be some.
+    fn replicates(&mut self, level: usize, pass: Pass, point: &O::Point) -> Result<Vec<O::Averages>, Error> {
+        let replicates = self.output.averages(level, pass, point);
+        if replicates.is_empty() {
+            Err(Error::invalid("replicates", 0_usize, ">= 1"))
+        } else {
+            Ok(replicates)
+        }
+    }
+
+    /// The undamped residual at `point`, in logarithms.
+    fn residual(&self, point: &O::Point, averages: &O::Averages) -> Result<Vec<f64>, Error> {
+        let image = self.input.image(point, averages).coordinates();
+        let here = point.coordinates();
+        if image.len() != here.len() {
+            let allowed = format!("{}, as long as the point", here.len());
+            return Err(Error::invalid("length of the image", image.len(), allowed));
+        }
+        Ok(image.iter().zip(&here).map(|(image, x)| image.ln() - x.ln()).collect())
+    }
+
+    /// The residual that the iteration on the finest level aims at.
+    fn target(&self) -> f64 {
+        self.options.accuracy().aim()
+    }
+
+    fn iterate(
+        &mut self,
+        level: usize,
+        effort: Effort,
+        tolerance: f64,
+        template: &O::Point,
+        problem: &Problem<Vec<f64>>,
+    ) -> Result<Report<Vec<f64>>, Error> {
+        let Self { output, input, observer, iterations, options, .. } = self;
+        let allowed = options.max_iterations().saturating_sub(*iterations);
+        if allowed == 0 {
+            return Ok(Report {
+                point: problem.start.clone(),
+                residual: f64::INFINITY,
+                iterations: 0,
+                status: Status::MaxIterations,
+            });
+        }
+        let limits = fixed_point::Options {
+            tolerance,
+            max_iterations: allowed.min(effort.evaluations),
+            method: effort.method,
+            patience: effort.patience,
+        };
+        let mut counted = Counted {
+            observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
+            before: *iterations,
+        };
+        let report = fixed_point::solve_observed(problem, &limits, &mut counted, |x| {
+            let point = template.at(x);
+            let replicates = output.averages(level, Pass::Step, &point);
+            if replicates.is_empty() {
+                return Vec::new();
+            }
+            input.image(&point, &mean(&replicates)).coordinates()
+        })?;
+        *iterations += report.iterations;
+        Ok(report)
+    }
+}
+
+/// What is known at the point that is to be returned.
+struct Settled<P, A> {
+    point: P,
+    averages: A,
+    residual: f64,
+    replicates: Vec<A>,
+    /// The residual of every replicate by itself, minus the common one.
+    differences: Vec<Vec<f64>>,
+}
+
+/// Shows an observer the number of iterations of the whole solve.
+struct Counted<'a> {
+    observer: Option<&'a mut dyn Observer>,
+    before: usize,
+}
+
+impl Observer for Counted<'_> {
+    fn iterate(&mut self, iterate: &Iterate<'_>) -> ControlFlow<()> {
+        match &mut self.observer {
+            Some(observer) => {
+                observer.iterate(&Iterate { iteration: self.before + iterate.iteration, ..*iterate })
+            }
+            None => ControlFlow::Continue(()),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The ladder of accuracy levels of quasi-Monte-Carlo averages.
+
+use super::tuning::Tuning;
+use crate::lanes::LANES;
+
+/// Numbers of nodes of the levels, in increasing order. The nodes of a level are the first of those of the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Levels {
+    nodes: Vec<usize>,
+}
+
+impl Levels {
+    /// The coarse levels of `tuning` and the one with `2^log2_nodes` nodes. A level has at least one block of samples.
+    pub(crate) fn up_to(log2_nodes: usize, tuning: &Tuning) -> Self {
+        let finest = 1 << log2_nodes;
+        let coarse = tuning.coarse_nodes.into_iter().map(|nodes| nodes.next_multiple_of(LANES).max(LANES));
+        Self { nodes: coarse.filter(|nodes| *nodes < finest).chain([finest]).collect() }
+    }
+
+    /// The number of levels.
+    pub(crate) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The number of nodes of a level; that of the finest for any level beyond.
+    pub(crate) fn nodes(&self, level: usize) -> usize {
+        self.nodes.get(level).or(self.nodes.last()).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_finest_level_has_the_nodes_that_were_asked_for() {
+        for (log2_nodes, count) in [(6, 1), (9, 1), (10, 2), (11, 2), (12, 3), (20, 3)] {
+            let levels = Levels::up_to(log2_nodes, &Tuning::default());
+            assert_eq!(levels.count(), count);
+            assert_eq!(levels.nodes(count - 1), 1 << log2_nodes);
+            assert_eq!(levels.nodes(count), 1 << log2_nodes);
+            assert!((1..count).all(|level| levels.nodes(level - 1) < levels.nodes(level)));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! State evolutions: self-consistent equations for a handful of order parameters, whose averages may be sampled.
+//!
+//! A high-dimensional estimation problem is described by *overlaps* (norms, alignments with the truth, linear responses). Two
+//! channels close the equations for them:
+//!
+//! - The [`OutputChannel`] is about the losses. It averages proximal points over Gaussian fields whose covariance the overlaps
+//!   fix, and returns [`Averages`]. Closed forms are averages, too; quasi-Monte-Carlo averages come in several independent
+//!   replicates, at several levels of accuracy.
+//! - The [`InputChannel`] is about the weights. It turns averages back into overlaps: a ridge, a spectral soft threshold, a
+//!   posterior mean.
+//!
+//! [`StateEvolution`] finds a point that the two map to itself. It approaches the fixed point on the cheapest level, measures the
+//! slopes of the map, climbs the levels with quasi-Newton steps, evaluates the residual once more at the point that it returns
+//! (on all nodes and without the memory of earlier passes), and gives every replicate a fixed point and averages of its own, to first
+//! order. Standard errors of anything that is a function of overlaps and averages are spreads over the replicates.
+//!
+//! Both stages of this crate are such state evolutions. Yours may be another one:
+//!
+//! ```
+//! use lora_asymptotics::Options;
+//! use lora_asymptotics::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass, StateEvolution};
+//!
+//! /// Ridge regression on `n = alpha d` samples with noise `delta` and unit signal: the mean square error and the response.
+//! #[derive(Clone, PartialEq)]
+//! struct Errors { mse: f64, response: f64 }
+//!
+//! impl Overlaps for Errors {
+//!     fn coordinates(&self) -> Vec<f64> { vec![self.mse, self.response] }
+//!     fn at(&self, x: &[f64]) -> Self { Self { mse: x[0], response: x[1] } }
+//! }
+//!
+//! /// The squared loss: `E g^2` and `-E g'` of `g = (y - omega)/(1 + V)`.
+//! #[derive(Clone)]
+//! struct Squared { gradient2: f64, stiffness: f64 }
+//!
+//! impl Averages for Squared {
+//!     fn terms(&self) -> Vec<f64> { vec![self.gradient2, self.stiffness] }
+//!     fn from_terms(t: &[f64]) -> Self { Self { gradient2: t[0], stiffness: t[1] } }
+//! }
+//!
+//! struct Loss { delta: f64 }
+//!
+//! impl OutputChannel for Loss {
+//!     type Point = Errors;
+//!     type Averages = Squared;
+//!     fn averages(&mut self, _level: usize, _pass: Pass, at: &Errors) -> Vec<Squared> {
+//!         let stiffness = 1.0 / (1.0 + at.response);
+//!         vec![Squared { gradient2: (self.delta + at.mse) * stiffness * stiffness, stiffness }]
+//!     }
+//! }
+//!
+//! struct Ridge { alpha: f64, lambda: f64 }
+//!
+//! impl InputChannel for Ridge {
+//!     type Point = Errors;
+//!     type Averages = Squared;
+//!     fn image(&self, _at: &Errors, averages: &Squared) -> Errors {
+//!         let curvature = self.alpha * averages.stiffness + self.lambda;
+//!         let noise = self.alpha * averages.gradient2;
+//!         Errors { mse: (self.lambda * self.lambda + noise) / (curvature * curvature), response: 1.0 / curvature }
+//!     }
+//! }
+//!
+//! let (alpha, lambda, delta) = (2.0, 0.3, 0.5);
+//! let mut loss = Loss { delta };
+//! let mut evolution = StateEvolution::new(&mut loss, Ridge { alpha, lambda }, &Options::default());
+//! let solved = evolution.solve(&Errors { mse: 1.0, response: 1.0 })?;
+//! assert!(solved.status.is_success() && solved.residual < 1e-10);
+//! // The response is the Stieltjes transform of the Marchenko-Pastur law: lambda V^2 + (alpha - 1 + lambda) V = 1.
+//! let v = solved.point.response;
+//! assert!((lambda * v * v + (alpha - 1.0 + lambda) * v - 1.0).abs() < 1e-9);
+//! # Ok::<(), lora_asymptotics::Error>(())
+//! ```
+
+mod channels;
+mod evolution;
+mod levels;
+mod run;
+mod sensitivity;
+mod tuning;
+
+pub(crate) use channels::mean;
+pub use channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
+pub use evolution::{Attempt, Solved, StateEvolution};
+pub(crate) use levels::Levels;
+pub use run::Run;
+pub use tuning::{Effort, Tuning};

@@ -1,0 +1,45 @@
+//! What may accompany a solve: a similar solution, somebody who watches, other constants of the search.
+
+use super::tuning::Tuning;
+use crate::fixed_point::Observer;
+
+/// What accompanies a solve of one of the stages. By default nothing does.
+///
+/// `S` is the solution of the stage.
+pub struct Run<'a, S> {
+    pub(crate) previous: Option<&'a S>,
+    pub(crate) observer: Option<&'a mut dyn Observer>,
+    pub(crate) tuning: Tuning,
+}
+
+impl<S> Default for Run<'_, S> {
+    fn default() -> Self {
+        Self { previous: None, observer: None, tuning: Tuning::default() }
+    }
+}
+
+impl<'a, S> Run<'a, S> {
+    /// Begins with the solution of a similar problem: faster along an axis of parameters. Any solution will do; one that is far from
+    /// what solutions are like is not used.
+    #[must_use]
+    pub fn starting_from(self, previous: &'a S) -> Self {
+        Self { previous: Some(previous), ..self }
+    }
+
+    /// Shows every evaluation of the map to `observer`, which may end the solve. The status is then `interrupted`.
+    #[must_use]
+    pub fn observed_by(self, observer: &'a mut dyn Observer) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// With other constants of the search.
+    #[must_use]
+    pub fn tuned(self, tuning: Tuning) -> Self {
+        Self { tuning, ..self }
+    }
+
+    /// The observer, for as long as the caller needs it.
+    pub(crate) fn observer(&mut self) -> Option<&mut dyn Observer> {
+        self.observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer)
+    }
+}

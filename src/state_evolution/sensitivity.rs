@@ -1,0 +1,83 @@
+//! First derivatives of sampled equations at a fixed point, by finite differences: slopes for the iteration at finer levels,
+//! and the error bars of everything from the spread of the replicates.
+
+use nalgebra::{DMatrix, DVector};
+
+use crate::error::Error;
+use crate::fixed_point::Secant;
+
+/// Derivatives of the map and of the averages that it is made of, along each of the coordinates iterated on, all of which are
+/// logarithms.
+pub(super) struct Sensitivity {
+    step: f64,
+    secants: Vec<Secant<Vec<f64>>>,
+    base: Vec<f64>,
+    moved: Vec<Vec<f64>>,
+}
+
+impl Sensitivity {
+    /// Measures them at `x`, with `residual_and_averages` the residual of the map and the averages it is made of.
+    pub(super) fn measure(
+        x: &[f64],
+        step: f64,
+        mut residual_and_averages: impl FnMut(&[f64]) -> Result<(Vec<f64>, Vec<f64>), Error>,
+    ) -> Result<Self, Error> {
+        let (residual, base) = residual_and_averages(x)?;
+        let mut secants = Vec::with_capacity(x.len());
+        let mut moved = Vec::with_capacity(x.len());
+        for axis in 0..x.len() {
+            let mut y = x.to_vec();
+            y[axis] *= step.exp();
+            let (there, averages) = residual_and_averages(&y)?;
+            let mut along = vec![0.0; x.len()];
+            along[axis] = step;
+            let residual_change = there.iter().zip(&residual).map(|(there, here)| there - here).collect();
+            secants.push(Secant { step: along, residual_change });
+            moved.push(averages);
+        }
+        Ok(Self { step, secants, base, moved })
+    }
+
+    /// The slopes, for Anderson acceleration, as far as they are finite.
+    pub(super) fn secants(&self) -> Vec<Secant<Vec<f64>>> {
+        let finite = |secant: &&Secant<Vec<f64>>| secant.residual_change.iter().all(|c| c.is_finite());
+        self.secants.iter().filter(finite).cloned().collect()
+    }
+
+    /// How far a fixed point moves, to first order, if the map changes by each of `differences`: `(1 - F') dx = difference`. NaN if
+    /// the map is degenerate.
+    pub(super) fn shifts(&self, differences: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let dimension = self.secants.len();
+        let slope = |i: usize, j: usize| -self.secants[j].residual_change[i] / self.step;
+        let decomposition = DMatrix::from_fn(dimension, dimension, slope).lu();
+        differences
+            .iter()
+            .map(|difference| {
+                let solved = decomposition.solve(&DVector::from_column_slice(difference));
+                (0..dimension).map(|i| solved.as_ref().map_or(f64::NAN, |x| x[i])).collect()
+            })
+            .collect()
+    }
+
+    /// The averages of one replicate, moved with the point they are taken at.
+    pub(super) fn moved(&self, mut averages: Vec<f64>, shift: &[f64]) -> Vec<f64> {
+        for (moved, shift) in self.moved.iter().zip(shift) {
+            for ((x, moved), base) in averages.iter_mut().zip(moved).zip(&self.base) {
+                *x += shift / self.step * (moved - base);
+            }
+        }
+        averages
+    }
+}
+
+/// The standard error of the image of a map, in its noisiest coordinate, from the distances of the replicates' images
+/// from the common one. NaN for a single replicate.
+pub(super) fn standard_error_of_image(differences: &[Vec<f64>]) -> f64 {
+    let count = differences.len() as f64;
+    let dimension = differences.first().map_or(0, Vec::len);
+    let variance = |i: usize| differences.iter().map(|d| d[i] * d[i]).sum::<f64>() / (count - 1.0);
+    // Not f64::max, which would drop a NaN.
+    (0..dimension)
+        .map(|i| (variance(i) / count).sqrt())
+        .fold(0.0, |largest, x| if x <= largest { largest } else { x })
+}

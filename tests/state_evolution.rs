@@ -1,0 +1,178 @@
+//! The state-evolution engine from outside: observers, interruption, constants of the search.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::ops::ControlFlow;
+
+use lora_asymptotics::fixed_point::{History, Iterate, Method, Observer, Status};
+use lora_asymptotics::lora::{self, Frozen};
+use lora_asymptotics::pretrain;
+use lora_asymptotics::state_evolution::{Effort, Run, Tuning};
+use lora_asymptotics::{Model, Options, Teacher};
+
+/// Ends a solve after so many iterations.
+struct AtMost(usize);
+
+impl Observer for AtMost {
+    fn iterate(&mut self, iterate: &Iterate<'_>) -> ControlFlow<()> {
+        if iterate.iteration < self.0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+/// One stage of one activation, solved in company.
+enum Stage {
+    Pretrain(Model, pretrain::Training),
+    Lora(Model, Frozen, lora::Training),
+}
+
+/// What a solve came to: `q`, `m`, `v` and the test error with their standard errors, the status, the iterations.
+struct Answer {
+    numbers: [f64; 4],
+    errors: [Option<f64>; 4],
+    status: Status,
+    iterations: usize,
+    reliable: bool,
+}
+
+impl Stage {
+    fn all() -> Vec<(&'static str, Self)> {
+        let wishart = |model: Model| model.with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
+        vec![
+            (
+                "softmax pre-training",
+                Self::Pretrain(
+                    wishart(Model::softmax(2, 0.5).unwrap()),
+                    pretrain::Training::new(0.2, 0.05).unwrap(),
+                ),
+            ),
+            (
+                "linear fine-tuning",
+                Self::Lora(Model::linear(2, 0.5).unwrap(), frozen, lora::Training::fresh(3.0, 0.3).unwrap()),
+            ),
+            (
+                "softmax fine-tuning",
+                Self::Lora(Model::softmax(2, 0.5).unwrap(), frozen, lora::Training::fresh(5.0, 0.5).unwrap()),
+            ),
+        ]
+    }
+
+    fn solve(&self, observer: Option<&mut dyn Observer>, tuning: Tuning) -> Answer {
+        let options = Options::default().with_log2_nodes(10).unwrap().with_scrambles(8).unwrap();
+        match self {
+            Self::Pretrain(model, training) => {
+                let run = company(observer, tuning);
+                let solution = pretrain::solve_with(model, training, &options, run).unwrap();
+                let (order, errors) = (solution.order, solution.std_error);
+                Answer {
+                    numbers: [order.q, order.m, order.v, solution.errors.test],
+                    errors: [errors.q, errors.m, errors.v, errors.test],
+                    status: solution.status,
+                    iterations: solution.iterations,
+                    reliable: solution.validity.reliable,
+                }
+            }
+            Self::Lora(model, frozen, training) => {
+                let run = company(observer, tuning);
+                let solution = lora::solve_with(model, frozen, training, &options, run).unwrap();
+                let (order, errors) = (solution.order, solution.std_error);
+                Answer {
+                    numbers: [order.q, order.m, order.v, solution.errors.test],
+                    errors: [errors.q, errors.m, errors.v, errors.test],
+                    status: solution.status,
+                    iterations: solution.iterations,
+                    reliable: solution.validity.reliable,
+                }
+            }
+        }
+    }
+}
+
+fn company<S>(observer: Option<&mut dyn Observer>, tuning: Tuning) -> Run<'_, S> {
+    let run = Run::default().tuned(tuning);
+    match observer {
+        Some(observer) => run.observed_by(observer),
+        None => run,
+    }
+}
+
+#[test]
+fn an_observer_sees_every_iterate_and_changes_nothing() {
+    for (name, stage) in Stage::all() {
+        let mut history = History::default();
+        let observed = stage.solve(Some(&mut history), Tuning::default());
+        let alone = stage.solve(None, Tuning::default());
+        assert_eq!(observed.numbers.map(f64::to_bits), alone.numbers.map(f64::to_bits), "{name}");
+        assert!(history.iterates.len() >= observed.iterations, "{name}");
+        assert!(history.iterates.iter().all(|(point, residual)| !point.is_empty() && *residual >= 0.0));
+    }
+}
+
+#[test]
+fn an_observer_ends_a_solve_with_the_best_iterate_so_far() {
+    for (name, stage) in Stage::all() {
+        for most in [1, 3] {
+            let answer = stage.solve(Some(&mut AtMost(most)), Tuning::default());
+            assert_eq!((answer.status, answer.iterations), (Status::Interrupted, most), "{name}");
+            assert!(answer.numbers.iter().all(|x| *x > 0.0 && x.is_finite()), "{name}");
+            assert!(!answer.reliable && answer.errors == [None; 4], "{name}");
+        }
+    }
+}
+
+/// Every constant of the default tuning, doubled and halved.
+fn variations() -> Vec<(String, Tuning)> {
+    let mut all = Vec::new();
+    for factor in [0.5, 2.0] {
+        let times = |n: usize| (n as f64 * factor) as usize;
+        // A mixing or a damping of more than 1 is none.
+        let stretched = |method: Method| match method {
+            Method::Damped { mixing } => Method::Damped { mixing: (mixing * factor).min(1.0) },
+            Method::Anderson { memory, mixing, warmup, max_step } => Method::Anderson {
+                memory: times(memory),
+                mixing: (mixing * factor).min(1.0),
+                warmup: times(warmup),
+                max_step: max_step * factor,
+            },
+            other => other,
+        };
+        let effort = |effort: Effort| Effort {
+            method: stretched(effort.method),
+            evaluations: times(effort.evaluations),
+            patience: times(effort.patience),
+        };
+        let default = Tuning::default();
+        let mut add = |name: &str, change: &dyn Fn(&mut Tuning)| {
+            let mut tuning = default;
+            change(&mut tuning);
+            all.push((format!("{name} x {factor}"), tuning));
+        };
+        add("coarse_nodes", &|t| t.coarse_nodes = t.coarse_nodes.map(times));
+        add("approach", &|t| t.approach = effort(t.approach));
+        add("detour", &|t| t.detour = effort(t.detour));
+        add("polish", &|t| t.polish = effort(t.polish));
+        add("first_tolerance", &|t| t.first_tolerance *= factor);
+        add("middle_tolerance", &|t| t.middle_tolerance *= factor);
+        add("close", &|t| t.close *= factor);
+        add("hopeless", &|t| t.hopeless *= factor);
+        add("difference", &|t| t.difference *= factor);
+    }
+    all
+}
+
+#[test]
+fn constants_that_steer_the_speed_do_not_decide_answers() {
+    for (name, stage) in Stage::all() {
+        let reference = stage.solve(None, Tuning::default());
+        assert_eq!(reference.status, Status::Converged, "{name}");
+        for (change, tuning) in variations() {
+            let answer = stage.solve(None, tuning);
+            assert_eq!(answer.status, Status::Converged, "{name}, {change}");
+            for ((x, y), error) in answer.numbers.iter().zip(reference.numbers).zip(reference.errors) {
+                // Far less than a standard error: the fixed point of the same nodes.
+                let error = error.unwrap();
+                assert!((x - y).abs() < 1e-3 * error, "{name}, {change}: {x} against {y} +- {error}");
+            }
+        }
+    }
+}
