@@ -10,7 +10,7 @@
 //! No average is nested. All rows have the same law, and softmax sees only differences along a row: one row is drawn, as `T - 1`
 //! differences.
 
-use super::softmax_row;
+use super::softmax::softmax_row;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::options::Options;
