@@ -31,8 +31,8 @@ fn pretrain_solve(criterion: &mut Criterion) -> Result<(), Error> {
         ("below_interpolation", 2, 0.5, 0.5, 0.05, 1e-6),
         ("much_data", 2, 0.2, 0.05, 2.0, 0.02),
     ] {
-        let model = Model::linear(tokens, delta).with_teacher(Teacher::Wishart { kappa0 });
-        let training = pretrain::Training::new(alpha, lambda);
+        let model = Model::linear(tokens, delta)?.with_teacher(Teacher::Wishart { kappa0 })?;
+        let training = pretrain::Training::new(alpha, lambda)?;
         let options = Options::default();
         pretrain::solve(&model, &training, &options)?.into_converged()?;
         group.bench_function(name, |bencher| {
@@ -49,12 +49,12 @@ fn lora_kernel(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("lora_kernel");
     group.sample_size(20);
     let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return Ok(()) };
-    let options = Options { log2_nodes: 10, ..Options::default() };
-    let frozen = lora::Frozen::new(2.0, 1.2, 1.1);
-    let training = lora::Training::new(5.0, 0.5);
+    let options = Options::default().with_log2_nodes(10)?;
+    let frozen = lora::Frozen::new(2.0, 1.2, 1.1)?;
+    let training = lora::Training::fresh(5.0, 0.5)?;
     for tokens in [2, 3, 4, 8] {
         for (name, model) in
-            [("linear", Model::linear(tokens, 0.5)), ("softmax", Model::softmax(tokens, 0.5))]
+            [("linear", Model::linear(tokens, 0.5)?), ("softmax", Model::softmax(tokens, 0.5)?)]
         {
             group.bench_function(BenchmarkId::new(name, format!("T{tokens}")), |bencher| {
                 bencher
@@ -69,10 +69,10 @@ fn lora_kernel(criterion: &mut Criterion) -> Result<(), Error> {
 fn lora_solve(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("lora_solve");
     group.sample_size(20);
-    let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
-    let training = lora::Training::new(2.0, 0.5);
+    let frozen = lora::Frozen::new(1.0, 1.0, 1.0)?;
+    let training = lora::Training::fresh(2.0, 0.5)?;
     for tokens in [1, 2, 3, 4] {
-        let model = Model::linear(tokens, 2.0);
+        let model = Model::linear(tokens, 2.0)?;
         let options = Options::default();
         lora::solve(&model, &frozen, &training, &options)?.into_converged()?;
         for threads in [1, 2] {
@@ -92,16 +92,16 @@ fn lora_solve(criterion: &mut Criterion) -> Result<(), Error> {
 fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("softmax_solve");
     group.sample_size(10);
-    let frozen = lora::Frozen::new(2.0, 1.2, 1.1);
+    let frozen = lora::Frozen::new(2.0, 1.2, 1.1)?;
     for (tokens, log2_nodes) in [(2, 10), (2, 12), (2, 14), (3, 14), (4, 14)] {
-        let options = Options { log2_nodes, tolerance: Some(1e-7), ..Options::default() };
-        let model = Model::softmax(tokens, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+        let options = Options::default().with_log2_nodes(log2_nodes)?.with_tolerance(1e-7)?;
+        let model = Model::softmax(tokens, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 1.0 })?;
         let name = format!("T{tokens}_2^{log2_nodes}");
-        let training = pretrain::Training::new(0.2, 0.1);
+        let training = pretrain::Training::new(0.2, 0.1)?;
         group.bench_function(BenchmarkId::new("pretrain", &name), |bencher| {
             bencher.iter(|| pretrain::solve(black_box(&model), &training, &options));
         });
-        let training = lora::Training::new(5.0, 0.5);
+        let training = lora::Training::fresh(5.0, 0.5)?;
         group.bench_function(BenchmarkId::new("lora", &name), |bencher| {
             bencher.iter(|| lora::solve(black_box(&model), &frozen, &training, &options));
         });
@@ -114,22 +114,22 @@ fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
 fn bayes_optimal(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("bayes_optimal");
     group.sample_size(10);
-    let options = Options { log2_nodes: 10, ..Options::default() };
-    let wishart = Model::linear(3, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+    let options = Options::default().with_log2_nodes(10)?;
+    let wishart = Model::linear(3, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 1.0 })?;
     group.bench_function("pretrain", |bencher| {
         bencher.iter(|| pretrain::bayes_optimal(black_box(&wishart), 0.1, &options));
     });
-    let listed = Model::linear(1, 0.1).with_teacher(Teacher::PowerLaw { exponent: 1.25, dimension: 400 });
+    let listed = Model::linear(1, 0.1)?.with_teacher(Teacher::PowerLaw { exponent: 1.25, dimension: 400 })?;
     group.bench_function("pretrain/400_eigenvalues", |bencher| {
         bencher.iter(|| pretrain::bayes_optimal(black_box(&listed), 0.1, &options));
     });
-    let training = pretrain::Training::new(1.0, 0.1);
+    let training = pretrain::Training::new(1.0, 0.1)?;
     group.bench_function("erm/400_eigenvalues", |bencher| {
         bencher.iter(|| pretrain::solve(black_box(&listed), &training, &options));
     });
     // The table of the curve, and 50 fixed points on it.
-    let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
-    for (name, model) in [("linear_T2", Model::linear(2, 0.4)), ("softmax_T2", Model::softmax(2, 0.4))] {
+    let frozen = lora::Frozen::new(1.0, 1.0, 1.0)?;
+    for (name, model) in [("linear_T2", Model::linear(2, 0.4)?), ("softmax_T2", Model::softmax(2, 0.4)?)] {
         group.bench_function(BenchmarkId::new("lora_curve", name), |bencher| {
             bencher.iter(|| {
                 let curve = lora::BayesCurve::new(black_box(&model), &frozen, 1.0, &options)?;

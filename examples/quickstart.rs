@@ -40,8 +40,8 @@ struct Row {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let model = Model::linear(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
-    let fine_tuning = lora::Training { sequences: lora::Sequences::Reused, ..lora::Training::new(3.0, 0.2) };
+    let model = Model::linear(2, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 0.5 })?;
+    let fine_tuning = lora::Training::fresh(3.0, 0.2)?.reused();
 
     let rows = (0..22)
         .map(|k| solve(&model, 1e-3 * 10f64.powf(f64::from(k) / 7.0), &fine_tuning))
@@ -90,8 +90,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn solve(model: &Model, lambda: f64, fine_tuning: &lora::Training) -> Result<Row, lora_asymptotics::Error> {
     let options = Options::default();
-    let frozen =
-        pretrain::solve(model, &pretrain::Training::new(0.2, lambda), &options)?.into_converged()?.freeze();
+    let frozen = pretrain::solve(model, &pretrain::Training::new(0.2, lambda)?, &options)?
+        .into_converged()?
+        .freeze()?;
     let solution = lora::solve(model, &frozen, fine_tuning, &options)?.into_converged()?;
     let noise = solution.effective_noise;
     Ok(Row {

@@ -18,7 +18,7 @@
 use std::fmt::{self, Display};
 use std::sync::Arc;
 
-use crate::fixed_point::Status;
+use crate::status::Status;
 
 /// Everything that can go wrong before a number exists, and the refusal to treat an unconverged number as one.
 ///
@@ -282,35 +282,6 @@ impl Shown for &str {
 impl Shown for String {
     fn shown(&self) -> String {
         self.clone()
-    }
-}
-
-/// Checks of single numbers, shared by every validated input.
-pub(crate) mod check {
-    use super::Error;
-
-    pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), Error> {
-        if value.is_finite() && value > 0.0 {
-            Ok(())
-        } else {
-            Err(Error::invalid(field, value, "finite and > 0"))
-        }
-    }
-
-    pub(crate) fn non_negative(field: &'static str, value: f64) -> Result<(), Error> {
-        if value.is_finite() && value >= 0.0 {
-            Ok(())
-        } else {
-            Err(Error::invalid(field, value, "finite and >= 0"))
-        }
-    }
-
-    pub(crate) fn integer(field: &'static str, value: usize, low: usize, high: usize) -> Result<(), Error> {
-        if (low..=high).contains(&value) {
-            Ok(())
-        } else {
-            Err(Error::invalid(field, value, format!("between {low} and {high}")))
-        }
     }
 }
 

@@ -28,13 +28,13 @@
 //! ```
 //! use lora_asymptotics::{Model, Options, Teacher, lora, pretrain};
 //!
-//! let model = Model::linear(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
+//! let model = Model::linear(2, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 0.5 })?;
 //! let options = Options::default();
 //!
 //! // Pre-train on 0.2 D^2 sequences, then fine-tune on 3 D of the same ones.
-//! let base = pretrain::solve(&model, &pretrain::Training::new(0.2, 0.1), &options)?.into_converged()?;
-//! let training = lora::Training { sequences: lora::Sequences::Reused, ..lora::Training::new(3.0, 0.2) };
-//! let tuned = lora::solve(&model, &base.freeze(), &training, &options)?.into_converged()?;
+//! let base = pretrain::solve(&model, &pretrain::Training::new(0.2, 0.1)?, &options)?.into_converged()?;
+//! let training = lora::Training::fresh(3.0, 0.2)?.reused();
+//! let tuned = lora::solve(&model, &base.freeze()?, &training, &options)?.into_converged()?;
 //!
 //! println!("pre-training: error {:.4}, alignment {:.4}", base.errors.test, base.alignment);
 //! println!("fine-tuning:  error {:.4} (frozen {:.4}), alignment {:.4}, {}",
@@ -104,11 +104,16 @@
 struct ReadmeExamples;
 
 pub mod channel;
+mod check;
 mod descent;
+mod divergence;
 pub mod error;
 pub mod fixed_point;
+mod frozen;
 #[cfg(feature = "scenario")]
 pub mod journal;
+#[cfg(feature = "scenario")]
+mod json;
 mod lanes;
 #[cfg(feature = "scenario")]
 pub mod lines;
@@ -130,17 +135,20 @@ pub mod scenario;
 pub mod simulate;
 pub mod spectrum;
 pub mod state_evolution;
+mod status;
 mod std_error;
 #[cfg(feature = "sweep")]
 pub mod sweep;
 mod threshold;
-mod validity;
+mod verdict;
 
 pub use error::Error;
+pub use frozen::Frozen;
 pub use model::{Activation, Model, Teacher};
 pub use options::{Options, Start};
 #[cfg(feature = "scenario")]
-pub use scenario::{Bound, Estimator, Finetuning, Outcome, Pretraining, Quantity, Scenario, Skipped};
+pub use scenario::{Bound, Estimator, Outcome, Quantity, Scenario, Skipped};
+pub use status::Status;
 pub use std_error::StdError;
 pub use threshold::Threshold;
-pub use validity::Verdict;
+pub use verdict::Verdict;

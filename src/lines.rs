@@ -13,15 +13,12 @@
 
 use std::io::{self, BufRead, Write};
 
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::error::{Cause, Error};
+use crate::json::without_mark;
 use crate::parallel;
 use crate::scenario::{Outcome, Scenario};
-
-/// The mark with which some programs begin a text in UTF-8. It carries no information.
-const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// How many lines [`solve`] answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,15 +65,4 @@ fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
     // Without threads, a solve would panic.
     parallel::threads()?;
     scenario.solve()
-}
-
-fn without_mark(line: &[u8]) -> &[u8] {
-    let mut buffer = [0; 4];
-    line.strip_prefix(BYTE_ORDER_MARK.encode_utf8(&mut buffer).as_bytes()).unwrap_or(line)
-}
-
-/// Reads a value from JSON, with or without a byte order mark.
-pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| Error::Syntax(Cause::of(error)))
 }

@@ -5,7 +5,6 @@
 
 use crate::channel;
 use crate::error::Error;
-use crate::lora::Sequences;
 use crate::model::{Activation, Model};
 use crate::options::Options;
 
@@ -17,11 +16,14 @@ pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 
 /// What is averaged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Averages {
+pub(crate) enum Workload {
     /// The output channel of pre-training.
     Pretraining,
-    /// The output channel of fine-tuning, on these sequences.
-    Finetuning(Sequences),
+    /// The output channel of fine-tuning. Selected sequences take more normals.
+    Finetuning {
+        /// Whether the sequences are selected by a score.
+        selected: bool,
+    },
     /// The least errors of pre-training.
     PretrainingBound,
     /// The posterior of fine-tuning, and its least errors.
@@ -37,34 +39,34 @@ pub(crate) struct Numbers {
     pub(crate) passing: usize,
 }
 
-impl Averages {
+impl Workload {
     /// The stage, as in the schema.
     fn stage(self) -> &'static str {
         match self {
             Self::Pretraining | Self::PretrainingBound => "pretrain",
-            Self::Finetuning(_) | Self::FinetuningBound => "lora",
+            Self::Finetuning { .. } | Self::FinetuningBound => "lora",
         }
     }
 
     /// What a node takes.
     pub(crate) fn numbers(self, model: &Model) -> Numbers {
-        let tokens = model.tokens;
+        let tokens = model.tokens();
         // All coordinates of the logits, and those that softmax sees.
         let all = channel::dimension(tokens);
         let seen = all.saturating_sub(1);
-        let (kept, passing) = match (self, model.activation) {
+        let (kept, passing) = match (self, model.activation()) {
             // In closed form, or by a rule with few nodes.
             (Self::Pretraining | Self::PretrainingBound, Activation::Linear) => (0, 0),
-            (Self::Finetuning(_), Activation::Linear) if tokens == 1 => (0, 0),
+            (Self::Finetuning { .. }, Activation::Linear) if tokens == 1 => (0, 0),
             // Two vectors of normals, the label, the last proximal point and its flag.
             (Self::Pretraining, Activation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
-            (Self::Finetuning(sequences), Activation::Linear) => {
-                let noise = if matches!(sequences, Sequences::Active(_)) { 2 * all } else { all };
+            (Self::Finetuning { selected }, Activation::Linear) => {
+                let noise = if selected { 2 * all } else { all };
                 // The label's eigenvalues, chi*, omega, and the last secular root.
                 (3 * tokens + 1, 2 * tokens + noise)
             }
             // Two matrices of logits, chi*, omega, the last proximal point, and the curvatures at zero weights.
-            (Self::Finetuning(_), Activation::Softmax) => {
+            (Self::Finetuning { .. }, Activation::Softmax) => {
                 (2 * tokens * tokens + 5 * tokens, 2 * tokens + 3 * seen + 1)
             }
             (Self::PretrainingBound, Activation::Softmax) => (two_replicas(tokens, false), 0),
@@ -82,8 +84,8 @@ impl Averages {
     /// Bytes that the nodes take. The options are valid.
     fn bytes(self, model: &Model, options: &Options) -> u64 {
         let Numbers { kept, passing } = self.numbers(model);
-        let scramble = 1_usize << options.log2_nodes;
-        let nodes = options.scrambles * scramble;
+        let scramble = 1_usize << options.log2_nodes();
+        let nodes = options.scrambles() * scramble;
         let being_made = nodes.min(MADE_AT_ONCE).max(scramble);
         (std::mem::size_of::<f64>() * (kept * nodes + passing * being_made)) as u64
     }
@@ -99,8 +101,8 @@ impl Averages {
         }
         Err(Error::TooMuchMemory {
             stage: self.stage(),
-            log2_nodes: options.log2_nodes,
-            scrambles: options.scrambles,
+            log2_nodes: options.log2_nodes(),
+            scrambles: options.scrambles(),
             bytes,
             limit: LIMIT,
         })
@@ -116,30 +118,31 @@ fn two_replicas(tokens: usize, perturbed: bool) -> usize {
 mod tests {
     use super::*;
 
-    const ALL: [Averages; 4] = [
-        Averages::Pretraining,
-        Averages::Finetuning(Sequences::Fresh),
-        Averages::PretrainingBound,
-        Averages::FinetuningBound,
+    const ALL: [Workload; 4] = [
+        Workload::Pretraining,
+        Workload::Finetuning { selected: false },
+        Workload::PretrainingBound,
+        Workload::FinetuningBound,
     ];
 
     #[test]
     fn reference_settings_fit() {
         for tokens in 2..=4 {
-            for model in [Model::linear(tokens, 0.5), Model::softmax(tokens, 0.5)] {
-                let options = Options { log2_nodes: 16, scrambles: 16, ..Options::default() };
+            for model in [Model::linear(tokens, 0.5).unwrap(), Model::softmax(tokens, 0.5).unwrap()] {
+                let options = Options::default().with_log2_nodes(16).unwrap().with_scrambles(16).unwrap();
                 assert!(ALL.iter().all(|averages| averages.check(&model, &options).is_ok()));
             }
         }
         let options = Options::default();
-        assert!(ALL.iter().all(|averages| averages.check(&Model::softmax(8, 0.5), &options).is_ok()));
+        assert!(
+            ALL.iter().all(|averages| averages.check(&Model::softmax(8, 0.5).unwrap(), &options).is_ok())
+        );
     }
 
     #[test]
     fn what_took_gigabytes_is_refused() {
-        let options = Options { log2_nodes: 20, scrambles: 4, ..Options::default() };
-        assert!(options.validate().is_ok());
-        let refused = Averages::Pretraining.check(&Model::softmax(8, 0.5), &options);
+        let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(4).unwrap();
+        let refused = Workload::Pretraining.check(&Model::softmax(8, 0.5).unwrap(), &options);
         let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
         // 173 numbers per node; while the last scramble is made, 70 more for each of its nodes.
         assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);

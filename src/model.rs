@@ -1,11 +1,13 @@
 //! What is fixed before any training: the attention layer, its activation, the noise and the teacher.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::channel;
-use crate::error::{Error, check};
+use crate::check;
+use crate::error::Error;
 use crate::spectrum::{Discrete, TeacherSpectrum, Wishart};
 
 /// The attention non-linearity `sigma` that acts on the centred logits `h`.
@@ -58,91 +60,197 @@ impl Teacher {
     /// # Errors
     /// [`Error::InvalidParameter`] if a parameter is out of range (see [`Wishart::new`], [`Discrete::new`],
     /// [`Discrete::power_law`]).
-    pub fn spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
+    pub fn spectrum(&self) -> Result<Arc<dyn TeacherSpectrum>, Error> {
         Ok(match self {
-            Self::Wishart { kappa0 } => Box::new(Wishart::new(*kappa0)?),
-            Self::Spectrum { eigenvalues } => Box::new(Discrete::new(eigenvalues)?),
-            Self::PowerLaw { exponent, dimension } => Box::new(Discrete::power_law(*exponent, *dimension)?),
+            Self::Wishart { kappa0 } => Arc::new(Wishart::new(*kappa0)?),
+            Self::Spectrum { eigenvalues } => Arc::new(Discrete::new(eigenvalues)?),
+            Self::PowerLaw { exponent, dimension } => Arc::new(Discrete::power_law(*exponent, *dimension)?),
         })
-    }
-
-    /// The checks of [`Self::spectrum`] alone: grids are validated point by point, with up to 10,000 eigenvalues at each.
-    fn validate(&self) -> Result<(), Error> {
-        match self {
-            Self::Wishart { kappa0 } => Wishart::new(*kappa0).map(drop),
-            Self::Spectrum { eigenvalues } => Discrete::check(eigenvalues),
-            Self::PowerLaw { exponent, dimension } => Discrete::check_power_law(*exponent, *dimension),
-        }
     }
 }
 
 /// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens, `h(S) = D^{-1}(X S X^T - Tr S I)`,
-/// with labels `y = sigma(h(S*) + sqrt(delta) xi) X`.
+/// with labels `y = sigma(h(S*) + sqrt(delta) xi) X`. A model that exists is valid.
+///
+/// ```
+/// use lora_asymptotics::{Model, Teacher};
+///
+/// let model = Model::softmax(2, 0.5)?.with_inverse_temperature(2.0)?.with_teacher(Teacher::Wishart { kappa0: 0.5 })?;
+/// assert_eq!((model.tokens(), model.delta()), (2, 0.5));
+/// assert!(Model::softmax(1, 0.5).is_err(), "a single token attends to itself only");
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "ModelFields", into = "ModelFields")]
 pub struct Model {
-    /// Number of tokens `T` per sequence: 1 to 8, 2 to 8 for softmax (one token attends to itself only).
-    pub tokens: usize,
-    /// The non-linearity `sigma`.
-    pub activation: Activation,
-    /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
-    pub delta: f64,
-    /// What multiplies the logits in the softmax: 1e-6 to 1e6, and 1 if not given. Softmax only.
+    tokens: usize,
+    activation: Activation,
+    delta: f64,
+    inverse_temperature: Option<f64>,
+    taught: Option<Taught>,
+}
+
+/// A teacher with its spectrum, which is costly to build.
+#[derive(Clone)]
+struct Taught {
+    teacher: Teacher,
+    spectrum: Arc<dyn TeacherSpectrum>,
+}
+
+impl fmt::Debug for Taught {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.teacher.fmt(formatter)
+    }
+}
+
+impl PartialEq for Taught {
+    fn eq(&self, other: &Self) -> bool {
+        self.teacher == other.teacher
+    }
+}
+
+/// A model as it is read and written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Model")]
+pub(crate) struct ModelFields {
+    tokens: usize,
+    activation: Activation,
+    delta: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inverse_temperature: Option<f64>,
-    /// The teacher of the pre-training stage; not needed when the frozen weights are given by hand.
+    inverse_temperature: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher: Option<Teacher>,
+    teacher: Option<Teacher>,
+}
+
+impl TryFrom<ModelFields> for Model {
+    type Error = Error;
+
+    fn try_from(fields: ModelFields) -> Result<Self, Error> {
+        let ModelFields { tokens, activation, delta, inverse_temperature, teacher } = fields;
+        let mut model = Self::new(activation, tokens, delta)?;
+        if let Some(inverse_temperature) = inverse_temperature {
+            model = model.with_inverse_temperature(inverse_temperature)?;
+        }
+        match teacher {
+            Some(teacher) => model.with_teacher(teacher),
+            None => Ok(model),
+        }
+    }
+}
+
+impl From<Model> for ModelFields {
+    fn from(model: Model) -> Self {
+        let Model { tokens, activation, delta, inverse_temperature, taught } = model;
+        let teacher = taught.map(|taught| taught.teacher);
+        Self { tokens, activation, delta, inverse_temperature, teacher }
+    }
 }
 
 impl Model {
     /// The largest number of tokens.
     pub const MAX_TOKENS: usize = 8;
 
-    /// A layer with linear attention and no teacher.
-    #[must_use]
-    pub fn linear(tokens: usize, delta: f64) -> Self {
-        Self { tokens, activation: Activation::Linear, delta, inverse_temperature: None, teacher: None }
-    }
-
-    /// A layer with softmax attention, inverse temperature 1 and no teacher.
-    #[must_use]
-    pub fn softmax(tokens: usize, delta: f64) -> Self {
-        Self { activation: Activation::Softmax, ..Self::linear(tokens, delta) }
-    }
-
-    /// The same layer, taught by `teacher`.
-    #[must_use]
-    pub fn with_teacher(self, teacher: Teacher) -> Self {
-        Self { teacher: Some(teacher), ..self }
-    }
-
-    /// Checks every field.
+    /// A layer with inverse temperature 1 and no teacher.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] names the first field that is out of range: `model.tokens` (1 to 8 for linear, 2 to 8 for
-    /// softmax), `model.delta` (finite, >= 0), `model.inverse_temperature` (1e-6 to 1e6),
-    /// a parameter of `model.teacher`. [`Error::Conflict`] for an inverse temperature of linear attention.
-    pub fn validate(&self) -> Result<(), Error> {
-        let fewest = match self.activation {
+    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8, 2 to 8 for softmax (one token attends to itself only), and `delta` finite
+    /// and >= 0.
+    pub fn new(activation: Activation, tokens: usize, delta: f64) -> Result<Self, Error> {
+        let fewest = match activation {
             Activation::Linear => 1,
             Activation::Softmax => 2,
         };
-        check::integer("model.tokens", self.tokens, fewest, Self::MAX_TOKENS)?;
-        check::non_negative("model.delta", self.delta)?;
-        if let Some(inverse_temperature) = self.inverse_temperature {
-            if self.activation == Activation::Linear {
-                return Err(Error::Conflict {
-                    field: "model.inverse_temperature",
-                    with: "the linear activation",
-                });
-            }
-            if !(1e-6..=1e6).contains(&inverse_temperature) {
-                let allowed = "between 1e-6 and 1e6";
-                return Err(Error::invalid("model.inverse_temperature", inverse_temperature, allowed));
-            }
+        check::integer("model.tokens", tokens, fewest, Self::MAX_TOKENS)?;
+        check::non_negative("model.delta", delta)?;
+        Ok(Self { tokens, activation, delta, inverse_temperature: None, taught: None })
+    }
+
+    /// A layer with linear attention and no teacher.
+    ///
+    /// # Errors
+    /// Those of [`Model::new`].
+    pub fn linear(tokens: usize, delta: f64) -> Result<Self, Error> {
+        Self::new(Activation::Linear, tokens, delta)
+    }
+
+    /// A layer with softmax attention, inverse temperature 1 and no teacher.
+    ///
+    /// # Errors
+    /// Those of [`Model::new`].
+    pub fn softmax(tokens: usize, delta: f64) -> Result<Self, Error> {
+        Self::new(Activation::Softmax, tokens, delta)
+    }
+
+    /// The same layer with another label noise.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `delta` is finite and >= 0.
+    pub fn with_delta(self, delta: f64) -> Result<Self, Error> {
+        check::non_negative("model.delta", delta)?;
+        Ok(Self { delta, ..self })
+    }
+
+    /// The same layer with another inverse temperature.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for linear attention, [`Error::InvalidParameter`] unless it is between 1e-6 and 1e6.
+    pub fn with_inverse_temperature(self, inverse_temperature: f64) -> Result<Self, Error> {
+        if self.activation == Activation::Linear {
+            return Err(Error::Conflict {
+                field: "model.inverse_temperature",
+                with: "the linear activation",
+            });
         }
-        self.teacher.as_ref().map_or(Ok(()), Teacher::validate)
+        if !(1e-6..=1e6).contains(&inverse_temperature) {
+            let allowed = "between 1e-6 and 1e6";
+            return Err(Error::invalid("model.inverse_temperature", inverse_temperature, allowed));
+        }
+        Ok(Self { inverse_temperature: Some(inverse_temperature), ..self })
+    }
+
+    /// The same layer, taught by `teacher`. Its spectrum is built here, once.
+    ///
+    /// # Errors
+    /// Those of [`Teacher::spectrum`].
+    pub fn with_teacher(self, teacher: Teacher) -> Result<Self, Error> {
+        let spectrum = teacher.spectrum()?;
+        Ok(Self { taught: Some(Taught { teacher, spectrum }), ..self })
+    }
+
+    /// The same layer without a teacher, as fine-tuning on top of given frozen weights has it.
+    #[must_use]
+    pub fn without_teacher(self) -> Self {
+        Self { taught: None, ..self }
+    }
+
+    /// Number of tokens `T` per sequence.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The non-linearity `sigma`.
+    #[must_use]
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
+    #[must_use]
+    pub fn delta(&self) -> f64 {
+        self.delta
+    }
+
+    /// What multiplies the logits: 1 if not given, and for linear attention.
+    #[must_use]
+    pub fn inverse_temperature(&self) -> f64 {
+        self.inverse_temperature.unwrap_or(1.0)
+    }
+
+    /// The teacher of the pre-training stage, if there is one.
+    #[must_use]
+    pub fn teacher(&self) -> Option<&Teacher> {
+        self.taught.as_ref().map(|taught| &taught.teacher)
     }
 
     /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2` for linear attention, `K - 1` for
@@ -156,19 +264,11 @@ impl Model {
         }
     }
 
-    /// What multiplies the logits.
-    pub(crate) fn logit_scale(&self) -> f64 {
-        self.inverse_temperature.unwrap_or(1.0)
-    }
-
-    /// The validated spectrum of the teacher.
-    pub(crate) fn teacher_spectrum(&self) -> Result<Box<dyn TeacherSpectrum>, Error> {
-        self.teacher
-            .as_ref()
-            .ok_or(Error::MissingField {
-                field: "model.teacher",
-                reason: "pre-training needs the law of the teacher",
-            })?
-            .spectrum()
+    /// The spectrum of the teacher.
+    pub(crate) fn teacher_spectrum(&self) -> Result<Arc<dyn TeacherSpectrum>, Error> {
+        self.taught.as_ref().map(|taught| Arc::clone(&taught.spectrum)).ok_or(Error::MissingField {
+            field: "model.teacher",
+            reason: "pre-training needs the law of the teacher",
+        })
     }
 }

@@ -7,6 +7,17 @@
 //! the product of the norms allows (`m^2 > q q0`, with an allowance of 1e-9 for rounding). No such input is mended.
 //! Source: arXiv:2606.05899.
 
+/// Norms of true and learned weights, and their overlap: `Q0, Q, M` of pre-training or `q0, q, m` of fine-tuning, solved for or measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WeightOverlaps {
+    /// Square of the norm of the true weights.
+    pub q0: f64,
+    /// Square of the norm of the learned weights.
+    pub q: f64,
+    /// Their overlap.
+    pub m: f64,
+}
+
 /// Allowance for rounding of `|m|/sqrt(q q0)` above 1: of solved overlaps, or of overlaps typed in with all their digits.
 const ROUNDING: f64 = 1e-9;
 
@@ -33,12 +44,19 @@ pub fn alignment(m: f64, q: f64, q0: f64) -> f64 {
     if_possible(m, q, q0, || if largest > 0.0 { (m / largest).clamp(-1.0, 1.0) } else { 0.0 })
 }
 
-/// `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q`: half the variance, per coordinate of the logits, of everything in
-/// the label that the frozen weights leave unexplained on sequences they were not trained on.
+/// `Q0 - 2 beta M + beta^2 Q`: half the variance, per coordinate of the logits, of what the frozen weights leave unexplained of the
+/// noiseless label, on sequences they were not trained on.
 #[must_use]
-pub fn effective_noise(q0: f64, q: f64, m: f64, delta: f64, beta: f64) -> f64 {
+pub fn unexplained(weights: &WeightOverlaps, beta: f64) -> f64 {
+    let WeightOverlaps { q0, q, m } = *weights;
     // At perfect recovery, rounding may leave a tiny negative number.
-    if_possible(m, q, q0, || half_variance(delta) + without_rounding(q0 - 2.0 * beta * m + beta * beta * q))
+    if_possible(m, q, q0, || without_rounding(q0 - 2.0 * beta * m + beta * beta * q))
+}
+
+/// `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q`: the same of the noisy label.
+#[must_use]
+pub fn effective_noise(weights: &WeightOverlaps, delta: f64, beta: f64) -> f64 {
+    half_variance(delta) + unexplained(weights, beta)
 }
 
 /// The training effective noise on reused sequences, for any recalibration `beta`: with the response `V` of the
@@ -48,7 +66,8 @@ pub fn effective_noise(q0: f64, q: f64, m: f64, delta: f64, beta: f64) -> f64 {
 /// (1 - beta p)^2 (Q0 + Delta/2)  -  2 beta (1 - beta p) (1 - p) M  +  beta^2 (1 - p)^2 Q
 /// ```
 #[must_use]
-pub fn reused_effective_noise(tokens: usize, q0: f64, q: f64, m: f64, v: f64, delta: f64, beta: f64) -> f64 {
+pub fn reused_effective_noise(weights: &WeightOverlaps, tokens: usize, v: f64, delta: f64, beta: f64) -> f64 {
+    let WeightOverlaps { q0, q, m } = *weights;
     // With k = 1 - p, rearranged so that nothing cancels at beta = 1 and large V.
     let tokens = tokens as f64;
     let k = 1.0 / (1.0 + non_negative(v) / tokens / tokens * 4.0);
@@ -90,14 +109,15 @@ pub fn linear_pretraining_error(tokens: usize, noisy_mse: f64) -> f64 {
     linear_prefactor(tokens) * non_negative(noisy_mse)
 }
 
-/// `E' = (2K/T^2)(Delta_eff + q^2 - 2 m^2 + q0^2)`, the test error of linear fine-tuning, with the effective noise of
-/// the test law. At `q = m = 0` it is the frozen baseline; without `Delta/2` in `Delta_eff` it is the clean error.
+/// `E' = (2K/T^2)(noise + q^2 - 2 m^2 + q0^2)`, an error of linear fine-tuning: the test error with the [`effective_noise`] of the test law,
+/// the clean error with what is [`unexplained`]. At `q = m = 0` it is the frozen baseline.
 #[must_use]
-pub fn linear_finetuning_error(tokens: usize, effective_noise: f64, q: f64, m: f64, q0: f64) -> f64 {
+pub fn linear_finetuning_error(tokens: usize, noise: f64, weights: &WeightOverlaps) -> f64 {
+    let WeightOverlaps { q0, q, m } = *weights;
     // q^2 - 2 m^2 + q0^2 without cancellation near perfect recovery.
     if_possible(m, q, q0, || {
         let weights = (q - q0) * (q - q0) + 2.0 * without_rounding(q * q0 - m * m);
-        linear_prefactor(tokens) * (non_negative(effective_noise) + weights)
+        linear_prefactor(tokens) * (non_negative(noise) + weights)
     })
 }
 
@@ -112,11 +132,15 @@ mod tests {
     use super::*;
     use approx::assert_relative_eq;
 
+    fn overlaps(q0: f64, q: f64, m: f64) -> WeightOverlaps {
+        WeightOverlaps { q0, q, m }
+    }
+
     #[test]
     fn what_is_not_a_number_stays_so() {
-        assert!(effective_noise(f64::NAN, 1.0, 1.0, 0.5, 1.0).is_nan());
-        assert!(effective_noise(1.0, 1.0, 1.0, 0.5, 1e308).is_nan());
-        assert!(reused_effective_noise(2, 1.0, f64::NAN, 1.0, 0.1, 0.5, 1.0).is_nan());
+        assert!(effective_noise(&overlaps(f64::NAN, 1.0, 1.0), 0.5, 1.0).is_nan());
+        assert!(effective_noise(&overlaps(1.0, 1.0, 1.0), 0.5, 1e308).is_nan());
+        assert!(reused_effective_noise(&overlaps(1.0, f64::NAN, 1.0), 2, 0.1, 0.5, 1.0).is_nan());
         assert!(alignment(1.0, f64::NAN, 1.0).is_nan());
         assert!(alignment(0.0, 0.0, 1.0).abs() <= 0.0);
     }
@@ -126,24 +150,24 @@ mod tests {
         // Rounding is forgiven, and a negative overlap is possible.
         assert_relative_eq!(alignment(1.0 + 1e-12, 1.0, 1.0), 1.0);
         assert_relative_eq!(alignment(-0.5, 1.0, 1.0), -0.5);
-        assert_relative_eq!(effective_noise(1.0, 1.0, 1.0 + 1e-12, 0.0, 1.0), 0.0);
+        assert_relative_eq!(effective_noise(&overlaps(1.0, 1.0, 1.0 + 1e-12), 0.0, 1.0), 0.0);
         for (m, q, q0) in
             [(1.1, 1.0, 1.0), (-1.1, 1.0, 1.0), (0.1, 0.0, 1.0), (0.0, -1.0, 1.0), (0.0, 1.0, -1.0)]
         {
             let all = [
                 alignment(m, q, q0),
-                effective_noise(q0, q, m, 0.5, 1.0),
-                reused_effective_noise(2, q0, q, m, 0.3, 0.5, 0.8),
-                linear_finetuning_error(2, 0.5, q, m, q0),
+                effective_noise(&overlaps(q0, q, m), 0.5, 1.0),
+                reused_effective_noise(&overlaps(q0, q, m), 2, 0.3, 0.5, 0.8),
+                linear_finetuning_error(2, 0.5, &overlaps(q0, q, m)),
             ];
             assert!(all.iter().all(|x| x.is_nan()), "{m} {q} {q0}: {all:?}");
         }
         let negative = [
-            effective_noise(1.0, 1.0, 0.5, -0.1, 1.0),
-            reused_effective_noise(2, 1.0, 1.0, 0.5, -0.3, 0.5, 0.8),
-            reused_effective_noise(2, 1.0, 1.0, 0.5, 0.3, -0.5, 0.8),
+            effective_noise(&overlaps(1.0, 1.0, 0.5), -0.1, 1.0),
+            reused_effective_noise(&overlaps(1.0, 1.0, 0.5), 2, -0.3, 0.5, 0.8),
+            reused_effective_noise(&overlaps(1.0, 1.0, 0.5), 2, 0.3, -0.5, 0.8),
             linear_pretraining_error(2, -1e-3),
-            linear_finetuning_error(2, -0.5, 1.0, 0.5, 1.0),
+            linear_finetuning_error(2, -0.5, &overlaps(1.0, 1.0, 0.5)),
             linear_pretraining_error(0, 1.0),
         ];
         assert!(negative.iter().all(|x| x.is_nan()), "{negative:?}");
@@ -156,14 +180,14 @@ mod tests {
         for v in [1.0, 1e6, 1e12, 1e16, 1e150] {
             let expected = (q0 + 0.25 - 2.0 * m + q) / (1.0 + 4.0 * v) / (1.0 + 4.0 * v);
             assert_relative_eq!(
-                reused_effective_noise(1, q0, q, m, v, delta, 1.0),
+                reused_effective_noise(&overlaps(q0, q, m), 1, v, delta, 1.0),
                 expected,
                 max_relative = 1e-13
             );
         }
         // Memorised labels, half of them kept: (1 - beta)^2 (Q0 + Delta/2).
         assert_relative_eq!(
-            reused_effective_noise(1, q0, q, m, 1e308, delta, 0.5),
+            reused_effective_noise(&overlaps(q0, q, m), 1, 1e308, delta, 0.5),
             0.4375,
             max_relative = 1e-13
         );

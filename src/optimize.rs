@@ -26,8 +26,8 @@ use argmin::solver::brent::BrentOpt;
 use argmin::solver::neldermead::NelderMead;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Number, check};
-use crate::lora::Frozen;
+use crate::check;
+use crate::error::{Error, Number};
 use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};
 
@@ -139,18 +139,19 @@ impl Variable {
         [self.low, self.high].map(|value| self.coordinate(value))
     }
 
-    fn set(&self, scenario: &mut Scenario, value: f64) {
+    fn set(&self, scenario: &mut Scenario, value: f64) -> Result<(), Error> {
         match (self.parameter, &mut scenario.pretrain, &mut scenario.lora) {
-            (Parameter::PretrainLambda, Some(pretraining), _) => pretraining.lambda = Some(value),
-            (Parameter::LoraLambda, _, Some(finetuning)) => finetuning.lambda = Some(value),
-            (Parameter::Beta, _, Some(finetuning)) => finetuning.beta = value,
-            (Parameter::FinetuningShare { total, price }, Some(pretraining), Some(finetuning)) => {
-                pretraining.alpha = (1.0 - value) * total;
-                finetuning.alpha = value * total / price;
+            (Parameter::PretrainLambda, Some(first), _) => *first = first.with_lambda(value)?,
+            (Parameter::LoraLambda, _, Some(second)) => *second = second.with_lambda(value)?,
+            (Parameter::Beta, _, Some(second)) => *second = second.recalibrated(value)?,
+            (Parameter::FinetuningShare { total, price }, Some(first), Some(second)) => {
+                *first = first.with_alpha((1.0 - value) * total)?;
+                *second = second.with_alpha(value * total / price)?;
             }
             // Refused before the search.
             _ => {}
         }
+        Ok(())
     }
 
     fn needs(&self) -> [bool; 2] {
@@ -185,7 +186,7 @@ impl Default for Settings {
 /// A bound of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Bound {
+pub enum SearchBound {
     /// The smallest value allowed.
     Lower,
     /// The largest one.
@@ -195,13 +196,13 @@ pub enum Bound {
 /// The best value of one variable.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Found {
+pub struct BestValue {
     /// Which.
     pub parameter: Parameter,
     /// Its best value.
     pub value: f64,
     /// The bound it sits on: the optimum is there or beyond.
-    pub at_bound: Option<Bound>,
+    pub at_bound: Option<SearchBound>,
     /// Within this factor up or down, less 1, the target changes by less than its standard error; `None` if it has none, on a
     /// bound, or if several variables were searched together.
     pub uncertainty: Option<f64>,
@@ -212,7 +213,7 @@ pub struct Found {
 #[non_exhaustive]
 pub struct Optimum {
     /// The variables, in the order given.
-    pub found: Vec<Found>,
+    pub found: Vec<BestValue>,
     /// The target there.
     pub value: f64,
     /// Its standard error.
@@ -244,7 +245,7 @@ pub fn minimize(
     }
     check::integer("settings.scan", settings.scan, 3, 1000)?;
     check::integer("settings.max_solves", settings.max_solves, 10, 1_000_000)?;
-    let search = Search::new(scenario, target, variables, settings)?;
+    let search = Minimisation::new(scenario, target, variables, settings)?;
     let (point, converged) = match variables {
         [variable] => search.line(variable)?,
         _ => search.simplex()?,
@@ -282,7 +283,7 @@ struct Log {
     error: Option<Error>,
 }
 
-struct Search<'a> {
+struct Minimisation<'a> {
     target: Target,
     variables: &'a [Variable],
     settings: &'a Settings,
@@ -293,7 +294,7 @@ struct Search<'a> {
     log: RefCell<Log>,
 }
 
-impl<'a> Search<'a> {
+impl<'a> Minimisation<'a> {
     fn new(
         scenario: &Scenario,
         target: Target,
@@ -326,7 +327,7 @@ impl<'a> Search<'a> {
         }
         let mut start = scenario.clone();
         for variable in variables {
-            variable.set(&mut start, variable.low);
+            variable.set(&mut start, variable.low)?;
         }
         start.validate()?;
         let mut reduced = Scenario { estimator: Estimator::Erm, ..start };
@@ -343,26 +344,26 @@ impl<'a> Search<'a> {
                 // It is part of every point.
                 return Err(Error::NoOptimum { solves: log.solves, excluded: log.solves });
             }
-            reduced.frozen = solution.map(|solution| solution.freeze());
+            reduced.frozen = solution.map(|solution| solution.freeze()).transpose()?;
             reduced.pretrain = None;
-            reduced.model.teacher = None;
+            reduced.model = reduced.model.without_teacher();
         }
-        let beta = scenario.lora.as_ref().map_or(1.0, |finetuning| finetuning.beta);
+        let beta = scenario.lora.as_ref().map_or(1.0, |training| training.beta());
         Ok(Self { target, variables, settings, reduced, beta, log: RefCell::new(log) })
     }
 
-    fn scenario(&self, scenario: &Scenario, point: &[f64]) -> Scenario {
+    fn scenario(&self, scenario: &Scenario, point: &[f64]) -> Result<Scenario, Error> {
         let mut scenario = scenario.clone();
         for (variable, coordinate) in self.variables.iter().zip(point) {
-            variable.set(&mut scenario, variable.value(*coordinate));
+            variable.set(&mut scenario, variable.value(*coordinate))?;
         }
-        scenario
+        Ok(scenario)
     }
 
     /// What is minimised, and its standard error.
     fn read(&self, scenario: &Scenario, outcome: &Outcome) -> Option<(f64, Option<f64>)> {
         let Outcome { pretrain, lora, .. } = outcome;
-        let beta = scenario.lora.as_ref().map_or(self.beta, |finetuning| finetuning.beta);
+        let beta = scenario.lora.as_ref().map_or(self.beta, |training| training.beta());
         let trusted = |reliable: bool| reliable || !self.settings.reliable_only;
         let usable = pretrain
             .as_ref()
@@ -374,9 +375,12 @@ impl<'a> Search<'a> {
             Target::LoraTest => finetuned.map(|stage| (stage.errors.test, stage.std_error.test)),
             Target::LoraAlignment => finetuned.map(|stage| (-stage.alignment, stage.std_error.alignment)),
             Target::EffectiveNoise => {
-                let frozen = pretrain.as_ref().map(crate::pretrain::Solution::freeze).or(scenario.frozen);
-                frozen.map(|Frozen { q0, q, m, .. }| {
-                    (observables::effective_noise(q0, q, m, scenario.model.delta, beta), None)
+                let frozen = match pretrain {
+                    Some(solution) => solution.freeze().ok(),
+                    None => scenario.frozen,
+                };
+                frozen.map(|frozen| {
+                    (observables::effective_noise(&frozen.overlaps(), scenario.model.delta(), beta), None)
                 })
             }
         }
@@ -387,7 +391,7 @@ impl<'a> Search<'a> {
     fn evaluate(&self, point: &[f64]) -> Result<f64, Error> {
         let mut log = self.log.borrow_mut();
         log.solves += 1;
-        let scenario = self.scenario(&self.reduced, point);
+        let scenario = self.scenario(&self.reduced, point)?;
         let solved = match &log.last {
             Some(last) => scenario.solve_from(last),
             None => scenario.solve(),
@@ -492,7 +496,7 @@ impl<'a> Search<'a> {
     }
 
     fn optimum(&self, scenario: &Scenario, point: &[f64], converged: bool) -> Result<Optimum, Error> {
-        let full = self.scenario(scenario, point);
+        let full = self.scenario(scenario, point)?;
         let outcome = match &self.log.borrow().last {
             Some(last) => full.solve_from(last)?,
             None => full.solve()?,
@@ -505,15 +509,20 @@ impl<'a> Search<'a> {
             let [low, high] = variable.ends();
             let close = self.settings.tolerance;
             let at_bound = match *coordinate {
-                x if x - low <= close => Some(Bound::Lower),
-                x if high - x <= close => Some(Bound::Upper),
+                x if x - low <= close => Some(SearchBound::Lower),
+                x if high - x <= close => Some(SearchBound::Upper),
                 _ => None,
             };
             let uncertainty = std_error
                 .filter(|_| alone && at_bound.is_none())
                 .and_then(|error| half_width(&log.points, *coordinate, error))
                 .map(f64::exp_m1);
-            Found { parameter: variable.parameter, value: variable.value(*coordinate), at_bound, uncertainty }
+            BestValue {
+                parameter: variable.parameter,
+                value: variable.value(*coordinate),
+                at_bound,
+                uncertainty,
+            }
         });
         let value = if self.target == Target::LoraAlignment { -value } else { value };
         Ok(Optimum {
@@ -546,7 +555,7 @@ fn half_width(points: &[(Vec<f64>, f64, Option<f64>)], minimum: f64, error: f64)
 }
 
 /// One variable, for argmin.
-struct Line<'a>(&'a Search<'a>);
+struct Line<'a>(&'a Minimisation<'a>);
 
 impl CostFunction for Line<'_> {
     type Param = f64;
@@ -559,7 +568,7 @@ impl CostFunction for Line<'_> {
 }
 
 /// Several variables, for argmin: outside the box, the function on its surface, and more with the distance.
-struct Boxed<'a>(&'a Search<'a>);
+struct Boxed<'a>(&'a Minimisation<'a>);
 
 impl CostFunction for Boxed<'_> {
     type Param = Vec<f64>;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, check};
+use crate::check;
+use crate::error::Error;
 use crate::fixed_point::Tolerance;
 
 /// Which fixed point of the fine-tuning equations to return.
@@ -31,34 +32,34 @@ impl fmt::Display for Start {
     }
 }
 
-/// Numerical options, shared by both stages.
+/// Numerical options, shared by both stages. Options that exist are valid.
+///
+/// ```
+/// use lora_asymptotics::Options;
+///
+/// let options = Options::default().with_log2_nodes(12)?.with_scrambles(16)?.with_seed(1);
+/// assert_eq!(options.scrambles() << options.log2_nodes(), 65_536);
+/// assert!(Options::default().with_log2_nodes(30).is_err());
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Largest undamped residual, in the coordinates iterated on, of a converged solve. In `[1e-14, 1e-1]`.
-    ///
-    /// `None` (left out in JSON) is automatic. Every iteration aims at 1e-10. The map of an average over quasi-Monte-Carlo nodes
-    /// has jumps, at which an iteration may stall; with a residual of at most a twentieth of the standard error of the
-    /// image, in its noisiest coordinate, it is converged then, too: the tolerance belongs to the noise. With a single scramble
-    /// nothing is known about the noise, and only 1e-10 is converged. A given tolerance holds as it is, noise or not.
+#[serde(try_from = "OptionsFields", into = "OptionsFields")]
+pub struct Options(OptionsFields);
+
+/// The options as they are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename = "Options")]
+pub(crate) struct OptionsFields {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tolerance: Option<f64>,
-    /// Bound on the iterations per fixed point, at least 1, and on the number of iterations that is reported. Evaluations that do
-    /// not move the iterate are not counted: those that measure slopes, errors, and the residual of the point where the
-    /// iterations ended.
-    pub max_iterations: usize,
-    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble: 6 to 20. The nodes of a stage may take 2 GiB of memory at
-    /// most, all scrambles together: at 8 tokens, `2^20` of them do.
-    pub log2_nodes: usize,
-    /// Number of independent scrambles: 1 to 64. Standard errors need at least 2.
-    pub scrambles: usize,
-    /// Seed of the scrambles. The same seed gives the same bits, whatever the number of threads.
-    pub seed: u64,
-    /// Which fixed point of the fine-tuning stage to return.
-    pub start: Start,
+    tolerance: Option<f64>,
+    max_iterations: usize,
+    log2_nodes: usize,
+    scrambles: usize,
+    seed: u64,
+    start: Start,
 }
 
-impl Default for Options {
+impl Default for OptionsFields {
     fn default() -> Self {
         Self {
             tolerance: None,
@@ -71,35 +72,135 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    /// `log2` of the largest number of nodes of all scrambles together.
-    const MAX_LOG2_TOTAL: u32 = 22;
+impl Default for Options {
+    fn default() -> Self {
+        Self(OptionsFields::default())
+    }
+}
 
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// [`Error::InvalidParameter`] names the first field that is out of range.
-    pub fn validate(&self) -> Result<(), Error> {
-        if let Some(tolerance) = self.tolerance
+impl TryFrom<OptionsFields> for Options {
+    type Error = Error;
+
+    fn try_from(fields: OptionsFields) -> Result<Self, Error> {
+        if let Some(tolerance) = fields.tolerance
             && !(1e-14..=1e-1).contains(&tolerance)
         {
             return Err(Error::invalid("options.tolerance", tolerance, "between 1e-14 and 1e-1"));
         }
-        check::integer("options.max_iterations", self.max_iterations, 1, 1_000_000)?;
-        check::integer("options.log2_nodes", self.log2_nodes, 6, 20)?;
-        check::integer("options.scrambles", self.scrambles, 1, 64)?;
-        if self.scrambles << self.log2_nodes > 1 << Self::MAX_LOG2_TOTAL {
+        check::integer("options.max_iterations", fields.max_iterations, 1, 1_000_000)?;
+        check::integer("options.log2_nodes", fields.log2_nodes, 6, 20)?;
+        check::integer("options.scrambles", fields.scrambles, 1, 64)?;
+        if fields.scrambles << fields.log2_nodes > 1 << Self::MAX_LOG2_TOTAL {
             return Err(Error::invalid(
                 "options.scrambles",
-                self.scrambles,
+                fields.scrambles,
                 format!("at most 2^({} - log2_nodes), to bound the memory", Self::MAX_LOG2_TOTAL),
             ));
         }
-        Ok(())
+        Ok(Self(fields))
+    }
+}
+
+impl From<Options> for OptionsFields {
+    fn from(Options(fields): Options) -> Self {
+        fields
+    }
+}
+
+impl Options {
+    /// `log2` of the largest number of nodes of all scrambles together.
+    const MAX_LOG2_TOTAL: u32 = 22;
+
+    /// Largest undamped residual, in the coordinates iterated on, of a converged solve.
+    ///
+    /// `None` (left out in JSON, and the default) is automatic. Every iteration aims at 1e-10. The map of an average over quasi-Monte-Carlo
+    /// nodes has jumps, at which an iteration may stall; with a residual of at most a twentieth of the standard error of the
+    /// image, in its noisiest coordinate, it is converged then, too: the tolerance belongs to the noise. With a single scramble
+    /// nothing is known about the noise, and only 1e-10 is converged. A given tolerance holds as it is, noise or not.
+    #[must_use]
+    pub fn tolerance(&self) -> Option<f64> {
+        self.0.tolerance
+    }
+
+    /// Bound on the iterations per fixed point, and on the number of iterations that is reported; 1000 by default. Evaluations that do
+    /// not move the iterate are not counted: those that measure slopes, errors, and the residual of the point where the
+    /// iterations ended.
+    #[must_use]
+    pub fn max_iterations(&self) -> usize {
+        self.0.max_iterations
+    }
+
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 14 by default. The nodes of a stage may take 2 GiB of memory at
+    /// most, all scrambles together: at 8 tokens, `2^20` of them do.
+    #[must_use]
+    pub fn log2_nodes(&self) -> usize {
+        self.0.log2_nodes
+    }
+
+    /// Number of independent scrambles; 4 by default. Standard errors need at least 2.
+    #[must_use]
+    pub fn scrambles(&self) -> usize {
+        self.0.scrambles
+    }
+
+    /// Seed of the scrambles; 0 by default. The same seed gives the same bits, whatever the number of threads.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// Which fixed point of the fine-tuning stage to return.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        self.0.start
+    }
+
+    /// These options with a given [tolerance](Self::tolerance).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless it is between 1e-14 and 1e-1.
+    pub fn with_tolerance(self, tolerance: f64) -> Result<Self, Error> {
+        OptionsFields { tolerance: Some(tolerance), ..self.0 }.try_into()
+    }
+
+    /// These options with another [bound on the iterations](Self::max_iterations).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless it is between 1 and 1,000,000.
+    pub fn with_max_iterations(self, max_iterations: usize) -> Result<Self, Error> {
+        OptionsFields { max_iterations, ..self.0 }.try_into()
+    }
+
+    /// These options with another [number of nodes](Self::log2_nodes).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `log2_nodes` is between 6 and 20, and all scrambles together have at most `2^22` nodes.
+    pub fn with_log2_nodes(self, log2_nodes: usize) -> Result<Self, Error> {
+        OptionsFields { log2_nodes, ..self.0 }.try_into()
+    }
+
+    /// These options with another [number of scrambles](Self::scrambles).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless it is between 1 and 64, and all scrambles together have at most `2^22` nodes.
+    pub fn with_scrambles(self, scrambles: usize) -> Result<Self, Error> {
+        OptionsFields { scrambles, ..self.0 }.try_into()
+    }
+
+    /// These options with another [seed](Self::seed).
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self(OptionsFields { seed, ..self.0 })
+    }
+
+    /// These options with another [start](Self::start).
+    #[must_use]
+    pub fn with_start(self, start: Start) -> Self {
+        Self(OptionsFields { start, ..self.0 })
     }
 
     /// Which residual is small enough.
-    pub(crate) fn tolerance(&self) -> Tolerance {
-        self.tolerance.map_or(Tolerance::Automatic, Tolerance::Fixed)
+    pub(crate) fn accuracy(&self) -> Tolerance {
+        self.0.tolerance.map_or(Tolerance::Automatic, Tolerance::Fixed)
     }
 }

@@ -6,20 +6,14 @@
 
 /// A point and the value of the function there. Infinite values are welcome: they only have a sign.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Point {
+pub(crate) struct End {
     pub(crate) x: f64,
     pub(crate) f: f64,
 }
 
 /// The root of `f` between `a` and `b`, where it has opposite signs, to `tolerance` relative to the larger of `|x|` and
 /// `floor`. Also returns when `f` is not a number, or after 200 evaluations: the caller checks the residual.
-pub(crate) fn bracketed(
-    a: Point,
-    b: Point,
-    tolerance: f64,
-    floor: f64,
-    mut f: impl FnMut(f64) -> f64,
-) -> f64 {
+pub(crate) fn bracketed(a: End, b: End, tolerance: f64, floor: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
     let (mut a, mut b) = (a, b);
     let mut fraction: f64 = 0.5;
     for _ in 0..200 {
@@ -31,7 +25,7 @@ pub(crate) fn bracketed(
         }
         let smallest = (0.5 * resolution / width).min(0.5);
         let x = a.x + fraction.clamp(smallest, 1.0 - smallest) * (b.x - a.x);
-        let new = Point { x, f: f(x) };
+        let new = End { x, f: f(x) };
         if new.f.is_nan() {
             return x;
         }
@@ -45,7 +39,7 @@ pub(crate) fn bracketed(
 
 /// The position of the root between `a` (0) and `b` (1) by inverse quadratic interpolation through a third point, if
 /// the inverse function is monotone between them.
-fn interpolate(a: Point, b: Point, c: Point) -> Option<f64> {
+fn interpolate(a: End, b: End, c: End) -> Option<f64> {
     let xi = (a.x - b.x) / (c.x - b.x);
     let phi = (a.f - b.f) / (c.f - b.f);
     let monotone = phi * phi < xi && (1.0 - phi) * (1.0 - phi) < 1.0 - xi;
@@ -60,7 +54,7 @@ mod tests {
 
     fn count(a: f64, b: f64, f: impl Fn(f64) -> f64) -> (f64, usize) {
         let mut evaluations = 0;
-        let root = bracketed(Point { x: a, f: f(a) }, Point { x: b, f: f(b) }, 1e-15, 0.0, |x| {
+        let root = bracketed(End { x: a, f: f(a) }, End { x: b, f: f(b) }, 1e-15, 0.0, |x| {
             evaluations += 1;
             f(x)
         });

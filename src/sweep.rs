@@ -30,10 +30,11 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Cause, Error, check};
-use crate::fixed_point::Status;
+use crate::check;
+use crate::error::{Cause, Error};
 use crate::parallel;
-use crate::scenario::{Outcome, Scenario};
+use crate::scenario::{Outcome, Scenario, ScenarioFields};
+use crate::status::Status;
 
 /// Points of a grid at most.
 const MAX_POINTS: usize = 100_000_000;
@@ -52,7 +53,7 @@ pub enum Scale {
 
 /// The values of one field of the scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
+#[serde(try_from = "AxisWire", into = "AxisWire")]
 pub struct Axis {
     field: String,
     values: Vec<f64>,
@@ -61,7 +62,7 @@ pub struct Axis {
 /// An axis as it is written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wire {
+struct AxisWire {
     field: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     values: Option<Vec<f64>>,
@@ -75,7 +76,7 @@ struct Wire {
     scale: Option<Scale>,
 }
 
-impl Wire {
+impl AxisWire {
     /// Number of values, given one by one or as a range.
     fn count(&self) -> usize {
         self.values.as_ref().map(Vec::len).or(self.count).unwrap_or(0)
@@ -93,19 +94,21 @@ fn check_points(counts: impl ExactSizeIterator<Item = usize>) -> Result<(), Erro
     Ok(())
 }
 
-impl TryFrom<Wire> for Axis {
+impl TryFrom<AxisWire> for Axis {
     type Error = Error;
 
-    fn try_from(wire: Wire) -> Result<Self, Error> {
+    fn try_from(wire: AxisWire) -> Result<Self, Error> {
         match wire {
-            Wire { field, values: Some(values), from: None, to: None, count: None, scale: None } => {
+            AxisWire { field, values: Some(values), from: None, to: None, count: None, scale: None } => {
                 Self::list(field, values)
             }
-            Wire { field, values: None, from: Some(from), to: Some(to), count: Some(count), scale } => {
+            AxisWire { field, values: None, from: Some(from), to: Some(to), count: Some(count), scale } => {
                 Self::range(field, from, to, count, scale.unwrap_or_default())
             }
-            Wire { values: Some(_), .. } => Err(Error::Conflict { field: "axes.from", with: "axes.values" }),
-            Wire { .. } => Err(Error::MissingField {
+            AxisWire { values: Some(_), .. } => {
+                Err(Error::Conflict { field: "axes.from", with: "axes.values" })
+            }
+            AxisWire { .. } => Err(Error::MissingField {
                 field: "axes.values",
                 reason: "give values, or from, to and count",
             }),
@@ -113,7 +116,7 @@ impl TryFrom<Wire> for Axis {
     }
 }
 
-impl From<Axis> for Wire {
+impl From<Axis> for AxisWire {
     fn from(Axis { field, values }: Axis) -> Self {
         Self { field, values: Some(values), from: None, to: None, count: None, scale: None }
     }
@@ -190,8 +193,8 @@ pub struct Sweep {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SweepWire {
-    scenario: Scenario,
-    axes: Vec<Wire>,
+    scenario: ScenarioFields,
+    axes: Vec<AxisWire>,
 }
 
 impl TryFrom<SweepWire> for Sweep {
@@ -199,8 +202,8 @@ impl TryFrom<SweepWire> for Sweep {
 
     fn try_from(SweepWire { scenario, axes }: SweepWire) -> Result<Self, Error> {
         // Before the values of any range are made: a short text may describe more of them than there is memory.
-        check_points(axes.iter().map(Wire::count))?;
-        Self::new(scenario, axes.into_iter().map(Axis::try_from).collect::<Result<_, _>>()?)
+        check_points(axes.iter().map(AxisWire::count))?;
+        Self::new(scenario.try_into()?, axes.into_iter().map(Axis::try_from).collect::<Result<_, _>>()?)
     }
 }
 
@@ -318,7 +321,7 @@ impl Sweep {
     /// # Errors
     /// [`Error::Syntax`] for broken JSON, an unknown field, or anything that [`Sweep::new`] refuses.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        crate::lines::from_json(text)
+        crate::json::from_json(text)
     }
 
     /// The axes.
@@ -389,7 +392,7 @@ impl Sweep {
         for (axis, value) in self.axes.iter().zip(values) {
             set(&mut scenario, &axis.field, *value)?;
         }
-        serde_json::from_value(scenario).map_err(syntax)
+        Scenario::from_value(scenario)
     }
 
     /// Solves the points of a shard, but the first `done` ones (rounded down to whole rows), and gives them to `emit`, one at a
@@ -415,7 +418,7 @@ impl Sweep {
         let first = start.saturating_add(done / length * length).min(end);
         let rows = (end - first) / length;
         let stream =
-            Mutex::new(Stream { emit, next: 0, waiting: BTreeMap::new(), emitted: 0, stopped: false });
+            Mutex::new(InOrder { emit, next: 0, waiting: BTreeMap::new(), emitted: 0, stopped: false });
         let (next_row, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let solve_rows = || {
             loop {
@@ -470,7 +473,7 @@ fn is_usable(outcome: &Outcome) -> bool {
 }
 
 /// Puts what several workers produce in order.
-struct Stream<F> {
+struct InOrder<F> {
     emit: F,
     /// The row that is being emitted.
     next: usize,
@@ -481,7 +484,7 @@ struct Stream<F> {
     stopped: bool,
 }
 
-impl<F: FnMut(&Record) -> ControlFlow<()>> Stream<F> {
+impl<F: FnMut(&Record) -> ControlFlow<()>> InOrder<F> {
     fn push(&mut self, row: usize, record: Record, complete: bool) -> ControlFlow<()> {
         if self.stopped {
             return ControlFlow::Break(());

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fixed_point::Status;
 use crate::nullable::number;
+use crate::status::Status;
 
 /// A critical value of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ use rand_distr::StandardNormal;
 use rand_pcg::Pcg64;
 
 fn nodes(log2_nodes: usize) -> Options {
-    Options { log2_nodes, scrambles: 16, ..Options::default() }
+    Options::default().with_log2_nodes(log2_nodes).unwrap().with_scrambles(16).unwrap()
 }
 
 fn curve(model: &Model, frozen: &Frozen, log2_nodes: usize) -> BayesCurve {
@@ -26,7 +26,7 @@ fn curve(model: &Model, frozen: &Frozen, log2_nodes: usize) -> BayesCurve {
 /// Softmax attention with frozen weights that leave exactly `delta_bo` of effective noise.
 fn perfectly_frozen_softmax(tokens: usize, delta_bo: f64) -> (Model, Frozen) {
     let (_, frozen) = perfectly_frozen(1, delta_bo);
-    (Model::softmax(tokens, 2.0 * delta_bo), frozen)
+    (Model::softmax(tokens, 2.0 * delta_bo).unwrap(), frozen)
 }
 
 #[test]
@@ -225,16 +225,16 @@ fn limits_of_little_and_of_plenty_of_data() {
 
 #[test]
 fn the_size_of_the_perturbation_is_a_unit() {
-    let frozen = Frozen::new(2.0, 1.2, 1.1);
-    let large = Frozen::new(18.0, 10.8, 9.9);
-    let a = bayes_optimal(&Model::linear(2, 0.5), &frozen, 0.8, 1.0, &nodes(9)).unwrap();
-    let b = bayes_optimal(&Model::linear(2, 4.5), &large, 0.8, 3.0, &nodes(9)).unwrap();
+    let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
+    let large = Frozen::new(18.0, 10.8, 9.9).unwrap();
+    let a = bayes_optimal(&Model::linear(2, 0.5).unwrap(), &frozen, 0.8, 1.0, &nodes(9)).unwrap();
+    let b = bayes_optimal(&Model::linear(2, 4.5).unwrap(), &large, 0.8, 3.0, &nodes(9)).unwrap();
     assert_close("q", b.order.q, 3.0 * a.order.q, 1e-12);
     assert_close("error", b.errors.test, 9.0 * a.errors.test, 1e-12);
     assert_close("alignment", b.alignment, a.alignment, 1e-12);
     // Scaling the frozen weights changes nothing: what they tell is the same.
-    let scaled = Frozen { q: 4.0 * frozen.q, m: 2.0 * frozen.m, ..frozen };
-    let c = bayes_optimal(&Model::linear(2, 0.5), &scaled, 0.8, 1.0, &nodes(9)).unwrap();
+    let scaled = Frozen::new(frozen.q0(), 4.0 * frozen.q(), 2.0 * frozen.m()).unwrap();
+    let c = bayes_optimal(&Model::linear(2, 0.5).unwrap(), &scaled, 0.8, 1.0, &nodes(9)).unwrap();
     assert_close("recalibrated", c.order.q, a.order.q, 1e-12);
 }
 
@@ -243,7 +243,8 @@ fn error_bars_cover_other_seeds() {
     for (model, frozen) in [perfectly_frozen(2, 0.4), perfectly_frozen_softmax(2, 0.4)] {
         let solutions: Vec<_> = (0..40)
             .map(|seed| {
-                let options = Options { log2_nodes: 8, scrambles: 8, seed, ..Options::default() };
+                let options =
+                    Options::default().with_log2_nodes(8).unwrap().with_scrambles(8).unwrap().with_seed(seed);
                 bayes_optimal(&model, &frozen, 0.6, 1.0, &options).unwrap()
             })
             .collect();
@@ -269,7 +270,7 @@ fn error_bars_cover_other_seeds() {
 #[test]
 fn the_same_bits_on_any_number_of_threads() {
     let (model, frozen) = perfectly_frozen_softmax(3, 0.4);
-    let options = Options { log2_nodes: 7, ..Options::default() };
+    let options = Options::default().with_log2_nodes(7).unwrap();
     let solve = || bayes_optimal(&model, &frozen, 0.4, 1.0, &options).unwrap();
     let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(solve);
     assert_eq!(on(1), on(3));
@@ -278,7 +279,7 @@ fn the_same_bits_on_any_number_of_threads() {
 #[test]
 fn many_tokens() {
     for (model, frozen) in [perfectly_frozen(8, 0.4), perfectly_frozen_softmax(5, 0.4)] {
-        let options = Options { log2_nodes: 6, ..Options::default() };
+        let options = Options::default().with_log2_nodes(6).unwrap();
         let curve = BayesCurve::new(&model, &frozen, 1.0, &options).unwrap();
         let threshold = curve.weak_recovery().value;
         let solution = curve.solve(4.0 * threshold).unwrap();
@@ -290,22 +291,29 @@ fn many_tokens() {
 #[test]
 fn stability_of_no_overlap_by_empirical_risk_minimisation() {
     let (model, frozen) = perfectly_frozen(2, 1.0);
-    let options = Options { log2_nodes: 11, ..Options::default() };
-    let training = Training::new(2.0, 1.0);
+    let options = Options::default().with_log2_nodes(11).unwrap();
+    let training = Training::fresh(2.0, 1.0).unwrap();
     let threshold = lora::alpha_weak_recovery(&model, &frozen, &training, &options).unwrap().unwrap();
     assert!((threshold.at.growth - 1.0).abs() < 1e-4, "{threshold:?}");
     for (factor, recovers) in [(0.9, false), (1.1, true)] {
-        let training = Training { alpha: factor * threshold.alpha.value, ..training };
+        let training = training.with_alpha(factor * threshold.alpha.value).unwrap();
         let here = lora::weak_recovery(&model, &frozen, &training, &options).unwrap();
         assert_eq!(here.recovers, recovers, "{here:?}");
-        let uninformed = Options { start: lora_asymptotics::Start::Uninformed, ..options };
+        let uninformed = options.with_start(lora_asymptotics::Start::Uninformed);
         let solution = lora::solve(&model, &frozen, &training, &uninformed).unwrap();
         assert_eq!(solution.alignment > 0.0, recovers, "{solution:?}");
     }
     // The errors of the growth and of the threshold are those of their spread.
     let (growths, thresholds): (Vec<_>, Vec<_>) = (0..24)
         .map(|seed| {
-            let options = Options { log2_nodes: 8, scrambles: 8, seed, tolerance: Some(1e-8), ..options };
+            let options = options
+                .with_log2_nodes(8)
+                .unwrap()
+                .with_scrambles(8)
+                .unwrap()
+                .with_seed(seed)
+                .with_tolerance(1e-8)
+                .unwrap();
             let here = lora::weak_recovery(&model, &frozen, &training, &options).unwrap();
             let threshold =
                 lora::alpha_weak_recovery(&model, &frozen, &training, &options).unwrap().unwrap().alpha;
@@ -334,11 +342,11 @@ proptest! {
         log_lambda in -3.0..1.0_f64,
     ) {
         let softmax = softmax && tokens == 2;
-        let model = if softmax { Model::softmax(2, delta) } else { Model::linear(tokens, delta) };
-        let frozen = Frozen::new(1.5, norm, correlation * (1.5 * norm).sqrt());
-        let training = Training::new(log_alpha.exp(), log_lambda.exp());
-        let options = Options { log2_nodes: 9, ..Options::default() };
-        let bound = bayes_optimal(&model, &frozen, training.alpha, 1.0, &options).unwrap();
+        let model = if softmax { Model::softmax(2, delta).unwrap() } else { Model::linear(tokens, delta).unwrap() };
+        let frozen = Frozen::new(1.5, norm, correlation * (1.5 * norm).sqrt()).unwrap();
+        let training = Training::fresh(log_alpha.exp(), log_lambda.exp()).unwrap();
+        let options = Options::default().with_log2_nodes(9).unwrap();
+        let bound = bayes_optimal(&model, &frozen, training.alpha(), 1.0, &options).unwrap();
         prop_assert_eq!(bound.status, Status::Converged);
         prop_assert!((0.0..=1.0).contains(&bound.order.q) && bound.errors.test <= bound.errors.frozen + 1e-3);
         let solution = lora::solve(&model, &frozen, &training, &options).unwrap();
@@ -367,7 +375,7 @@ fn bad_input_is_named() {
     }
     // Extremes end in a number or in a status, never in a panic.
     for (delta, alpha) in [(1e300, 1.0), (1e-300, 1e-300), (1.0, 1e300), (1e150, 1e200)] {
-        for model in [Model::linear(2, delta), Model::softmax(2, delta)] {
+        for model in [Model::linear(2, delta).unwrap(), Model::softmax(2, delta).unwrap()] {
             let solution = bayes_optimal(&model, &frozen, alpha, 1.0, &options).unwrap();
             let q = solution.order.q;
             assert!(solution.status == Status::NonFinite || (0.0..=1.0).contains(&q), "{solution:?}");

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::sync::LazyLock;
+
 use common::{assert_close, assert_labelled, log_grid, perfectly_frozen};
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{
@@ -17,14 +19,8 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 /// The most accurate options that are still fast.
-const ACCURATE: Options = Options {
-    tolerance: Some(1e-10),
-    max_iterations: 1000,
-    log2_nodes: 14,
-    scrambles: 16,
-    seed: 0,
-    start: Start::Best,
-};
+static ACCURATE: LazyLock<Options> =
+    LazyLock::new(|| Options::default().with_tolerance(1e-10).unwrap().with_scrambles(16).unwrap());
 
 fn solve_with(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Solution {
     lora::solve(model, frozen, training, options)
@@ -44,11 +40,11 @@ fn converged(model: &Model, frozen: &Frozen, training: &Training, options: &Opti
 /// Fresh sequences with a given effective noise, and nothing else that matters.
 fn fresh(tokens: usize, delta_eff: f64, alpha: f64, lambda: f64, options: &Options) -> Solution {
     let (model, frozen) = perfectly_frozen(tokens, delta_eff);
-    solve_with(&model, &frozen, &Training::new(alpha, lambda), options)
+    solve_with(&model, &frozen, &Training::fresh(alpha, lambda).unwrap(), options)
 }
 
 fn active(fraction: f64, score: Score) -> Sequences {
-    Sequences::Active(Selection { fraction, score })
+    Sequences::Active(Selection::new(fraction, score).unwrap())
 }
 
 /// `K = T(T+1)/2`.
@@ -119,7 +115,7 @@ mod reference {
         leaves("", expected, &mut expected_leaves);
         for (name, value, std) in &expected_leaves {
             let found = named(&solution, name);
-            let tolerance = if model.tokens == 1 {
+            let tolerance = if model.tokens() == 1 {
                 assert!(errors[name].is_null(), "quadrature has no standard error");
                 1e-7 * value.abs() + 4.0 * std
             } else {
@@ -157,15 +153,21 @@ mod reference {
 fn all_kinds() -> Vec<(Model, Frozen, Training)> {
     let kinds =
         [Sequences::Fresh, Sequences::Reused, active(0.2, Score::Frobenius), active(0.1, Score::Centred)];
-    let frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.7);
+    let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.7).unwrap();
     let mut points = Vec::new();
     for tokens in 1..=8 {
         for (i, sequences) in kinds.into_iter().enumerate() {
             let q0 = [1.0, 2.3, 0.8][(tokens + i) % 3];
             let beta = [1.0, 0.8, 1.3, 0.0, 0.9][(tokens + 2 * i) % 5];
             let alpha = if tokens == 1 { 15.0 } else { 2.5 + 0.5 * i as f64 };
-            let training = Training { alpha, lambda: 0.3 * q0, q0, beta, sequences };
-            points.push((Model::linear(tokens, 0.5), frozen, training));
+            let training = Training::fresh(alpha, 0.3 * q0)
+                .unwrap()
+                .with_variance(q0)
+                .unwrap()
+                .recalibrated(beta)
+                .unwrap()
+                .on(sequences);
+            points.push((Model::linear(tokens, 0.5).unwrap(), frozen, training));
         }
     }
     points
@@ -174,17 +176,17 @@ fn all_kinds() -> Vec<(Model, Frozen, Training)> {
 mod identities {
     use super::*;
 
-    const QUICK: Options = Options { log2_nodes: 11, ..ACCURATE };
+    static QUICK: LazyLock<Options> = LazyLock::new(|| ACCURATE.with_log2_nodes(11).unwrap());
 
     #[test]
     fn the_ridge_equations_close() {
         for (model, frozen, training) in all_kinds() {
             let solution = converged(&model, &frozen, &training, &QUICK);
             let Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
-            let q0 = training.q0;
+            let q0 = training.q0();
             let what = |name: &str| format!("{name}, {model:?}, {training:?}");
             assert!(m > 0.5 * (q * q0).sqrt() && solution.residual <= 1e-10, "{}", what("trivial"));
-            let r = v_hat + 2.0 * training.lambda + 2.0 * eta;
+            let r = v_hat + 2.0 * training.lambda().unwrap() + 2.0 * eta;
             assert_close(&what("v"), v, 1.0 / r, 1e-9);
             assert_close(&what("m"), m, m_hat * q0 / r, 1e-9);
             assert_close(&what("q"), q, (m_hat * m_hat * q0 + q_hat) / (r * r), 1e-9);
@@ -199,15 +201,15 @@ mod identities {
             let solution = converged(&model, &frozen, &training, &QUICK);
             let Order { q, m, .. } = solution.order;
             let Errors { test, test_clean, train, frozen: baseline, .. } = solution.errors;
-            let q0 = training.q0;
+            let q0 = training.q0();
             let what = |name: &str| format!("{name}, {model:?}, {training:?}");
-            let prefactor = 2.0 * coordinates(model.tokens) / (model.tokens * model.tokens) as f64;
+            let prefactor = 2.0 * coordinates(model.tokens()) / (model.tokens() * model.tokens()) as f64;
             let noise = solution.effective_noise.unwrap().test;
             let error = |noise: f64, q: f64, m: f64| prefactor * (noise + q * q - 2.0 * m * m + q0 * q0);
             assert_close(&what("test"), test, error(noise, q, m), 1e-11);
-            assert_close(&what("clean"), test_clean, error(noise - 0.5 * model.delta, q, m), 1e-11);
+            assert_close(&what("clean"), test_clean, error(noise - 0.5 * model.delta(), q, m), 1e-11);
             assert_close(&what("frozen"), baseline, error(noise, 0.0, 0.0), 1e-11);
-            let objective = training.alpha * train + training.lambda * q;
+            let objective = training.alpha() * train + training.lambda().unwrap() * q;
             assert_close(&what("objective"), solution.objective, objective, 1e-11);
         }
     }
@@ -227,12 +229,12 @@ mod identities {
     #[test]
     fn effective_noise() {
         let delta = 0.5;
-        let model = Model::linear(2, delta);
-        let frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.7);
-        let (Frozen { q0, q, m, .. }, v) = (frozen, 0.7);
+        let model = Model::linear(2, delta).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.7).unwrap();
+        let (q0, q, m, v) = (frozen.q0(), frozen.q(), frozen.m(), 0.7);
         let on_fresh = |beta: f64| 0.5 * delta + q0 - 2.0 * beta * m + beta * beta * q;
         let noise = |beta: f64, sequences: Sequences| {
-            let training = Training { beta, sequences, ..Training::new(4.0, 0.3) };
+            let training = Training::fresh(4.0, 0.3).unwrap().recalibrated(beta).unwrap().on(sequences);
             converged(&model, &frozen, &training, &QUICK).effective_noise.unwrap()
         };
         for beta in [0.0, 0.4, m / q, 1.0, 1.5] {
@@ -268,12 +270,29 @@ mod identities {
         assert_close("reused at beta = 1", noise(1.0, Sequences::Reused).train.unwrap(), special, 1e-12);
     }
 
+    /// The clean error does not go through the noisy one: with a label noise that is eighteen orders of magnitude larger, it is the
+    /// closed form of a model without label noise, to its last digits. The ridge keeps the perturbation at zero.
+    #[test]
+    fn clean_error_beside_huge_label_noise() {
+        let (tokens, q0) = (2, 1e-9);
+        let frozen = Frozen::new(1.0, 1.0, 1.0 - 1e-12).unwrap();
+        let training = Training::fresh(4.0, 1e9).unwrap().with_variance(q0).unwrap();
+        let solution = lora::solve(&Model::linear(tokens, 1e6).unwrap(), &frozen, &training, &QUICK).unwrap();
+        let lora::Order { q, m, .. } = solution.order;
+        let left = 1.0 - 2.0 * frozen.m() + 1.0;
+        let expected = 1.5 * (left + (q - q0).powi(2) + 2.0 * (q * q0 - m * m));
+        assert_close("clean", solution.errors.test_clean, expected, 1e-9);
+        assert!(expected > 2.9e-12, "{expected:e}");
+        assert_close("noisy", solution.errors.test, 1.5 * 0.5e6, 1e-12);
+    }
+
     /// Only the effective noise matters: reused sequences, and fresh ones with the same noise on the label, agree bit by
     /// bit up to rounding, except for the test errors.
     #[test]
     fn pretraining_enters_through_the_effective_noise() {
-        let (model, frozen) = (Model::linear(3, 0.5), Frozen::new(2.0, 1.2, 1.1).with_response(0.7));
-        let reused = Training { sequences: Sequences::Reused, ..Training::new(3.0, 0.3) };
+        let (model, frozen) =
+            (Model::linear(3, 0.5).unwrap(), Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.7).unwrap());
+        let reused = Training::fresh(3.0, 0.3).unwrap().reused();
         let a = converged(&model, &frozen, &reused, &QUICK);
         let b = fresh(3, a.effective_noise.unwrap().train.unwrap(), 3.0, 0.3, &QUICK);
         assert_close("q", a.order.q, b.order.q, 1e-9);
@@ -291,9 +310,18 @@ mod identities {
         ] {
             let at = |scale: f64| {
                 let square = scale * scale;
-                let frozen = Frozen::new(2.0 * square, 1.2 * square, 1.1 * square).with_response(0.7);
-                let training = Training { alpha: 10.0, lambda: 0.3 * scale, q0: scale, beta: 0.9, sequences };
-                converged(&Model::linear(tokens, 0.5 * square), &frozen, &training, &QUICK)
+                let frozen = Frozen::new(2.0 * square, 1.2 * square, 1.1 * square)
+                    .unwrap()
+                    .with_response(0.7)
+                    .unwrap();
+                let training = Training::fresh(10.0, 0.3 * scale)
+                    .unwrap()
+                    .with_variance(scale)
+                    .unwrap()
+                    .recalibrated(0.9)
+                    .unwrap()
+                    .on(sequences);
+                converged(&Model::linear(tokens, 0.5 * square).unwrap(), &frozen, &training, &QUICK)
             };
             let one = at(1.0);
             for scale in [0.3, 2.7, 1e3] {
@@ -355,7 +383,7 @@ mod envelope {
         {
             let all: Vec<[f64; 2]> = (0..10)
                 .map(|seed| {
-                    let options = Options { log2_nodes: 12, seed, ..Options::default() };
+                    let options = Options::default().with_log2_nodes(12).unwrap().with_seed(seed);
                     deviations(tokens, delta_eff, alpha, lambda, &options)
                 })
                 .collect();
@@ -406,7 +434,7 @@ mod starts {
     use super::*;
 
     fn from(start: Start, alpha: f64, lambda: f64) -> Solution {
-        fresh(2, 1.0, alpha, lambda, &Options { start, ..Options::default() })
+        fresh(2, 1.0, alpha, lambda, &Options::default().with_start(start))
     }
 
     #[test]
@@ -483,7 +511,7 @@ mod standard_errors {
         for (tokens, alpha, lambda) in [(2, 2.0, 0.5), (3, 2.0, 0.3)] {
             let all: Vec<[(f64, f64); 7]> = (0..SEEDS)
                 .map(|seed| {
-                    let options = Options { log2_nodes: 10, seed, ..Options::default() };
+                    let options = Options::default().with_log2_nodes(10).unwrap().with_seed(seed);
                     observed(&fresh(tokens, 1.0, alpha, lambda, &options).into_converged().unwrap())
                 })
                 .collect();
@@ -520,14 +548,20 @@ mod standard_errors {
 
     #[test]
     fn a_single_scramble_has_none() {
-        let solution = fresh(2, 1.0, 2.0, 0.5, &Options { scrambles: 1, ..Options::default() });
+        let solution = fresh(2, 1.0, 2.0, 0.5, &Options::default().with_scrambles(1).unwrap());
         assert_eq!(serde_json::to_string(&solution.std_error).unwrap(), "{}");
     }
 
     #[test]
     fn seeds_differ_within_errors() {
         let [a, b] = [0, 1].map(|seed| {
-            observed(&fresh(3, 1.0, 2.0, 0.5, &Options { scrambles: 16, seed, ..Options::default() }))
+            observed(&fresh(
+                3,
+                1.0,
+                2.0,
+                0.5,
+                &Options::default().with_scrambles(16).unwrap().with_seed(seed),
+            ))
         });
         for ((x, dx), (y, dy)) in a.into_iter().zip(b) {
             assert!(
@@ -550,9 +584,9 @@ fn the_same_bits_on_any_number_of_threads() {
     for (tokens, sequences) in settings {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.7);
-            let training = Training { sequences, ..Training::new(3.0, 0.3) };
-            let solution = pool.install(|| solve(&Model::linear(tokens, 0.5), &frozen, &training));
+            let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.7).unwrap();
+            let training = Training::fresh(3.0, 0.3).unwrap().on(sequences);
+            let solution = pool.install(|| solve(&Model::linear(tokens, 0.5).unwrap(), &frozen, &training));
             serde_json::to_string(&solution).unwrap()
         };
         let one = on(1);
@@ -822,8 +856,14 @@ mod validity {
     /// On the way from many sequences to few, all verdicts are passed through, in order.
     #[test]
     fn a_solve_that_has_not_converged_is_never_reliable() {
-        let options = Options { log2_nodes: 8, scrambles: 2, max_iterations: 3, ..Options::default() };
-        let training = Training::new(5.0, 0.5);
+        let options = Options::default()
+            .with_log2_nodes(8)
+            .unwrap()
+            .with_scrambles(2)
+            .unwrap()
+            .with_max_iterations(3)
+            .unwrap();
+        let training = Training::fresh(5.0, 0.5).unwrap();
         let (model, frozen) = perfectly_frozen(2, 0.5);
         let solution = lora::solve(&model, &frozen, &training, &options).unwrap();
         assert_eq!(solution.status, Status::MaxIterations);
@@ -855,9 +895,9 @@ mod effects {
     #[test]
     fn recalibration_to_m_over_q_never_hurts_on_fresh_sequences() {
         for (tokens, q, m) in [(2, 4.0, 0.8), (2, 0.6, 0.7), (3, 1.2, 1.1), (1, 3.0, 1.2)] {
-            let (model, frozen) = (Model::linear(tokens, 0.5), Frozen::new(2.0, q, m));
+            let (model, frozen) = (Model::linear(tokens, 0.5).unwrap(), Frozen::new(2.0, q, m).unwrap());
             let at = |beta: f64| {
-                let training = Training { beta, ..Training::new(6.0, 0.5) };
+                let training = Training::fresh(6.0, 0.5).unwrap().recalibrated(beta).unwrap();
                 converged(&model, &frozen, &training, &Options::default())
             };
             let optimal = at(m / q);
@@ -873,10 +913,9 @@ mod effects {
     /// tending to 0, all of it is gone: `Delta_eff -> Delta/2 + Q0 - M^2/Q`.
     #[test]
     fn active_selection_helps_where_the_frozen_weights_are_miscalibrated() {
-        let (model, frozen) = (Model::linear(2, 0.5), Frozen::new(2.0, 4.0, 0.8));
+        let (model, frozen) = (Model::linear(2, 0.5).unwrap(), Frozen::new(2.0, 4.0, 0.8).unwrap());
         let at = |fraction: f64| {
-            let training =
-                Training { sequences: active(fraction, Score::Frobenius), ..Training::new(5.0, 0.5) };
+            let training = Training::fresh(5.0, 0.5).unwrap().on(active(fraction, Score::Frobenius));
             converged(&model, &frozen, &training, &ACCURATE)
         };
         let path: Vec<Solution> = [1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-6].map(at).into();
@@ -889,7 +928,7 @@ mod effects {
         assert!((all.alignment - 0.8979).abs() < 3e-4 && (all.errors.test - 7.687).abs() < 2e-3, "{all:?}");
         assert!((few.alignment - 0.9557).abs() < 3e-4 && (few.errors.test - 7.250).abs() < 2e-3, "{few:?}");
         assert_close("noise", path[7].effective_noise.unwrap().train.unwrap(), 0.25 + 2.0 - 0.16, 1e-3);
-        let fresh = converged(&model, &frozen, &Training::new(5.0, 0.5), &ACCURATE);
+        let fresh = converged(&model, &frozen, &Training::fresh(5.0, 0.5).unwrap(), &ACCURATE);
         let tolerance = 5.0 * fresh.std_error.alignment.unwrap().hypot(all.std_error.alignment.unwrap());
         assert!((all.alignment - fresh.alignment).abs() < tolerance, "everything selected is fresh");
     }
@@ -897,12 +936,17 @@ mod effects {
     /// On reused sequences the pre-training ridge that aligns best is not the one that predicts best.
     #[test]
     fn the_best_ridge_depends_on_the_target() {
-        let model = Model::linear(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
-        let training = Training { sequences: Sequences::Reused, ..Training::new(3.0, 0.2) };
+        let model = Model::linear(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
+        let training = Training::fresh(3.0, 0.2).unwrap().reused();
         let at = |lambda: f64| {
-            let pretraining = pretrain::Training::new(0.2, lambda);
+            let pretraining = pretrain::Training::new(0.2, lambda).unwrap();
             let pretrained = pretrain::solve(&model, &pretraining, &Options::default()).unwrap();
-            converged(&model, &pretrained.into_converged().unwrap().freeze(), &training, &Options::default())
+            converged(
+                &model,
+                &pretrained.into_converged().unwrap().freeze().unwrap(),
+                &training,
+                &Options::default(),
+            )
         };
         let path: Vec<Solution> = [0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3].map(at).into();
         assert!(path.windows(2).all(|pair| pair[1].alignment < pair[0].alignment));
@@ -917,13 +961,13 @@ mod effects {
     /// Collapsed pre-training: the frozen weights are zero, and the whole teacher is noise.
     #[test]
     fn fine_tuning_on_collapsed_weights() {
-        let frozen = Frozen::new(1.5, 0.0, 0.0).with_response(0.0);
+        let frozen = Frozen::new(1.5, 0.0, 0.0).unwrap().with_response(0.0).unwrap();
         let kinds =
             [Sequences::Fresh, Sequences::Reused, active(0.1, Score::Frobenius), active(0.1, Score::Centred)];
         for tokens in [1, 2, 3] {
             let solutions = kinds.map(|sequences| {
-                let training = Training { sequences, ..Training::new(8.0, 0.5) };
-                converged(&Model::linear(tokens, 0.5), &frozen, &training, &Options::default())
+                let training = Training::fresh(8.0, 0.5).unwrap().on(sequences);
+                converged(&Model::linear(tokens, 0.5).unwrap(), &frozen, &training, &Options::default())
             });
             for solution in &solutions {
                 assert_labelled(solution, 1.0);
@@ -938,11 +982,12 @@ mod effects {
             }
         }
         // The same through an actual pre-training.
-        let model = Model::linear(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
+        let model = Model::linear(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
         let collapsed =
-            pretrain::solve(&model, &pretrain::Training::new(0.2, 50.0), &Options::default()).unwrap();
+            pretrain::solve(&model, &pretrain::Training::new(0.2, 50.0).unwrap(), &Options::default())
+                .unwrap();
         assert_eq!(collapsed.status, Status::Collapsed);
-        assert_eq!(collapsed.freeze(), frozen);
+        assert_eq!(collapsed.freeze().unwrap(), frozen);
     }
 
     /// For one token the centred score looks at nothing at all.
@@ -950,9 +995,9 @@ mod effects {
     fn one_token_with_a_sharply_selected_noise() {
         // Without recalibration and nearly without noise, the law of N is a Gaussian cut at two edges of width 0.01, which a
         // rule must resolve. Reference: the same product rule with 4/3 to 2 times the nodes, and no break at the edges.
-        let selection = Sequences::Active(Selection { fraction: 0.5, score: Score::Frobenius });
+        let selection = Sequences::Active(Selection::new(0.5, Score::Frobenius).unwrap());
         for (delta, q) in [(1e-2, 1.011_566_99), (1e-4, 1.010_102_28)] {
-            let training = Training { beta: 0.0, sequences: selection, ..Training::new(4.0, 0.2) };
+            let training = Training::fresh(4.0, 0.2).unwrap().recalibrated(0.0).unwrap().on(selection);
             let (model, frozen) = perfectly_frozen(1, 0.5 * delta);
             let solution = lora::solve(&model, &frozen, &training, &Options::default()).unwrap();
             assert_close("q", solution.order.q, q, 2e-8);
@@ -961,14 +1006,9 @@ mod effects {
 
     #[test]
     fn one_token_has_no_centred_score() {
-        let (model, frozen) = (Model::linear(1, 0.5), Frozen::new(2.0, 1.2, 0.6));
+        let (model, frozen) = (Model::linear(1, 0.5).unwrap(), Frozen::new(2.0, 1.2, 0.6).unwrap());
         let at = |sequences| {
-            converged(
-                &model,
-                &frozen,
-                &Training { sequences, ..Training::new(6.0, 0.5) },
-                &Options::default(),
-            )
+            converged(&model, &frozen, &Training::fresh(6.0, 0.5).unwrap().on(sequences), &Options::default())
         };
         assert_eq!(at(active(0.1, Score::Centred)), at(Sequences::Fresh));
         assert!(at(active(0.1, Score::Frobenius)).alignment > at(Sequences::Fresh).alignment);
@@ -978,97 +1018,118 @@ mod effects {
 mod inputs {
     use super::*;
 
-    const OPTIONS: Options = Options {
-        tolerance: Some(1e-8),
-        log2_nodes: 6,
-        scrambles: 2,
-        max_iterations: 300,
-        seed: 0,
-        start: Start::Best,
-    };
-    const FROZEN: Frozen = Frozen::new(2.0, 1.2, 1.1).with_response(0.1);
+    static OPTIONS: LazyLock<Options> = LazyLock::new(|| {
+        let few = Options::default().with_log2_nodes(6).unwrap().with_scrambles(2).unwrap();
+        few.with_tolerance(1e-8).unwrap().with_max_iterations(300).unwrap()
+    });
+    static FROZEN: LazyLock<Frozen> =
+        LazyLock::new(|| Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.1).unwrap());
 
-    fn refused(model: &Model, frozen: &Frozen, training: &Training) -> &'static str {
-        match lora::solve(model, frozen, training, &OPTIONS) {
+    fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
+        match result {
             Err(Error::InvalidParameter { field, value, allowed }) => {
                 assert!(!value.is_empty() && !allowed.is_empty());
                 field
             }
-            other => panic!("{model:?}, {frozen:?}, {training:?}: {other:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
     fn accepted(frozen: &Frozen, training: &Training) {
-        let solution = solve_with(&Model::linear(2, 0.5), frozen, training, &OPTIONS);
-        assert_labelled(&solution, training.q0);
+        let solution = solve_with(&Model::linear(2, 0.5).unwrap(), frozen, training, &OPTIONS);
+        assert_labelled(&solution, training.q0());
+    }
+
+    /// Inputs with one number of them given: none if it is refused.
+    fn with(field: &str, x: f64) -> Result<(Frozen, Training), Error> {
+        let (frozen, training) = (*FROZEN, Training::fresh(3.0, 0.3)?);
+        let (q0, q, m) = (frozen.q0(), frozen.q(), frozen.m());
+        Ok(match field {
+            "frozen.q0" => (Frozen::new(x, q, m)?, training),
+            "frozen.q" => (Frozen::new(q0, x, m)?, training),
+            "frozen.m" => (Frozen::new(q0, q, x)?, training),
+            "frozen.v" => (frozen.with_response(x)?, training),
+            "lora.alpha" => (frozen, training.with_alpha(x)?),
+            "lora.lambda" => (frozen, training.with_lambda(x)?),
+            "lora.q0" => (frozen, training.with_variance(x)?),
+            "lora.beta" => (frozen, training.recalibrated(x)?),
+            "lora.sequences.active.fraction" => {
+                (frozen, training.active(Selection::new(x, Score::Frobenius)?))
+            }
+            other => panic!("{other}"),
+        })
     }
 
     #[test]
     fn numbers_out_of_range_are_named() {
         const NEVER: [f64; 4] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0];
-        let model = Model::linear(2, 0.5);
-        let base = Training::new(3.0, 0.3);
-        type Change = (&'static str, fn(&mut Frozen, &mut Training, f64));
-        let changes: [Change; 9] = [
-            ("frozen.q0", |f, _, x| f.q0 = x),
-            ("frozen.q", |f, _, x| f.q = x),
-            ("frozen.m", |f, _, x| f.m = x),
-            ("frozen.v", |f, _, x| f.v = Some(x)),
-            ("lora.alpha", |_, t, x| t.alpha = x),
-            ("lora.lambda", |_, t, x| t.lambda = x),
-            ("lora.q0", |_, t, x| t.q0 = x),
-            ("lora.beta", |_, t, x| t.beta = x),
-            ("lora.sequences.active.fraction", |_, t, x| t.sequences = active(x, Score::Frobenius)),
-        ];
-        for (field, change) in changes {
-            let with = |x: f64| {
-                let (mut frozen, mut training) = (FROZEN, base);
-                change(&mut frozen, &mut training, x);
-                (frozen, training)
-            };
+        for field in [
+            "frozen.q0",
+            "frozen.q",
+            "frozen.m",
+            "frozen.v",
+            "lora.alpha",
+            "lora.lambda",
+            "lora.q0",
+            "lora.beta",
+            "lora.sequences.active.fraction",
+        ] {
             for x in NEVER {
-                let (frozen, training) = with(x);
-                assert_eq!(refused(&model, &frozen, &training), field, "{x}");
+                assert_eq!(refused(with(field, x)), field, "{x}");
             }
-            let (frozen, training) = with(0.0);
+            let without = with(field, 0.0);
             match field {
                 "frozen.q0" | "lora.alpha" | "lora.q0" | "lora.sequences.active.fraction" => {
-                    assert_eq!(refused(&model, &frozen, &training), field);
+                    assert_eq!(refused(without), field);
                 }
                 // Without Q there can be no M.
-                "frozen.q" => assert_eq!(refused(&model, &frozen, &training), "frozen.m"),
-                _ => accepted(&frozen, &training),
+                "frozen.q" => assert_eq!(refused(without), "frozen.m"),
+                _ => {
+                    let (frozen, training) = without.unwrap();
+                    accepted(&frozen, &training);
+                }
             }
         }
         for score in [Score::Frobenius, Score::Centred] {
-            let training = Training { sequences: active(1.0 + 1e-12, score), ..base };
-            assert_eq!(refused(&model, &FROZEN, &training), "lora.sequences.active.fraction");
-            accepted(&FROZEN, &Training { sequences: active(1.0, score), ..base });
+            assert_eq!(refused(Selection::new(1.0 + 1e-12, score)), "lora.sequences.active.fraction");
+            accepted(&FROZEN, &Training::fresh(3.0, 0.3).unwrap().on(active(1.0, score)));
         }
+    }
+
+    #[test]
+    fn a_ridge_is_needed_where_the_answer_depends_on_it() {
+        let (model, training) = (Model::linear(2, 0.5).unwrap(), Training::without_ridge(3.0).unwrap());
+        let missing = |error: Error| matches!(error, Error::MissingField { field: "lora.lambda", .. });
+        assert!(missing(lora::solve(&model, &FROZEN, &training, &OPTIONS).unwrap_err()));
+        assert!(missing(lora::weak_recovery(&model, &FROZEN, &training, &OPTIONS).unwrap_err()));
+        assert!(missing(lora::alpha_weak_recovery(&model, &FROZEN, &training, &OPTIONS).unwrap_err()));
+        assert!(lora::lambda_collapse(&model, &FROZEN, &training, &OPTIONS).is_ok());
     }
 
     #[test]
     fn a_nearly_perfect_fit_has_no_negative_error() {
         // The loss is a difference of terms of size one, of which nothing is left.
-        let training =
-            Training { q0: 4.160_505_573_227_761e35, ..Training::new(9.469_959_414_848_077e-68, 5e-4) };
-        let frozen = Frozen::new(1.0, 1.0, 1.0).with_response(1.0);
-        let solution = lora::solve(&Model::linear(1, 1.0), &frozen, &training, &OPTIONS).unwrap();
-        assert_labelled(&solution, training.q0);
+        let training = Training::fresh(9.469_959_414_848_077e-68, 5e-4)
+            .unwrap()
+            .with_variance(4.160_505_573_227_761e35)
+            .unwrap();
+        let frozen = Frozen::new(1.0, 1.0, 1.0).unwrap().with_response(1.0).unwrap();
+        let solution = lora::solve(&Model::linear(1, 1.0).unwrap(), &frozen, &training, &OPTIONS).unwrap();
+        assert_labelled(&solution, training.q0());
     }
 
     #[test]
     fn reused_sequences_need_a_response() {
-        let training = Training { sequences: Sequences::Reused, ..Training::new(3.0, 0.3) };
-        let frozen = Frozen { v: None, ..FROZEN };
-        let model = Model::linear(2, 0.5);
+        let training = Training::fresh(3.0, 0.3).unwrap().reused();
+        let frozen = Frozen::new(FROZEN.q0(), FROZEN.q(), FROZEN.m()).unwrap();
+        let model = Model::linear(2, 0.5).unwrap();
         let missing = |error: Error| matches!(error, Error::MissingField { field: "frozen.v", .. });
         assert!(missing(lora::solve(&model, &frozen, &training, &OPTIONS).unwrap_err()));
         assert!(missing(lora::weak_recovery(&model, &frozen, &training, &OPTIONS).unwrap_err()));
         assert!(missing(lora::lambda_collapse(&model, &frozen, &training, &OPTIONS).unwrap_err()));
         // Other sequences do not, and a response of zero may be given.
-        accepted(&frozen, &Training::new(3.0, 0.3));
-        accepted(&frozen.with_response(0.0), &training);
+        accepted(&frozen, &Training::fresh(3.0, 0.3).unwrap());
+        accepted(&frozen.with_response(0.0).unwrap(), &training);
     }
 
     #[test]
@@ -1076,8 +1137,12 @@ mod inputs {
         for (alpha, lambda, q0) in
             [(1e300, 0.3, 1.0), (1e-300, 1e308, 1e-90), (1e300, 1e300, 1e100), (3.0, 1e308, 1e-5)]
         {
-            for model in [Model::linear(1, 0.5), Model::linear(2, 0.5), Model::softmax(2, 0.5)] {
-                let training = Training { q0, ..Training::new(alpha, lambda) };
+            for model in [
+                Model::linear(1, 0.5).unwrap(),
+                Model::linear(2, 0.5).unwrap(),
+                Model::softmax(2, 0.5).unwrap(),
+            ] {
+                let training = Training::fresh(alpha, lambda).unwrap().with_variance(q0).unwrap();
                 let solution = lora::solve(&model, &FROZEN, &training, &OPTIONS).unwrap();
                 let unreliable = solution.validity.verdict == Verdict::Unreliable;
                 assert!(unreliable || solution.status != Status::NonFinite, "{solution:?}");
@@ -1086,62 +1151,37 @@ mod inputs {
                 assert!(unreliable || stability.status != Status::NonFinite, "{stability:?}");
             }
         }
-        let training = Training::new(1e300, 0.3);
-        let solution = lora::solve(&Model::linear(2, 0.5), &FROZEN, &training, &OPTIONS).unwrap();
+        let training = Training::fresh(1e300, 0.3).unwrap();
+        let solution = lora::solve(&Model::linear(2, 0.5).unwrap(), &FROZEN, &training, &OPTIONS).unwrap();
         assert_eq!(solution.status, Status::NonFinite);
         for q0 in [5e-324, 1e-101, 1e101] {
-            let training = Training { q0, ..Training::new(3.0, 0.3) };
-            assert_eq!(refused(&Model::linear(2, 0.5), &FROZEN, &training), "lora.q0");
+            assert_eq!(refused(with("lora.q0", q0)), "lora.q0");
         }
     }
 
     #[test]
     fn overlaps_obey_cauchy_and_schwarz() {
-        let training = Training::new(3.0, 0.3);
+        let training = Training::fresh(3.0, 0.3).unwrap();
         let bound = (1.2_f64 * 2.0).sqrt();
-        assert_eq!(
-            refused(&Model::linear(2, 0.5), &Frozen { m: 1.0001 * bound, ..FROZEN }, &training),
-            "frozen.m"
-        );
-        accepted(&Frozen { m: bound, ..FROZEN }, &training);
+        assert_eq!(refused(Frozen::new(2.0, 1.2, 1.0001 * bound)), "frozen.m");
+        accepted(&Frozen::new(2.0, 1.2, bound).unwrap(), &training);
     }
 
     #[test]
     fn the_model_is_checked() {
-        let training = Training::new(3.0, 0.3);
         for tokens in [0, 9, usize::MAX] {
-            assert_eq!(refused(&Model::linear(tokens, 0.5), &FROZEN, &training), "model.tokens");
+            assert_eq!(refused(Model::linear(tokens, 0.5)), "model.tokens");
         }
         for delta in [f64::NAN, f64::INFINITY, -0.1] {
-            assert_eq!(refused(&Model::linear(2, delta), &FROZEN, &training), "model.delta");
-        }
-    }
-
-    #[test]
-    fn the_options_are_checked() {
-        let (model, training) = (Model::linear(2, 0.5), Training::new(3.0, 0.3));
-        let cases = [
-            ("options.tolerance", Options { tolerance: Some(0.0), ..OPTIONS }),
-            ("options.tolerance", Options { tolerance: Some(f64::NAN), ..OPTIONS }),
-            ("options.max_iterations", Options { max_iterations: 0, ..OPTIONS }),
-            ("options.log2_nodes", Options { log2_nodes: 5, ..OPTIONS }),
-            ("options.log2_nodes", Options { log2_nodes: 21, ..OPTIONS }),
-            ("options.scrambles", Options { scrambles: 0, ..OPTIONS }),
-            ("options.scrambles", Options { scrambles: 64, log2_nodes: 20, ..OPTIONS }),
-        ];
-        for (expected, options) in cases {
-            match lora::solve(&model, &FROZEN, &training, &options) {
-                Err(Error::InvalidParameter { field, .. }) => assert_eq!(field, expected),
-                other => panic!("{options:?}: {other:?}"),
-            }
+            assert_eq!(refused(Model::linear(2, delta)), "model.delta");
         }
     }
 
     #[test]
     fn too_few_iterations_are_reported() {
         let (model, frozen) = perfectly_frozen(2, 1.0);
-        let options = Options { max_iterations: 3, ..Options::default() };
-        let solution = solve_with(&model, &frozen, &Training::new(2.0, 0.5), &options);
+        let options = Options::default().with_max_iterations(3).unwrap();
+        let solution = solve_with(&model, &frozen, &Training::fresh(2.0, 0.5).unwrap(), &options);
         assert_eq!(solution.status, Status::MaxIterations);
         assert!(solution.residual > 1e-10 && solution.iterations <= 3);
         match solution.into_converged() {
@@ -1164,12 +1204,14 @@ mod inputs {
         ]
     }
 
-    fn sequences() -> impl Strategy<Value = Sequences> {
+    /// None if it is refused.
+    fn sequences() -> impl Strategy<Value = Option<Sequences>> {
         prop_oneof![
-            Just(Sequences::Fresh),
-            Just(Sequences::Reused),
+            Just(Some(Sequences::Fresh)),
+            Just(Some(Sequences::Reused)),
             (number(), any::<bool>()).prop_map(|(fraction, centred)| {
-                active(fraction, if centred { Score::Centred } else { Score::Frobenius })
+                let score = if centred { Score::Centred } else { Score::Frobenius };
+                Selection::new(fraction, score).ok().map(Sequences::Active)
             }),
         ]
     }
@@ -1186,12 +1228,19 @@ mod inputs {
         ) {
             // Half of the time an overlap that is allowed.
             let m = if overlap < 1.0 { overlap * q.sqrt() * q0_frozen.sqrt() } else { overlap };
-            let frozen = Frozen::new(q0_frozen, q, m).with_response(v);
-            let training = Training { alpha, lambda, q0, beta, sequences };
+            let frozen = Frozen::new(q0_frozen, q, m).and_then(|frozen| frozen.with_response(v));
+            let training = Training::fresh(alpha, lambda)
+                .and_then(|training| training.with_variance(q0))
+                .and_then(|training| training.recalibrated(beta));
+            let model = Model::linear(tokens, delta);
+            let (Ok(frozen), Ok(training), Ok(model), Some(sequences)) = (frozen, training, model, sequences) else {
+                return Ok(());
+            };
+            let training = training.on(sequences);
             // One token is done by quadrature with many more nodes: a bound on the time of extreme points.
-            let max_iterations = if tokens == 1 { 15 } else { OPTIONS.max_iterations };
-            let options = Options { start, max_iterations, ..OPTIONS };
-            match lora::solve(&Model::linear(tokens, delta), &frozen, &training, &options) {
+            let max_iterations = if tokens == 1 { 15 } else { OPTIONS.max_iterations() };
+            let options = OPTIONS.with_start(start).with_max_iterations(max_iterations).unwrap();
+            match lora::solve(&model, &frozen, &training, &options) {
                 Ok(solution) => assert_labelled(&solution, q0),
                 Err(error) => prop_assert_eq!(error.kind(), "invalid_parameter"),
             }

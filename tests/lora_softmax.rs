@@ -8,6 +8,8 @@ mod reference;
 #[path = "common/sampled_softmax.rs"]
 mod sampled_softmax;
 
+use std::sync::LazyLock;
+
 use common::{assert_close, assert_honest, cases};
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{
@@ -18,14 +20,14 @@ use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
 use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss, minimise};
 
-const FROZEN: Frozen = Frozen::new(2.0, 1.2, 1.1);
+static FROZEN: LazyLock<Frozen> = LazyLock::new(|| Frozen::new(2.0, 1.2, 1.1).unwrap());
 
 fn few_nodes() -> Options {
-    Options { log2_nodes: 10, tolerance: Some(1e-8), ..Options::default() }
+    Options::default().with_log2_nodes(10).unwrap().with_tolerance(1e-8).unwrap()
 }
 
 fn solve(tokens: usize, training: &Training, options: &Options) -> Solution {
-    lora::solve(&Model::softmax(tokens, 0.5), &FROZEN, training, options).unwrap()
+    lora::solve(&Model::softmax(tokens, 0.5).unwrap(), &FROZEN, training, options).unwrap()
 }
 
 #[test]
@@ -40,14 +42,14 @@ fn reference_values_with_selection_and_recalibration() {
 
 #[test]
 fn verdicts_at_a_small_ridge() {
-    let options = Options { log2_nodes: 12, tolerance: Some(1e-6), ..Options::default() };
+    let options = Options::default().with_log2_nodes(12).unwrap().with_tolerance(1e-6).unwrap();
     for (alpha, verdict) in [
         (2.0, Verdict::Unreliable),
         (3.0, Verdict::Unreliable),
         (5.0, Verdict::Marginal),
         (10.0, Verdict::Good),
     ] {
-        let solution = solve(2, &Training::new(alpha, 0.05), &options);
+        let solution = solve(2, &Training::fresh(alpha, 0.05).unwrap(), &options);
         assert_eq!(solution.validity.verdict, verdict, "{alpha}: {:?}", solution.validity);
         assert_eq!(solution.branch, Branch::Informed, "{alpha}");
         assert_eq!(solution.validity.reliable, verdict != Verdict::Unreliable);
@@ -56,10 +58,11 @@ fn verdicts_at_a_small_ridge() {
 
 #[test]
 fn collapse_threshold() {
-    let options = Options { log2_nodes: 15, ..Options::default() };
-    let model = Model::softmax(2, 0.5);
-    let threshold =
-        |alpha| lora::lambda_collapse(&model, &FROZEN, &Training::new(alpha, 0.0), &options).unwrap();
+    let options = Options::default().with_log2_nodes(15).unwrap();
+    let model = Model::softmax(2, 0.5).unwrap();
+    let threshold = |alpha| {
+        lora::lambda_collapse(&model, &FROZEN, &Training::fresh(alpha, 0.0).unwrap(), &options).unwrap()
+    };
     for (alpha, expected) in [(2.0, 1.690), (5.0, 2.644), (10.0, 4.400)] {
         let found = threshold(alpha).unwrap().value;
         // The published digits, and the error of the nodes: a few samples are close to the pole of R.
@@ -67,22 +70,27 @@ fn collapse_threshold() {
     }
     assert_eq!(threshold(0.3), None);
     assert_eq!(
-        lora::lambda_collapse(&Model::linear(2, 0.5), &FROZEN, &Training::new(2.0, 0.0), &options),
+        lora::lambda_collapse(
+            &Model::linear(2, 0.5).unwrap(),
+            &FROZEN,
+            &Training::fresh(2.0, 0.0).unwrap(),
+            &options
+        ),
         Ok(None)
     );
     for start in [Start::Informed, Start::Uninformed, Start::Best] {
-        let above = solve(2, &Training::new(2.0, 1.8), &Options { start, ..few_nodes() });
+        let above = solve(2, &Training::fresh(2.0, 1.8).unwrap(), &few_nodes().with_start(start));
         assert_eq!(above.status, Status::Collapsed, "{start:?}");
         assert!(above.order.q + above.order.m + above.alignment <= 0.0);
         assert_close("E' of w = 0", above.errors.test, above.errors.frozen, 1e-12);
         assert_close("1/v", 1.0 / above.order.v, above.order.v_hat + 3.6 + 2.0 * above.order.eta, 1e-9);
     }
-    assert_eq!(solve(2, &Training::new(2.0, 1.0), &few_nodes()).status, Status::Converged);
+    assert_eq!(solve(2, &Training::fresh(2.0, 1.0).unwrap(), &few_nodes()).status, Status::Converged);
 }
 
 #[test]
 fn identities_of_the_fixed_point() {
-    let training = Training::new(5.0, 0.5);
+    let training = Training::fresh(5.0, 0.5).unwrap();
     let solution = solve(3, &training, &few_nodes());
     let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
     assert_close("v^2 qhat", v * v * q_hat, q - m * m, 1e-6);
@@ -94,8 +102,8 @@ fn identities_of_the_fixed_point() {
 /// `d(objective)/d lambda' = q`, within the errors of the divergences by parts on frozen nodes.
 #[test]
 fn envelope() {
-    let options = Options { log2_nodes: 14, ..Options::default() };
-    let at = |lambda| solve(2, &Training::new(10.0, lambda), &options);
+    let options = Options::default().with_log2_nodes(14).unwrap();
+    let at = |lambda| solve(2, &Training::fresh(10.0, lambda).unwrap(), &options);
     let (up, down, here) = (at(0.52), at(0.48), at(0.5));
     assert_close("d objective/d lambda'", (up.objective - down.objective) / 0.04, here.order.q, 0.02);
 }
@@ -104,18 +112,18 @@ fn envelope() {
 #[test]
 fn inverse_temperature_is_a_unit() {
     let b = 1.7;
-    let options = Options { log2_nodes: 11, ..Options::default() };
+    let options = Options::default().with_log2_nodes(11).unwrap();
     let plain = lora::solve(
-        &Model::softmax(2, 0.5),
+        &Model::softmax(2, 0.5).unwrap(),
         &FROZEN,
-        &Training { q0: 0.8, ..Training::new(5.0, 0.5) },
+        &Training::fresh(5.0, 0.5).unwrap().with_variance(0.8).unwrap(),
         &options,
     )
     .unwrap();
-    let model = Model { inverse_temperature: Some(b), ..Model::softmax(2, 0.5 / (b * b)) };
-    let [q0, q, m] = [FROZEN.q0, FROZEN.q, FROZEN.m].map(|x| x / (b * b));
-    let training = Training { q0: 0.8 / b, ..Training::new(5.0, 0.5 * b) };
-    let scaled = lora::solve(&model, &Frozen::new(q0, q, m), &training, &options).unwrap();
+    let model = Model::softmax(2, 0.5 / (b * b)).unwrap().with_inverse_temperature(b).unwrap();
+    let [q0, q, m] = [FROZEN.q0(), FROZEN.q(), FROZEN.m()].map(|x| x / (b * b));
+    let training = Training::fresh(5.0, 0.5 * b).unwrap().with_variance(0.8 / b).unwrap();
+    let scaled = lora::solve(&model, &Frozen::new(q0, q, m).unwrap(), &training, &options).unwrap();
     assert_close("q", scaled.order.q * b, plain.order.q, 1e-6);
     assert_close("v", scaled.order.v * b, plain.order.v, 1e-6);
     assert_close("q_hat", scaled.order.q_hat / b, plain.order.q_hat, 1e-6);
@@ -126,15 +134,15 @@ fn inverse_temperature_is_a_unit() {
 
 #[test]
 fn selecting_everything_is_fresh_and_reusing_without_response_too() {
-    let fresh = solve(2, &Training::new(5.0, 0.5), &few_nodes());
+    let fresh = solve(2, &Training::fresh(5.0, 0.5).unwrap(), &few_nodes());
     for score in [Score::Frobenius, Score::Centred] {
-        let sequences = Sequences::Active(Selection { fraction: 1.0, score });
-        let all = solve(2, &Training { sequences, ..Training::new(5.0, 0.5) }, &few_nodes());
+        let sequences = Sequences::Active(Selection::new(1.0, score).unwrap());
+        let all = solve(2, &Training::fresh(5.0, 0.5).unwrap().on(sequences), &few_nodes());
         assert_close("q", all.order.q, fresh.order.q, 1e-6);
     }
-    let training = Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) };
-    let frozen = Frozen { v: Some(0.0), ..FROZEN };
-    let reused = lora::solve(&Model::softmax(2, 0.5), &frozen, &training, &few_nodes()).unwrap();
+    let training = Training::fresh(5.0, 0.5).unwrap().reused();
+    let frozen = FROZEN.with_response(0.0).unwrap();
+    let reused = lora::solve(&Model::softmax(2, 0.5).unwrap(), &frozen, &training, &few_nodes()).unwrap();
     assert_eq!(reused.order, fresh.order);
     assert_eq!(fresh.effective_noise, None);
 }
@@ -142,14 +150,21 @@ fn selecting_everything_is_fresh_and_reusing_without_response_too() {
 /// The pre-training ridge that aligns best and the one that predicts best differ on reused sequences.
 #[test]
 fn mismatch_on_reused_sequences() {
-    let model = Model::softmax(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
-    let options = Options { log2_nodes: 14, scrambles: 8, tolerance: Some(1e-7), ..Options::default() };
-    let training = Training { sequences: Sequences::Reused, ..Training::new(5.0, 0.5) };
+    let model = Model::softmax(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
+    let options = Options::default()
+        .with_log2_nodes(14)
+        .unwrap()
+        .with_scrambles(8)
+        .unwrap()
+        .with_tolerance(1e-7)
+        .unwrap();
+    let training = Training::fresh(5.0, 0.5).unwrap().reused();
     let points: Vec<Solution> = [0.01, 0.03, 0.1]
         .iter()
         .map(|&lambda| {
-            let base = pretrain::solve(&model, &pretrain::Training::new(0.2, lambda), &options).unwrap();
-            let frozen = base.into_converged().unwrap().freeze();
+            let base =
+                pretrain::solve(&model, &pretrain::Training::new(0.2, lambda).unwrap(), &options).unwrap();
+            let frozen = base.into_converged().unwrap().freeze().unwrap();
             lora::solve(&model, &frozen, &training, &options).unwrap().into_converged().unwrap()
         })
         .collect();
@@ -168,8 +183,8 @@ fn mismatch_on_reused_sequences() {
 #[test]
 fn up_to_six_tokens() {
     for tokens in 2..=6 {
-        let options = Options { log2_nodes: 9, ..few_nodes() };
-        let solution = solve(tokens, &Training::new(5.0, 0.5), &options);
+        let options = few_nodes().with_log2_nodes(9).unwrap();
+        let solution = solve(tokens, &Training::fresh(5.0, 0.5).unwrap(), &options);
         assert!(solution.status.is_success() || solution.status == Status::NoiseLimited, "{tokens}");
         assert!(solution.errors.test < solution.errors.frozen, "{tokens}");
         assert!(solution.errors.test_clean < solution.errors.test, "{tokens}");
@@ -182,7 +197,7 @@ fn up_to_six_tokens() {
 fn seven_and_eight_tokens_agree_with_plain_sampling() {
     let (alpha, lambda, delta) = (5.0, 0.5, 0.5_f64);
     for tokens in [7, 8] {
-        let solution = solve(tokens, &Training::new(alpha, lambda), &few_nodes());
+        let solution = solve(tokens, &Training::fresh(alpha, lambda).unwrap(), &few_nodes());
         let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
         let batch = |seed| {
             let mut draws = Draws::new(seed);
@@ -192,11 +207,12 @@ fn seven_and_eight_tokens_agree_with_plain_sampling() {
             for _ in 0..samples {
                 let truth = draws.vector(tokens);
                 let omega = m * &truth + (q - m * m).sqrt() * draws.vector(tokens);
-                let frozen = (2.0 * FROZEN.q).sqrt() * draws.symmetric(tokens);
-                let unknown =
-                    (2.0 * (FROZEN.q0 - FROZEN.m * FROZEN.m / FROZEN.q)).sqrt() * draws.symmetric(tokens);
+                let frozen = (2.0 * FROZEN.q()).sqrt() * draws.symmetric(tokens);
+                let unknown = (2.0 * (FROZEN.q0() - FROZEN.m() * FROZEN.m() / FROZEN.q())).sqrt()
+                    * draws.symmetric(tokens);
                 let identity = DMatrix::identity(tokens, tokens);
-                let logits = FROZEN.m / FROZEN.q * &frozen + unknown + &truth * truth.transpose() - &identity;
+                let logits =
+                    FROZEN.m() / FROZEN.q() * &frozen + unknown + &truth * truth.transpose() - &identity;
                 let label = attention(&(&logits + delta.sqrt() * draws.symmetric(tokens)));
                 let base = frozen - q * identity;
                 let value_and_gradient = |chi: &DVector<f64>| {
@@ -268,7 +284,7 @@ fn seven_and_eight_tokens_agree_with_plain_sampling() {
 fn same_bits_on_any_number_of_threads() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| solve(3, &Training::new(4.0, 0.5), &few_nodes()))
+        pool.install(|| solve(3, &Training::fresh(4.0, 0.5).unwrap(), &few_nodes()))
     };
     let one = on(1);
     assert_eq!(one, on(2));
@@ -279,9 +295,15 @@ fn same_bits_on_any_number_of_threads() {
 fn standard_errors_are_honest() {
     let solutions: Vec<Solution> = (0..50)
         .map(|seed| {
-            let options =
-                Options { seed, log2_nodes: 11, scrambles: 8, tolerance: Some(1e-6), ..Options::default() };
-            solve(2, &Training::new(10.0, 0.5), &options)
+            let options = Options::default()
+                .with_seed(seed)
+                .with_log2_nodes(11)
+                .unwrap()
+                .with_scrambles(8)
+                .unwrap()
+                .with_tolerance(1e-6)
+                .unwrap();
+            solve(2, &Training::fresh(10.0, 0.5).unwrap(), &options)
         })
         .collect();
     let check = |what: &str, value: fn(&Solution) -> f64, error: fn(&Solution) -> Option<f64>| {
@@ -299,9 +321,11 @@ fn standard_errors_are_honest() {
     check("replicon", |s| s.validity.replicon, |s| s.std_error.replicon);
     let thresholds: Vec<_> = (0..50)
         .map(|seed| {
-            let options = Options { seed, log2_nodes: 11, scrambles: 8, ..Options::default() };
-            let training = Training::new(10.0, 0.0);
-            let threshold = lora::lambda_collapse(&Model::softmax(2, 0.5), &FROZEN, &training, &options);
+            let options =
+                Options::default().with_seed(seed).with_log2_nodes(11).unwrap().with_scrambles(8).unwrap();
+            let training = Training::fresh(10.0, 0.0).unwrap();
+            let threshold =
+                lora::lambda_collapse(&Model::softmax(2, 0.5).unwrap(), &FROZEN, &training, &options);
             let threshold = threshold.unwrap().unwrap();
             assert_eq!(threshold.status, Status::Converged);
             (threshold.value, threshold.std_error)
@@ -320,17 +344,17 @@ proptest! {
         (q, overlap, delta, beta) in (0.0_f64..3.0, 0.0_f64..1.0, 0.0_f64..2.0, 0.0_f64..1.5),
         kind in 0_usize..4,
     ) {
-        let frozen = Frozen::new(2.0, q, overlap * (2.0 * q).sqrt()).with_response(0.7);
+        let frozen = Frozen::new(2.0, q, overlap * (2.0 * q).sqrt()).unwrap().with_response(0.7).unwrap();
         let sequences = match kind {
             0 => Sequences::Fresh,
             1 => Sequences::Reused,
-            2 => Sequences::Active(Selection { fraction: 0.1, score: Score::Frobenius }),
-            _ => Sequences::Active(Selection { fraction: 0.1, score: Score::Centred }),
+            2 => Sequences::Active(Selection::new(0.1, Score::Frobenius).unwrap()),
+            _ => Sequences::Active(Selection::new(0.1, Score::Centred).unwrap()),
         };
         let q0 = 10_f64.powf(log_q0);
-        let training = Training { q0, beta, sequences, ..Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda)) };
-        let options = Options { log2_nodes: 7, max_iterations: 100, tolerance: Some(1e-5), ..Options::default() };
-        let solution = lora::solve(&Model::softmax(tokens, delta), &frozen, &training, &options).unwrap();
+        let training = Training::fresh(10_f64.powf(log_alpha), 10_f64.powf(log_lambda)).unwrap().with_variance(q0).unwrap().recalibrated(beta).unwrap().on(sequences);
+        let options = Options::default().with_log2_nodes(7).unwrap().with_max_iterations(100).unwrap().with_tolerance(1e-5).unwrap();
+        let solution = lora::solve(&Model::softmax(tokens, delta).unwrap(), &frozen, &training, &options).unwrap();
         let lora::Order { q, m, v, .. } = solution.order;
         let lora::Errors { test, test_clean, train, frozen, .. } = solution.errors;
         if solution.status == Status::NonFinite {

@@ -2,9 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use lora_asymptotics::lora::Frozen;
 use lora_asymptotics::optimize::{
-    Bound, Optimum, Parameter, Settings, Target, Variable, best_split, minimize,
+    Optimum, Parameter, SearchBound, Settings, Target, Variable, best_split, minimize,
 };
 use lora_asymptotics::{Error, Scenario, observables};
 
@@ -40,7 +39,7 @@ fn the_optimum_is_that_of_a_fine_grid() {
     let grid = (0..=400).map(|k| {
         let lambda = 1e-3 * 1e3_f64.powf(f64::from(k) / 400.0);
         let mut here = scenario.clone();
-        here.pretrain.as_mut().unwrap().lambda = Some(lambda);
+        here.pretrain = here.pretrain.map(|training| training.with_lambda(lambda).unwrap());
         (lambda, here.solve().unwrap().lora.unwrap().errors.test)
     });
     let (lambda, error) = grid.reduce(|best, next| if next.1 < best.1 { next } else { best }).unwrap();
@@ -67,7 +66,7 @@ fn one_ridge_is_best_for_everything_on_fresh_linear_sequences() {
 fn reused_sequences_have_a_mismatch() {
     let scenario = mismatch("reused");
     let aligned = best_ridge(&scenario, Target::LoraAlignment, 1e-4);
-    assert_eq!(aligned.found[0].at_bound, Some(Bound::Lower), "o_w falls monotonically: {aligned:?}");
+    assert_eq!(aligned.found[0].at_bound, Some(SearchBound::Lower), "o_w falls monotonically: {aligned:?}");
     assert!((aligned.found[0].value - 1e-3).abs() < 1e-15 && (aligned.value - 0.9963).abs() < 1e-3);
     let predicting = best_ridge(&scenario, Target::LoraTest, 1e-4);
     assert!(predicting.found[0].at_bound.is_none() && predicting.found[0].value > 0.05, "{predicting:?}");
@@ -79,11 +78,11 @@ fn the_best_recalibration_of_linear_attention_is_in_closed_form() {
         r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.4, "m": 1.1},
             "lora": {"alpha": 4.0, "lambda": 0.5}, "options": {"log2_nodes": 11}}"#,
     );
-    let Frozen { q, m, .. } = scenario.frozen.unwrap();
+    let frozen = scenario.frozen.unwrap();
     let settings = Settings { tolerance: 1e-5, ..Settings::default() };
     for target in [Target::LoraTest, Target::LoraAlignment, Target::EffectiveNoise] {
         let best = minimize(&scenario, target, &[variable(Parameter::Beta, 0.1, 3.0)], &settings).unwrap();
-        let expected = observables::optimal_recalibration(q, m).unwrap();
+        let expected = observables::optimal_recalibration(frozen.q(), frozen.m()).unwrap();
         assert!((best.found[0].value / expected - 1.0).abs() < 1e-3, "{target:?}: {best:?}");
     }
 }
@@ -126,8 +125,8 @@ fn several_variables_at_once() {
         let mut fixed = scenario.clone();
         let finetuning = fixed.lora.as_mut().unwrap();
         match other {
-            0 => finetuning.lambda = Some(joint.found[0].value),
-            _ => finetuning.beta = joint.found[1].value,
+            0 => *finetuning = finetuning.with_lambda(joint.found[0].value).unwrap(),
+            _ => *finetuning = finetuning.recalibrated(joint.found[1].value).unwrap(),
         }
         let alone = minimize(&fixed, Target::LoraTest, &variables[k..=k], &settings).unwrap();
         assert!((alone.found[0].value / joint.found[k].value).ln().abs() < 1e-2, "{alone:?}\n{joint:?}");
@@ -146,8 +145,8 @@ fn a_budget_of_data_is_split() {
     let best = best_split(&scenario, total, price, &[], &Settings::default()).unwrap();
     let at = |share: f64| {
         let mut here = scenario.clone();
-        here.pretrain.as_mut().unwrap().alpha = (1.0 - share) * total;
-        here.lora.as_mut().unwrap().alpha = share * total / price;
+        here.pretrain = here.pretrain.map(|training| training.with_alpha((1.0 - share) * total).unwrap());
+        here.lora = here.lora.map(|training| training.with_alpha(share * total / price).unwrap());
         here.solve().unwrap().lora.unwrap()
     };
     let share = best.found[0].value;
@@ -193,7 +192,7 @@ fn what_cannot_be_optimised_is_an_error() {
     ));
     // No data to speak of: nothing can be trusted.
     let mut hopeless = scenario.clone();
-    hopeless.lora.as_mut().unwrap().alpha = 0.1;
+    hopeless.lora = hopeless.lora.map(|training| training.with_alpha(0.1).unwrap());
     let result = minimize(&hopeless, Target::LoraTest, &[variable(LoraLambda, 1e-3, 1e-2)], &settings);
     assert!(
         matches!(result, Err(Error::NoOptimum { excluded, solves }) if excluded > 0 && excluded < solves),

@@ -17,11 +17,14 @@ use rand_distr::StandardNormal;
 use rand_pcg::Pcg64;
 
 fn listed(tokens: usize, delta: f64, eigenvalues: &[f64]) -> Model {
-    Model::linear(tokens, delta).with_teacher(Teacher::Spectrum { eigenvalues: eigenvalues.to_vec() })
+    Model::linear(tokens, delta)
+        .unwrap()
+        .with_teacher(Teacher::Spectrum { eigenvalues: eigenvalues.to_vec() })
+        .unwrap()
 }
 
 fn few() -> Options {
-    Options { log2_nodes: 10, ..Options::default() }
+    Options::default().with_log2_nodes(10).unwrap()
 }
 
 #[test]
@@ -38,7 +41,7 @@ fn published_tables() {
 
 #[test]
 fn the_threshold_of_perfect_recovery() {
-    let softmax = Model::softmax(2, 0.0).with_teacher(Teacher::Wishart { kappa0: 0.5 });
+    let softmax = Model::softmax(2, 0.0).unwrap().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
     assert_close("softmax", alpha_perfect_recovery(&softmax).unwrap(), 0.1875, 1e-14);
     for (kappa0, expected) in [(0.3, 0.255 / 6.0), (1.0, 0.5 / 6.0), (4.0, 0.5 / 6.0)] {
         assert_close("Wishart", alpha_perfect_recovery(&model(3, 0.5, kappa0)).unwrap(), expected, 1e-14);
@@ -65,13 +68,13 @@ fn limits_of_no_data_and_of_noise() {
         // What is left is the mean of the spectrum, which the prior knows.
         let nothing = bayes_optimal(&model, 1e-8, &few()).unwrap();
         assert_close("alpha -> 0", nothing.order.q, mean2, 1e-6);
-        let loud = bayes_optimal(&Model { delta: 1e9, ..model.clone() }, 1.0, &few()).unwrap();
+        let loud = bayes_optimal(&model.clone().with_delta(1e9).unwrap(), 1.0, &few()).unwrap();
         assert_close("Delta -> infinity", loud.order.q, mean2, 1e-6);
         // Much data: the error of a Gaussian channel of all D^2/2 dimensions of the orbit of S*.
         let alpha = 1e6;
         let plenty = bayes_optimal(&model, alpha, &few()).unwrap();
         let dimension = 2.0 * alpha_perfect_recovery(&model).unwrap() * model.observed_coordinates();
-        let expected = dimension * 0.5 * model.delta / (2.0 * alpha * model.observed_coordinates());
+        let expected = dimension * 0.5 * model.delta() / (2.0 * alpha * model.observed_coordinates());
         assert_close("alpha -> infinity", plenty.q0 - plenty.order.q, expected, 1e-2);
     }
 }
@@ -84,10 +87,10 @@ fn four_hundred_eigenvalues_against_explicit_matrices() {
     let eigenvalues: Vec<f64> =
         (0..dimension).map(|i| if i < 160 { 0.0 } else { 2.0 * random.random::<f64>() }).collect();
     let model = listed(2, 0.4, &eigenvalues);
-    let training = Training::new(0.5, 0.25);
+    let training = Training::new(0.5, 0.25).unwrap();
     let solution = pretrain::solve(&model, &training, &few()).unwrap().into_converged().unwrap();
     let pretrain::Order { q_hat, m_hat, v_hat, .. } = solution.order;
-    let threshold = 2.0 * training.lambda;
+    let threshold = 2.0 * training.lambda().unwrap();
     let spectrum = LearnedSpectrum::new(&model, &training, &solution).unwrap();
     let bound = bayes_optimal(&model, 0.5, &few()).unwrap();
 
@@ -107,7 +110,7 @@ fn four_hundred_eigenvalues_against_explicit_matrices() {
             // Bayes: y = snr s* + Z, the best estimate is (y - 2 Re G(y))/snr in the eigenbasis of y.
             let snr = bound.order.q_hat.sqrt();
             let seen = SymmetricEigen::new(&teacher * snr + &noise);
-            let law = model.teacher.as_ref().unwrap().spectrum().unwrap();
+            let law = model.teacher().unwrap().spectrum().unwrap();
             let best = seen.eigenvalues.map(|y| (y - 2.0 * law.stieltjes(snr, y)[0]) / snr);
             let estimate = &seen.eigenvectors * DMatrix::from_diagonal(&best) * seen.eigenvectors.transpose();
             let error = (&estimate - &teacher).norm_squared() / dimension as f64;
@@ -152,8 +155,8 @@ fn the_learned_spectrum_has_the_moments_of_the_solution() {
         Teacher::Spectrum { eigenvalues: vec![0.0, 0.0, 0.0, 0.0, 0.5, 4.0] },
     ];
     for teacher in teachers {
-        let model = Model::linear(2, 0.3).with_teacher(teacher);
-        let training = Training { kappa: 1.5, ..Training::new(0.6, 0.1) };
+        let model = Model::linear(2, 0.3).unwrap().with_teacher(teacher).unwrap();
+        let training = Training::new(0.6, 0.1).unwrap().with_width(1.5).unwrap();
         let solution = pretrain::solve(&model, &training, &few()).unwrap().into_converged().unwrap();
         let spectrum = LearnedSpectrum::new(&model, &training, &solution).unwrap();
         assert_close("rank", 1.0 - spectrum.atom(), solution.rank_fraction, 1e-10);
@@ -183,7 +186,7 @@ fn atoms_that_stand_out_become_outliers() {
     let mut eigenvalues = vec![0.0; 98];
     eigenvalues.extend([6.0, 9.0]);
     let model = listed(2, 0.2, &eigenvalues);
-    let training = Training::new(0.3, 0.1);
+    let training = Training::new(0.3, 0.1).unwrap();
     let solution = pretrain::solve(&model, &training, &few()).unwrap().into_converged().unwrap();
     let spectrum = LearnedSpectrum::new(&model, &training, &solution).unwrap();
     let outliers: Vec<_> = spectrum.components().into_iter().filter(|component| component.outlier).collect();
@@ -192,7 +195,7 @@ fn atoms_that_stand_out_become_outliers() {
         assert_close("weight", outlier.weight, 0.01, 1e-9);
         // s-hat = (Mhat s + Qhat G(Mhat s) - threshold)/Vhat, near the atom: G is about 1/(Mhat s).
         let pretrain::Order { q_hat, m_hat, v_hat, .. } = solution.order;
-        let expected = (m_hat * s + q_hat / (m_hat * s) - 2.0 * training.lambda) / v_hat;
+        let expected = (m_hat * s + q_hat / (m_hat * s) - 2.0 * training.lambda().unwrap()) / v_hat;
         assert_close("position", 0.5 * (outlier.low + outlier.high), expected, 2e-2);
     }
 }
@@ -200,10 +203,11 @@ fn atoms_that_stand_out_become_outliers() {
 #[test]
 fn collapse_with_a_listed_spectrum() {
     let model = listed(2, 0.2, &[0.0, 0.0, 1.0, 3.0]);
-    let critical =
-        pretrain::lambda_collapse(&model, &Training::new(0.3, 0.1), &Options::default()).unwrap().value;
+    let critical = pretrain::lambda_collapse(&model, &Training::new(0.3, 0.1).unwrap(), &Options::default())
+        .unwrap()
+        .value;
     let [below, above] = [0.999, 1.001]
-        .map(|f| pretrain::solve(&model, &Training::new(0.3, f * critical), &few()).unwrap().status);
+        .map(|f| pretrain::solve(&model, &Training::new(0.3, f * critical).unwrap(), &few()).unwrap().status);
     assert_eq!((below, above), (Status::Converged, Status::Collapsed));
 }
 
@@ -224,7 +228,7 @@ proptest! {
             Some(kappa0) => Teacher::Wishart { kappa0 },
             None => Teacher::Spectrum { eigenvalues },
         };
-        let model = Model::linear(tokens, log_delta.exp()).with_teacher(teacher);
+        let model = Model::linear(tokens, log_delta.exp()).unwrap().with_teacher(teacher).unwrap();
         let alpha = log_alpha.exp();
         let bound = bayes_optimal(&model, alpha, &few()).unwrap();
         prop_assert_eq!(bound.status, Status::Converged);
@@ -232,7 +236,7 @@ proptest! {
         prop_assert!(q > 0.0 && q <= bound.q0 * (1.0 + 1e-12), "{:?}", bound);
         let more = bayes_optimal(&model, 1.5 * alpha, &few()).unwrap();
         prop_assert!(more.order.q >= q * (1.0 - 1e-12));
-        let training = Training::new(alpha, log_lambda.exp());
+        let training = Training::new(alpha, log_lambda.exp()).unwrap();
         let solution = pretrain::solve(&model, &training, &few()).unwrap();
         if solution.status.is_success() {
             prop_assert!(solution.errors.test >= bound.errors.test * (1.0 - 1e-10), "{:?} {:?}", solution, bound);
@@ -247,7 +251,12 @@ fn bad_input_is_named() {
     for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(bayes_optimal(&good, alpha, &few()).unwrap_err().to_string().contains("pretrain.alpha"));
     }
-    assert!(bayes_optimal(&Model::linear(2, 0.5), 1.0, &few()).unwrap_err().to_string().contains("teacher"));
+    assert!(
+        bayes_optimal(&Model::linear(2, 0.5).unwrap(), 1.0, &few())
+            .unwrap_err()
+            .to_string()
+            .contains("teacher")
+    );
     for list in [vec![], vec![0.0, 0.0], vec![1.0, -0.1], vec![f64::NAN]] {
         let error = bayes_optimal(&listed(2, 0.5, &list), 1.0, &few()).unwrap_err().to_string();
         assert!(error.contains("model.teacher.spectrum.eigenvalues"), "{error}");

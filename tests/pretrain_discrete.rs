@@ -14,7 +14,7 @@ use rayon::prelude::*;
 /// `(Q, M, V)` by the plain iteration of one step of the state evolution, another search than that of the solver. (Accelerated, it
 /// may overshoot to `Q0 - 2M + Q < 0`.)
 fn iterated(model: &Model, training: &Training) -> [f64; 3] {
-    let start = [0.5, 0.5, 0.25 * (model.tokens * model.tokens) as f64];
+    let start = [0.5, 0.5, 0.25 * (model.tokens() * model.tokens()) as f64];
     let options = fixed_point::Options {
         tolerance: 1e-12,
         max_iterations: 3000,
@@ -38,8 +38,11 @@ fn table(exponent: f64, delta: f64) {
         .collect();
     assert_eq!(points.len(), 84);
     points.into_par_iter().for_each(|(tokens, alpha, lambda)| {
-        let model = Model::linear(tokens, delta).with_teacher(Teacher::PowerLaw { exponent, dimension: 400 });
-        let training = Training::new(alpha, lambda);
+        let model = Model::linear(tokens, delta)
+            .unwrap()
+            .with_teacher(Teacher::PowerLaw { exponent, dimension: 400 })
+            .unwrap();
+        let training = Training::new(alpha, lambda).unwrap();
         let solution = solve(&model, &training);
         assert_eq!(solution.status, Status::Converged, "{model:?}, {training:?}: {solution:?}");
         let Order { q, m, v, .. } = solution.order;
@@ -70,8 +73,11 @@ fn power_law_2() {
 
 #[test]
 fn an_example_with_its_value() {
-    let model = Model::linear(4, 0.0).with_teacher(Teacher::PowerLaw { exponent: 1.25, dimension: 400 });
-    let solution = solve(&model, &Training::new(0.18, 0.0729)).into_converged().unwrap();
+    let model = Model::linear(4, 0.0)
+        .unwrap()
+        .with_teacher(Teacher::PowerLaw { exponent: 1.25, dimension: 400 })
+        .unwrap();
+    let solution = solve(&model, &Training::new(0.18, 0.0729).unwrap()).into_converged().unwrap();
     // The plain iteration ends here; so did the integrals over the density on the real axis.
     approx::assert_abs_diff_eq!(solution.order.q, 0.957_542_9, epsilon = 1e-7);
 }
@@ -116,8 +122,11 @@ fn random_spectra() {
     let cases: Vec<(Model, Training)> = (0..COUNT)
         .map(|k| {
             let model = Model::linear(random.random_range(1..=8), [0.0, 1e-3, 0.5][k % 3])
-                .with_teacher(random_teacher(&mut random));
-            let training = Training::new(decades(&mut random, -2.0, 1.0), decades(&mut random, -4.0, 0.0));
+                .unwrap()
+                .with_teacher(random_teacher(&mut random))
+                .unwrap();
+            let training =
+                Training::new(decades(&mut random, -2.0, 1.0), decades(&mut random, -4.0, 0.0)).unwrap();
             (model, training)
         })
         .collect();
@@ -126,7 +135,7 @@ fn random_spectra() {
         .map(|(model, training)| {
             let solution = solve(model, training);
             let collapsed = pretrain::lambda_collapse(model, training, &Options::default()).unwrap().value
-                <= training.lambda;
+                <= training.lambda().unwrap();
             assert_eq!(solution.status == Status::Collapsed, collapsed, "{solution:?}");
             if solution.status == Status::Converged {
                 assert!(solution.residual <= 1e-10 && solution.order.q > 0.0, "{solution:?}");

@@ -11,7 +11,7 @@ use gauss_quad::GaussLegendre;
 use lora_asymptotics::fixed_point::{self, Coordinate, Method, Problem, Status};
 use lora_asymptotics::pretrain::{self, Solution, Training, alpha_interp, lambda_collapse, linear_step};
 use lora_asymptotics::spectrum::{TeacherSpectrum, Wishart};
-use lora_asymptotics::{Error, Model, Options, Start, Teacher, observables};
+use lora_asymptotics::{Error, Model, Options, Teacher, observables};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ const ORDINARY: [(usize, f64, f64, f64, f64); 12] = [
 
 fn ordinary() -> impl Iterator<Item = (Model, Training, Solution)> {
     ORDINARY.into_iter().map(|(tokens, delta, kappa0, alpha, lambda)| {
-        let (model, training) = (model(tokens, delta, kappa0), Training::new(alpha, lambda));
+        let (model, training) = (model(tokens, delta, kappa0), Training::new(alpha, lambda).unwrap());
         let solution = solved(&model, &training);
         assert_eq!(solution.status, Status::Converged, "{model:?}, {training:?}");
         (model, training, solution)
@@ -42,13 +42,13 @@ fn ordinary() -> impl Iterator<Item = (Model, Training, Solution)> {
 
 /// `K = T(T+1)/2` and `T^2`.
 fn geometry(model: &Model) -> (f64, f64) {
-    let tokens = model.tokens as f64;
+    let tokens = model.tokens() as f64;
     (0.5 * tokens * (tokens + 1.0), tokens * tokens)
 }
 
 /// `Q0 - 2M + Q + Delta/2`, as it is written.
 fn noisy_mse(model: &Model, solution: &Solution) -> f64 {
-    solution.q0 - 2.0 * solution.order.m + solution.order.q + 0.5 * model.delta
+    solution.q0 - 2.0 * solution.order.m + solution.order.q + 0.5 * model.delta()
 }
 
 /// `1 + 4V/T^2`.
@@ -100,7 +100,7 @@ mod reference {
     }
 
     pub(super) fn is_wrong(record: &Record) -> bool {
-        record.model.tokens == 4 && record.model.delta <= 0.0
+        record.model.tokens() == 4 && record.model.delta() <= 0.0
     }
 
     /// Every leaf of `expected` against the same path of `found`; the number of leaves.
@@ -142,21 +142,22 @@ mod reference {
         let (Some(record), None) = (wrong.next(), wrong.next()) else { panic!("one record is wrong") };
         let Record { model, training, expected } = record;
         let leaf = |path: &str| expected.pointer(&format!("/{path}/value")).unwrap().as_f64().unwrap();
-        let Some(Teacher::Wishart { kappa0 }) = model.teacher else { panic!("a Wishart teacher") };
+        let Some(&Teacher::Wishart { kappa0 }) = model.teacher() else { panic!("a Wishart teacher") };
         let ours = solved(model, training);
 
         // Its Qhat is not the closed form at its own (Q, M, V), but the one at the clipped M. Ours is at its own M.
         let [q, m, v, q_hat] = ["order/q", "order/m", "order/v", "order/q_hat"].map(leaf);
-        let closed_form = |m: f64| output_channel(model, training.alpha, v, 1.0 + kappa0 - 2.0 * m + q).1;
+        let closed_form = |m: f64| output_channel(model, training.alpha(), v, 1.0 + kappa0 - 2.0 * m + q).1;
         let clipped = 0.999 * (q * (1.0 + kappa0)).sqrt();
         assert!(clipped < m && q_hat > 8.0 * closed_form(m), "{q_hat} at {m}, not {}", closed_form(m));
         assert_close("Qhat of the record at the clip", q_hat, closed_form(clipped), 1e-9);
         let own_mse = ours.errors.test * geometry(model).1 / (2.0 * geometry(model).0);
-        let q_hat = output_channel(model, training.alpha, ours.order.v, own_mse).1;
+        let q_hat = output_channel(model, training.alpha(), ours.order.v, own_mse).1;
         assert_close("our Qhat", ours.order.q_hat, q_hat, 1e-12);
 
         // S = S* is feasible and has no train error at Delta = 0: a lower loss than the "global minimum" of the record.
-        let feasible = training.lambda * training.kappa.sqrt() * Wishart::new(kappa0).unwrap().mean();
+        let feasible =
+            training.lambda().unwrap() * training.kappa().sqrt() * Wishart::new(kappa0).unwrap().mean();
         assert_close("objective at S*", feasible, 1e-3 * 0.3_f64.sqrt(), 1e-14);
         assert!(leaf("objective") > 1.1 * feasible);
         assert!(ours.objective < feasible);
@@ -178,10 +179,11 @@ mod grid {
     fn check(model: &Model, n: usize) {
         let (mut converged, mut collapsed) = (0, 0);
         for alpha in log_grid(1e-2, 10.0, n) {
-            let threshold =
-                lambda_collapse(model, &Training::new(alpha, 1.0), &Options::default()).unwrap().value;
+            let threshold = lambda_collapse(model, &Training::new(alpha, 1.0).unwrap(), &Options::default())
+                .unwrap()
+                .value;
             for lambda in log_grid(1e-6, 10.0, n) {
-                let training = Training::new(alpha, lambda);
+                let training = Training::new(alpha, lambda).unwrap();
                 let solution = solve(model, &training);
                 let point = format!("{model:?}, {training:?}: {solution:?}");
                 match solution.status {
@@ -258,8 +260,8 @@ mod raw_equations {
     fn output_channel_is_the_closed_form() {
         for (model, training, solution) in ordinary() {
             let (c, q_hat) =
-                output_channel(&model, training.alpha, solution.order.v, noisy_mse(&model, &solution));
-            let v_hat = 4.0 * training.alpha * geometry(&model).0 * c;
+                output_channel(&model, training.alpha(), solution.order.v, noisy_mse(&model, &solution));
+            let v_hat = 4.0 * training.alpha() * geometry(&model).0 * c;
             assert_close("Vhat", solution.order.v_hat, v_hat, 1e-10);
             assert_close("Mhat", solution.order.m_hat, v_hat, 1e-10);
             assert_close("Qhat", solution.order.q_hat, q_hat, 1e-10);
@@ -272,12 +274,12 @@ mod raw_equations {
         // x = mid + half cos(theta) resolves the square-root edges.
         let rule = GaussLegendre::new(NonZeroUsize::new(1000).unwrap());
         for (model, training, solution) in ordinary() {
-            let Some(Teacher::Wishart { kappa0 }) = model.teacher else { panic!("a Wishart teacher") };
+            let Some(&Teacher::Wishart { kappa0 }) = model.teacher() else { panic!("a Wishart teacher") };
             let teacher = Wishart::new(kappa0).unwrap();
             let order = solution.order;
             let noise = order.q_hat.sqrt();
             let snr = order.m_hat / noise;
-            let threshold = 2.0 * training.lambda * training.kappa.sqrt();
+            let threshold = 2.0 * training.lambda().unwrap() * training.kappa().sqrt();
             // int weight(x, Re G(x)) rho(x) dx over x above the threshold.
             let integral = |weight: &dyn Fn(f64, f64) -> f64| -> f64 {
                 let pieces = teacher.support(snr).into_iter().map(|[low, high]| {
@@ -320,19 +322,25 @@ mod identities {
     fn the_objective_is_a_minimum_over_the_weights() {
         for (model, training, solution) in ordinary() {
             for kappa in [1.0, 2.5] {
-                let training = Training { kappa, lambda: training.lambda / kappa.sqrt(), ..training };
+                let training = training
+                    .with_width(kappa)
+                    .unwrap()
+                    .with_lambda(training.lambda().unwrap() / kappa.sqrt())
+                    .unwrap();
                 let objective = |training: Training| solved(&model, &training).objective;
                 // The objective is min_W L(W)/D^2, and lambda multiplies |W|_F^2/D^2 = sqrt(kappa) tr s-hat: at a
                 // minimum only the explicit lambda counts.
-                let by_lambda =
-                    derivative(training.lambda, |lambda| objective(Training { lambda, ..training }));
+                let by_lambda = derivative(training.lambda().unwrap(), |lambda| {
+                    objective(training.with_lambda(lambda).unwrap())
+                });
                 assert_close("d/d lambda", by_lambda, kappa.sqrt() * solution.trace, 1e-8);
 
                 // One more sequence raises the minimum by what it costs to add it to weights that have not seen it:
                 // min_h [l(h) + |h - omega|^2/(4V)], the loss at the proximal point *plus* the price of moving there.
                 // For linear attention h_p - omega = (4V/T^2)(h_label - h_p), so that the price is 4V/T^2 times the
                 // loss, and the sum is train (1 + 4V/T^2) = sqrt(train test); the train error alone is less.
-                let by_alpha = derivative(training.alpha, |alpha| objective(Training { alpha, ..training }));
+                let by_alpha =
+                    derivative(training.alpha(), |alpha| objective(training.with_alpha(alpha).unwrap()));
                 let envelope = solution.errors.train * shrinkage(&model, &solution);
                 assert_close("d/d alpha", by_alpha, envelope, 1e-8);
                 assert_close(
@@ -355,10 +363,15 @@ mod identities {
             // The left side has no cancellation, the right side has.
             let rounding = 1e-13 * solution.q0 / mse;
             assert_close("test", errors.test, prefactor * mse, 1e-12 + rounding);
-            assert_close("test_clean", errors.test_clean + prefactor * 0.5 * model.delta, errors.test, 1e-12);
+            assert_close(
+                "test_clean",
+                errors.test_clean + prefactor * 0.5 * model.delta(),
+                errors.test,
+                1e-12,
+            );
             assert_close("train", errors.train, errors.test / shrinkage(&model, &solution).powi(2), 1e-12);
-            let ridge = training.lambda * training.kappa.sqrt() * solution.trace;
-            assert_close("objective", solution.objective, training.alpha * errors.train + ridge, 1e-12);
+            let ridge = training.lambda().unwrap() * training.kappa().sqrt() * solution.trace;
+            assert_close("objective", solution.objective, training.alpha() * errors.train + ridge, 1e-12);
             let alignment = solution.order.m / (solution.order.q * solution.q0).sqrt();
             assert_close("alignment", solution.alignment, alignment, 1e-12);
         }
@@ -376,7 +389,7 @@ mod interpolation {
     }
 
     fn at(alpha: f64, lambda: f64) -> Solution {
-        solved(&layer(), &Training::new(alpha, lambda))
+        solved(&layer(), &Training::new(alpha, lambda).unwrap())
     }
 
     #[test]
@@ -422,7 +435,8 @@ mod interpolation {
         let threshold = alpha_interp(&layer()).unwrap().unwrap().value;
         let refused = [(layer(), BELOW), (layer(), threshold), (model(2, 0.0, 0.5), 5.0)];
         for (model, alpha) in refused {
-            let error = pretrain::solve(&model, &Training::new(alpha, 0.0), &Options::default()).unwrap_err();
+            let error = pretrain::solve(&model, &Training::new(alpha, 0.0).unwrap(), &Options::default())
+                .unwrap_err();
             assert!(
                 matches!(error, Error::InvalidParameter { field: "pretrain.lambda", .. }),
                 "alpha = {alpha}: {error}"
@@ -440,11 +454,11 @@ mod collapse {
     }
 
     fn at(lambda: f64) -> Solution {
-        solved(&layer(), &Training::new(0.1, lambda))
+        solved(&layer(), &Training::new(0.1, lambda).unwrap())
     }
 
     fn threshold() -> f64 {
-        lambda_collapse(&layer(), &Training::new(0.1, 1.0), &Options::default()).unwrap().value
+        lambda_collapse(&layer(), &Training::new(0.1, 1.0).unwrap(), &Options::default()).unwrap().value
     }
 
     #[test]
@@ -492,7 +506,11 @@ mod width {
     fn only_lambda_times_the_root_of_kappa_matters() {
         for (model, training, wide) in ordinary() {
             for kappa in [1.0_f64, 1.7, 30.0] {
-                let scaled = Training { kappa, lambda: training.lambda / kappa.sqrt(), ..training };
+                let scaled = training
+                    .with_width(kappa)
+                    .unwrap()
+                    .with_lambda(training.lambda().unwrap() / kappa.sqrt())
+                    .unwrap();
                 let solution = solved(&model, &scaled);
                 for (name, (found, expected)) in
                     ["Q", "M", "V"].iter().zip(order(&solution).iter().zip(order(&wide)))
@@ -508,7 +526,11 @@ mod width {
     fn a_narrow_student_is_solved_if_it_is_wide_enough() {
         for (model, training, wide) in ordinary() {
             let at = |kappa: f64| {
-                let training = Training { kappa, lambda: training.lambda / kappa.sqrt(), ..training };
+                let training = training
+                    .with_width(kappa)
+                    .unwrap()
+                    .with_lambda(training.lambda().unwrap() / kappa.sqrt())
+                    .unwrap();
                 pretrain::solve(&model, &training, &Options::default())
             };
             let rank = wide.rank_fraction;
@@ -531,7 +553,7 @@ mod limits {
     fn plenty_of_data_recover_the_teacher() {
         let mut previous = f64::INFINITY;
         for alpha in [10.0, 1e2, 1e3, 1e5] {
-            let solution = solved(&model(2, 0.5, 0.5), &Training::new(alpha, 1e-9));
+            let solution = solved(&model(2, 0.5, 0.5), &Training::new(alpha, 1e-9).unwrap());
             let error = solution.errors.test_clean;
             // The estimation error of a ridgeless fit falls like 1/alpha.
             assert!(error < 0.2 * previous && error < 1.0 / alpha, "{alpha}: {error}");
@@ -546,13 +568,14 @@ mod limits {
         let layer = model(2, 0.5, 0.5);
         let best = |alpha: f64| {
             log_grid(1e-4, 3.0, 40)
-                .map(|lambda| solved(&layer, &Training::new(alpha, lambda)).errors.test)
+                .map(|lambda| solved(&layer, &Training::new(alpha, lambda).unwrap()).errors.test)
                 .fold(f64::INFINITY, f64::min)
         };
         let best: Vec<f64> = log_grid(0.02, 5.0, 12).map(best).collect();
         assert!(best.is_sorted_by(|a, b| a > b), "{best:?}");
-        let train: Vec<Solution> =
-            log_grid(1e-5, 10.0, 40).map(|lambda| solved(&layer, &Training::new(0.2, lambda))).collect();
+        let train: Vec<Solution> = log_grid(1e-5, 10.0, 40)
+            .map(|lambda| solved(&layer, &Training::new(0.2, lambda).unwrap()))
+            .collect();
         assert!(train.is_sorted_by(|a, b| a.errors.train <= b.errors.train));
         assert!(train.is_sorted_by(|a, b| a.objective <= b.objective && a.trace >= b.trace));
         assert!(train.is_sorted_by(|a, b| a.rank_fraction >= b.rank_fraction));
@@ -562,7 +585,7 @@ mod limits {
     fn very_narrow_and_very_wide_teachers() {
         for kappa0 in [1e-5, 1e-3, 1e3, 1e6] {
             for (alpha, lambda) in [(0.05, 0.01), (0.5, 0.1), (5.0, 1e-3)] {
-                let solution = solved(&model(2, 0.5, kappa0), &Training::new(alpha, lambda));
+                let solution = solved(&model(2, 0.5, kappa0), &Training::new(alpha, lambda).unwrap());
                 assert!((0.0..=1.0).contains(&solution.alignment), "{kappa0}: {solution:?}");
                 assert!(solution.residual <= 1e-10);
             }
@@ -578,7 +601,7 @@ mod vanishing_teachers {
     #[test]
     fn they_have_a_limit() {
         for (alpha, lambda) in [(0.05, 0.01), (0.5, 0.1), (5.0, 1e-3)] {
-            let at = |kappa0: f64| solved(&model(2, 0.5, kappa0), &Training::new(alpha, lambda));
+            let at = |kappa0: f64| solved(&model(2, 0.5, kappa0), &Training::new(alpha, lambda).unwrap());
             let [wide, narrow, narrowest] = [1e-3, 1e-4, Wishart::WIDTHS[0]].map(|kappa0| at(kappa0).order.q);
             // The corrections are of order sqrt(kappa0): a factor sqrt(10) from one to the next.
             assert!((narrowest - narrow).abs() < 0.5 * (narrow - wide).abs(), "{wide} {narrow} {narrowest}");
@@ -588,7 +611,8 @@ mod vanishing_teachers {
     #[test]
     fn narrower_ones_are_refused() {
         for kappa0 in [9.9e-6, 1e-31, f64::MIN_POSITIVE, 1.1e6] {
-            let error = alpha_interp(&model(2, 0.5, kappa0)).unwrap_err();
+            let layer = Model::linear(2, 0.5).unwrap();
+            let error = layer.with_teacher(Teacher::Wishart { kappa0 }).unwrap_err();
             assert_eq!(error.kind(), "invalid_parameter");
             assert!(error.to_string().contains("1e-5"), "{error}");
         }
@@ -603,7 +627,7 @@ mod vanishing_teachers {
         ];
         for (tokens, delta, kappa0, alpha, lambda) in points {
             let model = model(tokens, delta, kappa0);
-            let solution = solve(&model, &Training::new(alpha, lambda));
+            let solution = solve(&model, &Training::new(alpha, lambda).unwrap());
             assert!(solution.status != Status::Converged || makes_sense(&solution), "{solution:?}");
         }
     }
@@ -618,7 +642,7 @@ mod invalid_input {
     const NOT_NON_NEGATIVE: [f64; 5] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE];
 
     fn good() -> (Model, Training, Options) {
-        (model(2, 0.5, 0.5), Training::new(0.2, 0.1), Options::default())
+        (model(2, 0.5, 0.5), Training::new(0.2, 0.1).unwrap(), Options::default())
     }
 
     #[track_caller]
@@ -633,48 +657,26 @@ mod invalid_input {
         }
     }
 
-    /// Every entry point that takes the model refuses it.
-    fn rejected_model(model: Model, path: &str) {
-        let (_, training, options) = good();
-        rejected(model.validate(), path);
-        rejected(pretrain::solve(&model, &training, &options), path);
-        rejected(alpha_interp(&model), path);
-        rejected(lambda_collapse(&model, &training, &Options::default()), path);
-        rejected(linear_step(&model, &training, [1.0; 3]), path);
-    }
-
-    fn rejected_training(training: Training, path: &str) {
-        let (model, _, options) = good();
-        rejected(training.validate(), path);
-        rejected(pretrain::solve(&model, &training, &options), path);
-        rejected(lambda_collapse(&model, &training, &Options::default()), path);
-        rejected(linear_step(&model, &training, [1.0; 3]), path);
-    }
-
-    fn rejected_options(options: Options, path: &str) {
-        let (model, training, _) = good();
-        rejected(options.validate(), path);
-        rejected(pretrain::solve(&model, &training, &options), path);
-    }
-
     #[test]
     fn fields_of_the_model() {
+        let model =
+            |tokens, delta, kappa0| Model::linear(tokens, delta)?.with_teacher(Teacher::Wishart { kappa0 });
         for tokens in [0, 9, usize::MAX] {
-            rejected_model(model(tokens, 0.5, 0.5), "model.tokens");
+            rejected(model(tokens, 0.5, 0.5), "model.tokens");
         }
         for delta in NOT_NON_NEGATIVE {
-            rejected_model(model(2, delta, 0.5), "model.delta");
+            rejected(model(2, delta, 0.5), "model.delta");
+            rejected(good().0.with_delta(delta), "model.delta");
         }
         for kappa0 in NOT_POSITIVE {
-            rejected_model(model(2, 0.5, kappa0), "model.teacher.wishart.kappa0");
+            rejected(model(2, 0.5, kappa0), "model.teacher.wishart.kappa0");
         }
     }
 
     #[test]
     fn a_teacher_is_needed() {
-        let model = Model::linear(2, 0.5);
+        let model = Model::linear(2, 0.5).unwrap();
         let (_, training, options) = good();
-        assert_eq!(model.validate(), Ok(()));
         let errors = [
             pretrain::solve(&model, &training, &options).unwrap_err(),
             alpha_interp(&model).unwrap_err(),
@@ -691,33 +693,48 @@ mod invalid_input {
     fn fields_of_the_training() {
         let (_, training, _) = good();
         for value in NOT_POSITIVE {
-            rejected_training(Training { alpha: value, ..training }, "pretrain.alpha");
-            rejected_training(Training { kappa: value, ..training }, "pretrain.kappa");
+            rejected(training.with_alpha(value), "pretrain.alpha");
+            rejected(Training::new(value, 0.1), "pretrain.alpha");
+            rejected(Training::without_ridge(value), "pretrain.alpha");
+            rejected(training.with_width(value), "pretrain.kappa");
         }
         for lambda in NOT_NON_NEGATIVE {
-            rejected_training(Training { lambda, ..training }, "pretrain.lambda");
+            rejected(training.with_lambda(lambda), "pretrain.lambda");
+            rejected(Training::new(0.1, lambda), "pretrain.lambda");
         }
+    }
+
+    #[test]
+    fn a_ridge_is_needed_where_the_answer_depends_on_it() {
+        let (model, training, options) = good();
+        let without =
+            Training::without_ridge(training.alpha()).unwrap().with_width(training.kappa()).unwrap();
+        let missing = |error: Error| matches!(error, Error::MissingField { field: "pretrain.lambda", .. });
+        let solution = pretrain::solve(&model, &training, &options).unwrap();
+        assert!(missing(pretrain::solve(&model, &without, &options).unwrap_err()));
+        assert!(missing(linear_step(&model, &without, [1.0; 3]).unwrap_err()));
+        assert!(missing(pretrain::LearnedSpectrum::new(&model, &without, &solution).err().unwrap()));
+        let [with, without] =
+            [training, without].map(|training| lambda_collapse(&model, &training, &options).unwrap().value);
+        assert_close("threshold of collapse", without, with, 0.0);
     }
 
     #[test]
     fn fields_of_the_options() {
         let (_, _, options) = good();
         for tolerance in NOT_POSITIVE.into_iter().chain([1e-15, 0.2]) {
-            rejected_options(Options { tolerance: Some(tolerance), ..options }, "options.tolerance");
+            rejected(options.with_tolerance(tolerance), "options.tolerance");
         }
         for max_iterations in [0, 1_000_001, usize::MAX] {
-            rejected_options(Options { max_iterations, ..options }, "options.max_iterations");
+            rejected(options.with_max_iterations(max_iterations), "options.max_iterations");
         }
         for log2_nodes in [0, 5, 21, usize::MAX] {
-            rejected_options(Options { log2_nodes, ..options }, "options.log2_nodes");
+            rejected(options.with_log2_nodes(log2_nodes), "options.log2_nodes");
         }
         for scrambles in [0, 65, usize::MAX] {
-            rejected_options(Options { scrambles, ..options }, "options.scrambles");
+            rejected(options.with_scrambles(scrambles), "options.scrambles");
         }
-        rejected_options(Options { scrambles: 64, log2_nodes: 20, ..options }, "options.scrambles");
-        for start in [Start::Informed, Start::Uninformed, Start::Best] {
-            assert_eq!(Options { start, seed: u64::MAX, ..options }.validate(), Ok(()));
-        }
+        rejected(options.with_scrambles(64).unwrap().with_log2_nodes(20), "options.scrambles");
     }
 
     #[test]
@@ -737,8 +754,8 @@ mod unconverged {
     use super::*;
 
     fn failed() -> Solution {
-        let options = Options { max_iterations: 1, ..Options::default() };
-        pretrain::solve(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &options).unwrap()
+        let options = Options::default().with_max_iterations(1).unwrap();
+        pretrain::solve(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1).unwrap(), &options).unwrap()
     }
 
     #[test]
@@ -756,18 +773,19 @@ mod unconverged {
     #[test]
     fn a_full_width_student_always_fits() {
         // The learned rank is full here: rounding must not make it more than that.
-        let training = Training::new(0.346_736_850_452_531_6, 2f64.sqrt() * 0.101_589_239_873_607_59);
+        let training =
+            Training::new(0.346_736_850_452_531_6, 2f64.sqrt() * 0.101_589_239_873_607_59).unwrap();
         let solution = solved(&model(2, 0.5, 5.0), &training);
         assert!(solution.rank_fraction <= 1.0 && solution.rank_fraction > 1.0 - 1e-9, "{solution:?}");
     }
 
     #[test]
     fn every_bound_on_the_iterations_is_labelled_or_enough() {
-        let (model, training) = (model(2, 0.5, 0.5), Training::new(0.2, 0.1));
+        let (model, training) = (model(2, 0.5, 0.5), Training::new(0.2, 0.1).unwrap());
         let exact = solved(&model, &training);
         let mut succeeded = false;
         for max_iterations in 1..60 {
-            let options = Options { max_iterations, ..Options::default() };
+            let options = Options::default().with_max_iterations(max_iterations).unwrap();
             let solution = pretrain::solve(&model, &training, &options).unwrap();
             match solution.status {
                 Status::Converged => {
@@ -800,8 +818,8 @@ mod unconverged {
 
     #[test]
     fn solutions_survive_json() {
-        let converged = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1));
-        let collapsed = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 1e3));
+        let converged = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1).unwrap());
+        let collapsed = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 1e3).unwrap());
         for solution in [converged, collapsed, failed()] {
             let text = serde_json::to_string(&solution).unwrap();
             let back: Solution = serde_json::from_str(&text).unwrap();
@@ -811,7 +829,7 @@ mod unconverged {
             assert_eq!(back.order.q.is_nan(), solution.order.q.is_nan());
         }
         // NaN has no JSON: it is null, and NaN again.
-        let overflown = solve(&model(1, 1e-8, 7e-3), &Training::new(2.5e299, 7e181));
+        let overflown = solve(&model(1, 1e-8, 7e-3), &Training::new(2.5e299, 7e181).unwrap());
         assert_eq!(overflown.status, Status::NonFinite);
         let text = serde_json::to_string(&overflown).unwrap();
         assert!(text.contains("\"q\":null"), "{text}");
@@ -854,17 +872,22 @@ mod properties {
             [max_iterations, log2_nodes, scrambles] in prop::array::uniform3(any_size()),
             default_options in any::<bool>(),
         ) {
-            let model = model(tokens, delta, kappa0);
-            let training = Training { alpha, lambda, kappa };
-            let options = Options { tolerance: Some(tolerance), max_iterations, log2_nodes, scrambles, ..Options::default() };
-            let options = if default_options { Options::default() } else { options };
+            let model = Model::linear(tokens, delta).and_then(|model| model.with_teacher(Teacher::Wishart { kappa0 }));
+            let training = Training::new(alpha, lambda).and_then(|training| training.with_width(kappa));
+            let options = Options::default()
+                .with_tolerance(tolerance)
+                .and_then(|options| options.with_max_iterations(max_iterations))
+                .and_then(|options| options.with_log2_nodes(log2_nodes))
+                .and_then(|options| options.with_scrambles(scrambles));
+            let options = if default_options { Ok(Options::default()) } else { options };
+            let (Ok(model), Ok(training), Ok(options)) = (model, training, options) else { return Ok(()) };
             // The outcomes are free: an error, or a solution whose status says what it is worth.
             let _ = alpha_interp(&model);
             let _ = lambda_collapse(&model, &training, &Options::default());
             let _ = linear_step(&model, &training, point);
             if let Ok(solution) = pretrain::solve(&model, &training, &options) {
                 if solution.status == Status::Converged {
-                    prop_assert!(solution.residual <= options.tolerance.unwrap_or(1e-10));
+                    prop_assert!(solution.residual <= options.tolerance().unwrap_or(1e-10));
                     prop_assert!(!default_options || makes_sense(&solution), "{:?}", solution);
                 }
                 let _ = solution.into_converged();
@@ -884,7 +907,7 @@ mod properties {
             lambda in log_uniform(1e-7, 1e2),
         ) {
             let model = model(tokens, delta, kappa0);
-            let training = Training::new(alpha, lambda);
+            let training = Training::new(alpha, lambda).unwrap();
             let solution = solve(&model, &training);
             prop_assert!(solution.status.is_success(), "{:?}", solution);
             let collapsed = lambda_collapse(&model, &training, &Options::default()).unwrap().value <= lambda;

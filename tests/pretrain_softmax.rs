@@ -18,11 +18,11 @@ use proptest::prelude::*;
 use sampled_softmax::{BATCHES, Draws, assert_agree, attention, divergences, loss, minimise};
 
 fn model(tokens: usize, delta: f64, kappa0: f64) -> Model {
-    Model::softmax(tokens, delta).with_teacher(Teacher::Wishart { kappa0 })
+    Model::softmax(tokens, delta).unwrap().with_teacher(Teacher::Wishart { kappa0 }).unwrap()
 }
 
 fn few_nodes() -> Options {
-    Options { log2_nodes: 10, tolerance: Some(1e-8), ..Options::default() }
+    Options::default().with_log2_nodes(10).unwrap().with_tolerance(1e-8).unwrap()
 }
 
 fn solved(model: &Model, training: &Training, options: &Options) -> Solution {
@@ -37,16 +37,17 @@ fn reference_values() {
 #[test]
 fn collapse_threshold_of_the_first_figure() {
     let model = model(3, 0.5, 1.0);
-    let threshold = pretrain::lambda_collapse(&model, &Training::new(0.1, 1.0), &Options::default()).unwrap();
+    let threshold =
+        pretrain::lambda_collapse(&model, &Training::new(0.1, 1.0).unwrap(), &Options::default()).unwrap();
     let error = threshold.std_error.unwrap();
     assert!(error > 0.0 && error < 3e-5, "{threshold:?}");
     let threshold = threshold.value;
     assert!((threshold - 0.5502).abs() < 1e-4, "{threshold}");
-    let above = solved(&model, &Training::new(0.1, 1.0), &Options::default());
+    let above = solved(&model, &Training::new(0.1, 1.0).unwrap(), &Options::default());
     assert_eq!(above.status, Status::Collapsed);
     assert!(above.order.q + above.order.m + above.order.v + above.alignment <= 0.0);
     assert!((above.errors.test - 0.82276).abs() < 1e-4, "{}", above.errors.test);
-    let below = solved(&model, &Training::new(0.1, 0.99 * threshold), &Options::default());
+    let below = solved(&model, &Training::new(0.1, 0.99 * threshold).unwrap(), &Options::default());
     assert_eq!(below.status, Status::Converged);
     assert!(below.order.q > 0.0 && below.order.q < 1e-3, "{}", below.order.q);
 }
@@ -55,14 +56,14 @@ fn collapse_threshold_of_the_first_figure() {
 fn interpolation_threshold() {
     let threshold = pretrain::alpha_interp(&model(2, 0.5, 0.5)).unwrap().unwrap().value;
     assert!((threshold - 0.153_482).abs() < 1e-6, "{threshold}");
-    let below = pretrain::solve(&model(2, 0.5, 0.5), &Training::new(0.1, 0.0), &few_nodes());
+    let below = pretrain::solve(&model(2, 0.5, 0.5), &Training::new(0.1, 0.0).unwrap(), &few_nodes());
     assert!(matches!(below, Err(Error::InvalidParameter { field: "pretrain.lambda", .. })));
 }
 
 #[test]
 fn up_to_six_tokens() {
     for tokens in 2..=6 {
-        let solution = solved(&model(tokens, 0.5, 1.0), &Training::new(0.2, 0.1), &few_nodes());
+        let solution = solved(&model(tokens, 0.5, 1.0), &Training::new(0.2, 0.1).unwrap(), &few_nodes());
         assert_eq!(solution.status, Status::Converged, "{tokens}");
         assert!(solution.errors.test_clean < solution.errors.test && solution.alignment < 1.0);
         assert!(solution.errors.train < solution.errors.test);
@@ -73,11 +74,12 @@ fn up_to_six_tokens() {
 #[test]
 fn envelope() {
     let model = model(2, 0.5, 0.5);
-    let options = Options { log2_nodes: 13, ..Options::default() };
+    let options = Options::default().with_log2_nodes(13).unwrap();
     let step = 1e-3;
-    let [up, down] = [1.0 + step, 1.0 - step]
-        .map(|factor| solved(&model, &Training { kappa: 1.5, ..Training::new(0.2, 0.1 * factor) }, &options));
-    let here = solved(&model, &Training { kappa: 1.5, ..Training::new(0.2, 0.1) }, &options);
+    let [up, down] = [1.0 + step, 1.0 - step].map(|factor| {
+        solved(&model, &Training::new(0.2, 0.1 * factor).unwrap().with_width(1.5).unwrap(), &options)
+    });
+    let here = solved(&model, &Training::new(0.2, 0.1).unwrap().with_width(1.5).unwrap(), &options);
     let slope = (up.objective - down.objective) / (0.2 * step);
     assert_close("d objective/d lambda", slope, 1.5_f64.sqrt() * here.trace, 1e-4);
 }
@@ -87,8 +89,8 @@ fn envelope() {
 #[test]
 fn high_temperature_is_linear() {
     let (b, tokens) = (1e-3, 3.0_f64);
-    let model = Model { inverse_temperature: Some(b), ..model(3, 0.5, 1.0) };
-    let training = Training::new(0.3, 0.05 * b * b);
+    let model = model(3, 0.5, 1.0).with_inverse_temperature(b).unwrap();
+    let training = Training::new(0.3, 0.05 * b * b).unwrap();
     let solution = solved(&model, &training, &few_nodes());
     assert_eq!(solution.divergence, Some(Divergence::PointwiseAndJump));
     let pretrain::Order { q, m, v, q_hat, m_hat, v_hat } = solution.order;
@@ -112,9 +114,9 @@ fn high_temperature_is_linear() {
 /// Below the interpolation threshold with a small ridge there are several minima: integration by parts.
 #[test]
 fn divergence_is_chosen_where_the_prox_jumps() {
-    let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003), &few_nodes());
+    let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003).unwrap(), &few_nodes());
     assert_eq!(small.divergence, Some(Divergence::IntegrationByParts));
-    let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &few_nodes());
+    let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1).unwrap(), &few_nodes());
     assert_eq!(ordinary.divergence, Some(Divergence::PointwiseAndJump));
 }
 
@@ -123,7 +125,7 @@ fn divergence_is_chosen_where_the_prox_jumps() {
 fn seven_and_eight_tokens_agree_with_plain_sampling() {
     let (alpha, delta) = (0.1, 0.5_f64);
     for tokens in [7, 8] {
-        let solution = solved(&model(tokens, delta, 1.0), &Training::new(alpha, 0.03), &few_nodes());
+        let solution = solved(&model(tokens, delta, 1.0), &Training::new(alpha, 0.03).unwrap(), &few_nodes());
         let pretrain::Order { q, m, v, q_hat, m_hat, v_hat } = solution.order;
         let of_label = 2.0 * solution.q0 + delta;
         let batch = |seed| {
@@ -184,7 +186,8 @@ fn seven_and_eight_tokens_agree_with_plain_sampling() {
 
 #[test]
 fn same_bits_on_any_number_of_threads() {
-    let solve = || pretrain::solve(&model(3, 0.5, 1.0), &Training::new(0.1, 0.1), &few_nodes()).unwrap();
+    let solve =
+        || pretrain::solve(&model(3, 0.5, 1.0), &Training::new(0.1, 0.1).unwrap(), &few_nodes()).unwrap();
     let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(solve);
     let one = on(1);
     assert_eq!(one, on(2));
@@ -195,9 +198,15 @@ fn same_bits_on_any_number_of_threads() {
 fn standard_errors_are_honest() {
     let solutions: Vec<Solution> = (0..50)
         .map(|seed| {
-            let options =
-                Options { seed, log2_nodes: 9, scrambles: 8, tolerance: Some(1e-7), ..Options::default() };
-            solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &options)
+            let options = Options::default()
+                .with_seed(seed)
+                .with_log2_nodes(9)
+                .unwrap()
+                .with_scrambles(8)
+                .unwrap()
+                .with_tolerance(1e-7)
+                .unwrap();
+            solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1).unwrap(), &options)
         })
         .collect();
     let check = |what: &str, value: fn(&Solution) -> f64, error: fn(&Solution) -> Option<f64>| {
@@ -215,8 +224,9 @@ fn standard_errors_are_honest() {
     check("replicon", |s| s.validity.replicon.unwrap(), |s| s.std_error.replicon);
     let thresholds: Vec<_> = (0..50)
         .map(|seed| {
-            let options = Options { seed, log2_nodes: 9, scrambles: 8, ..Options::default() };
-            let training = Training::new(0.2, 0.1);
+            let options =
+                Options::default().with_seed(seed).with_log2_nodes(9).unwrap().with_scrambles(8).unwrap();
+            let training = Training::new(0.2, 0.1).unwrap();
             let threshold = pretrain::lambda_collapse(&model(2, 0.5, 0.5), &training, &options).unwrap();
             assert_eq!(threshold.status, Status::Converged);
             (threshold.value, threshold.std_error)
@@ -228,12 +238,12 @@ fn standard_errors_are_honest() {
 /// What the gauges say where they are known: nothing learned, a smooth proximal point, and proximal points that jump.
 #[test]
 fn gauges() {
-    let nothing = solved(&model(3, 0.5, 1.0), &Training::new(0.1, 1.0), &few_nodes()).validity;
+    let nothing = solved(&model(3, 0.5, 1.0), &Training::new(0.1, 1.0).unwrap(), &few_nodes()).validity;
     assert_eq!((nothing.verdict, nothing.replicon), (Verdict::Good, Some(0.0)));
-    let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1), &few_nodes()).validity;
+    let ordinary = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.1).unwrap(), &few_nodes()).validity;
     assert_eq!(ordinary.verdict, Verdict::Good);
     assert!(ordinary.contested <= 0.0 && ordinary.replicon.unwrap() > 0.1, "{ordinary:?}");
-    let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003), &few_nodes()).validity;
+    let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003).unwrap(), &few_nodes()).validity;
     assert!(small.contested > 0.0 && small.replicon > ordinary.replicon, "{small:?}");
     println!("{ordinary:?} {small:?}");
 }
@@ -243,9 +253,9 @@ fn gauges() {
 #[test]
 fn high_temperature_is_convex() {
     let (alpha, b) = (0.2, 1e-3);
-    let hot = Model { inverse_temperature: Some(b), ..model(2, 0.5, 0.5) };
+    let hot = model(2, 0.5, 0.5).with_inverse_temperature(b).unwrap();
     for lambda in [1e-3, 1e-2, 0.05] {
-        let solution = solved(&hot, &Training::new(alpha, lambda * b * b), &few_nodes());
+        let solution = solved(&hot, &Training::new(alpha, lambda * b * b).unwrap(), &few_nodes());
         let pretrain::Order { v, v_hat, .. } = solution.order;
         let slopes = [0.5, 0.25].map(|curvature| b * b * curvature / (1.0 + 2.0 * v * b * b * curvature));
         assert_close("v_hat", v_hat, 4.0 * alpha * (slopes[0] + slopes[1]), 1e-4);
@@ -266,9 +276,9 @@ proptest! {
         (log_alpha, log_lambda) in (-2.5_f64..1.0, -3.5_f64..0.5),
         (log_kappa0, delta, temperature) in (-1.0_f64..0.7, 0.0_f64..2.0, 0.3_f64..2.0),
     ) {
-        let model = Model { inverse_temperature: Some(temperature), ..model(tokens, delta, 10_f64.powf(log_kappa0)) };
-        let training = Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda));
-        let options = Options { log2_nodes: 7, max_iterations: 150, tolerance: Some(1e-6), ..Options::default() };
+        let model = model(tokens, delta, 10_f64.powf(log_kappa0)).with_inverse_temperature(temperature).unwrap();
+        let training = Training::new(10_f64.powf(log_alpha), 10_f64.powf(log_lambda)).unwrap();
+        let options = Options::default().with_log2_nodes(7).unwrap().with_max_iterations(150).unwrap().with_tolerance(1e-6).unwrap();
         let solution = pretrain::solve(&model, &training, &options).unwrap();
         let pretrain::Order { q, m, v, .. } = solution.order;
         if solution.status == Status::NonFinite {
@@ -284,36 +294,34 @@ proptest! {
 
 #[test]
 fn models_out_of_range_are_refused() {
-    let refused = |model: Model| {
-        let solved = pretrain::solve(&model, &Training::new(0.2, 0.1), &few_nodes());
-        matches!(solved, Err(Error::InvalidParameter { .. } | Error::Conflict { .. }))
-    };
+    let refused = |model| matches!(model, Err(Error::InvalidParameter { .. } | Error::Conflict { .. }));
     let good = model(2, 0.5, 1.0);
-    assert!(refused(Model { tokens: 1, ..good.clone() }) && refused(Model { tokens: 9, ..good.clone() }));
+    assert!(refused(Model::softmax(1, 0.5)) && refused(Model::softmax(9, 0.5)));
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-7, 1e7] {
-        assert!(refused(Model { inverse_temperature: Some(temperature), ..good.clone() }), "{temperature}");
+        assert!(refused(good.clone().with_inverse_temperature(temperature)), "{temperature}");
     }
-    let linear = Model::linear(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
-    assert!(refused(Model { inverse_temperature: Some(1.0), ..linear }));
+    let linear = Model::linear(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 1.0 }).unwrap();
+    assert!(refused(linear.with_inverse_temperature(1.0)));
     // As extreme as it gets: no number rather than an error about the first iterate.
-    let extreme = Model { delta: 1e308, ..good.clone() };
-    let solution = pretrain::solve(&extreme, &Training::new(1e-300, 1e-300), &few_nodes()).unwrap();
+    let extreme = good.with_delta(1e308).unwrap();
+    let solution = pretrain::solve(&extreme, &Training::new(1e-300, 1e-300).unwrap(), &few_nodes()).unwrap();
     assert!(!solution.status.is_success() || solution.order.q <= 0.0);
 }
 
 /// This took half a minute and more to end in the same way.
 #[test]
 fn a_softmax_that_is_a_step_function_is_not_searched() {
-    let model = Model {
-        inverse_temperature: Some(1e6),
-        ..Model::softmax(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 })
-    };
-    let solution = pretrain::solve(&model, &Training::new(0.2, 0.1), &Options::default()).unwrap();
+    let model = Model::softmax(2, 0.5)
+        .and_then(|model| model.with_inverse_temperature(1e6))
+        .and_then(|model| model.with_teacher(Teacher::Wishart { kappa0: 0.5 }))
+        .unwrap();
+    let training = Training::new(0.2, 0.1).unwrap();
+    let solution = pretrain::solve(&model, &training, &Options::default()).unwrap();
     assert_eq!((solution.status, solution.iterations), (Status::NonFinite, 0));
     assert!(solution.order.q.is_nan() && !solution.validity.reliable);
     // A ridge above that of collapse is none of that: the answer is known.
-    let collapse = pretrain::lambda_collapse(&model, &Training::new(0.2, 0.1), &Options::default()).unwrap();
-    let above = Training::new(0.2, 1.01 * collapse.value);
+    let collapse = pretrain::lambda_collapse(&model, &training, &Options::default()).unwrap();
+    let above = Training::new(0.2, 1.01 * collapse.value).unwrap();
     let collapsed = pretrain::solve(&model, &above, &Options::default()).unwrap();
     assert_eq!(collapsed.status, Status::Collapsed);
 }

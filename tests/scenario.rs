@@ -11,8 +11,8 @@ use common::assert_labelled;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    Activation, Error, Estimator, Finetuning, Model, Options, Outcome, Scenario, Skipped, Start, Teacher,
-    Verdict, lora, pretrain,
+    Activation, Error, Estimator, Model, Options, Outcome, Scenario, Skipped, Start, Teacher, Verdict, lora,
+    pretrain,
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -63,24 +63,24 @@ mod schema {
     #[test]
     fn defaults() {
         let scenario = parse(&with(pretrained(), "options", None)).unwrap();
-        assert_eq!(scenario.pretrain.unwrap().kappa.to_bits(), 1.0_f64.to_bits());
+        assert_eq!(scenario.pretrain.unwrap().kappa().to_bits(), 1.0_f64.to_bits());
         assert_eq!(scenario.estimator, Estimator::Erm);
         let options = scenario.options;
         assert_eq!(options, Options::default());
-        assert_eq!((options.log2_nodes, options.scrambles, options.seed), (14, 4, 0));
-        assert_eq!((options.max_iterations, options.start), (1000, Start::Best));
-        assert_eq!(options.tolerance, None);
+        assert_eq!((options.log2_nodes(), options.scrambles(), options.seed()), (14, 4, 0));
+        assert_eq!((options.max_iterations(), options.start()), (1000, Start::Best));
+        assert_eq!(options.tolerance(), None);
         assert!(!serde_json::to_string(&options).unwrap().contains("tolerance"));
 
         let scenario = parse(&frozen()).unwrap();
-        assert_eq!(scenario.frozen, Some(Frozen::new(2.0, 1.2, 1.1)));
-        assert_eq!(scenario.lora, Some(lora::Training::new(5.0, 0.5).into()));
-        assert_eq!(scenario.lora.unwrap().sequences, Sequences::Fresh);
-        assert_eq!(scenario.options, Options { log2_nodes: 8, ..Options::default() });
+        assert_eq!(scenario.frozen, Some(Frozen::new(2.0, 1.2, 1.1).unwrap()));
+        assert_eq!(scenario.lora, Some(lora::Training::fresh(5.0, 0.5).unwrap()));
+        assert_eq!(scenario.lora.unwrap().sequences(), Sequences::Fresh);
+        assert_eq!(scenario.options, Options::default().with_log2_nodes(8).unwrap());
 
         let active = with(frozen(), "lora/sequences", Some(json!({"active": {"fraction": 0.1}})));
-        let sequences = parse(&active).unwrap().lora.unwrap().sequences;
-        assert_eq!(sequences, Sequences::Active(Selection { fraction: 0.1, score: Score::Frobenius }));
+        let sequences = parse(&active).unwrap().lora.unwrap().sequences();
+        assert_eq!(sequences, Sequences::Active(Selection::new(0.1, Score::Frobenius).unwrap()));
     }
 
     #[test]
@@ -96,31 +96,30 @@ mod schema {
         });
         let scenario = parse(&full).unwrap();
         let expected = Scenario {
-            model: Model {
-                tokens: 3,
-                activation: Activation::Linear,
-                delta: 0.5,
-                inverse_temperature: None,
-                teacher: Some(Teacher::Wishart { kappa0: 1.0 }),
-            },
-            pretrain: Some(pretrain::Training { alpha: 0.1, lambda: 0.1, kappa: 1.5 }.into()),
+            model: Model::linear(3, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 1.0 }).unwrap(),
+            pretrain: Some(pretrain::Training::new(0.1, 0.1).unwrap().with_width(1.5).unwrap()),
             frozen: None,
-            lora: Some(Finetuning {
-                alpha: 3.0,
-                lambda: Some(0.5),
-                q0: 1.2,
-                beta: 0.9,
-                sequences: Sequences::Active(Selection { fraction: 0.1, score: Score::Centred }),
-            }),
+            lora: Some(
+                lora::Training::fresh(3.0, 0.5)
+                    .unwrap()
+                    .with_variance(1.2)
+                    .unwrap()
+                    .recalibrated(0.9)
+                    .unwrap()
+                    .active(Selection::new(0.1, Score::Centred).unwrap()),
+            ),
             estimator: Estimator::Erm,
-            options: Options {
-                tolerance: Some(1e-9),
-                max_iterations: 500,
-                log2_nodes: 9,
-                scrambles: 3,
-                seed: 7,
-                start: Start::Uninformed,
-            },
+            options: Options::default()
+                .with_tolerance(1e-9)
+                .unwrap()
+                .with_max_iterations(500)
+                .unwrap()
+                .with_log2_nodes(9)
+                .unwrap()
+                .with_scrambles(3)
+                .unwrap()
+                .with_seed(7)
+                .with_start(Start::Uninformed),
         };
         assert_eq!(scenario, expected);
         // What is written is what was read: the schema has no other names.
@@ -187,7 +186,7 @@ mod schema {
             (with(pretrained(), "pretrain/kappa", Some(json!(0.01))), "rank_does_not_fit", "pretrain.kappa"),
         ];
         for (scenario, kind, field) in cases {
-            let error = parse(&scenario).unwrap().solve().unwrap_err();
+            let error = parse(&scenario).and_then(|scenario| scenario.solve()).unwrap_err();
             assert_eq!(error.kind(), kind, "{scenario}");
             assert!(error.to_string().starts_with(field), "{scenario}: {error}");
         }
@@ -475,18 +474,27 @@ fn random(seed: u64) -> (f64, Scenario) {
     let sequences = match rng.random_range(0..4) {
         0 => Sequences::Fresh,
         1 => Sequences::Reused,
-        2 => Sequences::Active(Selection { fraction, score: Score::Frobenius }),
-        _ => Sequences::Active(Selection { fraction, score: Score::Centred }),
+        2 => Sequences::Active(Selection::new(fraction, Score::Frobenius).unwrap()),
+        _ => Sequences::Active(Selection::new(fraction, Score::Centred).unwrap()),
     };
     let m = overlap * (frozen_q * frozen_q0).sqrt();
-    let teacher = (!by_hand).then_some(Teacher::Wishart { kappa0 });
+    let layer = Model::linear(tokens, delta).unwrap();
     let scenario = Scenario {
-        model: Model { tokens, activation: Activation::Linear, delta, inverse_temperature: None, teacher },
-        pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda).into()),
-        frozen: by_hand.then_some(Frozen::new(frozen_q0, frozen_q, m).with_response(frozen_v)),
-        lora: Some(lora::Training { alpha: lora_alpha, lambda: lora_lambda, q0, beta, sequences }.into()),
+        model: if by_hand { layer } else { layer.with_teacher(Teacher::Wishart { kappa0 }).unwrap() },
+        pretrain: (!by_hand).then(|| pretrain::Training::new(alpha, lambda).unwrap()),
+        frozen: by_hand
+            .then_some(Frozen::new(frozen_q0, frozen_q, m).unwrap().with_response(frozen_v).unwrap()),
+        lora: Some(
+            lora::Training::fresh(lora_alpha, lora_lambda)
+                .unwrap()
+                .with_variance(q0)
+                .unwrap()
+                .recalibrated(beta)
+                .unwrap()
+                .on(sequences),
+        ),
         estimator: Estimator::Erm,
-        options: Options { log2_nodes: 7, scrambles: 2, seed, ..Options::default() },
+        options: Options::default().with_log2_nodes(7).unwrap().with_scrambles(2).unwrap().with_seed(seed),
     };
     (q0, scenario)
 }
@@ -760,7 +768,7 @@ mod estimators {
         // Fine-tuning is on top of the Bayes-optimal pre-training.
         let model = parse(&pretrained()).unwrap().model;
         let options = parse(&pretrained()).unwrap().options;
-        let frozen = bound.pretrain.as_ref().unwrap().freeze();
+        let frozen = bound.pretrain.as_ref().unwrap().freeze().unwrap();
         assert_eq!(lora::bayes_optimal(&model, &frozen, 3.0, 1.0, &options).unwrap(), bound.lora.unwrap());
         // What is written is what is read.
         let back: Outcome = serde_json::from_value(written).unwrap();
@@ -825,7 +833,7 @@ mod estimators {
     #[test]
     fn a_ridge_is_required_or_refused() {
         let refused = |scenario: &Value, text: &str| {
-            let error = parse(scenario).unwrap().solve().unwrap_err();
+            let error = parse(scenario).and_then(|scenario| scenario.solve()).unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         };
         for estimator in ["erm", "both"] {
@@ -859,7 +867,7 @@ mod estimators {
             (json!({"power_law": {"exponent": -1.0, "dimension": 5}}), "power_law.exponent"),
             (json!({"power_law": {"exponent": 1.0, "dimension": 0}}), "power_law.dimension"),
         ] {
-            let error = parse(&teacher(bad)).unwrap().solve().unwrap_err();
+            let error = parse(&teacher(bad)).and_then(|scenario| scenario.solve()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }
     }

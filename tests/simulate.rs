@@ -52,7 +52,7 @@ fn rejected(comparison: &Comparison) -> usize {
 fn with_ridge(scenario: &Scenario, factor: f64) -> Outcome {
     let mut wrong = scenario.clone();
     let pretraining = wrong.pretrain.as_mut().unwrap();
-    pretraining.lambda = pretraining.lambda.map(|lambda| factor * lambda);
+    *pretraining = pretraining.with_lambda(factor * pretraining.lambda().unwrap()).unwrap();
     wrong.solve().unwrap()
 }
 
@@ -104,30 +104,30 @@ fn pretraining_with_a_narrow_student_and_a_power_law() {
 /// The fixed point of the same equations with `eta` dropped from `r = vhat + 2 lambda + 2 eta`. Solving with the ridge
 /// `lambda' = lambda - eta(lambda')` instead makes the full equations those.
 fn without_eta(scenario: &Scenario) -> Outcome {
-    let lambda = scenario.lora.unwrap().lambda.unwrap();
+    let lambda = scenario.lora.unwrap().lambda().unwrap();
     let mut shifted = scenario.clone();
     let mut outcome = scenario.solve().unwrap();
     for _ in 0..30 {
         let eta = outcome.lora.as_ref().unwrap().order.eta;
         let finetuning = shifted.lora.as_mut().unwrap();
-        let change = (finetuning.lambda.unwrap() - (lambda - eta)).abs();
+        let change = (finetuning.lambda().unwrap() - (lambda - eta)).abs();
         if change < 1e-6 {
             break;
         }
-        finetuning.lambda = Some(lambda - eta);
+        *finetuning = finetuning.with_lambda(lambda - eta).unwrap();
         outcome = shifted.solve().unwrap();
     }
     let solution = outcome.lora.as_mut().unwrap();
-    let reached = shifted.lora.unwrap().lambda.unwrap();
+    let reached = shifted.lora.unwrap().lambda().unwrap();
     assert!((reached + solution.order.eta - lambda).abs() < 1e-4, "not a fixed point");
-    solution.objective = scenario.lora.unwrap().alpha * solution.errors.train + lambda * solution.order.q;
+    solution.objective = scenario.lora.unwrap().alpha() * solution.errors.train + lambda * solution.order.q;
     outcome
 }
 
 /// The prediction for all sequences, where the fine-tuning has selected some.
 fn without_selection(scenario: &Scenario) -> Outcome {
     let mut wrong = scenario.clone();
-    wrong.lora.as_mut().unwrap().sequences = lora::Sequences::Fresh;
+    wrong.lora = wrong.lora.map(|training| training.on(lora::Sequences::Fresh));
     wrong.solve().unwrap()
 }
 
@@ -353,12 +353,10 @@ fn what_cannot_be_simulated_is_an_error() {
         assert_eq!(refused(&cheap(), &bad), expected, "{bad:?}");
     }
     let mut reusing = cheap();
-    let finetuning = reusing.lora.as_mut().unwrap();
-    finetuning.sequences = lora::Sequences::Reused;
-    finetuning.alpha = 6.0;
+    reusing.lora = reusing.lora.map(|training| training.reused().with_alpha(6.0).unwrap());
     assert_eq!(refused(&reusing, &good), "laboratory.sizes.dimension");
     let wide = Teacher::Wishart { kappa0: 1e6 };
-    let wide = Scenario { model: cheap().model.with_teacher(wide), ..cheap() };
+    let wide = Scenario { model: cheap().model.with_teacher(wide).unwrap(), ..cheap() };
     assert_eq!(refused(&wide, &with(&[(100, 4)])), "laboratory.sizes.dimension");
     let bound = scenario(
         r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 1.5, "q": 1.2, "m": 1.1},
@@ -383,8 +381,8 @@ fn deviation(measured: Estimate, expected: f64) -> f64 {
 }
 
 fn message_passing_follows_state_evolution(model: &Model, noise: f64, alpha: f64, instances: usize) {
-    let frozen = lora::Frozen::new(1.0 + noise, 1.0, 1.0);
-    let options = Options { log2_nodes: 12, ..Options::default() };
+    let frozen = lora::Frozen::new(1.0 + noise, 1.0, 1.0).unwrap();
+    let options = Options::default().with_log2_nodes(12).unwrap();
     let settings = MessagePassing { iterations: 15, start: 0.3 };
     let laboratory = laboratory(&[(400, instances)]);
     let found = message_passing(model, &frozen, alpha, 1.0, &settings, &laboratory, &options).unwrap();
@@ -404,22 +402,22 @@ fn message_passing_follows_state_evolution(model: &Model, noise: f64, alpha: f64
 
 #[test]
 fn message_passing_of_linear_attention() {
-    message_passing_follows_state_evolution(&Model::linear(1, 0.3), 0.1, 2.5, 32);
-    message_passing_follows_state_evolution(&Model::linear(2, 0.3), 0.1, 1.2, 32);
+    message_passing_follows_state_evolution(&Model::linear(1, 0.3).unwrap(), 0.1, 2.5, 32);
+    message_passing_follows_state_evolution(&Model::linear(2, 0.3).unwrap(), 0.1, 1.2, 32);
 }
 
 #[test]
 fn message_passing_of_softmax_attention() {
-    message_passing_follows_state_evolution(&Model::softmax(2, 0.3), 0.1, 2.0, 32);
-    message_passing_follows_state_evolution(&Model::softmax(3, 0.3), 0.1, 1.5, 16);
+    message_passing_follows_state_evolution(&Model::softmax(2, 0.3).unwrap(), 0.1, 2.0, 32);
+    message_passing_follows_state_evolution(&Model::softmax(3, 0.3).unwrap(), 0.1, 1.5, 16);
 }
 
 #[test]
 fn message_passing_recovers_everything_without_noise() {
-    let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
+    let frozen = lora::Frozen::new(1.0, 1.0, 1.0).unwrap();
     let settings = MessagePassing { iterations: 40, start: 0.3 };
-    let options = Options { log2_nodes: 10, ..Options::default() };
-    let model = Model::softmax(3, 0.0);
+    let options = Options::default().with_log2_nodes(10).unwrap();
+    let model = Model::softmax(3, 0.0).unwrap();
     let found =
         message_passing(&model, &frozen, 2.0, 1.0, &settings, &laboratory(&[(300, 16)]), &options).unwrap();
     let last = found[0].iterations[settings.iterations];

@@ -36,23 +36,29 @@ struct Answer {
 
 impl Stage {
     fn all() -> Vec<(&'static str, Self)> {
-        let wishart = |model: Model| model.with_teacher(Teacher::Wishart { kappa0: 0.5 });
-        let frozen = Frozen::new(2.0, 1.2, 1.1);
+        let wishart = |model: Model| model.with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
         vec![
             (
                 "softmax pre-training",
-                Self::Pretrain(wishart(Model::softmax(2, 0.5)), pretrain::Training::new(0.2, 0.05)),
+                Self::Pretrain(
+                    wishart(Model::softmax(2, 0.5).unwrap()),
+                    pretrain::Training::new(0.2, 0.05).unwrap(),
+                ),
             ),
-            ("linear fine-tuning", Self::Lora(Model::linear(2, 0.5), frozen, lora::Training::new(3.0, 0.3))),
+            (
+                "linear fine-tuning",
+                Self::Lora(Model::linear(2, 0.5).unwrap(), frozen, lora::Training::fresh(3.0, 0.3).unwrap()),
+            ),
             (
                 "softmax fine-tuning",
-                Self::Lora(Model::softmax(2, 0.5), frozen, lora::Training::new(5.0, 0.5)),
+                Self::Lora(Model::softmax(2, 0.5).unwrap(), frozen, lora::Training::fresh(5.0, 0.5).unwrap()),
             ),
         ]
     }
 
     fn solve(&self, observer: Option<&mut dyn Observer>, tuning: Tuning) -> Answer {
-        let options = Options { log2_nodes: 10, scrambles: 8, ..Options::default() };
+        let options = Options::default().with_log2_nodes(10).unwrap().with_scrambles(8).unwrap();
         match self {
             Self::Pretrain(model, training) => {
                 let run = company(observer, tuning);

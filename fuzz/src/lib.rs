@@ -89,26 +89,37 @@ fn spoken<T>(result: Result<T, Error>) -> Option<T> {
     }
 }
 
-/// Keeps the work small, but lets what is invalid be refused.
+/// Keeps the work small.
 pub fn bound_options(options: &mut Options) {
-    options.log2_nodes = options.log2_nodes.min(6);
-    options.scrambles = options.scrambles.min(2);
-    options.max_iterations = options.max_iterations.min(20);
+    let smaller = options
+        .with_log2_nodes(options.log2_nodes().min(6))
+        .and_then(|options| options.with_scrambles(options.scrambles().min(2)))
+        .and_then(|options| options.with_max_iterations(options.max_iterations().min(20)));
+    *options = smaller.unwrap_or(*options);
 }
 
 /// Likewise.
 pub fn bound_scenario(scenario: &mut Scenario) {
     bound_options(&mut scenario.options);
-    match &mut scenario.model.teacher {
-        Some(Teacher::PowerLaw { dimension, .. }) => *dimension = (*dimension).min(40),
-        Some(Teacher::Spectrum { eigenvalues }) => eigenvalues.truncate(40),
-        _ => {}
+    let smaller = match scenario.model.teacher().cloned() {
+        Some(Teacher::PowerLaw { exponent, dimension }) => {
+            Teacher::PowerLaw { exponent, dimension: dimension.min(40) }
+        }
+        Some(Teacher::Spectrum { mut eigenvalues }) => {
+            eigenvalues.truncate(40);
+            Teacher::Spectrum { eigenvalues }
+        }
+        _ => return,
+    };
+    // The first eigenvalues of a valid list may all be 0, which is refused.
+    if let Some(model) = spoken(scenario.model.clone().with_teacher(smaller)) {
+        scenario.model = model;
     }
 }
 
 /// Whether a scenario of a grid takes long: its teacher cannot be bounded.
 fn is_large(scenario: &Scenario) -> bool {
-    match &scenario.model.teacher {
+    match scenario.model.teacher() {
         Some(Teacher::PowerLaw { dimension, .. }) => *dimension > 40,
         Some(Teacher::Spectrum { eigenvalues }) => eigenvalues.len() > 40,
         _ => false,

@@ -42,13 +42,13 @@ fn rows(
     alphas: &[f64],
     options: &Options,
 ) -> Result<Vec<Row>, lora_asymptotics::Error> {
-    let base = pretrain::solve(model, &pretrain::Training::new(0.1, lambda), options)?.into_converged()?;
-    let frozen = base.freeze();
-    let best = observables::optimal_recalibration(frozen.q, frozen.m).unwrap_or(1.0);
+    let base = pretrain::solve(model, &pretrain::Training::new(0.1, lambda)?, options)?.into_converged()?;
+    let frozen = base.freeze()?;
+    let best = observables::optimal_recalibration(frozen.q(), frozen.m()).unwrap_or(1.0);
     let mut rows = Vec::new();
     for &lora_alpha in alphas {
         for (recalibrated, beta) in [(false, 1.0), (true, best)] {
-            let training = lora::Training { beta, ..lora::Training::new(lora_alpha, 0.5) };
+            let training = lora::Training::fresh(lora_alpha, 0.5)?.recalibrated(beta)?;
             let solution = lora::solve(model, &frozen, &training, options)?;
             rows.push(Row {
                 activation,
@@ -59,13 +59,7 @@ fn rows(
                 test: solution.errors.test,
                 test_std_error: solution.std_error.test.unwrap_or(0.0),
                 alignment: solution.alignment,
-                effective_noise: observables::effective_noise(
-                    frozen.q0,
-                    frozen.q,
-                    frozen.m,
-                    model.delta,
-                    beta,
-                ),
+                effective_noise: observables::effective_noise(&frozen.overlaps(), model.delta(), beta),
                 verdict: solution.validity.verdict.to_string(),
             });
         }
@@ -125,14 +119,14 @@ fn recalibrations(full: bool) -> Result<Vec<Recalibration>, lora_asymptotics::Er
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let teacher = Teacher::Wishart { kappa0: 1.0 };
-    let linear = Model::linear(3, 0.5).with_teacher(teacher.clone());
-    let softmax = Model::softmax(3, 0.5).with_teacher(teacher);
+    let linear = Model::linear(3, 0.5)?.with_teacher(teacher.clone())?;
+    let softmax = Model::softmax(3, 0.5)?.with_teacher(teacher)?;
     let (count, softmax_count, log2_nodes) = if arguments.full { (60, 25, 14) } else { (25, 9, 11) };
-    let nodes = |log2_nodes| Options { log2_nodes, tolerance: Some(1e-6), ..Options::default() };
+    let nodes = |log2_nodes| Options::default().with_log2_nodes(log2_nodes)?.with_tolerance(1e-6);
     let mut table = Vec::new();
     for (model, activation, count, largest, alphas, options) in [
-        (&linear, "linear", count, 0.8, &[0.5, 1.0, 2.0, 5.0, 10.0][..], nodes(log2_nodes + 1)),
-        (&softmax, "softmax", softmax_count, 0.5, &[2.0, 5.0, 10.0][..], nodes(log2_nodes)),
+        (&linear, "linear", count, 0.8, &[0.5, 1.0, 2.0, 5.0, 10.0][..], nodes(log2_nodes + 1)?),
+        (&softmax, "softmax", softmax_count, 0.5, &[2.0, 5.0, 10.0][..], nodes(log2_nodes)?),
     ] {
         for k in 0..count {
             let lambda = largest * 0.005_f64.powf(f64::from(k) / f64::from(count - 1));
@@ -146,11 +140,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             for lambda in [0.02, 0.1, 0.3] {
                 let scenario = Scenario {
                     model: model.clone(),
-                    pretrain: Some(pretrain::Training::new(0.1, lambda).into()),
+                    pretrain: Some(pretrain::Training::new(0.1, lambda)?),
                     frozen: None,
-                    lora: Some(lora::Training::new(MARKED, 0.5).into()),
+                    lora: Some(lora::Training::fresh(MARKED, 0.5)?),
                     estimator: Estimator::Erm,
-                    options: nodes(11),
+                    options: nodes(11)?,
                 };
                 if let Some(Trained { dimension, test, alignment }) = train(&scenario, arguments.full)? {
                     markers.push(Marker {

@@ -56,18 +56,17 @@ struct Marker {
     alignment_std_error: f64,
 }
 
-fn with_rule(scenario: &Scenario, rule: &str, fraction: f64) -> Scenario {
+fn with_rule(scenario: &Scenario, rule: &str, fraction: f64) -> Result<Scenario, lora_asymptotics::Error> {
     let mut scenario = scenario.clone();
-    let selected = |score| Sequences::Active(Selection { fraction, score });
-    if let Some(finetuning) = &mut scenario.lora {
-        finetuning.alpha = POOL * fraction;
-        finetuning.sequences = match rule {
-            "frobenius" => selected(Score::Frobenius),
-            "centred" => selected(Score::Centred),
+    let selected = |score| Selection::new(fraction, score).map(Sequences::Active);
+    if let Some(training) = &mut scenario.lora {
+        *training = training.with_alpha(POOL * fraction)?.on(match rule {
+            "frobenius" => selected(Score::Frobenius)?,
+            "centred" => selected(Score::Centred)?,
             _ => Sequences::Fresh,
-        };
+        });
     }
-    scenario
+    Ok(scenario)
 }
 
 fn row(
@@ -77,14 +76,14 @@ fn row(
     fraction: f64,
     best_ridge: bool,
 ) -> Result<Option<Row>, lora_asymptotics::Error> {
-    let mut scenario = with_rule(scenario, rule, fraction);
+    let mut scenario = with_rule(scenario, rule, fraction)?;
     let stage = if best_ridge {
         let settings = Settings { tolerance: 5e-2, scan: 5, ..Settings::default() };
         let ridge = Variable::new(Parameter::LoraLambda, 0.01, 10.0)?;
         match minimize(&scenario, Target::LoraTest, &[ridge], &settings) {
             Ok(best) => {
-                if let Some(finetuning) = &mut scenario.lora {
-                    finetuning.lambda = Some(best.found[0].value);
+                if let Some(training) = &mut scenario.lora {
+                    *training = training.with_lambda(best.found[0].value)?;
                 }
                 best.outcome.lora
             }
@@ -95,7 +94,7 @@ fn row(
     } else {
         scenario.solve()?.lora
     };
-    let lora_lambda = scenario.lora.and_then(|finetuning| finetuning.lambda).unwrap_or(f64::NAN);
+    let lora_lambda = scenario.lora.and_then(|training| training.lambda()).unwrap_or(f64::NAN);
     Ok(stage.map(|lora::Solution { errors, alignment, validity, std_error, .. }| Row {
         activation,
         rule,
@@ -119,11 +118,11 @@ fn base(activation: &str, log2_nodes: usize) -> Result<Scenario, lora_asymptotic
     let settings = Settings { tolerance: 2e-2, scan: 6, ..Settings::default() };
     let ridge = Variable::new(Parameter::PretrainLambda, 0.002, 0.4)?;
     let best = minimize(&scenario, Target::PretrainTest, &[ridge], &settings)?;
-    let pretrained = best.outcome.pretrain.map(|stage| stage.freeze());
+    let pretrained = best.outcome.pretrain.map(|stage| stage.freeze()).transpose()?;
     println!("{activation}: best pre-training ridge {:.4}", best.found[0].value);
     scenario.frozen = pretrained;
     scenario.pretrain = None;
-    scenario.model.teacher = None;
+    scenario.model = scenario.model.without_teacher();
     Ok(scenario)
 }
 
@@ -144,7 +143,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if arguments.simulate {
             for (rule, _) in [RULES[0], RULES[2]] {
                 for fraction in MARKED {
-                    let here = with_rule(&scenario, rule, fraction);
+                    let here = with_rule(&scenario, rule, fraction)?;
                     if let Some(Trained { dimension, test, alignment }) = train(&here, arguments.full)? {
                         markers.push(Marker {
                             activation,

@@ -40,11 +40,11 @@ fn trained(
 ) -> Result<Vec<(f64, f64)>, lora_asymptotics::Error> {
     let scenario = Scenario {
         model: model.clone(),
-        pretrain: Some(training.into()),
+        pretrain: Some(training),
         frozen: None,
         lora: None,
         estimator: Estimator::Erm,
-        options: Options { log2_nodes: 10, tolerance: Some(1e-6), ..Options::default() },
+        options: Options::default().with_log2_nodes(10)?.with_tolerance(1e-6)?,
     };
     let (dimension, instances) = if full { (150, 20) } else { (60, 16) };
     let laboratory = Laboratory {
@@ -71,14 +71,14 @@ fn trained(
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let model = Model::softmax(2, 0.5).with_teacher(Teacher::Wishart { kappa0: 0.5 });
-    let options = Options { log2_nodes: if arguments.full { 14 } else { 12 }, ..Options::default() };
+    let model = Model::softmax(2, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 0.5 })?;
+    let options = Options::default().with_log2_nodes(if arguments.full { 14 } else { 12 })?;
     let mut rows = Vec::new();
     let mut plots = Vec::new();
     for (lambda, colour) in RIDGES.into_iter().zip(COLOURS) {
-        let training = Training::new(0.2, lambda);
-        let solution = pretrain::solve(&model, &training, &Options { tolerance: Some(1e-7), ..options })?
-            .into_converged()?;
+        let training = Training::new(0.2, lambda)?;
+        let solution =
+            pretrain::solve(&model, &training, &options.with_tolerance(1e-7)?)?.into_converged()?;
         let spectrum = LearnedSpectrum::new(&model, &training, &solution)?;
         let table = spectrum.table(400)?;
         let points: Vec<(f64, f64)> =

@@ -71,13 +71,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
 
     // The ridge of collapse, where there is one.
-    let model = Model::softmax(2, 0.5);
-    let frozen = lora::Frozen::new(2.0, 1.2, 1.1);
-    let options = Options { log2_nodes: 12, ..Options::default() };
+    let model = Model::softmax(2, 0.5)?;
+    let frozen = lora::Frozen::new(2.0, 1.2, 1.1)?;
+    let options = Options::default().with_log2_nodes(12)?;
     let mut boundary = Vec::new();
     for k in 0..30 {
         let alpha = 0.5 * 30_f64.powf(f64::from(k) / 29.0);
-        let training = lora::Training::new(alpha, 1.0);
+        let training = lora::Training::fresh(alpha, 1.0)?;
         if let Some(threshold) = lora::lambda_collapse(&model, &frozen, &training, &options)?
             && threshold.value < 5.0
         {

@@ -125,7 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let (real, truth, rank_fraction) = normalised(raw)?;
-    let wishart = Model::linear(2, DELTA).with_teacher(Teacher::Wishart { kappa0: rank_fraction });
+    let wishart = Model::linear(2, DELTA)?.with_teacher(Teacher::Wishart { kappa0: rank_fraction })?;
 
     let alphas: Vec<f64> = (0..15).map(|k| 4e-3 * 10f64.powf(f64::from(k) / 7.0)).collect();
     let mut rows = Vec::new();
@@ -205,14 +205,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The model with the given spectrum, scaled to `Q0 = 1 + rank/D`; its eigenvalues in decreasing order; and `rank/D`.
 fn normalised(mut spectrum: Vec<f64>) -> Result<(Model, Vec<f64>, f64), lora_asymptotics::Error> {
     // Reports what is wrong with a list before it is scaled.
-    Model::linear(2, DELTA).with_teacher(Teacher::Spectrum { eigenvalues: spectrum.clone() }).validate()?;
+    Model::linear(2, DELTA)?.with_teacher(Teacher::Spectrum { eigenvalues: spectrum.clone() })?;
     spectrum.sort_by(|a, b| b.total_cmp(a));
     let count = spectrum.len() as f64;
     let rank_fraction = spectrum.iter().filter(|s| **s > 0.0).count() as f64 / count;
     let q0 = spectrum.iter().map(|s| s * s).sum::<f64>() / count;
     let scale = ((1.0 + rank_fraction) / q0).sqrt();
     let eigenvalues: Vec<f64> = spectrum.iter().map(|s| scale * s).collect();
-    let model = Model::linear(2, DELTA).with_teacher(Teacher::Spectrum { eigenvalues: eigenvalues.clone() });
+    let model =
+        Model::linear(2, DELTA)?.with_teacher(Teacher::Spectrum { eigenvalues: eigenvalues.clone() })?;
     Ok((model, eigenvalues, rank_fraction))
 }
 
@@ -222,10 +223,10 @@ fn best(
     alpha: f64,
 ) -> Result<(pretrain::Training, pretrain::Solution), lora_asymptotics::Error> {
     let largest =
-        pretrain::lambda_collapse(model, &pretrain::Training::new(alpha, 0.0), &Options::default())?.value;
+        pretrain::lambda_collapse(model, &pretrain::Training::new(alpha, 0.0)?, &Options::default())?.value;
     let scenario = Scenario {
         model: model.clone(),
-        pretrain: Some(pretrain::Training::new(alpha, largest).into()),
+        pretrain: Some(pretrain::Training::new(alpha, largest)?),
         frozen: None,
         lora: None,
         estimator: Estimator::Erm,
@@ -233,24 +234,24 @@ fn best(
     };
     let ridge = Variable::new(Parameter::PretrainLambda, 1e-3 * largest, 0.95 * largest)?;
     let optimum = minimize(&scenario, Target::PretrainTest, &[ridge], &Settings::default())?;
-    let training = pretrain::Training::new(alpha, optimum.found[0].value);
+    let training = pretrain::Training::new(alpha, optimum.found[0].value)?;
     let solution = pretrain::solve(model, &training, &Options::default())?.into_converged()?;
     Ok((training, solution))
 }
 
 fn row(teacher: &'static str, model: &Model, alpha: f64) -> Result<Row, lora_asymptotics::Error> {
-    let options = Options { log2_nodes: 12, ..Options::default() };
+    let options = Options::default().with_log2_nodes(12)?;
     let (training, solution) = best(model, alpha)?;
     let bound = pretrain::bayes_optimal(model, alpha, &options)?.into_converged()?;
     let tuned =
-        lora::solve(model, &solution.freeze(), &lora::Training::new(LORA_ALPHA, LORA_LAMBDA), &options)?
+        lora::solve(model, &solution.freeze()?, &lora::Training::fresh(LORA_ALPHA, LORA_LAMBDA)?, &options)?
             .into_converged()?;
     let tuned_bound =
-        lora::bayes_optimal(model, &bound.freeze(), LORA_ALPHA, 1.0, &options)?.into_converged()?;
+        lora::bayes_optimal(model, &bound.freeze()?, LORA_ALPHA, 1.0, &options)?.into_converged()?;
     Ok(Row {
         teacher,
         alpha,
-        best_lambda: training.lambda,
+        best_lambda: training.lambda().unwrap_or(f64::NAN),
         alignment: solution.alignment,
         bayes_alignment: bound.alignment,
         rank_fraction: solution.rank_fraction,

@@ -12,7 +12,7 @@
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
-use super::softmax::{Row, softmax_row};
+use super::softmax::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, Local, Matrix, Vector, cholesky, descend, solve};
 use crate::lanes::{LANES, Lane, widest};
 
@@ -27,7 +27,7 @@ pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
 }
 
 /// A proximal point.
-pub(crate) struct Minimum<const K: usize> {
+pub(crate) struct LowestPoint<const K: usize> {
     pub(crate) h: Vector<K>,
     /// The objective there; its one extra value is the loss.
     pub(crate) local: Local<K, 1>,
@@ -110,7 +110,7 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
             }
         }
         for a in 0..T {
-            let row = Row::new(&logits[a], &self.y[a]);
+            let row = SoftmaxRow::new(&logits[a], &self.y[a]);
             for l in 0..LANES {
                 loss[l] += row.loss[l];
             }
@@ -147,7 +147,7 @@ struct Starts<'a, const K: usize> {
     warm: Option<&'a Vector<K>>,
 }
 
-impl<const K: usize> Minimum<K> {
+impl<const K: usize> LowestPoint<K> {
     /// Keeps the lower of this minimum and another one, and notes where they differ.
     #[inline(always)]
     fn challenge(&mut self, h: &Vector<K>, local: &Local<K, 1>) {
@@ -169,13 +169,13 @@ impl<const K: usize> Minimum<K> {
 
 impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// The minimum downhill from `start`.
-    pub(crate) fn from(&self, start: &Vector<K>) -> Minimum<K> {
+    pub(crate) fn from(&self, start: &Vector<K>) -> LowestPoint<K> {
         self.lowest(&Starts { first: start, label: None, warm: None })
     }
 
     /// The lowest of the minima downhill from `omega`, the logits `label` of the label, the point between them and `warm` (if
     /// it is a number); from zero, too, if those disagree.
-    pub(crate) fn global(&self, label: &Vector<K>, warm: &Vector<K>) -> Minimum<K> {
+    pub(crate) fn global(&self, label: &Vector<K>, warm: &Vector<K>) -> LowestPoint<K> {
         let warm = warm[0][0].is_finite().then_some(warm);
         self.lowest(&Starts { first: &self.omega, label: Some(label), warm })
     }
@@ -185,7 +185,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// The instruction set is chosen here, and the descent is compiled nowhere else: its code is long, and there is one for
     /// every number of tokens.
     #[inline(never)]
-    fn lowest(&self, starts: &Starts<'_, K>) -> Minimum<K> {
+    fn lowest(&self, starts: &Starts<'_, K>) -> LowestPoint<K> {
         widest(
             #[inline(always)]
             || self.descend_from_all(starts),
@@ -193,11 +193,11 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     }
 
     #[inline(always)]
-    fn descend_from_all(&self, starts: &Starts<'_, K>) -> Minimum<K> {
+    fn descend_from_all(&self, starts: &Starts<'_, K>) -> LowestPoint<K> {
         const STARTS: usize = 5;
         let zero = [0.0; LANES];
         // Until the first descent has ended, no minimum is known.
-        let mut best = Minimum { h: [[f64::NAN; LANES]; K], local: Local::ZERO, contested: zero };
+        let mut best = LowestPoint { h: [[f64::NAN; LANES]; K], local: Local::ZERO, contested: zero };
         for number in 0..STARTS {
             let mut h = match (number, starts.label, starts.warm) {
                 (0, ..) => *starts.first,
@@ -239,7 +239,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and `X` the derivative of `grad l` in the label's
     /// logits `t`.
     #[inline(always)]
-    pub(crate) fn derivatives(&self, minimum: &Minimum<K>) -> [Lane; 3] {
+    pub(crate) fn derivatives(&self, minimum: &LowestPoint<K>) -> [Lane; 3] {
         let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
         let mut inverse = [[[0.0; LANES]; K]; K];
         for k in 0..K {
@@ -261,7 +261,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
         let logits = matrices::<T, K>(&minimum.h);
         let mut sums = [[0.0; LANES]; 2];
         for a in 0..T {
-            let row = Row::new(&logits[a], &self.y[a]);
+            let row = SoftmaxRow::new(&logits[a], &self.y[a]);
             let y = &self.y[a];
             let mut overlap = [0.0; LANES];
             for d in 0..T {
@@ -312,7 +312,11 @@ mod tests {
         coordinates::<T, K>(&block)
     }
 
-    fn solved<const T: usize, const K: usize>(omega: &Vector<K>, label: &Vector<K>, v: f64) -> Minimum<K> {
+    fn solved<const T: usize, const K: usize>(
+        omega: &Vector<K>,
+        label: &Vector<K>,
+        v: f64,
+    ) -> LowestPoint<K> {
         let y = probabilities::<T, K>(label);
         MatrixProx { omega: *omega, y: &y, v }.global(label, &[[f64::NAN; LANES]; K])
     }
@@ -415,7 +419,7 @@ mod tests {
         for l in 0..LANES {
             let part = |m: &Matrix<3>, a: usize, b: usize| {
                 let sum = |a: usize| m[a].iter().map(|lane| lane[l]).sum::<f64>() / 3.0;
-                // Row sums are those of the rest; nothing along u.
+                // SoftmaxRow sums are those of the rest; nothing along u.
                 let rest = sum(a) + sum(b);
                 (m[a][b][l] - rest, rest)
             };

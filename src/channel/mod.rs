@@ -14,8 +14,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 pub(crate) use eigen::eigenbasis;
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
-pub(crate) use softmax::{Row, softmax_row};
 pub use softmax::{SoftmaxLoss, softmax};
+pub(crate) use softmax::{SoftmaxRow, softmax_row};
 pub(crate) use two_replicas::{LogitsLaw, TwoReplicas};
 pub(crate) use vector_prox::{Hints, VectorProx};
 

@@ -1,4 +1,4 @@
-//! Row-softmax attention: the squared loss between two attention matrices, and its derivatives in the logits.
+//! SoftmaxRow-softmax attention: the squared loss between two attention matrices, and its derivatives in the logits.
 //!
 //! For logits `h` and label logits `t` in `Sym(T)`, with `P = sigma(h)` and `Y = sigma(t)` the row-wise softmax,
 //!
@@ -6,7 +6,7 @@
 //! l(h) = |sigma(h) - sigma(t)|_F^2 = sum_a |P_a - Y_a|^2
 //! ```
 //!
-//! Row `a` depends on row `a` of `h` only. With `f = (P - Y) - P.(P - Y)` and `w = P (f + P)` along the row, its gradient
+//! SoftmaxRow `a` depends on row `a` of `h` only. With `f = (P - Y) - P.(P - Y)` and `w = P (f + P)` along the row, its gradient
 //! is `2 P f`, and its Hessian a diagonal plus three outer products,
 //!
 //! ```text
@@ -19,7 +19,7 @@ use crate::lanes;
 
 /// The derivatives of one row of the loss, for `L` samples at once: the gradient is `2 slope`, the Hessian
 /// `2 (diag(weight) - weight p^T - p weight^T + norm2 p p^T)`.
-pub(crate) struct Row<const T: usize, const L: usize> {
+pub(crate) struct SoftmaxRow<const T: usize, const L: usize> {
     pub(crate) p: [[f64; L]; T],
     pub(crate) slope: [[f64; L]; T],
     pub(crate) weight: [[f64; L]; T],
@@ -57,7 +57,7 @@ pub(crate) fn softmax_row<const T: usize, const L: usize>(logits: &[[f64; L]; T]
     p
 }
 
-impl<const T: usize, const L: usize> Row<T, L> {
+impl<const T: usize, const L: usize> SoftmaxRow<T, L> {
     /// At the given logits, for the label probabilities `y`.
     #[inline(always)]
     pub(crate) fn new(logits: &[[f64; L]; T], y: &[[f64; L]; T]) -> Self {
@@ -158,9 +158,9 @@ impl<const T: usize> SoftmaxLoss<T> {
         std::array::from_fn(|a| std::array::from_fn(|b| factor * (product[a][b][0] + product[b][a][0])))
     }
 
-    fn rows(&self, h: &[[f64; T]; T]) -> [Row<T, 1>; T] {
+    fn rows(&self, h: &[[f64; T]; T]) -> [SoftmaxRow<T, 1>; T] {
         std::array::from_fn(|a| {
-            Row::new(&h[a].map(|x| [self.inverse_temperature * x]), &self.label[a].map(|y| [y]))
+            SoftmaxRow::new(&h[a].map(|x| [self.inverse_temperature * x]), &self.label[a].map(|y| [y]))
         })
     }
 }

@@ -10,7 +10,7 @@
 //! No average is nested. All rows have the same law, and softmax sees only differences along a row: one row is drawn, as `T - 1`
 //! differences.
 
-use super::softmax_row;
+use super::softmax::softmax_row;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::options::Options;
@@ -46,14 +46,15 @@ impl TwoReplicas {
     ) -> Result<Self, Error> {
         let dimensions = 2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 };
         let columns = |scramble| {
-            let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, scramble)?;
+            let points =
+                ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble)?;
             let column = |d| -> Result<Vec<Lane>, Error> {
                 let normals = points.normals(d)?;
                 Ok(normals.as_chunks::<LANES>().0.to_vec())
             };
             (0..dimensions).map(column).collect()
         };
-        let scrambles = (0..options.scrambles as u64).map(columns).collect::<Result<_, _>>()?;
+        let scrambles = (0..options.scrambles() as u64).map(columns).collect::<Result<_, _>>()?;
         Ok(Self { tokens, inverse_temperature, scrambles })
     }
 
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn one_row_stands_for_all() {
-        let options = Options { log2_nodes: 12, ..Options::default() };
+        let options = Options::default().with_log2_nodes(12).unwrap();
         for (perturbation, overlap) in [(0.0, 0.0), (1.3, 0.4)] {
             let law = LogitsLaw { known: 2.0, unknown: 1.5, perturbation, overlap };
             let two = TwoReplicas::new(2, 0.8, perturbation > 0.0, &options).unwrap();
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn nothing_unknown_is_no_error() {
-        let options = Options { log2_nodes: 8, ..Options::default() };
+        let options = Options::default().with_log2_nodes(8).unwrap();
         let law = LogitsLaw { known: 2.0, unknown: 0.0, perturbation: 1.0, overlap: 1.0 };
         let replicas = TwoReplicas::new(3, 1.0, true, &options).unwrap();
         assert!(replicas.error(0, &law) < 1e-14);

@@ -11,7 +11,7 @@
 //! reflected there. The starts are screened by their objective, and the best of them polished by a damped Newton
 //! (Levenberg-Marquardt) method.
 
-use super::softmax::{Row, softmax_row};
+use super::softmax::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, Local, Matrix, Vector, descend};
 use crate::lanes::{LANES, Lane};
 
@@ -98,7 +98,7 @@ impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
         let mut slope = [[[0.0; LANES]; T]; T];
         let mut second = [[[0.0; LANES]; T]; T];
         for a in 0..T {
-            let row = Row::new(&self.logits(chi, a), &self.y[a]);
+            let row = SoftmaxRow::new(&self.logits(chi, a), &self.y[a]);
             let product = row.half_hessian_times(chi);
             for l in 0..LANES {
                 loss[l] += row.loss[l];

@@ -1,6 +1,6 @@
 //! Anderson acceleration of a small vector.
 
-use super::{Secant, Vector, from_fn};
+use super::problem::{Secant, Vector, from_fn};
 
 /// Memory of the last differences, newest first.
 pub(super) struct Anderson<X> {

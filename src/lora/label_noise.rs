@@ -4,8 +4,10 @@
 //! Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively selected ones it is a
 //! Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
-use super::{Frozen, Score, Sequences, Training};
+use super::selection::Score;
+use super::training::{Sequences, Training};
 use crate::channel;
+use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
 use crate::observables;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile, normal_cdf, normal_density};
@@ -28,38 +30,40 @@ pub(super) enum LabelNoise {
 impl LabelNoise {
     /// The training law.
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
-        let Frozen { q0, q, m, v } = *frozen;
-        match training.sequences {
-            Sequences::Active(selection) if q > 0.0 && selection.score.coordinates(model.tokens) > 0 => {
-                // z*|z ~ N((M/Q) z, 2 (Q0 - M^2/Q)), and z is multiplied by beta.
-                let spread = (m / q - training.beta).abs() * (2.0 * q).sqrt();
-                let variance = 2.0 * (q0 - m * (m / q)).max(0.0) + model.delta;
+        let (tokens, delta) = (model.tokens(), model.delta());
+        let (beta, unit) = (training.beta(), training.q0());
+        let weights = frozen.overlaps();
+        match training.sequences() {
+            Sequences::Active(selection) if frozen.q() > 0.0 && selection.score().coordinates(tokens) > 0 => {
+                let TrueLogits { slope, unknown, .. } = frozen.true_logits();
+                // The frozen logits are multiplied by beta.
+                let spread = (slope - beta).abs() * (2.0 * frozen.q()).sqrt();
+                let variance = 2.0 * unknown + delta;
                 Self::Selected {
-                    score: selection.score,
-                    fraction: selection.fraction,
-                    spread: spread / training.q0,
-                    deviation: variance.sqrt() / training.q0,
+                    score: selection.score(),
+                    fraction: selection.fraction(),
+                    spread: spread / unit,
+                    deviation: variance.sqrt() / unit,
                 }
             }
             Sequences::Reused => {
-                let Model { tokens, delta, .. } = *model;
                 // Validation refuses reused sequences without a response.
-                let v = v.unwrap_or(0.0);
+                let v = frozen.v().unwrap_or(0.0);
                 Self::gaussian(
-                    observables::reused_effective_noise(tokens, q0, q, m, v, delta, training.beta),
+                    observables::reused_effective_noise(&weights, tokens, v, delta, beta),
                     training,
                 )
             }
             // Nothing to select by: the score is the same for all sequences, or independent of them.
             Sequences::Active(_) | Sequences::Fresh => {
-                Self::gaussian(observables::effective_noise(q0, q, m, model.delta, training.beta), training)
+                Self::gaussian(observables::effective_noise(&weights, delta, beta), training)
             }
         }
     }
 
     /// The isotropic law with the given effective noise.
     fn gaussian(effective_noise: f64, training: &Training) -> Self {
-        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0 }
+        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0() }
     }
 
     /// Half the variance of a coordinate: `Delta_eff` of the training law, in units of `q0^2`. `None` where the law is
@@ -179,53 +183,22 @@ impl ScalarLaw {
     }
 }
 
-impl Score {
-    /// Number of coordinates of the logits that the score looks at.
-    fn coordinates(self, tokens: usize) -> usize {
-        match self {
-            Self::Frobenius => channel::dimension(tokens),
-            Self::Centred => channel::dimension(tokens) - 1,
-        }
-    }
-
-    /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in the scored
-    /// coordinates: the direction is kept, the radius is mapped by its quantile.
-    fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
-        let flat = match self {
-            Self::Frobenius => 0.0,
-            Self::Centred => z.iter().enumerate().map(|(k, x)| x * channel::flat_direction(tokens, k)).sum(),
-        };
-        let radius2: f64 = z.iter().map(|x| x * x).sum::<f64>() - flat * flat;
-        let scale = self.shrinkage(tokens, fraction, radius2);
-        for (k, x) in z.iter_mut().enumerate() {
-            let across = if flat == 0.0 { 0.0 } else { flat * channel::flat_direction(tokens, k) };
-            *x = scale * (*x - across) + across;
-        }
-    }
-
-    /// What the scored coordinates of a standard Gaussian sample, of squared norm `radius2`, are multiplied by to condition it
-    /// on their ball of probability `fraction`.
-    pub(super) fn shrinkage(self, tokens: usize, fraction: f64, radius2: f64) -> f64 {
-        if radius2 <= 0.0 {
-            return 1.0;
-        }
-        let degrees = self.coordinates(tokens);
-        (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lora::Selection;
+    use crate::lora::selection::Selection;
     use crate::quadrature::ScrambledSobol;
     use approx::assert_relative_eq;
     use std::f64::consts::SQRT_2;
 
     fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Training) {
-        let sequences = Sequences::Active(Selection { fraction, score });
-        let frozen = Frozen::new(2.0, 0.6, 0.7);
-        (Model::linear(2, 0.5), frozen, Training { beta, sequences, ..Training::new(5.0, 0.5) })
+        let sequences = Sequences::Active(Selection::new(fraction, score).unwrap());
+        let frozen = Frozen::new(2.0, 0.6, 0.7).unwrap();
+        (
+            Model::linear(2, 0.5).unwrap(),
+            frozen,
+            Training::fresh(5.0, 0.5).unwrap().recalibrated(beta).unwrap().on(sequences),
+        )
     }
 
     /// `N` at every node of a scrambled point set, two tokens.
@@ -260,7 +233,7 @@ mod tests {
     #[test]
     fn everything_selected_is_fresh() {
         let (model, frozen, training) = selected(Score::Frobenius, 1.0, 0.8);
-        let fresh = observables::effective_noise(frozen.q0, frozen.q, frozen.m, model.delta, 0.8);
+        let fresh = observables::effective_noise(&frozen.overlaps(), model.delta(), 0.8);
         assert_relative_eq!(
             LabelNoise::new(&model, &frozen, &training).effective(2).unwrap(),
             fresh,
@@ -287,14 +260,15 @@ mod tests {
     #[test]
     fn reused_noise_of_the_theory_at_beta_one() {
         let (q0, q, m, v, delta) = (1.5, 1.3, 1.25, 0.9, 0.5);
+        let weights = observables::WeightOverlaps { q0, q, m };
         let shrinkage = 1.0 + 4.0 * v / 9.0;
         let expected = (0.5 * delta + q0 - 2.0 * m + q) / (shrinkage * shrinkage);
-        let noise = observables::reused_effective_noise(3, q0, q, m, v, delta, 1.0);
+        let noise = observables::reused_effective_noise(&weights, 3, v, delta, 1.0);
         assert_relative_eq!(noise, expected, max_relative = 1e-13);
         // Without response the training law is the test law.
-        let fresh = observables::effective_noise(q0, q, m, delta, 0.7);
+        let fresh = observables::effective_noise(&weights, delta, 0.7);
         assert_relative_eq!(
-            observables::reused_effective_noise(3, q0, q, m, 0.0, delta, 0.7),
+            observables::reused_effective_noise(&weights, 3, 0.0, delta, 0.7),
             fresh,
             max_relative = 1e-13
         );
@@ -304,7 +278,7 @@ mod tests {
     fn scalar_density_has_the_moments_of_the_law() {
         for (fraction, score) in [(1.0, Score::Frobenius), (0.2, Score::Frobenius), (0.2, Score::Centred)] {
             let (_, frozen, training) = selected(score, fraction, 0.3);
-            let model = Model::linear(1, 0.5);
+            let model = Model::linear(1, 0.5).unwrap();
             let law = LabelNoise::new(&model, &frozen, &training).scalar().unwrap();
             let rule = gauss_quad::GaussLegendre::new(std::num::NonZeroUsize::new(80).unwrap());
             let moment = |k| rule.integrate(-law.half_width, law.half_width, |x| law.density(x) * x.powi(k));

@@ -1,8 +1,6 @@
 //! The averages over one evaluation of the output channel, and the order parameters they belong to.
 
-use super::Divergence;
-use super::zero_weights::ZeroWeights;
-use crate::state_evolution::{Averages, OutputChannel, Overlaps};
+use crate::state_evolution::{Averages, Overlaps};
 
 /// Number of averages.
 pub(super) const COUNT: usize = 14;
@@ -49,7 +47,7 @@ impl Point {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Moments {
     /// Pointwise parts of `div_omega g` and `div_chi* g` (the latter only if it is used, see
-    /// [`Losses::smooth_divergence`]).
+    /// [`Losses::smooth_divergence`](super::losses::Losses::smooth_divergence)).
     pub(super) pointwise: [f64; 2],
     /// Jump parts of the same, where they are known in closed form.
     pub(super) jump: [f64; 2],
@@ -115,16 +113,5 @@ impl Overlaps for Point {
             [s2, v] => Self { m: 0.0, s2, v },
             _ => Self { m: f64::NAN, s2: f64::NAN, v: f64::NAN },
         }
-    }
-}
-
-/// The losses of fine-tuning, whatever the activation.
-pub(super) trait Losses: OutputChannel<Point = Point, Averages = Moments> {
-    /// The estimator of the divergences with the smaller error where jumps are rare.
-    fn smooth_divergence(&self) -> Divergence;
-
-    /// What decides whether the weights vanish altogether; `None` for a loss that never lets them.
-    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
-        None
     }
 }

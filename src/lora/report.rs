@@ -2,12 +2,12 @@
 
 use super::moments::{Moments, Point};
 use super::ridge::{Conjugates, Ridge};
+use super::solution::{EffectiveNoise, Errors, Order, Solution};
 use super::starts::Found;
 use super::units::Units;
 use super::validity::Validity;
-use super::{EffectiveNoise, Errors, Order, Solution};
-use crate::fixed_point::Status;
 use crate::observables;
+use crate::status::Status;
 use crate::std_error::{Named, StdError};
 
 /// Errors on new sequences, in the units of the loss.

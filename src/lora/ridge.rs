@@ -1,8 +1,8 @@
 //! The input channel: the ridge problem for the weights, between the averages and the order parameters.
 
-use super::Divergence;
 use super::moments::{Moments, Point};
 use super::validity::Validity;
+use crate::divergence::Divergence;
 use crate::state_evolution::InputChannel;
 
 /// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, just above

@@ -1,14 +1,17 @@
 //! Which starts the state evolution of fine-tuning is iterated from, and which of the fixed points is returned.
 
-use super::moments::{COUNT, Losses, Moments, Point};
+use super::losses::Losses;
+use super::moments::{COUNT, Moments, Point};
 use super::ridge::{Ridge, SMALLEST_S2};
+use super::solution::Branch;
 use super::validity::Validity;
-use super::{Branch, Divergence};
+use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::fixed_point::{Observer, Status};
+use crate::fixed_point::Observer;
 use crate::options::{Options, Start};
 use crate::state_evolution::{Pass, Solved, StateEvolution, Tuning};
-use crate::validity::Verdict;
+use crate::status::Status;
+use crate::verdict::Verdict;
 
 /// Residual of a solve whose overlap is believed although the solve did not converge.
 const CLOSE: f64 = 1e-2;

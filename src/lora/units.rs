@@ -1,8 +1,8 @@
 //! The units of the solvers: `q0 = 1`, and the loss in units of its own.
 
-use super::Order;
 use super::moments::Point;
 use super::ridge::SMALLEST_S2;
+use super::solution::Order;
 
 /// Sizes of the units. With `chi` in units of `sqrt(q0)`, `v` is in units of `q0/loss` and the ridge, like all conjugates of
 /// second derivatives, in units of `loss/q0`.

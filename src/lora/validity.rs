@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "scenario")]
+use super::bayes::BayesSolution;
 use crate::nullable::number;
-use crate::validity::Verdict;
+use crate::verdict::Verdict;
 
 /// Gauges of replica symmetry at the returned fixed point, and what they say.
 ///
@@ -51,7 +53,7 @@ impl Validity {
         &mut self,
         alignment: f64,
         std_error: Option<f64>,
-        bound: &super::BayesSolution,
+        bound: &BayesSolution,
     ) {
         let allowance = 4.0 * std_error.unwrap_or(0.0).hypot(bound.std_error.alignment.unwrap_or(0.0)) + 1e-9;
         let excess = alignment - bound.branches.information_theoretic.alignment;
@@ -86,9 +88,9 @@ mod tests {
 
     #[test]
     fn more_than_anyone_can_know_is_told_beside_the_verdict() {
-        let frozen = Frozen::new(1.0, 1.0, 1.0);
-        let options = Options { log2_nodes: 8, ..Options::default() };
-        let bound = bayes_optimal(&Model::linear(2, 0.4), &frozen, 0.6, 1.0, &options).unwrap();
+        let frozen = Frozen::new(1.0, 1.0, 1.0).unwrap();
+        let options = Options::default().with_log2_nodes(8).unwrap();
+        let bound = bayes_optimal(&Model::linear(2, 0.4).unwrap(), &frozen, 0.6, 1.0, &options).unwrap();
         let error = bound.std_error.alignment.unwrap();
         for (excess, std_error, above) in [
             (-0.1, None, Some(false)),

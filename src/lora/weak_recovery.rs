@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::starts::{Found, Starts};
 use super::validity::Validity;
 use crate::error::Error;
-use crate::fixed_point::Status;
 use crate::nullable::number;
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
+use crate::status::Status;
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
 
@@ -80,11 +80,11 @@ pub(super) fn at(search: &mut Starts<'_>, alpha: f64) -> Result<WeakRecovery, Er
 /// The threshold in `alpha'`, searched from `start` in both directions; `None` if there is none within a factor `1e4`.
 pub(super) fn threshold(search: &mut Starts<'_>, start: f64) -> Result<Option<WeakRecoveryThreshold>, Error> {
     let mut excess = |log_alpha: f64| -> Result<f64, Error> { Ok(at(search, log_alpha.exp())?.growth.ln()) };
-    let mut here = Point { x: start.ln(), f: excess(start.ln())? };
+    let mut here = End { x: start.ln(), f: excess(start.ln())? };
     let towards = if here.f > 0.0 { -1.0 } else { 1.0 };
     for _ in 0..MAX_STRIDES {
         let x = here.x + towards * STRIDE.ln();
-        let next = Point { x, f: excess(x)? };
+        let next = End { x, f: excess(x)? };
         if next.f.is_sign_positive() != here.f.is_sign_positive() && next.f.is_finite() && here.f.is_finite()
         {
             // What fails in between is an average on known nodes, which did not fail before: NaN ends the search.

@@ -124,7 +124,7 @@ impl ZeroWeights {
             let next = (SCAN * below).min(end);
             let above = excess(next);
             if f < 0.0 && above >= 0.0 {
-                let (a, b) = (roots::Point { x: below, f }, roots::Point { x: next, f: above });
+                let (a, b) = (roots::End { x: below, f }, roots::End { x: next, f: above });
                 return Some(roots::bracketed(a, b, 1e-14, next, excess));
             }
             (below, f) = (next, above);

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::model::Model;
-use crate::roots::{Point, bracketed};
+use crate::roots::{End, bracketed};
 use crate::threshold::Threshold;
 
 /// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`) drives the
@@ -20,19 +20,18 @@ use crate::threshold::Threshold;
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
 pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
-    model.validate()?;
     let teacher = model.teacher_spectrum()?;
-    if model.delta <= 0.0 {
+    if model.delta() <= 0.0 {
         return Ok(None);
     }
     // In units of the noise: D - risk = (Delta/2)/d^2, searched in ln d.
     let balance = |log_d: f64| {
         let d = log_d.exp();
         let denoised = teacher.denoise(1.0 / d, 0.0);
-        d * d * (denoised.response - denoised.risk) - 0.5 * model.delta
+        d * d * (denoised.response - denoised.risk) - 0.5 * model.delta()
     };
     // The left side grows from 0 like d for large d: start where the noise is of the size of the teacher.
-    let mut low = 0.5 * (0.5 * model.delta + teacher.second_moment()).ln();
+    let mut low = 0.5 * (0.5 * model.delta() + teacher.second_moment()).ln();
     let mut high = low;
     for _ in 0..60 {
         if balance(low) < 0.0 {
@@ -46,7 +45,7 @@ pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
         }
         high += 2.0;
     }
-    let (a, b) = (Point { x: low, f: balance(low) }, Point { x: high, f: balance(high) });
+    let (a, b) = (End { x: low, f: balance(low) }, End { x: high, f: balance(high) });
     if !(a.f < 0.0 && b.f > 0.0) {
         return Ok(None);
     }

@@ -1,13 +1,16 @@
 //! The spectrum of the learned weights: the law of `s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`, `Y = Mhat s* + sqrt(Qhat) Z`.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Solution, Training};
-use crate::error::{Error, check};
+use super::solution::Solution;
+use super::training::Training;
+use crate::check;
+use crate::error::Error;
 use crate::model::Model;
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
 use crate::spectrum::TeacherSpectrum;
 
 /// Points of a table at most.
@@ -51,8 +54,8 @@ pub struct SpectrumTable {
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
 ///
-/// let model = Model::linear(2, 0.1).with_teacher(Teacher::Spectrum { eigenvalues: vec![0.0, 0.0, 0.0, 4.0] });
-/// let training = pretrain::Training::new(1.0, 0.5);
+/// let model = Model::linear(2, 0.1)?.with_teacher(Teacher::Spectrum { eigenvalues: vec![0.0, 0.0, 0.0, 4.0] })?;
+/// let training = pretrain::Training::new(1.0, 0.5)?;
 /// let solution = pretrain::solve(&model, &training, &Options::default())?;
 /// let spectrum = pretrain::LearnedSpectrum::new(&model, &training, &solution)?;
 /// assert!((spectrum.atom() - 0.75).abs() < 1e-9);
@@ -60,7 +63,7 @@ pub struct SpectrumTable {
 /// # Ok::<(), lora_asymptotics::Error>(())
 /// ```
 pub struct LearnedSpectrum {
-    teacher: Box<dyn TeacherSpectrum>,
+    teacher: Arc<dyn TeacherSpectrum>,
     /// Signal and threshold, in units of the noise, and what one unit of the noise is.
     snr: f64,
     threshold: f64,
@@ -72,15 +75,13 @@ impl LearnedSpectrum {
     /// The law that belongs to a solution of [`solve`](super::solve) for the same model and training.
     ///
     /// # Errors
-    /// Those of [`Model::validate`]; [`Error::NotConverged`] unless the solution is converged or collapsed;
+    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge; [`Error::NotConverged`] unless the solution is converged or collapsed;
     /// [`Error::InvalidParameter`] for a solution made by hand whose conjugates are not finite and positive.
     pub fn new(model: &Model, training: &Training, solution: &Solution) -> Result<Self, Error> {
-        model.validate()?;
-        training.validate()?;
         let solution = solution.clone().into_converged()?;
         let noise = solution.order.q_hat.sqrt();
         let snr = solution.order.m_hat / noise;
-        let threshold = 2.0 * training.lambda * training.kappa.sqrt() / noise;
+        let threshold = 2.0 * training.require_ridge()? * training.kappa().sqrt() / noise;
         let unit = noise / solution.order.v_hat;
         let meaningful = [snr, threshold, unit].iter().all(|x| x.is_finite() && *x >= 0.0);
         if !(meaningful && unit > 0.0) {
@@ -132,7 +133,7 @@ impl LearnedSpectrum {
             return Ok(0.0);
         }
         let excess = |eigenvalue: f64| self.distribution(eigenvalue) - probability;
-        let ends = [0.0, top].map(|x| Point { x, f: excess(x) });
+        let ends = [0.0, top].map(|x| End { x, f: excess(x) });
         // Rounding may leave the distribution just below 1 at the top edge.
         if ends[1].f <= 0.0 {
             return Ok(top);

@@ -55,13 +55,13 @@ impl ScrambleKey {
         })
     }
 
-    fn stream(&self, depth: u64) -> Stream {
-        Stream::new([self.seed, self.scramble, self.dimension, depth])
+    fn stream(&self, depth: u64) -> BitStream {
+        BitStream::new([self.seed, self.scramble, self.dimension, depth])
     }
 }
 
 /// Images one level down: child `b` of node `i` goes to child `b ^ coin(i)` of the image of `i`.
-fn split_nodes(images: &[u32], coins: &Stream) -> Vec<u32> {
+fn split_nodes(images: &[u32], coins: &BitStream) -> Vec<u32> {
     let mut children = vec![0; 2 * images.len()];
     let (pairs, _) = children.as_chunks_mut::<2>();
     let blocks = images.chunks(64).zip(pairs.chunks_mut(64));
@@ -85,12 +85,12 @@ fn centre(k: u64) -> f64 {
 
 /// A sequence of independent words of 64 fair bits, addressed by a counter.
 #[derive(Debug, Clone, Copy)]
-struct Stream {
+struct BitStream {
     start: u64,
     increment: u64,
 }
 
-impl Stream {
+impl BitStream {
     fn new(coordinates: [u64; 4]) -> Self {
         // Initial constants: the fractional digits of sqrt(2) and sqrt(3).
         let start = absorb(0x6a09_e667_f3bc_c908, coordinates);

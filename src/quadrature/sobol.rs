@@ -69,8 +69,8 @@ fn next_column(previous: &[u32], polynomial: u16) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::sobol_directions::MAX_DIMENSIONS;
     use super::*;
+    use crate::quadrature::sobol_directions::MAX_DIMENSIONS;
 
     const DIMENSIONS: [usize; 9] = [0, 1, 2, 3, 7, 20, 63, 100, 159];
 

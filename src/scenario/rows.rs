@@ -1,6 +1,6 @@
 //! Outcomes as flat lists of numbers, for tables.
 
-use super::{Bound, Outcome};
+use super::outcome::{Bound, Outcome};
 use crate::lora::{self, BayesBranch};
 use crate::pretrain;
 

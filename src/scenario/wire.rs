@@ -4,39 +4,39 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{Bound, Outcome, Skipped};
+use super::skipped::Skipped;
 use crate::{lora, pretrain};
 
 /// An outcome as it is written.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Wire {
+pub(super) struct OutcomeWire {
     #[serde(default = "first_version")]
-    version: u32,
+    pub(super) version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pretrain: Option<Stage<pretrain::Solution, pretrain::BayesSolution>>,
+    pub(super) pretrain: Option<StageWire<pretrain::Solution, pretrain::BayesSolution>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    lora: Option<Stage<lora::Solution, lora::BayesSolution>>,
+    pub(super) lora: Option<StageWire<lora::Solution, lora::BayesSolution>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    bayes_optimal: Option<Bound>,
+    pub(super) bayes_optimal: Option<BoundWire>,
 }
 
 /// Bayes-optimal stages as they are written.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct BoundWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pretrain: Option<pretrain::BayesSolution>,
+    pub(super) pretrain: Option<pretrain::BayesSolution>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    lora: Option<Stage<Never, lora::BayesSolution>>,
+    pub(super) lora: Option<StageWire<Never, lora::BayesSolution>>,
 }
 
 /// A solution that no stage has.
 #[derive(Clone, Serialize, Deserialize)]
-enum Never {}
+pub(super) enum Never {}
 
 /// One stage, of either estimator, or its absence.
 #[derive(Clone, Serialize)]
 #[serde(untagged)]
-enum Stage<E, B> {
+pub(super) enum StageWire<E, B> {
     Erm(E),
     BayesOptimal(B),
     Skipped(Absence),
@@ -44,7 +44,7 @@ enum Stage<E, B> {
 
 /// A stage that was skipped.
 #[derive(Clone, Serialize, Deserialize)]
-struct Absence {
+pub(super) struct Absence {
     status: SkippedStatus,
     reason: Skipped,
 }
@@ -67,7 +67,7 @@ fn first_version() -> u32 {
     1
 }
 
-impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for Stage<E, B> {
+impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for StageWire<E, B> {
     /// The status tells whether a stage was skipped, and the objective, which the posterior mean does not have, which estimator it is of. Any
     /// other field that is missing is an error.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -83,8 +83,8 @@ impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for Stage<E
     }
 }
 
-impl<E, B> Stage<E, B> {
-    fn split(this: Option<Self>) -> (Option<E>, Option<B>, Option<Skipped>) {
+impl<E, B> StageWire<E, B> {
+    pub(super) fn split(this: Option<Self>) -> (Option<E>, Option<B>, Option<Skipped>) {
         match this {
             Some(Self::Erm(solution)) => (Some(solution), None, None),
             Some(Self::BayesOptimal(solution)) => (None, Some(solution), None),
@@ -93,61 +93,7 @@ impl<E, B> Stage<E, B> {
         }
     }
 
-    fn skipped(reason: Option<Skipped>) -> Option<Self> {
+    pub(super) fn skipped(reason: Option<Skipped>) -> Option<Self> {
         reason.map(|reason| Self::Skipped(reason.into()))
-    }
-}
-
-impl From<Bound> for BoundWire {
-    fn from(Bound { pretrain, lora, lora_skipped }: Bound) -> Self {
-        Self { pretrain, lora: lora.map(Stage::BayesOptimal).or_else(|| Stage::skipped(lora_skipped)) }
-    }
-}
-
-impl From<BoundWire> for Bound {
-    fn from(BoundWire { pretrain, lora }: BoundWire) -> Self {
-        let (_, lora, lora_skipped) = Stage::split(lora);
-        Self { pretrain, lora, lora_skipped }
-    }
-}
-
-impl From<Outcome> for Wire {
-    fn from(Outcome { pretrain, lora, lora_skipped, bayes_optimal }: Outcome) -> Self {
-        let version = Outcome::VERSION;
-        match bayes_optimal {
-            Some(bound) if pretrain.is_none() && lora.is_none() && lora_skipped.is_none() => Self {
-                version,
-                pretrain: bound.pretrain.map(Stage::BayesOptimal),
-                lora: bound.lora.map(Stage::BayesOptimal).or_else(|| Stage::skipped(bound.lora_skipped)),
-                bayes_optimal: None,
-            },
-            bayes_optimal => Self {
-                version,
-                pretrain: pretrain.map(Stage::Erm),
-                lora: lora.map(Stage::Erm).or_else(|| Stage::skipped(lora_skipped)),
-                bayes_optimal,
-            },
-        }
-    }
-}
-
-impl TryFrom<Wire> for Outcome {
-    type Error = String;
-
-    fn try_from(wire: Wire) -> Result<Self, String> {
-        if wire.version != Self::VERSION {
-            return Err(format!("version {} of the outcome: must be {}", wire.version, Self::VERSION));
-        }
-        let (pretrain, pretrain_bound, _) = Stage::split(wire.pretrain);
-        let (lora, lora_bound, skipped) = Stage::split(wire.lora);
-        // Both stages of a line are of the same estimator.
-        let alone = pretrain_bound.is_some() || lora_bound.is_some();
-        let (lora_skipped, bound_skipped) = if alone { (None, skipped) } else { (skipped, None) };
-        let bound = alone.then_some(Bound {
-            pretrain: pretrain_bound,
-            lora: lora_bound,
-            lora_skipped: bound_skipped,
-        });
-        Ok(Self { pretrain, lora, lora_skipped, bayes_optimal: wire.bayes_optimal.or(bound) })
     }
 }

@@ -6,13 +6,14 @@ use super::instance::Instance;
 use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
-use super::sequences::{Sequences, Weights, score_of, symmetric_noise};
-use crate::lora::{self, Frozen, Selection};
+use super::sequences::{Corpus, Weights, score_of, symmetric_noise};
+use crate::frozen::{Frozen, TrueLogits};
+use crate::lora::{self, Selection};
 use crate::model::{Activation, Model};
 
 /// Sequences and what goes with them: one flat `T x T` matrix each.
 pub(super) struct Batch {
-    pub(super) sequences: Sequences,
+    pub(super) sequences: Corpus,
     /// `h(S*)`, and the same with noise.
     pub(super) clean: Vec<f64>,
     pub(super) noisy: Vec<f64>,
@@ -39,12 +40,7 @@ fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
 }
 
 /// `h(S*)`, and the same with noise, on sequences.
-pub(super) fn labelled(
-    rng: &mut Pcg64,
-    sequences: &Sequences,
-    teacher: &Weights,
-    delta: f64,
-) -> [Vec<f64>; 2] {
+pub(super) fn labelled(rng: &mut Pcg64, sequences: &Corpus, teacher: &Weights, delta: f64) -> [Vec<f64>; 2] {
     let clean = sequences.logits(teacher);
     let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
     let noisy = sum(noise, &clean, 1.0);
@@ -54,10 +50,10 @@ pub(super) fn labelled(
 impl Source<'_> {
     /// New sequences.
     pub(super) fn fresh(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
-        let sequences = Sequences::sample(rng, instance.shape, count);
+        let sequences = Corpus::sample(rng, instance.shape, count);
         let frozen = match self {
             Self::Weights { student, .. } => sequences.logits(student),
-            Self::Law(law) => symmetric_noise(rng, instance.shape.tokens, count, 2.0 * law.q),
+            Self::Law(law) => symmetric_noise(rng, instance.shape.tokens, count, 2.0 * law.q()),
         };
         self.label(rng, instance.model, sequences, frozen)
     }
@@ -73,15 +69,15 @@ impl Source<'_> {
         let square = instance.shape.tokens * instance.shape.tokens;
         let (sequences, frozen) = match self {
             Self::Weights { student, .. } => {
-                let sequences = Sequences::sample(rng, instance.shape, pool);
+                let sequences = Corpus::sample(rng, instance.shape, pool);
                 let frozen = sequences.logits(student);
                 (Some(sequences), frozen)
             }
-            Self::Law(law) => (None, symmetric_noise(rng, instance.shape.tokens, pool, 2.0 * law.q)),
+            Self::Law(law) => (None, symmetric_noise(rng, instance.shape.tokens, pool, 2.0 * law.q())),
         };
         let scores: Vec<f64> = frozen
             .chunks_exact(square)
-            .map(|z| score_of(selection.score, instance.shape.tokens, z))
+            .map(|z| score_of(selection.score(), instance.shape.tokens, z))
             .collect();
         let mut kept: Vec<usize> = (0..scores.len()).collect();
         kept.sort_by(|i, j| scores[*i].total_cmp(&scores[*j]));
@@ -91,20 +87,19 @@ impl Source<'_> {
         let sequences = match sequences {
             Some(sequences) => sequences.select(&kept),
             // The scores do not depend on the sequences: any will do.
-            None => Sequences::sample(rng, instance.shape, count),
+            None => Corpus::sample(rng, instance.shape, count),
         };
         self.label(rng, instance.model, sequences, frozen)
     }
 
-    fn label(&self, rng: &mut Pcg64, model: &Model, sequences: Sequences, frozen: Vec<f64>) -> Batch {
+    fn label(&self, rng: &mut Pcg64, model: &Model, sequences: Corpus, frozen: Vec<f64>) -> Batch {
         let [clean, noisy] = match self {
-            Self::Weights { teacher, .. } => labelled(rng, &sequences, teacher, model.delta),
+            Self::Weights { teacher, .. } => labelled(rng, &sequences, teacher, model.delta()),
             Self::Law(law) => {
-                let slope = if law.q > 0.0 { law.m / law.q } else { 0.0 };
-                let unknown = (law.q0 - slope * law.m).max(0.0);
+                let TrueLogits { slope, unknown, .. } = law.true_logits();
                 let count = sequences.count();
-                let clean = sum(symmetric_noise(rng, model.tokens, count, 2.0 * unknown), &frozen, slope);
-                let noisy = sum(symmetric_noise(rng, model.tokens, count, model.delta), &clean, 1.0);
+                let clean = sum(symmetric_noise(rng, model.tokens(), count, 2.0 * unknown), &frozen, slope);
+                let noisy = sum(symmetric_noise(rng, model.tokens(), count, model.delta()), &clean, 1.0);
                 [clean, noisy]
             }
         };
@@ -126,7 +121,7 @@ impl Source<'_> {
         }
         let mut batch = self.fresh(rng, instance, count);
         if let Self::Law(law) = self {
-            batch.frozen = memorised(instance.model, &batch.frozen, &batch.noisy, law.v.unwrap_or(0.0));
+            batch.frozen = memorised(instance.model, &batch.frozen, &batch.noisy, law.v().unwrap_or(0.0));
         }
         batch
     }
@@ -134,23 +129,23 @@ impl Source<'_> {
 
 /// Labelled sequences of the pre-training.
 pub(super) struct Labelled {
-    pub(super) sequences: Sequences,
+    pub(super) sequences: Corpus,
     pub(super) clean: Vec<f64>,
     pub(super) noisy: Vec<f64>,
 }
 
 /// What pre-training with the response `v` makes of logits `omega` on sequences that it was trained on: the proximal point.
 fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
-    match model.activation {
+    match model.activation() {
         Activation::Linear => {
-            let pull = 4.0 * v / (model.tokens * model.tokens) as f64;
+            let pull = 4.0 * v / (model.tokens() * model.tokens()) as f64;
             omega.iter().zip(label).map(|(omega, label)| (omega + pull * label) / (1.0 + pull)).collect()
         }
         Activation::Softmax => {
             let layer = Layer::new(model);
-            let square = model.tokens * model.tokens;
+            let square = model.tokens() * model.tokens();
             let identity: Vec<f64> =
-                (0..square).map(|i| if i % (model.tokens + 1) == 0 { 1.0 } else { 0.0 }).collect();
+                (0..square).map(|i| if i % (model.tokens() + 1) == 0 { 1.0 } else { 0.0 }).collect();
             let labels = layer.attention(label);
             let samples =
                 omega.chunks_exact(square).zip(label.chunks_exact(square)).zip(labels.chunks_exact(square));
@@ -231,7 +226,7 @@ mod tests {
     fn with_instance(model: &Model, check: impl FnOnce(&Instance<'_>, &mut Pcg64)) {
         let laboratory = Laboratory::default();
         let streams = Streams { seed: 3, dimension: 4, instance: 0 };
-        let shape = Shape { dimension: 4, tokens: model.tokens };
+        let shape = Shape { dimension: 4, tokens: model.tokens() };
         check(
             &Instance { model, laboratory: &laboratory, streams, shape },
             &mut streams.stream(Purpose::Finetuning),
@@ -240,17 +235,17 @@ mod tests {
 
     #[test]
     fn synthetic_logits_have_the_overlaps_asked_for() {
-        let law = Frozen::new(2.0, 1.2, 1.1);
-        with_instance(&Model::linear(3, 0.5), |instance, rng| {
+        let law = Frozen::new(2.0, 1.2, 1.1).unwrap();
+        with_instance(&Model::linear(3, 0.5).unwrap(), |instance, rng| {
             let Batch { clean, noisy, frozen, .. } = Source::Law(law).fresh(rng, instance, 20_000);
             // Of an entry of the T x T matrix: 2 Q on the diagonal and Q off it, so Q (T + 1)/T on average.
             let unit = 4.0 / 3.0;
             for (moment, expected) in [
-                (second_moment(&frozen, &frozen), law.q),
-                (second_moment(&clean, &frozen), law.m),
-                (second_moment(&clean, &clean), law.q0),
-                (second_moment(&noisy, &noisy), law.q0 + 0.25),
-                (second_moment(&noisy, &clean), law.q0),
+                (second_moment(&frozen, &frozen), law.q()),
+                (second_moment(&clean, &frozen), law.m()),
+                (second_moment(&clean, &clean), law.q0()),
+                (second_moment(&noisy, &noisy), law.q0() + 0.25),
+                (second_moment(&noisy, &clean), law.q0()),
             ] {
                 // 120,000 independent coordinates.
                 assert!((moment / unit - expected).abs() < 0.03 * expected, "{moment}, {expected}");
@@ -260,11 +255,11 @@ mod tests {
 
     #[test]
     fn selection_keeps_the_smallest_scores() {
-        let law = Frozen::new(2.0, 1.2, 1.1);
-        let model = Model::softmax(2, 0.5);
+        let law = Frozen::new(2.0, 1.2, 1.1).unwrap();
+        let model = Model::softmax(2, 0.5).unwrap();
         for kind in [lora::Score::Frobenius, lora::Score::Centred] {
             with_instance(&model, |instance, rng| {
-                let selection = Selection { fraction: 0.25, score: kind };
+                let selection = Selection::new(0.25, kind).unwrap();
                 let kept = Source::Law(law).selected(rng, instance, selection, [1000, 4000]);
                 let all = Source::Law(law).fresh(rng, instance, 4000);
                 let scores = |batch: &Batch| -> Vec<f64> {
@@ -284,17 +279,19 @@ mod tests {
     #[test]
     fn memorised_logits_are_proximal_points() {
         let v = 3.0;
-        for model in
-            [Model::linear(2, 0.5), Model { inverse_temperature: Some(1.4), ..Model::softmax(3, 0.5) }]
-        {
+        for model in [
+            Model::linear(2, 0.5).unwrap(),
+            Model::softmax(3, 0.5).unwrap().with_inverse_temperature(1.4).unwrap(),
+        ] {
             let layer = Layer::new(&model);
             with_instance(&model, |instance, rng| {
-                let batch = Source::Law(Frozen::new(2.0, 1.2, 1.1).with_response(v)).fresh(rng, instance, 30);
-                let square = model.tokens * model.tokens;
+                let batch = Source::Law(Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(v).unwrap())
+                    .fresh(rng, instance, 30);
+                let square = model.tokens() * model.tokens();
                 let points = memorised(&model, &batch.frozen, &batch.noisy, v);
                 let labels = layer.attention(&batch.noisy);
                 let identity: Vec<f64> =
-                    (0..square).map(|i| if i % (model.tokens + 1) == 0 { 1.0 } else { 0.0 }).collect();
+                    (0..square).map(|i| if i % (model.tokens() + 1) == 0 { 1.0 } else { 0.0 }).collect();
                 for mu in 0..30 {
                     let at = square * mu..square * (mu + 1);
                     let omega = &batch.frozen[at.clone()];

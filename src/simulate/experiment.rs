@@ -58,13 +58,11 @@ impl Experiment {
         outcome.pretrain = outcome.pretrain.map(pretrain::Solution::into_converged).transpose()?;
         outcome.lora = outcome.lora.map(lora::Solution::into_converged).transpose()?;
         let law = match &outcome.pretrain {
-            Some(solution) => Some(solution.freeze()),
+            Some(solution) => Some(solution.freeze()?),
             None => scenario.frozen,
         };
-        let pretraining = match (&scenario.model.teacher, &scenario.pretrain) {
-            (Some(teacher), Some(pretraining)) if !synthetic => {
-                Some((teacher.clone(), pretraining.training()?))
-            }
+        let pretraining = match (scenario.model.teacher(), &scenario.pretrain) {
+            (Some(teacher), Some(training)) if !synthetic => Some((teacher.clone(), *training)),
             _ => None,
         };
         Ok(Self {
@@ -72,7 +70,7 @@ impl Experiment {
             laboratory: laboratory.clone(),
             outcome,
             pretraining,
-            finetuning: scenario.lora.as_ref().map(crate::scenario::Finetuning::training).transpose()?,
+            finetuning: scenario.lora,
             law: law.filter(|_| synthetic),
         })
     }
@@ -126,7 +124,7 @@ impl Experiment {
         let model = &scenario.model;
         let counts = Counts::new(scenario, dimension, self.law.is_some())?;
         let streams = Streams { seed: laboratory.seed, dimension, instance };
-        let shape = Shape { dimension, tokens: model.tokens };
+        let shape = Shape { dimension, tokens: model.tokens() };
         let one = Instance { model, laboratory, streams, shape };
         let stage = match (&self.pretraining, counts.pretraining()) {
             (Some((teacher, training)), Some(counts)) => {

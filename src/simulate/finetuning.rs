@@ -2,14 +2,13 @@
 
 use nalgebra::DMatrix;
 
-use super::TEST_BATCH;
 use super::batch::{Batch, Source, finetuning_batch};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Finetuned, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::Weights;
+use super::sequences::{TEST_BATCH, Weights};
 use crate::lora::Training;
 use crate::observables;
 
@@ -42,36 +41,37 @@ pub(super) fn run(
     let layer = Layer::new(model);
     // |w*|^2 = D q0 exactly: its scatter has no counterpart in the theory.
     let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
-    let star = star * training.q0.sqrt();
+    let star = star * training.q0().sqrt();
 
     let mut rng = streams.stream(Purpose::Finetuning);
-    let batch = finetuning_batch(source, &mut rng, instance, training.sequences, counts);
+    let batch = finetuning_batch(source, &mut rng, instance, training.sequences(), counts);
     let Batch { sequences, noisy, frozen, .. } = batch;
     let labels = layer.attention(&sum(&noisy, &sequences.logits(&rank_one(&star))));
-    let frozen = scaled(&frozen, training.beta);
+    let frozen = scaled(&frozen, training.beta());
     let task = Task {
         layer,
         sequences: &sequences,
         labels: &labels,
         frozen: Some(&frozen),
-        lambda: training.lambda,
+        lambda: training.ridge(),
         scale: 1.0,
         width: 1,
     };
 
     let mut rng = streams.stream(Purpose::FinetuningStart);
-    let norm = (d * training.q0).sqrt();
+    let norm = (d * training.q0()).sqrt();
     let mut starts = vec![(TrainingStart::Informed, star.clone())];
     starts.push((
         TrainingStart::Spectral,
         spectral_start(&task, random::gaussian(&mut rng, dimension, 1), norm),
     ));
     for _ in 0..laboratory.random_starts {
-        starts.push((TrainingStart::Random, random::normalised(&mut rng, dimension, 1) * training.q0.sqrt()));
+        starts
+            .push((TrainingStart::Random, random::normalised(&mut rng, dimension, 1) * training.q0().sqrt()));
     }
     let overlap = |w: &DMatrix<f64>| w.dot(&star).abs() / d;
     let norm2 = |w: &DMatrix<f64>| w.norm_squared() / d;
-    let alignment = |w: &DMatrix<f64>| observables::alignment(overlap(w), norm2(w), training.q0);
+    let alignment = |w: &DMatrix<f64>| observables::alignment(overlap(w), norm2(w), training.q0());
     let trained: Vec<(Minimum, Run)> = starts
         .into_iter()
         .map(|(start, from)| {
@@ -131,7 +131,7 @@ fn test_errors(
             source.fresh(&mut rng, instance, TEST_BATCH.min(count - first));
         let truth = sequences.logits(&rank_one(star));
         let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
-        let frozen = scaled(&frozen, training.beta);
+        let frozen = scaled(&frozen, training.beta());
         let learned = sum(&frozen, &sequences.logits(&rank_one(w)));
         for (sum, (logits, labels)) in
             sums.iter_mut().zip([(&learned, &noisy), (&learned, &clean), (&frozen, &noisy)])

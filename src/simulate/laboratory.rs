@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::minimise::{self, Stopping};
-use super::sequences::MAX_CHUNKS;
-use crate::error::{Error, Number, check};
+use super::sequences::{MAX_CHUNKS, TEST_BATCH};
+use crate::check;
+use crate::error::{Error, Number};
 use crate::lora::Sequences;
 use crate::model::Teacher;
 use crate::scenario::Scenario;
@@ -182,23 +183,23 @@ impl Counts {
         };
         let pretraining = match &scenario.pretrain {
             Some(pretraining) if !synthetic => {
-                let teacher = match scenario.model.teacher {
+                let teacher = match scenario.model.teacher() {
                     Some(Teacher::Wishart { kappa0 }) => integer("kappa0 D", kappa0 * d)?,
                     _ => d,
                 };
-                let sequences = integer("pretrain.alpha D^2", pretraining.alpha * d * d)?;
-                Some([sequences, integer("pretrain.kappa D", pretraining.kappa * d)?, teacher])
+                let sequences = integer("pretrain.alpha D^2", pretraining.alpha() * d * d)?;
+                Some([sequences, integer("pretrain.kappa D", pretraining.kappa() * d)?, teacher])
             }
             _ => None,
         };
         let finetuning = match &scenario.lora {
             Some(finetuning) => {
-                let kept = integer("lora.alpha D", finetuning.alpha * d)?;
-                let pool = match finetuning.sequences {
-                    Sequences::Active(selection) => (kept / selection.fraction).round().max(kept),
+                let kept = integer("lora.alpha D", finetuning.alpha() * d)?;
+                let pool = match finetuning.sequences() {
+                    Sequences::Active(selection) => (kept / selection.fraction()).round().max(kept),
                     Sequences::Fresh | Sequences::Reused => kept,
                 };
-                if let (Sequences::Reused, Some([available, ..])) = (finetuning.sequences, pretraining)
+                if let (Sequences::Reused, Some([available, ..])) = (finetuning.sequences(), pretraining)
                     && kept > available
                 {
                     let allowed = format!("so large that there are {kept} sequences to reuse");
@@ -223,7 +224,7 @@ impl Counts {
         let finetuning = self
             .finetuning
             .map_or(0.0, |[kept, pool]| sequences(kept, 1.0) + sequences(pool, 1.0) + vectors * d);
-        let numbers = pretraining + finetuning + sequences(super::TEST_BATCH as f64, d);
+        let numbers = pretraining + finetuning + sequences(TEST_BATCH as f64, d);
         numbers * std::mem::size_of::<f64>() as f64
     }
 
@@ -246,7 +247,7 @@ pub(super) fn check_memory(
     threads: usize,
 ) -> Result<(), Error> {
     for size in &laboratory.sizes {
-        let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens);
+        let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens());
         let bytes = one * threads.min(size.instances) as f64;
         if bytes > laboratory.memory_limit as f64 {
             let limit = laboratory.memory_limit;

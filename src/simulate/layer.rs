@@ -8,7 +8,7 @@
 use nalgebra::DMatrix;
 
 use super::minimise::Objective;
-use super::sequences::{Chunk, Factor, Sequences};
+use super::sequences::{Chunk, Corpus, Factor};
 use crate::model::{Activation, Model};
 
 /// The activation on flat matrices.
@@ -21,7 +21,11 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn new(model: &Model) -> Self {
-        Self { tokens: model.tokens, activation: model.activation, inverse_temperature: model.logit_scale() }
+        Self {
+            tokens: model.tokens(),
+            activation: model.activation(),
+            inverse_temperature: model.inverse_temperature(),
+        }
     }
 
     /// `sigma(h)` of every matrix.
@@ -81,7 +85,7 @@ impl Layer {
     }
 
     /// The losses of all sequences with given logits, summed.
-    pub(super) fn loss(&self, sequences: &Sequences, logits: &[f64], labels: &[f64]) -> f64 {
+    pub(super) fn loss(&self, sequences: &Corpus, logits: &[f64], labels: &[f64]) -> f64 {
         let square = sequences.square();
         let of_chunk = |chunk: Chunk<'_>| {
             let offset = square * chunk.first;
@@ -102,7 +106,7 @@ impl Layer {
 /// What is minimised: `sum_mu loss + lambda |W|^2`.
 pub(super) struct Task<'a> {
     pub(super) layer: Layer,
-    pub(super) sequences: &'a Sequences,
+    pub(super) sequences: &'a Corpus,
     /// `sigma` of the label's logits.
     pub(super) labels: &'a [f64],
     /// Logits of the frozen weights.
@@ -195,10 +199,10 @@ mod tests {
     fn with_task(model: &Model, width: usize, check: impl FnOnce(&Task<'_>, &DMatrix<f64>)) {
         let (dimension, count) = (8, 40);
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
-        let sequences = Sequences::sample(rng, Shape { dimension, tokens: model.tokens }, count);
+        let sequences = Corpus::sample(rng, Shape { dimension, tokens: model.tokens() }, count);
         let layer = Layer::new(model);
         let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
-        let frozen = symmetric_noise(rng, model.tokens, count, 1.0);
+        let frozen = symmetric_noise(rng, model.tokens(), count, 1.0);
         let scale = 1.0 / (width as f64).sqrt();
         let frozen = Some(&frozen[..]);
         let task = Task { layer, sequences: &sequences, labels: &labels, frozen, lambda: 0.1, scale, width };
@@ -206,8 +210,13 @@ mod tests {
     }
 
     fn models() -> [Model; 4] {
-        let cold = Model { inverse_temperature: Some(1.7), ..Model::softmax(2, 0.5) };
-        [Model::linear(1, 0.5), Model::linear(3, 0.5), Model::softmax(3, 0.5), cold]
+        let cold = Model::softmax(2, 0.5).unwrap().with_inverse_temperature(1.7).unwrap();
+        [
+            Model::linear(1, 0.5).unwrap(),
+            Model::linear(3, 0.5).unwrap(),
+            Model::softmax(3, 0.5).unwrap(),
+            cold,
+        ]
     }
 
     #[test]
@@ -234,7 +243,7 @@ mod tests {
     #[test]
     fn the_loss_is_that_of_the_outputs() {
         // D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
-        let model = Model::softmax(3, 0.5);
+        let model = Model::softmax(3, 0.5).unwrap();
         with_task(&model, 2, |task, w| {
             let s = Weights::attention(w.clone()).matrix();
             let d = s.nrows() as f64;

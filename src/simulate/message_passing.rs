@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::laboratory::{Counts, Laboratory, Size, check_memory};
 use super::random::{self, Purpose, Streams};
-use super::sequences::{Sequences, Shape, Weights, symmetric_noise};
+use super::sequences::{Corpus, Shape, Weights, symmetric_noise};
 use super::statistics::Estimate;
-use crate::error::{Error, check};
+use crate::check;
+use crate::error::Error;
 use crate::lora::{self, BayesCurve, Denoiser, Frozen, denoiser};
 use crate::model::Model;
 use crate::options::Options;
@@ -76,10 +77,10 @@ pub struct Trajectory {
 /// use lora_asymptotics::{Model, Options, lora};
 ///
 /// let laboratory = Laboratory { sizes: vec![Size::new(200, 4)], ..Laboratory::default() };
-/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0);
+/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0)?;
 /// let settings = MessagePassing { iterations: 10, start: 0.2 };
-/// let options = Options { log2_nodes: 10, ..Options::default() };
-/// let found = message_passing(&Model::linear(2, 0.4), &frozen, 1.0, 1.0, &settings, &laboratory, &options)?;
+/// let options = Options::default().with_log2_nodes(10)?;
+/// let found = message_passing(&Model::linear(2, 0.4)?, &frozen, 1.0, 1.0, &settings, &laboratory, &options)?;
 /// let last = found[0].iterations[10];
 /// assert!((last.m.mean - last.state_evolution).abs() < 0.1);
 /// # Ok::<(), lora_asymptotics::Error>(())
@@ -102,12 +103,12 @@ pub fn message_passing(
     if !(settings.start > 0.0 && settings.start < 1.0) {
         return Err(Error::invalid("start", settings.start, "> 0 and < 1"));
     }
-    let training = lora::Training { q0, ..lora::Training::new(alpha, 0.0) };
+    let training = lora::Training::fresh(alpha, 0.0)?.with_variance(q0)?;
     let scenario = Scenario {
-        model: Model { teacher: None, ..model.clone() },
+        model: model.clone().without_teacher(),
         pretrain: None,
         frozen: Some(*frozen),
-        lora: Some(training.into()),
+        lora: Some(training),
         estimator: Estimator::Erm,
         options: *options,
     };
@@ -129,7 +130,7 @@ pub fn message_passing(
         let [count, _] = Counts::new(&scenario, dimension, true)?.finetuning().unwrap_or_default();
         let one = |instance: usize| {
             let streams = Streams { seed: laboratory.seed, dimension, instance };
-            Instance::new(&scenario.model, curve.relative_noise(), count, &streams)?.run(settings)
+            Planted::new(&scenario.model, curve.relative_noise(), count, &streams)?.run(settings)
         };
         let paths = parallel::flat(instances, &one).into_iter().collect::<Result<Vec<_>, Error>>()?;
         let estimate = |step: usize, which: usize| {
@@ -146,20 +147,20 @@ pub fn message_passing(
 }
 
 /// One instance, in units with `q0 = 1`.
-struct Instance {
-    sequences: Sequences,
+struct Planted {
+    sequences: Corpus,
     star: DMatrix<f64>,
     start: DMatrix<f64>,
     denoiser: Box<dyn Denoiser>,
 }
 
-impl Instance {
+impl Planted {
     /// Frozen logits that explain all but `noise` of the label's: what they explain is known, and need not be drawn.
     fn new(model: &Model, noise: f64, count: usize, streams: &Streams) -> Result<Self, Error> {
-        let (dimension, tokens) = (streams.dimension, model.tokens);
+        let (dimension, tokens) = (streams.dimension, model.tokens());
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
         let rng = &mut streams.stream(Purpose::MessagePassing);
-        let sequences = Sequences::sample(rng, Shape { dimension, tokens }, count);
+        let sequences = Corpus::sample(rng, Shape { dimension, tokens }, count);
         let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
         let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
         for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {
@@ -167,7 +168,7 @@ impl Instance {
             let diagonal = i % (tokens * tokens) % (tokens + 1) == 0;
             *y += n + if diagonal { 1.0 } else { 0.0 };
         }
-        let denoiser = denoiser(model.activation, tokens, noise, &observed)?;
+        let denoiser = denoiser(model.activation(), tokens, noise, &observed)?;
         let start = random::normalised(rng, dimension, 1);
         Ok(Self { sequences, star, start, denoiser })
     }

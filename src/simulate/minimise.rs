@@ -65,7 +65,7 @@ impl Evaluated {
 }
 
 /// The objective as argmin wants it. Objective and gradient are asked for one after the other, and cost the same products.
-struct Problem<'a, F> {
+struct ArgminProblem<'a, F> {
     objective: &'a F,
     last: RefCell<Evaluated>,
     /// Kept here, since argmin drops its state where a line search fails.
@@ -74,7 +74,7 @@ struct Problem<'a, F> {
     in_vain: Cell<usize>,
 }
 
-impl<'a, F: Objective> Problem<'a, F> {
+impl<'a, F: Objective> ArgminProblem<'a, F> {
     fn new(objective: &'a F, start: &[f64]) -> Self {
         let at_start = Evaluated::new(objective, start);
         Self {
@@ -107,7 +107,7 @@ impl<'a, F: Objective> Problem<'a, F> {
     }
 }
 
-impl<F: Objective> CostFunction for &Problem<'_, F> {
+impl<F: Objective> CostFunction for &ArgminProblem<'_, F> {
     type Param = Vec<f64>;
     type Output = f64;
 
@@ -116,7 +116,7 @@ impl<F: Objective> CostFunction for &Problem<'_, F> {
     }
 }
 
-impl<F: Objective> Gradient for &Problem<'_, F> {
+impl<F: Objective> Gradient for &ArgminProblem<'_, F> {
     type Param = Vec<f64>;
     type Gradient = Vec<f64>;
 
@@ -127,7 +127,7 @@ impl<F: Objective> Gradient for &Problem<'_, F> {
 
 /// Downhill from `start` to a minimum.
 pub(super) fn minimise(objective: &impl Objective, start: &[f64], stopping: Stopping) -> Minimum {
-    let problem = Problem::new(objective, start);
+    let problem = ArgminProblem::new(objective, start);
     let tolerance = stopping.gradient_tolerance * (start.len() as f64).sqrt();
     let mut iterations = 0;
     for _ in 0..=MAX_RESTARTS {

@@ -55,9 +55,6 @@ pub use statistics::{Estimate, extrapolate};
 use crate::error::Error;
 use crate::scenario::Scenario;
 
-/// New sequences that are held at once.
-const TEST_BATCH: usize = 256;
-
 /// The prediction for a scenario beside its simulation.
 ///
 /// # Errors

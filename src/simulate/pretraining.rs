@@ -2,14 +2,13 @@
 
 use nalgebra::DMatrix;
 
-use super::TEST_BATCH;
 use super::batch::{Labelled, labelled};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Pretrained, Run, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::{Sequences, Weights};
+use super::sequences::{Corpus, TEST_BATCH, Weights};
 use crate::error::Error;
 use crate::model::Teacher;
 use crate::observables;
@@ -42,15 +41,15 @@ pub(super) fn run(
     let q0 = truth.norm_squared() / (d * d);
 
     let mut rng = streams.stream(Purpose::Pretraining);
-    let sequences = Sequences::sample(&mut rng, shape, count);
-    let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta);
+    let sequences = Corpus::sample(&mut rng, shape, count);
+    let [clean, noisy] = labelled(&mut rng, &sequences, &teacher, model.delta());
     let labels = layer.attention(&noisy);
     let task = Task {
         layer,
         sequences: &sequences,
         labels: &labels,
         frozen: None,
-        lambda: training.lambda,
+        lambda: training.ridge(),
         scale: 1.0 / (width as f64).sqrt(),
         width,
     };
@@ -113,8 +112,8 @@ fn test_errors(instance: &Instance<'_>, [teacher, student]: [&Weights; 2]) -> [f
     let layer = Layer::new(model);
     let mut sums = [0.0; 2];
     for first in (0..laboratory.test_sequences).step_by(TEST_BATCH) {
-        let sequences = Sequences::sample(rng, shape, TEST_BATCH.min(laboratory.test_sequences - first));
-        let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta);
+        let sequences = Corpus::sample(rng, shape, TEST_BATCH.min(laboratory.test_sequences - first));
+        let [clean, noisy] = labelled(rng, &sequences, teacher, model.delta());
         let logits = sequences.logits(student);
         for (sum, label) in sums.iter_mut().zip([noisy, clean]) {
             *sum += layer.loss(&sequences, &logits, &layer.attention(&label));

@@ -10,6 +10,8 @@ use crate::model::Teacher;
 use crate::parallel;
 use crate::spectrum::Discrete;
 
+/// New sequences that are held at once.
+pub(super) const TEST_BATCH: usize = 256;
 /// Symmetric weights `S = scale F F^T`.
 #[derive(Debug, Clone)]
 pub(super) struct Weights {
@@ -65,7 +67,7 @@ pub(super) struct Shape {
 
 /// Sequences of `T` tokens in `D` dimensions.
 #[derive(Debug, Clone)]
-pub(super) struct Sequences {
+pub(super) struct Corpus {
     pub(super) tokens: usize,
     /// One token per column, sequence after sequence.
     x: DMatrix<f64>,
@@ -98,7 +100,7 @@ const SMALLEST_CHUNK: usize = 32;
 /// Below this width, products are sums over columns.
 const NARROW: usize = 6;
 
-impl Sequences {
+impl Corpus {
     pub(super) fn sample(rng: &mut Pcg64, shape: Shape, count: usize) -> Self {
         Self::new(shape, random::gaussian(rng, shape.dimension, shape.tokens * count))
     }

@@ -17,11 +17,11 @@ use std::f64::consts::PI;
 
 use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
-use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Chart, Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::law::{Chart, Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::{Error, Number};
 use crate::lanes::{LANES, widest};
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
 
 /// The law of `s* = S*/sqrt(D)` for a listed spectrum: every eigenvalue has the same weight.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +99,7 @@ impl Discrete {
             return Err(Error::invalid(field, exponent, "between 0 and 100"));
         }
         let field = "model.teacher.power_law.dimension";
-        crate::error::check::integer(field, dimension, 1, Self::MAX_EIGENVALUES)
+        crate::check::integer(field, dimension, 1, Self::MAX_EIGENVALUES)
     }
 
     fn from_valid(mut eigenvalues: Vec<f64>) -> Self {
@@ -231,7 +231,7 @@ struct Scaled<'a> {
 }
 
 /// A point of the support.
-struct OnTheCurve {
+struct DiscreteOnCurve {
     /// `E[s* | y]`.
     mean: f64,
     /// `Re G`.
@@ -316,7 +316,7 @@ impl<'a> Scaled<'a> {
             y = height2;
             image - x
         };
-        let ends = [x - 1.0, x + 1.0].map(|u| Point { x: u, f: excess(u) });
+        let ends = [x - 1.0, x + 1.0].map(|u| End { x: u, f: excess(u) });
         let u = if ends[0].f >= 0.0 {
             ends[0].x
         } else if ends[1].f <= 0.0 {
@@ -346,14 +346,14 @@ impl<'a> Scaled<'a> {
         w
     }
 
-    fn threshold(&self, r: f64) -> Threshold {
+    fn threshold(&self, r: f64) -> Position {
         let w = self.preimage(r);
         if w.im <= 0.0 && w.re >= self.top {
-            Threshold::AboveTheSupport
+            Position::AboveTheSupport
         } else if w.im <= 0.0 && w.re <= self.bottom {
-            Threshold::BelowTheSupport
+            Position::BelowTheSupport
         } else {
-            Threshold::Inside { left: w, right: w }
+            Position::Inside { left: w, right: w }
         }
     }
 
@@ -367,7 +367,7 @@ impl<'a> Scaled<'a> {
     /// The edge between a point of the support, or its very edge, and a point outside.
     fn edge(&self, inside: f64, outside: f64) -> f64 {
         let excess = |u: f64| 1.0 - 1.0 / self.crowding(u).sqrt();
-        let ends = [inside, outside].map(|u| Point { x: u, f: excess(u) });
+        let ends = [inside, outside].map(|u| End { x: u, f: excess(u) });
         if ends[0].f <= 0.0 {
             inside
         } else if ends[1].f >= 0.0 {
@@ -429,7 +429,7 @@ impl<'a> Scaled<'a> {
     }
 
     /// Integrals over the support, with the density.
-    fn integrate<const N: usize>(&self, integrand: impl Fn(&OnTheCurve) -> [f64; N]) -> [f64; N] {
+    fn integrate<const N: usize>(&self, integrand: impl Fn(&DiscreteOnCurve) -> [f64; N]) -> [f64; N] {
         let mut total = [0.0; N];
         for [from, to] in self.intervals() {
             let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
@@ -447,10 +447,10 @@ impl<'a> Scaled<'a> {
         total
     }
 
-    fn on_the_curve(&self, u: f64, guess: &mut f64) -> OnTheCurve {
+    fn on_the_curve(&self, u: f64, guess: &mut f64) -> DiscreteOnCurve {
         let y = self.height2(u, *guess);
         if y <= 0.0 {
-            return OnTheCurve { mean: 0.0, real_g: 0.0, density: 0.0 };
+            return DiscreteOnCurve { mean: 0.0, real_g: 0.0, density: 0.0 };
         }
         *guess = y;
         let [mean, real_g, a, b] = self.sums(u, |d, p, s| {
@@ -458,7 +458,7 @@ impl<'a> Scaled<'a> {
             let weight = p * r;
             [weight * s, weight * d, weight * r, weight * d * r]
         });
-        OnTheCurve { mean, real_g, density: 2.0 * (y * a + b * b / a) * y.sqrt() / PI }
+        DiscreteOnCurve { mean, real_g, density: 2.0 * (y * a + b * b / a) * y.sqrt() / PI }
     }
 }
 

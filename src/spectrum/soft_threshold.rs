@@ -15,8 +15,8 @@
 use nalgebra::Complex;
 use std::f64::consts::PI;
 
-use super::Denoised;
 use super::contour::{Lanes, imaginary_integrals};
+use super::law::Denoised;
 
 /// What the integrands are made of, at the nodes of one panel.
 pub(super) struct Terms {
@@ -50,7 +50,7 @@ pub(super) trait Parametrised {
 }
 
 /// Where the threshold lies.
-pub(super) enum Threshold {
+pub(super) enum Position {
     BelowTheSupport,
     /// In its convex hull. The paths to the two ends start in `w(r)`; in a gap, where the integrands are real, they may start
     /// anywhere in the gap.
@@ -62,13 +62,13 @@ pub(super) enum Threshold {
 }
 
 /// The integrals of the soft threshold at `r`.
-pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Threshold) -> Denoised {
+pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Position) -> Denoised {
     let snr = law.snr();
     let [mean, second] = law.moments();
     let signal = snr * snr * second;
     match *threshold {
-        Threshold::AboveTheSupport => Denoised { risk: signal, ..Denoised::default() },
-        Threshold::BelowTheSupport => Denoised {
+        Position::AboveTheSupport => Denoised { risk: signal, ..Denoised::default() },
+        Position::BelowTheSupport => Denoised {
             norm: 1.0 + signal - 2.0 * r * snr * mean + r * r,
             overlap: snr * second - r * mean,
             response: 1.0,
@@ -76,7 +76,7 @@ pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Threshold) -
             rank_fraction: 1.0,
             risk: 1.0 + r * r,
         },
-        Threshold::Inside { left, right } => {
+        Position::Inside { left, right } => {
             let mut result = above(law, r, right);
             // By its definition, which cancels at large signals.
             let direct = signal - 2.0 * snr * result.overlap + result.norm;

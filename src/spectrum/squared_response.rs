@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use gauss_quad::GaussLegendre;
 
-use super::{Chart, TeacherSpectrum};
+use super::law::{Chart, TeacherSpectrum};
 
 /// Nodes of a panel.
 const NODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(5);

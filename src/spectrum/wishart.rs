@@ -10,8 +10,8 @@
 //! integrals of the soft threshold (see [`super::soft_threshold`]) are made of. One cubic equation is all there is to solve.
 
 use super::contour::Lanes;
-use super::soft_threshold::{self, Parametrised, Terms, Threshold};
-use super::{Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::law::{Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::Error;
 use nalgebra::Complex;
 use std::f64::consts::PI;
@@ -123,7 +123,7 @@ struct Uniformised {
 }
 
 /// A point of the support.
-struct OnTheCurve {
+struct WishartOnCurve {
     /// `E[s* | y] - tr s*`.
     excess_mean: f64,
     /// `Re G`.
@@ -151,12 +151,12 @@ impl Uniformised {
     }
 
     /// Where a threshold lies.
-    fn threshold(&self, r: f64) -> Threshold {
+    fn threshold(&self, r: f64) -> Position {
         if r >= self.z(self.right) {
-            return Threshold::AboveTheSupport;
+            return Position::AboveTheSupport;
         }
         if r <= self.z(self.left) {
-            return Threshold::BelowTheSupport;
+            return Position::BelowTheSupport;
         }
         let [left, right] = match self.gap {
             // Start where each path stays close to its own interval.
@@ -165,7 +165,7 @@ impl Uniformised {
             }
             _ => [self.preimage(r); 2],
         };
-        Threshold::Inside { left, right }
+        Position::Inside { left, right }
     }
 
     fn z(&self, w: f64) -> f64 {
@@ -202,7 +202,7 @@ impl Uniformised {
     fn integrate_over_the_support<const N: usize>(
         &self,
         fewest: usize,
-        integrand: impl Fn(&OnTheCurve) -> [f64; N],
+        integrand: impl Fn(&WishartOnCurve) -> [f64; N],
     ) -> [f64; N] {
         const MOST: usize = 1 << 14;
         let outer = [self.left, self.right];
@@ -255,7 +255,7 @@ impl Uniformised {
     ///
     /// With `w = xi + i eta` and `R = |w|^2`, `Im z = 0` is `(1 - 1/R)(R - 2 a xi + a^2) = snr^2`, a quadratic equation with
     /// one root above 1: everything is explicit in `xi`.
-    fn on_the_curve(&self, xi: f64) -> OnTheCurve {
+    fn on_the_curve(&self, xi: f64) -> WishartOnCurve {
         let Self { snr, a, .. } = *self;
         let snr2 = snr * snr;
         let product = a * (2.0 * xi - a);
@@ -271,7 +271,7 @@ impl Uniformised {
         };
         let eta2 = r - xi * xi;
         if eta2.is_nan() || eta2 <= 0.0 {
-            return OnTheCurve { excess_mean: 0.0, real_g: 0.0, density: 0.0 };
+            return WishartOnCurve { excess_mean: 0.0, real_g: 0.0, density: 0.0 };
         }
         // |w - a|^2 = snr^2 R/(R - 1).
         let distance2 = r - product;
@@ -281,7 +281,7 @@ impl Uniformised {
         let x_slope = 1.0
             + (1.0 - xi / r * r_slope) / r
             + snr2 / distance2 * (1.0 - (xi - a) / distance2 * distance2_slope);
-        OnTheCurve {
+        WishartOnCurve {
             excess_mean: snr * (2.0 * xi - a) / distance2,
             real_g: xi / r,
             density: eta2.sqrt() / (PI * r) * x_slope,

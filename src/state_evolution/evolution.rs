@@ -2,12 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use super::channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass, mean};
 use super::sensitivity::{Sensitivity, standard_error_of_image};
 use super::tuning::{Effort, Tuning};
-use super::{Averages, InputChannel, OutputChannel, Overlaps, Pass, mean};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Iterate, Observer, Problem, Report, Status, max_norm};
+use crate::fixed_point::{self, Coordinate, Iterate, Observer, Problem, Report, max_norm};
 use crate::options::Options;
+use crate::status::Status;
 
 /// Where an approach on the cheapest level ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,7 +157,7 @@ where
     ) -> Result<Solved<O::Point, O::Averages>, Error> {
         // A search that was ended by the bound may have left a few evaluations, too few for its next step.
         self.iterations =
-            if ended == Status::MaxIterations { self.options.max_iterations } else { iterations };
+            if ended == Status::MaxIterations { self.options.max_iterations() } else { iterations };
         let settled = self.settle(point)?;
         let status = self.status(&settled, ended);
         let Settled { point, averages, residual, .. } = settled;
@@ -257,7 +258,7 @@ where
             return Status::NonFinite;
         }
         let estimated = (differences.len() > 1).then(|| standard_error_of_image(differences));
-        let tolerance = self.options.tolerance();
+        let tolerance = self.options.accuracy();
         if *residual <= tolerance.aim()
             || (ended == Status::Stalled && tolerance.excuses(*residual, estimated))
         {
@@ -266,7 +267,9 @@ where
         // Three standard errors, but a residual that no noise can excuse is a stall all the same.
         let jumps = estimated.map_or_else(|| self.output.resolution(), |error| 3.0 * error);
         match ended {
-            Status::MaxIterations if self.iterations >= self.options.max_iterations => Status::MaxIterations,
+            Status::MaxIterations if self.iterations >= self.options.max_iterations() => {
+                Status::MaxIterations
+            }
             _ if *residual <= jumps.min(self.tuning.hopeless) => Status::NoiseLimited,
             _ => Status::Stalled,
         }
@@ -307,7 +310,7 @@ where
 
     /// The residual that the iteration on the finest level aims at.
     fn target(&self) -> f64 {
-        self.options.tolerance().aim()
+        self.options.accuracy().aim()
     }
 
     fn iterate(
@@ -319,7 +322,7 @@ where
         problem: &Problem<Vec<f64>>,
     ) -> Result<Report<Vec<f64>>, Error> {
         let Self { output, input, observer, iterations, options, .. } = self;
-        let allowed = options.max_iterations.saturating_sub(*iterations);
+        let allowed = options.max_iterations().saturating_sub(*iterations);
         if allowed == 0 {
             return Ok(Report {
                 point: problem.start.clone(),

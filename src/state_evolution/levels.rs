@@ -1,6 +1,6 @@
 //! The ladder of accuracy levels of quasi-Monte-Carlo averages.
 
-use super::Tuning;
+use super::tuning::Tuning;
 use crate::lanes::LANES;
 
 /// Numbers of nodes of the levels, in increasing order. The nodes of a level are the first of those of the next.

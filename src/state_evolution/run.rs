@@ -1,6 +1,6 @@
 //! What may accompany a solve: a similar solution, somebody who watches, other constants of the search.
 
-use super::Tuning;
+use super::tuning::Tuning;
 use crate::fixed_point::Observer;
 
 /// What accompanies a solve of one of the stages. By default nothing does.

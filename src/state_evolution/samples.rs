@@ -34,18 +34,18 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         columns: impl Fn(usize) -> Result<C, Error> + Sync,
         block: impl Fn(&C, usize) -> B + Sync,
     ) -> Result<Self, Error> {
-        let count = (1 << options.log2_nodes) / LANES;
+        let count = (1 << options.log2_nodes()) / LANES;
         let make = |index: usize| -> Result<Scramble<B, M>, Error> {
             let columns = columns(index)?;
             let blocks = parallel::map(count, CHUNK, &|number| block(&columns, number * LANES));
             Ok(Scramble { blocks, memory: vec![nothing.clone(); count] })
         };
-        let scrambles = if options.scrambles << options.log2_nodes <= MADE_AT_ONCE {
-            parallel::map(options.scrambles, 1, &make).into_iter().collect::<Result<_, _>>()?
+        let scrambles = if options.scrambles() << options.log2_nodes() <= MADE_AT_ONCE {
+            parallel::map(options.scrambles(), 1, &make).into_iter().collect::<Result<_, _>>()?
         } else {
-            (0..options.scrambles).map(make).collect::<Result<_, _>>()?
+            (0..options.scrambles()).map(make).collect::<Result<_, _>>()?
         };
-        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes, tuning), nothing })
+        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning), nothing })
     }
 
     /// The number of accuracy levels.

@@ -13,7 +13,7 @@ pub struct Effort {
     pub patience: usize,
 }
 
-/// The constants of a [`StateEvolution`](super::StateEvolution). Residuals are undamped, in logarithms of the coordinates.
+/// The constants of a [`StateEvolution`](crate::state_evolution::StateEvolution). Residuals are undamped, in logarithms of the coordinates.
 ///
 /// A test doubles and halves each of them and sees every answer move by less than a standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,12 +2,12 @@
 
 use std::hint::black_box;
 
+use lora_asymptotics::Activation;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{self, BayesCurve, Order, Solution};
-use lora_asymptotics::{Activation, Model};
 use proptest::prelude::*;
 
-use super::values::{config, finetuning, frozen, model, number, options, parameter, spoken};
+use super::values::{config, finetuning, frozen, model, number, of_activation, options, parameter, spoken};
 
 fn order() -> impl Strategy<Value = Order> {
     prop::array::uniform7(prop_oneof![3 => parameter(), 1 => number()])
@@ -36,12 +36,11 @@ proptest! {
 
     #[test]
     fn any_stage(model in model(), frozen in frozen(), training in finetuning(), options in options(), previous in order()) {
-        let _ = spoken(frozen.validate());
         if let Some(mut solution) = spoken(lora::solve(&model, &frozen, &training, &options)) {
-            check(&solution, training.q0);
+            check(&solution, training.q0());
             solution.order = previous;
             if let Some(next) = spoken(lora::solve_from(&model, &frozen, &training, &options, &solution)) {
-                check(&next, training.q0);
+                check(&next, training.q0());
             }
         }
     }
@@ -70,8 +69,8 @@ proptest! {
              start in prop_oneof![4 => 0.0..1.0, 1 => number()], steps in prop_oneof![9 => 0_usize..20, 1 => Just(usize::MAX)],
              options in options()) {
         // With three tokens, softmax takes double integrals.
-        let tokens = if model.activation == Activation::Softmax { model.tokens.min(2) } else { model.tokens };
-        let model = Model { tokens, ..model };
+        let tokens = if model.activation() == Activation::Softmax { model.tokens().min(2) } else { model.tokens() };
+        let model = of_activation(&model, model.activation(), tokens);
         let Some(curve) = spoken(BayesCurve::new(&model, &frozen, q0, &options)) else { return Ok(()) };
         black_box((curve.weak_recovery(), curve.information_theoretic_jump()));
         if let Some([low, high]) = curve.spinodals() {

@@ -101,7 +101,7 @@ proptest! {
         let mut output = Numbers { lists: lists.clone(), levels, calls: 0 };
         let mut evolution = StateEvolution::new(&mut output, Sum, &options);
         if let Some(solved) = spoken(evolution.solve(&List(start))) {
-            prop_assert!(solved.iterations <= options.max_iterations);
+            prop_assert!(solved.iterations <= options.max_iterations());
             prop_assert!(!solved.status.is_success() || solved.residual.is_finite());
         }
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use lora_asymptotics::optimize::{self, Parameter, Settings, Target, Variable, best_split, minimize};
 use lora_asymptotics::sweep::{Axis, Scale, Shard, Sweep};
-use lora_asymptotics::{Estimator, Options, Scenario};
+use lora_asymptotics::{Estimator, Scenario};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -125,8 +125,8 @@ proptest! {
               target in select(vec![Target::PretrainTest, Target::LoraTest, Target::LoraAlignment, Target::EffectiveNoise]),
               tolerance in prop_oneof![4 => Just(0.05), 1 => number()], scan in prop_oneof![4 => 3_usize..5, 1 => count()],
               budget in parameter(), price in parameter()) {
-        let max_iterations = options.max_iterations.min(10);
-        let scenario = Scenario { estimator: Estimator::Erm, options: Options { max_iterations, ..options }, ..scenario };
+        let max_iterations = options.max_iterations().min(10);
+        let scenario = Scenario { estimator: Estimator::Erm, options: options.with_max_iterations(max_iterations).unwrap(), ..scenario };
         let settings = Settings { tolerance, scan, max_solves: 12, reliable_only: false };
         let variables: Vec<Variable> = parameters
             .into_iter()
@@ -135,7 +135,7 @@ proptest! {
         if let Some(optimum) = spoken(minimize(&scenario, target, &variables, &settings)) {
             prop_assert_eq!(optimum.found.len(), variables.len());
             prop_assert!(optimum.excluded <= optimum.solves);
-            let inside = |found: &optimize::Found| found.value >= low && found.value <= (ratio * low).min(0.95);
+            let inside = |found: &optimize::BestValue| found.value >= low && found.value <= (ratio * low).min(0.95);
             prop_assert!(optimum.found.iter().all(inside), "{optimum:?}");
         }
         let settings = Settings { tolerance: 0.1, scan: 3, max_solves: 10, reliable_only: false };

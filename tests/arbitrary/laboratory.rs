@@ -3,18 +3,19 @@
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
+use lora_asymptotics::Outcome;
 use lora_asymptotics::simulate::{
     Estimate, Experiment, FrozenLogits, Laboratory, Measurement, MessagePassing, Size, extrapolate,
     message_passing,
 };
-use lora_asymptotics::{Model, Outcome};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
 
 use super::fuzz_targets::targets::bound_laboratory;
 use super::values::{
-    apply, change, config, count, finetuning, frozen, model, number, options, parameter, scenario, spoken,
+    apply, change, config, count, finetuning, frozen, model, number, of_activation, options, parameter,
+    scenario, spoken,
 };
 
 fn laboratory() -> impl Strategy<Value = Laboratory> {
@@ -112,9 +113,9 @@ proptest! {
                 iterations in prop_oneof![9 => 1_usize..4, 1 => count().prop_filter("long", |n| !(20..=10_000).contains(n))],
                 start in prop_oneof![9 => 0.01..0.99, 1 => number()]) {
         bound_laboratory(&mut laboratory);
-        let model = Model { tokens: model.tokens.min(2), ..model };
+        let model = of_activation(&model, model.activation(), model.tokens().min(2));
         let settings = MessagePassing { iterations, start };
-        let found = spoken(message_passing(&model, &frozen, training.alpha, training.q0, &settings, &laboratory, &options));
+        let found = spoken(message_passing(&model, &frozen, training.alpha(), training.q0(), &settings, &laboratory, &options));
         for trajectory in found.iter().flatten() {
             prop_assert_eq!(trajectory.iterations.len(), iterations + 1);
         }

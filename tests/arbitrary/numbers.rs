@@ -48,11 +48,13 @@ proptest! {
     fn closed_forms(tokens in count(), x in prop::array::uniform6(number())) {
         let [a, b, c, d, e, f] = x;
         black_box(observables::alignment(a, b, c));
-        black_box(observables::effective_noise(a, b, c, d, e));
-        black_box(observables::reused_effective_noise(tokens, a, b, c, d, e, f));
+        let weights = observables::WeightOverlaps { q0: a, q: b, m: c };
+        black_box(observables::unexplained(&weights, d));
+        black_box(observables::effective_noise(&weights, d, e));
+        black_box(observables::reused_effective_noise(&weights, tokens, d, e, f));
         black_box(observables::optimal_recalibration(a, b));
         black_box(observables::linear_pretraining_error(tokens, a));
-        black_box(observables::linear_finetuning_error(tokens, a, b, c, d));
+        black_box(observables::linear_finetuning_error(tokens, d, &weights));
     }
 
     #[test]

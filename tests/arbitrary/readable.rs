@@ -4,8 +4,8 @@ use lora_asymptotics::simulate::{
     self, Comparison, Estimate, Laboratory, Measurement, MessagePassing, Size, Trajectory,
 };
 use lora_asymptotics::{
-    Activation, Bound, Estimator, Finetuning, Model, Options, Outcome, Pretraining, Scenario, Start,
-    StdError, Teacher, fixed_point, lora, optimize, pretrain, sweep,
+    Activation, Bound, Estimator, Model, Options, Outcome, Scenario, Start, StdError, Teacher, fixed_point,
+    lora, optimize, pretrain, sweep,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -34,8 +34,6 @@ fn reads_all(value: &Value) {
     reads::<Start>(value);
     reads::<StdError>(value);
     reads::<Estimator>(value);
-    reads::<Pretraining>(value);
-    reads::<Finetuning>(value);
     reads::<Scenario>(value);
     reads::<Outcome>(value);
     reads::<Bound>(value);

@@ -2,8 +2,7 @@
 
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    Activation, Error, Estimator, Finetuning, Model, Options, Pretraining, Scenario, Start, Teacher, lora,
-    pretrain,
+    Activation, Error, Estimator, Model, Options, Scenario, Start, Teacher, lora, pretrain,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -88,15 +87,29 @@ pub fn model() -> impl Strategy<Value = Model> {
     let activation = prop_oneof![3 => Just(Activation::Linear), 2 => Just(Activation::Softmax)];
     let temperature = prop_oneof![4 => Just(None), 1 => parameter().prop_map(Some)];
     let teacher = prop_oneof![8 => teacher().prop_map(Some), 1 => Just(None)];
-    (tokens, activation, parameter(), temperature, teacher).prop_map(
-        |(tokens, activation, delta, temperature, teacher)| Model {
-            tokens,
-            activation,
-            delta,
-            inverse_temperature: if activation == Activation::Softmax { temperature } else { None },
-            teacher,
-        },
-    )
+    (tokens, activation, parameter(), temperature, teacher).prop_filter_map("refused", |parts| {
+        let (tokens, activation, delta, temperature, teacher) = parts;
+        let mut model = spoken(Model::new(activation, tokens, delta))?;
+        if let (Activation::Softmax, Some(temperature)) = (activation, temperature) {
+            model = spoken(model.with_inverse_temperature(temperature))?;
+        }
+        match teacher {
+            Some(teacher) => spoken(model.with_teacher(teacher)),
+            None => Some(model),
+        }
+    })
+}
+
+/// The same label noise and teacher for another layer, which must be possible.
+pub fn of_activation(model: &Model, activation: Activation, tokens: usize) -> Model {
+    let mut layer = Model::new(activation, tokens, model.delta()).expect("a layer");
+    if activation == Activation::Softmax && model.activation() == activation {
+        layer = layer.with_inverse_temperature(model.inverse_temperature()).expect("a temperature");
+    }
+    match model.teacher() {
+        Some(teacher) => layer.with_teacher(teacher.clone()).expect("a teacher"),
+        None => layer,
+    }
 }
 
 /// With few nodes and few iterations, or refused.
@@ -106,24 +119,25 @@ pub fn options() -> impl Strategy<Value = Options> {
     let log2_nodes = prop_oneof![15 => Just(6_usize), 1 => Just(5), 1 => Just(64), 1 => Just(usize::MAX)];
     let scrambles = prop_oneof![15 => 1_usize..4, 1 => Just(0), 1 => Just(65), 1 => Just(usize::MAX)];
     let start = select(vec![Start::Informed, Start::Uninformed, Start::Best]);
-    (tolerance, max_iterations, log2_nodes, scrambles, any::<u64>(), start).prop_map(
-        |(tolerance, max_iterations, log2_nodes, scrambles, seed, start)| Options {
-            tolerance,
-            max_iterations,
-            log2_nodes,
-            scrambles,
-            seed,
-            start,
+    (tolerance, max_iterations, log2_nodes, scrambles, any::<u64>(), start).prop_filter_map(
+        "refused",
+        |parts| {
+            let (tolerance, max_iterations, log2_nodes, scrambles, seed, start) = parts;
+            let mut options = Options::default().with_seed(seed).with_start(start);
+            if let Some(tolerance) = tolerance {
+                options = spoken(options.with_tolerance(tolerance))?;
+            }
+            let options = spoken(options.with_max_iterations(max_iterations))?;
+            spoken(options.with_log2_nodes(log2_nodes))
+                .and_then(|options| spoken(options.with_scrambles(scrambles)))
         },
     )
 }
 
 pub fn training() -> impl Strategy<Value = pretrain::Training> {
     let kappa = prop_oneof![3 => Just(1.0), 1 => parameter()];
-    (parameter(), parameter(), kappa).prop_map(|(alpha, lambda, kappa)| pretrain::Training {
-        alpha,
-        lambda,
-        kappa,
+    (parameter(), parameter(), kappa).prop_filter_map("refused", |(alpha, lambda, kappa)| {
+        spoken(pretrain::Training::new(alpha, lambda)).and_then(|training| spoken(training.with_width(kappa)))
     })
 }
 
@@ -134,25 +148,26 @@ pub fn sequences() -> impl Strategy<Value = Sequences> {
         2 => Just(Sequences::Fresh),
         1 => Just(Sequences::Reused),
         2 => (fraction, score)
-            .prop_map(|(fraction, score)| Sequences::Active(Selection { fraction, score })),
+            .prop_filter_map("refused", |(fraction, score)| spoken(Selection::new(fraction, score)).map(Sequences::Active)),
     ]
 }
 
 pub fn finetuning() -> impl Strategy<Value = lora::Training> {
-    (parameter(), parameter(), parameter(), parameter(), sequences()).prop_map(
-        |(alpha, lambda, q0, beta, sequences)| lora::Training { alpha, lambda, q0, beta, sequences },
-    )
+    (parameter(), parameter(), parameter(), parameter(), sequences()).prop_filter_map("refused", |parts| {
+        let (alpha, lambda, q0, beta, sequences) = parts;
+        let training = spoken(lora::Training::fresh(alpha, lambda))?;
+        let training = spoken(training.with_variance(q0))?;
+        spoken(training.recalibrated(beta)).map(|training| training.on(sequences))
+    })
 }
 
 /// With overlaps that are most often possible.
 pub fn frozen() -> impl Strategy<Value = Frozen> {
     let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
     let response = prop_oneof![1 => Just(None), 3 => parameter().prop_map(Some)];
-    (parameter(), parameter(), cosine, response).prop_map(|(q0, q, cosine, v)| Frozen {
-        q0,
-        q,
-        m: cosine * q0.sqrt() * q.sqrt(),
-        v,
+    (parameter(), parameter(), cosine, response).prop_filter_map("refused", |(q0, q, cosine, v)| {
+        let frozen = spoken(Frozen::new(q0, q, cosine * q0.sqrt() * q.sqrt()))?;
+        v.map_or(Some(frozen), |v| spoken(frozen.with_response(v)))
     })
 }
 
@@ -167,15 +182,16 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
             let ridges = ridges && estimator != Estimator::BayesOptimal;
             let mut scenario = Scenario {
                 model,
-                pretrain: Some(Pretraining::from(first)),
+                pretrain: Some(first),
                 frozen: Some(frozen),
-                lora: Some(Finetuning::from(second)),
+                lora: Some(second),
                 estimator,
                 options,
             };
             if !ridges {
-                scenario.pretrain.iter_mut().for_each(|stage| stage.lambda = None);
-                scenario.lora.iter_mut().for_each(|stage| stage.lambda = None);
+                scenario.pretrain = spoken(pretrain::Training::without_ridge(first.alpha()));
+                let unridged = spoken(lora::Training::without_ridge(second.alpha()));
+                scenario.lora = unridged.map(|training| training.on(second.sequences()));
             }
             if !stages[0] {
                 scenario.pretrain = None;
@@ -183,7 +199,7 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
             if !stages[1] {
                 scenario.frozen = None;
             } else if !stages[0] {
-                scenario.model.teacher = None;
+                scenario.model = scenario.model.without_teacher();
             }
             if !stages[2] {
                 scenario.lora = None;

@@ -11,7 +11,7 @@ use proptest::test_runner::RngSeed;
 
 /// Linear attention with a Wishart teacher.
 pub fn model(tokens: usize, delta: f64, kappa0: f64) -> Model {
-    Model::linear(tokens, delta).with_teacher(Teacher::Wishart { kappa0 })
+    Model::linear(tokens, delta).unwrap().with_teacher(Teacher::Wishart { kappa0 }).unwrap()
 }
 
 /// The solution with default options, whatever its status.
@@ -44,7 +44,7 @@ pub fn assert_close(what: &str, value: f64, expected: f64, tolerance: f64) {
 
 /// Linear attention with frozen weights that leave exactly the effective noise `delta_eff` on fresh sequences.
 pub fn perfectly_frozen(tokens: usize, delta_eff: f64) -> (Model, Frozen) {
-    (Model::linear(tokens, 2.0 * delta_eff), Frozen::new(1.0, 1.0, 1.0))
+    (Model::linear(tokens, 2.0 * delta_eff).unwrap(), Frozen::new(1.0, 1.0, 1.0).unwrap())
 }
 
 /// What every fine-tuning solution must satisfy, converged or not.

@@ -10,8 +10,7 @@ pub fn compare(records: &str, log2_nodes: usize) {
     for record in records.lines() {
         let record: Value = serde_json::from_str(record).unwrap();
         let mut scenario: Scenario = serde_json::from_value(record["scenario"].clone()).unwrap();
-        scenario.options.log2_nodes = log2_nodes;
-        scenario.options.scrambles = 16;
+        scenario.options = scenario.options.with_scrambles(16).unwrap().with_log2_nodes(log2_nodes).unwrap();
         let outcome = serde_json::to_value(scenario.solve().unwrap()).unwrap();
         for (stage, expected) in record["expected"].as_object().unwrap() {
             let mut compared = 0;

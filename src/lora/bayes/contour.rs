@@ -43,8 +43,8 @@ pub(super) struct Quartic<'a, const N: usize> {
     pub(super) fields2: &'a [Lane; N],
 }
 
-/// Averages over the contour.
-pub(super) struct Averages<const N: usize> {
+/// ContourAverages over the contour.
+pub(super) struct ContourAverages<const N: usize> {
     /// `<1/(a_j + s)>`.
     pub(super) first: [Lane; N],
     /// `<1/(a_j + s)^2>`.
@@ -101,7 +101,7 @@ impl<const N: usize> Quartic<'_, N> {
     }
 
     /// The averages.
-    pub(super) fn averages(&self) -> Averages<N> {
+    pub(super) fn averages(&self) -> ContourAverages<N> {
         // Here and not in the loops over samples: one copy per size is enough.
         widest(
             #[inline(always)]
@@ -110,7 +110,7 @@ impl<const N: usize> Quartic<'_, N> {
     }
 
     #[inline(always)]
-    fn integrate(&self) -> Averages<N> {
+    fn integrate(&self) -> ContourAverages<N> {
         let Self { d, lowest, gaps, fields2 } = *self;
         let base = self.saddle();
         let (mut size, mut force, mut exponent, mut inverse_root) =
@@ -189,6 +189,6 @@ impl<const N: usize> Quartic<'_, N> {
             }
             factor[l] = total[l] / inverse_root[l];
         }
-        Averages { first, second, exponent, factor }
+        ContourAverages { first, second, exponent, factor }
     }
 }

@@ -1,370 +1,368 @@
-//! The curve `G(q)` of one channel, and the fixed points it has at any `alpha'`.
-//!
-//! Tabulated is `ln(G/q)` against `l = ln(q/(1-q))`: it is smooth, tends to a constant at `q -> 0`, and, but for the noiseless channel,
-//! at `q -> 1`. Chebyshev interpolation in `l` has a smaller error than the nodes of the average.
+//! The bound at any number of sequences: one table of `G(q)`, and what is solved on it.
 
-use super::{Kernel, Responses};
-use crate::roots::{self, Point};
-use crate::std_error::standard_error;
+use super::kernel::{Column, Kernel};
+use super::linear::LinearKernel;
+use super::noiseless::Noiseless;
+use super::softmax::{self, Many, SoftmaxKernel, Two};
+use super::solution::{BayesBranch, BayesBranches, BayesErrors, BayesOrder, BayesSolution};
+use super::table::{FixedPoint, Level, Table, overlaps};
+use crate::channel::{LogitsLaw, TwoReplicas};
+use crate::check;
+use crate::error::{Error, Number};
+use crate::frozen::{Frozen, TrueLogits};
+use crate::lora::training::check_variance;
+use crate::memory::Workload;
+use crate::model::{Activation, Model};
+use crate::observables;
+use crate::options::Options;
+use crate::quadrature::{ChiQuantile, ScrambledSobol};
+use crate::roots;
+use crate::status::Status;
+use crate::std_error::{StdError, standard_error};
+use crate::threshold::Threshold;
+/// `log2` of the number of nodes of the table, at most; single roots are refined on all nodes. With one token a sample is cheap, and
+/// there are spinodals to resolve; with softmax attention and three tokens or more it is a double integral.
+const TABLE_LOG2_NODES: usize = 10;
+const ONE_TOKEN_LOG2_NODES: usize = 13;
+const DOUBLE_INTEGRAL_LOG2_NODES: usize = 8;
+/// Effective noise, in units of `q0^2`, that counts as none.
+const NOISELESS: f64 = 1e-10;
 
-/// Least `l` of the table; below it `G/q` is linear in `q`, to 1e-8.
-const LOWEST: f64 = -9.0;
-/// Chebyshev nodes per unit of `l`.
-const DENSITY: f64 = 2.4;
-/// Cells of the grid in `l` on which roots are bracketed, per unit.
-const SCAN: f64 = 20.0;
-/// An overlap at which the response is that of a vanishing one.
-const TINY: f64 = 1e-6;
-/// Steps of the refinement of a root on the fine nodes at most.
-const MAX_REFINEMENTS: usize = 12;
-
-/// `q` and `1 - q`.
-pub(super) fn overlaps(l: f64) -> [f64; 2] {
-    [1.0 / (1.0 + (-l).exp()), 1.0 / (1.0 + l.exp())]
+/// The curve `G(q)` for one activation, number of tokens and effective noise: tabulated once, and solved for any `alpha'`.
+///
+/// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with three or more), and is
+/// interpolated to about 1e-6. If the options have more nodes, [`BayesCurve::solve`] refines on them what it finds in the table;
+/// otherwise a solve takes microseconds (linear attention; for softmax, the errors are averages over nodes).
+pub struct BayesCurve {
+    model: Model,
+    options: Options,
+    /// Size of the perturbation.
+    q0: f64,
+    /// Variance of the logits that the frozen weights explain, `M^2/Q`, and the rest of `Q0`.
+    known: f64,
+    unknown: f64,
+    /// Effective noise, in units of `q0^2`.
+    #[cfg(feature = "simulate")]
+    noise: f64,
+    table: Table,
+    replicas: Option<TwoReplicas>,
 }
 
-/// A fixed point of `q = alpha' S(q)`.
-#[derive(Debug, Clone)]
-pub(super) struct FixedPoint {
-    /// `ln(q/(1-q))`: infinite at no and at perfect recovery.
-    pub(super) l: f64,
-    /// The same for every scramble by itself, to first order.
-    pub(super) own: Vec<f64>,
-    /// `Phi`.
-    pub(super) free_energy: f64,
-    /// `|ln alpha'(q) - ln alpha'|`.
-    pub(super) residual: f64,
-}
-
-/// One accuracy of the average: a kernel per scramble.
-pub(super) type Level = Vec<Box<dyn Kernel>>;
-
-/// A table of the curve, and the nodes it was made with.
-pub(super) struct Table {
-    tokens: f64,
-    noiseless: bool,
-    /// Finer nodes than those of the table, if there are any.
-    fine: Option<Level>,
-    /// `ln(G/q)`, of the mean over the scrambles.
-    mean: Chebyshev,
-    /// The same of every scramble by itself.
-    own: Vec<Chebyshev>,
-    /// `S/q` at vanishing overlap: of the table, and of every scramble of the fine nodes.
-    slope_at_zero: f64,
-    fine_slopes: Vec<f64>,
-    /// `l` and `ln alpha'(q)` on the grid, from the lowest `l` up, with the integral of `G` up to there.
-    grid: Vec<GridPoint>,
-    pub(super) evaluations: usize,
-}
-
-#[derive(Clone, Copy)]
-struct GridPoint {
-    l: f64,
-    log_alpha: f64,
-    integral: f64,
-}
-
-/// Mean of `S/q` over the scrambles.
-fn mean_slope(responses: &[Responses]) -> f64 {
-    responses.iter().map(|own| own.slope).sum::<f64>() / responses.len() as f64
-}
-
-fn mean(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len() as f64
-}
-
-fn responses(level: &Level, overlap: f64) -> Vec<Responses> {
-    level.iter().map(|kernel| kernel.responses(overlap)).collect()
-}
-
-impl Table {
-    /// With the nodes of `coarse` for the table and those of `fine`, if there are any, for what is solved on it. `noise` is
-    /// the effective noise in units of `q0^2`; 0 for the noiseless channel.
-    pub(super) fn new(tokens: usize, noise: f64, coarse: &Level, fine: Option<Level>) -> Self {
-        let noiseless = noise <= 0.0;
-        // Where 1 - q is far below the noise, G has reached its limit.
-        let highest = if noiseless { 20.0 } else { (4.0 / noise).ln().max(0.0) + 7.0 };
-        let count = (DENSITY * (highest - LOWEST)).ceil() as usize;
-        let nodes = Chebyshev::nodes(LOWEST, highest, count);
-        let tabulated: Vec<Vec<Responses>> =
-            nodes.iter().map(|l| responses(coarse, overlaps(*l)[0])).collect();
-        // ln(G/q) = ln(S/q) - ln(1 - q)
-        let interpolate = |slope: &dyn Fn(&[Responses]) -> f64| {
-            let value = |(l, all): (&f64, &Vec<Responses>)| (slope(all) / overlaps(*l)[1]).ln();
-            Chebyshev::new(&nodes, nodes.iter().zip(&tabulated).map(value).collect())
+impl BayesCurve {
+    /// Tabulates the curve for perturbations of variance `q0` on top of frozen weights. The bound is that for anyone who sees nothing of
+    /// the frozen weights but their logits; for Bayes-optimal ones, with `Q = M = Q_BO`, that is the bound for any algorithm.
+    /// Recalibration does not change it, nor does selecting sequences by the frozen logits. It does not apply to reused sequences,
+    /// whose label noise the pre-training has seen.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+    pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
+        check_variance(q0)?;
+        Workload::FinetuningBound.check(model, options)?;
+        let TrueLogits { known, unknown, .. } = frozen.true_logits();
+        let relative = (unknown + 0.5 * model.delta()) / q0 / q0;
+        if !relative.is_finite() {
+            return Err(Error::invalid(
+                "lora.q0",
+                q0,
+                "not so small that the noise is infinite in units of q0^2",
+            ));
+        }
+        let noise = if relative < NOISELESS { 0.0 } else { relative };
+        // Enter the thread pool once, not at each of the many short parallel loops.
+        let table = rayon_core::scope(|_| -> Result<Table, Error> {
+            let most = match (model.activation(), model.tokens()) {
+                (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
+                (_, 1) => ONE_TOKEN_LOG2_NODES,
+                _ => TABLE_LOG2_NODES,
+            };
+            let coarse = level(model, noise, options.log2_nodes().min(most), options)?;
+            let finer = options.log2_nodes() > most;
+            let fine = if finer { Some(level(model, noise, options.log2_nodes(), options)?) } else { None };
+            Ok(Table::new(model.tokens(), noise, &coarse, fine))
+        })?;
+        let replicas = match model.activation() {
+            Activation::Linear => None,
+            Activation::Softmax => {
+                Some(TwoReplicas::new(model.tokens(), model.inverse_temperature(), true, options)?)
+            }
         };
-        let mean = interpolate(&|all| mean_slope(all));
-        let own = (0..coarse.len()).map(|k| interpolate(&|all| all[k].slope)).collect();
-        let slope_at_zero = mean_slope(&responses(coarse, TINY));
-        let finest = fine.as_ref().unwrap_or(coarse);
-        let fine_slopes: Vec<f64> = responses(finest, TINY).iter().map(|own| own.slope).collect();
-        let mut table = Self {
-            tokens: tokens as f64,
-            noiseless,
-            fine,
-            mean,
-            own,
-            slope_at_zero,
-            fine_slopes,
-            grid: Vec::new(),
-            evaluations: count + 2,
+        Ok(Self {
+            model: model.clone(),
+            options: *options,
+            q0,
+            known,
+            unknown,
+            #[cfg(feature = "simulate")]
+            noise,
+            table,
+            replicas,
+        })
+    }
+
+    /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability: `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`.
+    /// Its standard error is `None` for a single scramble.
+    #[must_use]
+    pub fn weak_recovery(&self) -> Threshold {
+        let (mean, own) = self.table.weak_recovery();
+        Threshold::new(mean, standard_error(own.iter().copied()))
+    }
+
+    /// The range of `alpha'` in which two stable fixed points coexist, between the spinodals where the upper one appears and the lower
+    /// one vanishes; `None` if there is none, or if it is below the resolution of the nodes.
+    #[must_use]
+    pub fn spinodals(&self) -> Option<[f64; 2]> {
+        self.table.spinodals()
+    }
+
+    /// Where the free energies of the two coexisting fixed points are equal: above this `alpha'`, the upper one is
+    /// information-theoretically optimal.
+    #[must_use]
+    pub fn information_theoretic_jump(&self) -> Option<f64> {
+        let [low, high] = self.spinodals()?;
+        let advantage = |alpha: f64| match &self.table.stable(alpha)[..] {
+            [lower, .., upper] => upper.free_energy - lower.free_energy,
+            _ => f64::NAN,
         };
-        table.grid = table.scan(highest);
-        table
+        let inside = 1e-6 * (high - low);
+        let ends = [low + inside, high - inside].map(|x| roots::End { x, f: advantage(x) });
+        if ends[0].f >= 0.0 {
+            return Some(low);
+        }
+        let root = roots::bracketed(ends[0], ends[1], 1e-9, 1.0, advantage);
+        Some(root).filter(|root| root.is_finite())
     }
 
-    fn scan(&self, highest: f64) -> Vec<GridPoint> {
-        let cells = (SCAN * (highest - LOWEST)).ceil() as usize;
-        let step = (highest - LOWEST) / cells as f64;
-        // G dq = G q (1 - q) dl
-        let integrand = |l: f64| {
-            let [q, v] = overlaps(l);
-            self.mean.at(l).exp() * q * q * v
+    /// State evolution of message passing at `alpha' D` sequences, from the overlap `start`: `q` before the first iteration, and
+    /// after each of `steps`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, `start` in `(0, q0)`, and `steps` at most 1,000,000.
+    pub fn state_evolution(&self, alpha: f64, start: f64, steps: usize) -> Result<Vec<f64>, Error> {
+        check::positive("lora.alpha", alpha)?;
+        if !(start > 0.0 && start < self.q0) {
+            return Err(Error::invalid("start", start, format!("> 0 and < q0 = {}", Number(self.q0))));
+        }
+        check::integer("steps", steps, 0, 1_000_000)?;
+        let mut l = (start / (self.q0 - start)).ln();
+        let mut trajectory = vec![start];
+        for _ in 0..steps {
+            l = self.table.log_conjugate(l, alpha);
+            trajectory.push(self.q0 * overlaps(l)[0]);
+        }
+        Ok(trajectory)
+    }
+
+    /// `Delta_BO` in units of `q0^2`, as the channel has it: 0 if it counts as none.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn relative_noise(&self) -> f64 {
+        self.noise
+    }
+
+    /// Both branches at `alpha' D` sequences.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
+    pub fn solve(&self, alpha: f64) -> Result<BayesSolution, Error> {
+        check::positive("lora.alpha", alpha)?;
+        let stable = self.table.stable(alpha);
+        let best = |best: Option<FixedPoint>, next: &FixedPoint| match best {
+            Some(best) if best.free_energy >= next.free_energy => Some(best),
+            _ => Some(next.clone()),
         };
-        let [q, _] = overlaps(LOWEST);
-        let mut integral = 0.5 * self.slope_at_zero * q * q;
-        (0..=cells)
-            .map(|k| {
-                let l = LOWEST + step * k as f64;
-                if k > 0 {
-                    let ends = integrand(l - step) + integrand(l);
-                    integral += step / 6.0 * (ends + 4.0 * integrand(l - 0.5 * step));
-                }
-                GridPoint { l, log_alpha: self.log_alpha(l), integral }
-            })
-            .collect()
-    }
-
-    /// `S/q` of every scramble, on the finest nodes.
-    fn slopes(&self, l: f64) -> Vec<f64> {
-        let [q, v] = overlaps(l);
-        match &self.fine {
-            Some(fine) => responses(fine, q).iter().map(|own| own.slope).collect(),
-            None => self.own.iter().map(|own| own.at(l).exp() * v).collect(),
-        }
-    }
-
-    /// `ln alpha'(q)` in the range of the table.
-    fn log_alpha(&self, l: f64) -> f64 {
-        let [_, v] = overlaps(l);
-        -(self.mean.at(l) + v.ln())
-    }
-
-    /// `ln qhat = ln(alpha' G(q))`, which is `ln(q/(1-q))` after one iteration of message passing.
-    pub(super) fn log_conjugate(&self, l: f64, alpha: f64) -> f64 {
-        let [q, v] = overlaps(l);
-        let inside = self.mean.nodes.last().map_or(l, |last| l.clamp(LOWEST, *last));
-        // Beyond the table G is constant, or without noise (1 - q) G is.
-        let limit = if self.noiseless { (overlaps(inside)[1] / v).ln() } else { 0.0 };
-        alpha.ln() + self.mean.at(inside) + q.ln() + limit
-    }
-
-    /// The threshold of weak recovery: where `q = 0` loses stability. By the mean over the scrambles, and by each.
-    pub(super) fn weak_recovery(&self) -> (f64, Vec<f64>) {
-        (1.0 / mean(&self.fine_slopes), self.fine_slopes.iter().map(|slope| 1.0 / slope).collect())
-    }
-
-    /// The stable fixed points at `alpha'`, in increasing order of the overlap.
-    pub(super) fn stable(&self, alpha: f64) -> Vec<FixedPoint> {
-        let log_alpha = alpha.ln();
-        let mut found = Vec::new();
-        let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
-        if alpha * self.slope_at_zero <= 1.0 {
-            found.push(self.nothing());
-        } else if first.log_alpha > log_alpha {
-            // Between q = 0 and the table, S/q is linear in q.
-            let [q, _] = overlaps(LOWEST);
-            let end = (-first.log_alpha).exp();
-            let q = q * (self.slope_at_zero - 1.0 / alpha) / (self.slope_at_zero - end);
-            found.push(self.fixed_point((q / (1.0 - q)).ln(), alpha));
-        }
-        for pair in self.grid.windows(2) {
-            if pair[0].log_alpha <= log_alpha && pair[1].log_alpha > log_alpha {
-                let [a, b] = [pair[0], pair[1]].map(|p| Point { x: p.l, f: p.log_alpha - log_alpha });
-                let l = roots::bracketed(a, b, 1e-14, 1.0, |l| self.log_alpha(l) - log_alpha);
-                found.push(self.fixed_point(self.refined(l, log_alpha), alpha));
-            }
-        }
-        if self.noiseless {
-            if alpha * self.tokens > 1.0 {
-                let own = vec![f64::INFINITY; self.own.len()];
-                found.push(FixedPoint { l: f64::INFINITY, own, free_energy: f64::INFINITY, residual: 0.0 });
-            }
-        } else if last.log_alpha <= log_alpha {
-            found.push(self.almost_perfect(last.l, alpha));
-        }
-        found
-    }
-
-    fn nothing(&self) -> FixedPoint {
-        let own = vec![f64::NEG_INFINITY; self.own.len()];
-        FixedPoint { l: f64::NEG_INFINITY, own, free_energy: 0.0, residual: 0.0 }
-    }
-
-    /// The same root on the fine nodes, by secants: their distance from the table hardly depends on `l`.
-    fn refined(&self, start: f64, log_alpha: f64) -> f64 {
-        if self.fine.is_none() {
-            return start;
-        }
-        let mut slope = self.slope(start);
-        let mut l = start;
-        let mut last: Option<(f64, f64)> = None;
-        for _ in 0..MAX_REFINEMENTS {
-            let excess = -mean(&self.slopes(l)).ln() - log_alpha;
-            if let Some((before, excess_before)) = last {
-                slope = (excess - excess_before) / (l - before);
-            }
-            let step = excess / slope;
-            if step.is_nan() || step.abs() > 0.5 {
-                return start;
-            }
-            last = Some((l, excess));
-            l -= step;
-            // The slope is known to some 1e-4 or better: so is what is left of the step.
-            if step.abs() < 1e-7 {
-                break;
-            }
-        }
-        l
-    }
-
-    /// `d ln alpha'/dl` of the table.
-    fn slope(&self, l: f64) -> f64 {
-        const STEP: f64 = 1e-4;
-        let end = self.grid[self.grid.len() - 1].l;
-        let at = l.clamp(LOWEST + STEP, end - STEP);
-        let inside = (self.log_alpha(at + STEP) - self.log_alpha(at - STEP)) / (2.0 * STEP);
-        if l < LOWEST {
-            // Proportional to q.
-            inside * (l - LOWEST).exp()
+        let nothing = || self.unsolved();
+        let Some((lower, upper)) = stable.first().zip(stable.iter().fold(None, best)) else {
+            return Ok(nothing());
+        };
+        let (algorithmic, std_error) = self.branch(lower);
+        let (information_theoretic, _) = self.branch(&upper);
+        let weak_recovery = self.weak_recovery();
+        let [q, v] = overlaps(lower.l);
+        let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
+            let reached = lower.residual <= self.options.accuracy().aim().max(1e-10);
+            if reached { Status::Converged } else { Status::NoiseLimited }
         } else {
-            inside
-        }
-    }
-
-    /// The fixed point beyond the table, where `G` is constant.
-    fn almost_perfect(&self, end: f64, alpha: f64) -> FixedPoint {
-        let [q, v] = overlaps(end);
-        let own = self.slopes(end);
-        // G = q (S/q)/(1 - q)
-        let at = |slope: f64| (alpha * slope * q / v).ln();
-        let l = at(mean(&own));
-        let free_energy = 0.5 * (1.0 - (-l).exp() - l + alpha * self.integral(l));
-        FixedPoint { l, own: own.into_iter().map(at).collect(), free_energy, residual: 0.0 }
-    }
-
-    /// The fixed point at `l`, with its error and its free energy.
-    fn fixed_point(&self, l: f64, alpha: f64) -> FixedPoint {
-        let [q, v] = overlaps(l);
-        // Near q = 0, below the table, only the linear law between its end and 0 is known.
-        let own = self.slopes(l.max(LOWEST));
-        let mean = mean(&own);
-        let slope = self.slope(l);
-        let own = own.iter().map(|own| l + (mean / own).ln() / slope).collect();
-        let residual = if l < LOWEST {
-            0.0
-        } else if self.fine.is_none() {
-            (self.log_alpha(l) - alpha.ln()).abs()
-        } else {
-            (mean * alpha).ln().abs()
+            return Ok(nothing());
         };
-        let free_energy = 0.5 * (q + v.ln() + alpha * self.integral(l));
-        FixedPoint { l, own, free_energy, residual }
+        Ok(BayesSolution {
+            order: BayesOrder { q: algorithmic.q, q_hat: q / v / self.q0 },
+            errors: algorithmic.errors,
+            alignment: algorithmic.alignment,
+            branches: BayesBranches { algorithmic, information_theoretic },
+            alpha_c: weak_recovery.value,
+            status,
+            residual: lower.residual,
+            iterations: self.table.evaluations,
+            std_error: StdError { alpha_c: weak_recovery.std_error, ..std_error },
+        })
     }
 
-    /// `int_0^q G`.
-    fn integral(&self, l: f64) -> f64 {
-        let [q, _] = overlaps(l);
-        let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
-        // Overflow in the averages; there is no cell to look in.
-        if l.is_nan() {
-            return f64::NAN;
-        }
-        if l <= first.l {
-            return 0.5 * self.slope_at_zero * q * q;
-        }
-        if l >= last.l {
-            let [end, _] = overlaps(last.l);
-            return last.integral + self.mean.at(last.l).exp() * (q - end);
-        }
-        let cell = self.grid.partition_point(|point| point.l <= l) - 1;
-        let from = self.grid[cell];
-        let g = |l: f64| {
-            let [q, v] = overlaps(l);
-            self.mean.at(l).exp() * q * q * v
+    fn branch(&self, point: &FixedPoint) -> (BayesBranch, StdError) {
+        let scrambles = point.own.len();
+        let errors: Vec<[f64; 3]> = match &self.replicas {
+            None => point.own.iter().map(|l| self.linear_errors(overlaps(*l))).collect(),
+            Some(replicas) => {
+                (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlaps(point.own[k])[0])).collect()
+            }
         };
-        let width = l - from.l;
-        from.integral + width / 6.0 * (g(from.l) + 4.0 * g(from.l + 0.5 * width) + g(l))
+        let common = match &self.replicas {
+            None => self.linear_errors(overlaps(point.l)),
+            Some(replicas) => {
+                let overlap = overlaps(point.l)[0];
+                let all: Vec<_> = (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlap)).collect();
+                std::array::from_fn(|i| all.iter().map(|errors| errors[i]).sum::<f64>() / scrambles as f64)
+            }
+        };
+        let [test, test_clean, frozen] = common;
+        let [overlap, _] = overlaps(point.l);
+        let branch = BayesBranch {
+            q: self.q0 * overlap,
+            alignment: overlap.sqrt(),
+            errors: BayesErrors { test, test_clean, frozen },
+            free_energy: point.free_energy,
+        };
+        let positive = |error: Option<f64>| error.filter(|error| *error > 0.0);
+        let of_point =
+            |f: &dyn Fn([f64; 2]) -> f64| positive(standard_error(point.own.iter().map(|l| f(overlaps(*l)))));
+        let of_error = |i: usize| positive(standard_error(errors.iter().map(|errors| errors[i])));
+        let std_error = StdError {
+            q: of_point(&|[q, _]| self.q0 * q),
+            q_hat: of_point(&|[q, v]| q / v / self.q0),
+            alignment: of_point(&|[q, _]| q.sqrt()),
+            test: of_error(0),
+            test_clean: of_error(1),
+            frozen: of_error(2),
+            ..StdError::default()
+        };
+        (branch, std_error)
     }
 
-    /// The range of `alpha'` in which two stable fixed points exist: the lower end is where the upper one appears, the upper end where
-    /// the lower one vanishes. `None` if there is no such range, or if it is not resolved by the nodes.
-    pub(super) fn spinodals(&self) -> Option<[f64; 2]> {
-        let mut values: Vec<(f64, f64)> = vec![(f64::NEG_INFINITY, -self.slope_at_zero.ln())];
-        values.extend(self.grid.iter().map(|point| (point.l, point.log_alpha)));
-        if self.noiseless {
-            values.push((f64::INFINITY, -self.tokens.ln()));
-        }
-        // The largest drop below a value that came before.
-        let (mut top, mut best) = (values[0], None::<[(f64, f64); 2]>);
-        for value in values {
-            if value.1 > top.1 {
-                top = value;
-            }
-            let drop = |pair: &[(f64, f64); 2]| pair[0].1 - pair[1].1;
-            if best.as_ref().is_none_or(|best| top.1 - value.1 > drop(best)) {
-                best = Some([top, value]);
-            }
-        }
-        let [upper, lower] = best?;
-        let resolution = [upper, lower].map(|(l, _)| self.log_error(l)).into_iter().fold(1e-6, f64::max);
-        (upper.1 - lower.1 > 4.0 * resolution).then(|| [lower.1.exp(), upper.1.exp()])
+    /// Test, clean and frozen error; `1 - q^2 = (1 - q)(1 + q)`.
+    fn linear_errors(&self, [q, v]: [f64; 2]) -> [f64; 3] {
+        let noise = 0.5 * self.model.delta();
+        let scale = self.q0 * self.q0;
+        let error = |noise: f64, weights: f64| {
+            observables::linear_pretraining_error(self.model.tokens(), self.unknown + noise + scale * weights)
+        };
+        [error(noise, v * (1.0 + q)), error(0.0, v * (1.0 + q)), error(noise, 1.0)]
     }
 
-    /// Standard error of `ln alpha'(q)`.
-    fn log_error(&self, l: f64) -> f64 {
-        if l == f64::INFINITY {
-            return 0.0;
+    fn softmax_errors(&self, replicas: &TwoReplicas, scramble: usize, overlap: f64) -> [f64; 3] {
+        let error = |noise: f64, overlap: f64| {
+            let law = LogitsLaw {
+                known: 2.0 * self.known,
+                unknown: 2.0 * self.unknown + noise,
+                perturbation: self.q0,
+                overlap,
+            };
+            replicas.error(scramble, &law)
+        };
+        [error(self.model.delta(), overlap), error(0.0, overlap), error(self.model.delta(), 0.0)]
+    }
+
+    /// The outcome where the numbers leave the range of double precision.
+    fn unsolved(&self) -> BayesSolution {
+        let nan = f64::NAN;
+        let errors = BayesErrors { test: nan, test_clean: nan, frozen: nan };
+        let branch = BayesBranch { q: nan, alignment: nan, errors, free_energy: nan };
+        BayesSolution {
+            order: BayesOrder { q: nan, q_hat: nan },
+            errors,
+            alignment: nan,
+            branches: BayesBranches { algorithmic: branch, information_theoretic: branch },
+            alpha_c: nan,
+            status: Status::NonFinite,
+            residual: nan,
+            iterations: self.table.evaluations,
+            std_error: StdError::default(),
         }
-        let own = if l < LOWEST { self.fine_slopes.clone() } else { self.slopes(l) };
-        standard_error(own.iter().map(|slope| slope.ln())).unwrap_or(1e-3)
     }
 }
 
-/// Interpolation at Chebyshev nodes of the first kind, by the barycentric formula.
-struct Chebyshev {
-    nodes: Vec<f64>,
-    weights: Vec<f64>,
-    values: Vec<f64>,
+/// The Bayes-optimal estimator on `alpha D` sequences, for perturbations of variance `q0`, on top of frozen weights (see
+/// [`BayesCurve::new`]). For many `alpha`, keep the [`BayesCurve`].
+///
+/// ```
+/// use lora_asymptotics::{Model, Options, lora};
+///
+/// let frozen = lora::Frozen::new(1.0, 1.0, 1.0)?;
+/// let options = Options::default().with_log2_nodes(10)?;
+/// let bound = lora::bayes_optimal(&Model::linear(2, 0.2)?, &frozen, 1.0, 1.0, &options)?;
+/// assert!((bound.order.q - 0.9465).abs() < 1e-3);
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+pub fn bayes_optimal(
+    model: &Model,
+    frozen: &Frozen,
+    alpha: f64,
+    q0: f64,
+    options: &Options,
+) -> Result<BayesSolution, Error> {
+    check::positive("lora.alpha", alpha)?;
+    BayesCurve::new(model, frozen, q0, options)?.solve(alpha)
 }
 
-impl Chebyshev {
-    fn angle(k: usize, count: usize) -> f64 {
-        std::f64::consts::PI * (k as f64 + 0.5) / count as f64
-    }
-
-    fn nodes(from: f64, to: f64, count: usize) -> Vec<f64> {
-        let node = |k| 0.5 * (from + to) - 0.5 * (to - from) * Self::angle(k, count).cos();
-        (0..count).map(node).collect()
-    }
-
-    /// For the values at [`Self::nodes`].
-    fn new(nodes: &[f64], values: Vec<f64>) -> Self {
-        let sign = |k: usize| if k.is_multiple_of(2) { 1.0 } else { -1.0 };
-        let weights = (0..nodes.len()).map(|k| sign(k) * Self::angle(k, nodes.len()).sin()).collect();
-        Self { nodes: nodes.to_vec(), weights, values }
-    }
-
-    fn at(&self, l: f64) -> f64 {
-        let (mut above, mut below) = (0.0, 0.0);
-        for ((node, weight), value) in self.nodes.iter().zip(&self.weights).zip(&self.values) {
-            let distance = l - node;
-            if distance.abs() <= 0.0 {
-                return *value;
+/// A kernel per scramble.
+fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Result<Level, Error> {
+    let tokens = model.tokens();
+    (0..options.scrambles() as u64)
+        .map(|scramble| {
+            let columns = |dimensions: usize| -> Result<Vec<Column>, Error> {
+                let points = ScrambledSobol::new(dimensions, log2_nodes as u32, options.seed(), scramble)?;
+                (0..dimensions).map(|d| points.normals(d)).collect()
+            };
+            if noise <= 0.0 {
+                let across = if tokens > 1 { Some(ChiQuantile::new(tokens - 1)?) } else { None };
+                let columns = columns(Noiseless::DIMENSIONS)?;
+                let kernel = Noiseless::new(tokens, &ChiQuantile::new(tokens)?, across.as_ref(), &columns);
+                return Ok(Box::new(kernel) as Box<dyn Kernel>);
             }
-            above += weight / distance * value;
-            below += weight / distance;
-        }
-        above / below
-    }
+            match model.activation() {
+                Activation::Linear => linear_kernel(tokens, noise, &columns),
+                Activation::Softmax => softmax_kernel(tokens, noise, &columns),
+            }
+        })
+        .collect()
+}
+
+fn linear_kernel(
+    tokens: usize,
+    noise: f64,
+    columns: &dyn Fn(usize) -> Result<Vec<Column>, Error>,
+) -> Result<Box<dyn Kernel>, Error> {
+    let radius = ChiQuantile::new(tokens)?;
+    Ok(match tokens {
+        1 => Box::new(LinearKernel::<1>::new(noise, &radius, &columns(LinearKernel::<1>::DIMENSIONS)?)),
+        2 => Box::new(LinearKernel::<2>::new(noise, &radius, &columns(LinearKernel::<2>::DIMENSIONS)?)),
+        3 => Box::new(LinearKernel::<3>::new(noise, &radius, &columns(LinearKernel::<3>::DIMENSIONS)?)),
+        4 => Box::new(LinearKernel::<4>::new(noise, &radius, &columns(LinearKernel::<4>::DIMENSIONS)?)),
+        5 => Box::new(LinearKernel::<5>::new(noise, &radius, &columns(LinearKernel::<5>::DIMENSIONS)?)),
+        6 => Box::new(LinearKernel::<6>::new(noise, &radius, &columns(LinearKernel::<6>::DIMENSIONS)?)),
+        7 => Box::new(LinearKernel::<7>::new(noise, &radius, &columns(LinearKernel::<7>::DIMENSIONS)?)),
+        8 => Box::new(LinearKernel::<8>::new(noise, &radius, &columns(LinearKernel::<8>::DIMENSIONS)?)),
+        _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
+    })
+}
+
+fn softmax_kernel(
+    tokens: usize,
+    noise: f64,
+    columns: &dyn Fn(usize) -> Result<Vec<Column>, Error>,
+) -> Result<Box<dyn Kernel>, Error> {
+    let across = tokens.saturating_sub(1);
+    let radius = ChiQuantile::new(across)?;
+    let columns = columns(softmax::dimensions(across))?;
+    Ok(match across {
+        1 => Box::new(Two(SoftmaxKernel::new(noise, &radius, &columns))),
+        2 => Box::new(Many(SoftmaxKernel::<2>::new(noise, &radius, &columns))),
+        3 => Box::new(Many(SoftmaxKernel::<3>::new(noise, &radius, &columns))),
+        4 => Box::new(Many(SoftmaxKernel::<4>::new(noise, &radius, &columns))),
+        5 => Box::new(Many(SoftmaxKernel::<5>::new(noise, &radius, &columns))),
+        6 => Box::new(Many(SoftmaxKernel::<6>::new(noise, &radius, &columns))),
+        7 => Box::new(Many(SoftmaxKernel::<7>::new(noise, &radius, &columns))),
+        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
+    })
 }

@@ -5,7 +5,7 @@
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::contour::Quartic;
-use super::softmax::{Prior, Sample, moments_of_many, moments_of_two};
+use super::softmax::{Prior, SeenSample, moments_of_many, moments_of_two};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::model::Activation;
@@ -35,21 +35,21 @@ pub(crate) fn denoiser(
         return Ok(Box::new(Signs::new(tokens, &samples)));
     }
     Ok(match (activation, tokens) {
-        (Activation::Linear, 1) => Box::new(Linear::<1>::new(noise, &samples)),
-        (Activation::Linear, 2) => Box::new(Linear::<2>::new(noise, &samples)),
-        (Activation::Linear, 3) => Box::new(Linear::<3>::new(noise, &samples)),
-        (Activation::Linear, 4) => Box::new(Linear::<4>::new(noise, &samples)),
-        (Activation::Linear, 5) => Box::new(Linear::<5>::new(noise, &samples)),
-        (Activation::Linear, 6) => Box::new(Linear::<6>::new(noise, &samples)),
-        (Activation::Linear, 7) => Box::new(Linear::<7>::new(noise, &samples)),
-        (Activation::Linear, 8) => Box::new(Linear::<8>::new(noise, &samples)),
-        (Activation::Softmax, 2) => Box::new(Softmax { noise, samples, moments: mean_of_two }),
-        (Activation::Softmax, 3) => Box::new(Softmax { noise, samples, moments: mean_of_many::<2> }),
-        (Activation::Softmax, 4) => Box::new(Softmax { noise, samples, moments: mean_of_many::<3> }),
-        (Activation::Softmax, 5) => Box::new(Softmax { noise, samples, moments: mean_of_many::<4> }),
-        (Activation::Softmax, 6) => Box::new(Softmax { noise, samples, moments: mean_of_many::<5> }),
-        (Activation::Softmax, 7) => Box::new(Softmax { noise, samples, moments: mean_of_many::<6> }),
-        (Activation::Softmax, 8) => Box::new(Softmax { noise, samples, moments: mean_of_many::<7> }),
+        (Activation::Linear, 1) => Box::new(LinearDenoiser::<1>::new(noise, &samples)),
+        (Activation::Linear, 2) => Box::new(LinearDenoiser::<2>::new(noise, &samples)),
+        (Activation::Linear, 3) => Box::new(LinearDenoiser::<3>::new(noise, &samples)),
+        (Activation::Linear, 4) => Box::new(LinearDenoiser::<4>::new(noise, &samples)),
+        (Activation::Linear, 5) => Box::new(LinearDenoiser::<5>::new(noise, &samples)),
+        (Activation::Linear, 6) => Box::new(LinearDenoiser::<6>::new(noise, &samples)),
+        (Activation::Linear, 7) => Box::new(LinearDenoiser::<7>::new(noise, &samples)),
+        (Activation::Linear, 8) => Box::new(LinearDenoiser::<8>::new(noise, &samples)),
+        (Activation::Softmax, 2) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_two }),
+        (Activation::Softmax, 3) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<2> }),
+        (Activation::Softmax, 4) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<3> }),
+        (Activation::Softmax, 5) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<4> }),
+        (Activation::Softmax, 6) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<5> }),
+        (Activation::Softmax, 7) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<6> }),
+        (Activation::Softmax, 8) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<7> }),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 1 (softmax: 2) and 8")),
     })
 }
@@ -172,12 +172,12 @@ struct Diagonal<const T: usize> {
 }
 
 /// Linear attention: all of `Y` is seen.
-struct Linear<const T: usize> {
+struct LinearDenoiser<const T: usize> {
     noise: f64,
     samples: Vec<Diagonal<T>>,
 }
 
-impl<const T: usize> Linear<T> {
+impl<const T: usize> LinearDenoiser<T> {
     fn new(noise: f64, samples: &[Seen]) -> Self {
         let sample = |seen: &Seen| {
             let vectors = std::array::from_fn(|a| std::array::from_fn(|j| seen.basis[(a, j)]));
@@ -187,7 +187,7 @@ impl<const T: usize> Linear<T> {
     }
 }
 
-impl<const T: usize> Denoiser for Linear<T> {
+impl<const T: usize> Denoiser for LinearDenoiser<T> {
     fn means(&self, omega: &[f64], v: f64) -> Vec<f64> {
         let d = self.noise;
         let block = |(samples, omega): (&[Diagonal<T>], &[f64])| {
@@ -218,14 +218,14 @@ impl<const T: usize> Denoiser for Linear<T> {
 }
 
 /// Softmax attention: one component is seen only in its products with the others.
-struct Softmax {
+struct SoftmaxDenoiser {
     noise: f64,
     samples: Vec<Seen>,
     /// The mean in the basis of the sample, for `omega` in that basis.
     moments: fn(&Seen, &[f64], f64, f64) -> Vec<f64>,
 }
 
-impl Denoiser for Softmax {
+impl Denoiser for SoftmaxDenoiser {
     fn means(&self, omega: &[f64], v: f64) -> Vec<f64> {
         let Some(first) = self.samples.first() else { return Vec::new() };
         let tokens = first.basis.ncols();
@@ -239,14 +239,14 @@ impl Denoiser for Softmax {
 
 /// The sample and the prior as the integrals want them, and where those begin: at the mean of the prior or at what the data say,
 /// whichever is the more precise.
-fn posed<const P: usize>(seen: &Seen, omega: &[f64], noise: f64, v: f64) -> (Sample<P>, Prior<P>) {
+fn posed<const P: usize>(seen: &Seen, omega: &[f64], noise: f64, v: f64) -> (SeenSample<P>, Prior<P>) {
     let across = std::array::from_fn(|j| omega[1 + j]);
     let mut begin = (omega[0], across);
     if noise < v {
         let root = seen.root();
         begin = (root[0], std::array::from_fn(|j| root[1 + j]));
     }
-    let sample = Sample {
+    let sample = SeenSample {
         square: std::array::from_fn(|j| seen.square[j]),
         product: std::array::from_fn(|j| seen.product[j]),
         along: begin.0,

@@ -4,7 +4,7 @@
 //! be drawn in the eigenbasis of `Y = chi chi^T + n`. Neither depends on the overlap: one eigenbasis serves the whole curve.
 
 use super::contour::Quartic;
-use super::{Column, Kernel, Responses};
+use super::kernel::{Column, Kernel, Responses};
 use crate::channel::{dimension, eigenbasis, symmetric_from_coordinates};
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::quadrature::ChiQuantile;
@@ -20,12 +20,12 @@ struct Block<const T: usize> {
 }
 
 /// The samples of one scramble.
-pub(super) struct Linear<const T: usize> {
+pub(super) struct LinearKernel<const T: usize> {
     noise: f64,
     blocks: Vec<Block<T>>,
 }
 
-impl<const T: usize> Linear<T> {
+impl<const T: usize> LinearKernel<T> {
     /// Number of normals of a sample.
     pub(super) const DIMENSIONS: usize = 1 + T + dimension(T);
 
@@ -53,7 +53,7 @@ impl<const T: usize> Linear<T> {
     }
 }
 
-impl<const T: usize> Kernel for Linear<T> {
+impl<const T: usize> Kernel for LinearKernel<T> {
     fn responses(&self, overlap: f64) -> Responses {
         let d = self.noise;
         let v = 1.0 - overlap;

@@ -2,7 +2,7 @@
 //!
 //! Then `E[chi | Y, omega] = chi tanh(chi.omega/V)`, for linear attention and, with two tokens or more, for softmax.
 
-use super::{Column, Kernel, Responses};
+use super::kernel::{Column, Kernel, Responses};
 use crate::quadrature::ChiQuantile;
 
 /// The samples of one scramble: `|chi|`, and the free part of `omega` along it and across.

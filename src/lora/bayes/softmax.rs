@@ -6,7 +6,7 @@
 //! a single component `p` (two tokens), that of `t` is Gaussian.
 
 use super::contour::Quartic;
-use super::{Column, Kernel, Responses};
+use super::kernel::{Column, Kernel, Responses};
 use crate::channel::{eigenbasis, symmetric_from_coordinates};
 use crate::lanes::{self, LANES, Lane, sum_once, widest};
 use crate::quadrature::ChiQuantile;
@@ -17,7 +17,7 @@ const MAX_BLOCKS: i64 = 4096;
 const NEGLIGIBLE: f64 = 20.0;
 
 /// One sample, with `P = T - 1` components across.
-pub(super) struct Sample<const P: usize> {
+pub(super) struct SeenSample<const P: usize> {
     /// What is seen of `p p^T`: eigenvalues, in decreasing order.
     pub(super) square: [f64; P],
     /// What is seen of `t p`, in that eigenbasis.
@@ -31,9 +31,9 @@ pub(super) struct Sample<const P: usize> {
 }
 
 /// The samples of one scramble.
-pub(super) struct Softmax<const P: usize> {
+pub(super) struct SoftmaxKernel<const P: usize> {
     noise: f64,
-    samples: Vec<[Sample<P>; LANES]>,
+    samples: Vec<[SeenSample<P>; LANES]>,
 }
 
 /// Number of normals of a sample with `P` components across.
@@ -41,7 +41,7 @@ pub(super) const fn dimensions(across: usize) -> usize {
     3 + 2 * across + across * (across + 1) / 2
 }
 
-impl<const P: usize> Softmax<P> {
+impl<const P: usize> SoftmaxKernel<P> {
     pub(super) fn new(noise: f64, radius: &ChiQuantile, columns: &[Column]) -> Self {
         let nodes = columns.first().map_or(0, Vec::len);
         let sample = |node: usize| {
@@ -56,7 +56,7 @@ impl<const P: usize> Softmax<P> {
             p[0] = length;
             let (square, across) = eigenbasis(square, p);
             let product = std::array::from_fn(|j| along * across[j] + beside[j]);
-            Sample { square, product, along, across, free_along, free_across }
+            SeenSample { square, product, along, across, free_along, free_across }
         };
         let samples =
             (0..nodes).step_by(LANES).map(|first| std::array::from_fn(|l| sample(first + l))).collect();
@@ -65,7 +65,7 @@ impl<const P: usize> Softmax<P> {
 }
 
 /// Posterior mean of `t` and `p`, and trace of the covariance.
-pub(super) struct Moments<const P: usize> {
+pub(super) struct PosteriorMoments<const P: usize> {
     pub(super) along: f64,
     pub(super) across: [f64; P],
     variance: f64,
@@ -149,7 +149,7 @@ fn largest_square(truth2: f64, noise: f64) -> f64 {
 }
 
 /// Two tokens: the rule over the one component `p` across; given `p`, `t` is Gaussian.
-pub(super) fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
+pub(super) fn moments_of_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1> {
     widest(
         #[inline(always)]
         || integrate_two(sample, prior),
@@ -157,7 +157,7 @@ pub(super) fn moments_of_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1>
 }
 
 #[inline(always)]
-fn integrate_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
+fn integrate_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1> {
     let Prior { noise, variance, along, across: [across] } = *prior;
     let ([square], [product], [truth]) = (sample.square, sample.product, sample.across);
     // To resolve the peaks, and the valley between them: there the precision of t has zeros at p = +- i sqrt(noise/variance).
@@ -190,11 +190,14 @@ fn integrate_two(sample: &Sample<1>, prior: &Prior<1>) -> Moments<1> {
             (log, terms)
         },
     );
-    Moments { along: t, across: [p], variance: p2 - p * p + t2 - t * t }
+    PosteriorMoments { along: t, across: [p], variance: p2 - p * p + t2 - t * t }
 }
 
 /// More tokens: the rule over `t`; given `t`, the contour integral over `p`, which takes nearly all of the time.
-pub(super) fn moments_of_many<const P: usize>(sample: &Sample<P>, prior: &Prior<P>) -> Moments<P> {
+pub(super) fn moments_of_many<const P: usize>(
+    sample: &SeenSample<P>,
+    prior: &Prior<P>,
+) -> PosteriorMoments<P> {
     let Prior { noise, variance, along, across } = *prior;
     let length2: f64 = sample.across.iter().map(|p| p * p).sum();
     let step = 0.9 / (1.0 / variance + largest_square(length2, noise) / noise).sqrt();
@@ -230,14 +233,18 @@ pub(super) fn moments_of_many<const P: usize>(sample: &Sample<P>, prior: &Prior<
     );
     let across: [f64; P] = std::array::from_fn(|j| sums[3 + j]);
     let norm: f64 = across.iter().map(|p| p * p).sum();
-    Moments { along: sums[0], across, variance: sums[1] - sums[0] * sums[0] + sums[2] - norm }
+    PosteriorMoments { along: sums[0], across, variance: sums[1] - sums[0] * sums[0] + sums[2] - norm }
 }
 
 /// Averages of [`moments_of_many`] for the largest number of components.
 const MOST: usize = 3 + 7;
 
-impl<const P: usize> Softmax<P> {
-    fn average(&self, overlap: f64, moments: fn(&Sample<P>, &Prior<P>) -> Moments<P>) -> Responses {
+impl<const P: usize> SoftmaxKernel<P> {
+    fn average(
+        &self,
+        overlap: f64,
+        moments: fn(&SeenSample<P>, &Prior<P>) -> PosteriorMoments<P>,
+    ) -> Responses {
         let v = 1.0 - overlap;
         let spread = (overlap * v).sqrt();
         let sums = sum_once(self.samples.len(), |block, sums: &mut [Lane; 2]| {
@@ -264,7 +271,7 @@ impl<const P: usize> Softmax<P> {
 }
 
 /// Two tokens.
-pub(super) struct Two(pub(super) Softmax<1>);
+pub(super) struct Two(pub(super) SoftmaxKernel<1>);
 
 impl Kernel for Two {
     fn responses(&self, overlap: f64) -> Responses {
@@ -273,7 +280,7 @@ impl Kernel for Two {
 }
 
 /// Three tokens or more.
-pub(super) struct Many<const P: usize>(pub(super) Softmax<P>);
+pub(super) struct Many<const P: usize>(pub(super) SoftmaxKernel<P>);
 
 impl<const P: usize> Kernel for Many<P> {
     fn responses(&self, overlap: f64) -> Responses {
@@ -290,7 +297,7 @@ mod tests {
         // The two signs of chi are equally likely.
         let noise: f64 = 1e-2;
         for p in [0.01, 0.3, 1.0, 2.0] {
-            let two = Sample::<1> {
+            let two = SeenSample::<1> {
                 square: [p * p + 0.5 * noise.sqrt()],
                 product: [0.5 * p],
                 along: 0.5,
@@ -299,7 +306,7 @@ mod tests {
                 free_across: [0.0],
             };
             let two = moments_of_two(&two, &Prior { noise, variance: 1.0, along: 0.0, across: [0.0] });
-            let three = Sample::<2> {
+            let three = SeenSample::<2> {
                 square: [p * p, 0.3 * noise.sqrt()],
                 product: [0.5 * p, 0.1],
                 along: 0.5,

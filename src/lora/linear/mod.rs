@@ -9,14 +9,16 @@ mod prox;
 mod test_errors;
 
 use super::label_noise::LabelNoise;
-use super::moments::Losses;
+use super::losses::Losses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
+use super::solution::{EffectiveNoise, Solution};
 use super::starts::{Guess, Starts};
+use super::training::Training;
 use super::units::Units;
-use super::{EffectiveNoise, Frozen, Solution, Training};
 use crate::channel;
 use crate::error::Error;
+use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
@@ -36,7 +38,7 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
-        let units = Units { q0: training.q0, loss: training.q0 * training.q0 };
+        let units = Units { q0: training.q0(), loss: training.q0() * training.q0() };
         Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
     }
 
@@ -47,19 +49,20 @@ impl<'a> Problem<'a> {
         run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
-        let tokens = self.model.tokens as f64;
+        let tokens = self.model.tokens() as f64;
         // Enter the thread pool once, not at each of the many short parallel loops.
         rayon_core::scope(|_| {
-            let mut channel = output_channel(self.model.tokens, &self.noise, self.options, &company.tuning)?;
+            let mut channel =
+                output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
             let ridge = Ridge {
                 tokens,
-                alpha: self.training.alpha,
-                lambda: self.units.scaled_ridge(self.training.lambda),
+                alpha: self.training.alpha(),
+                lambda: self.units.scaled_ridge(self.training.ridge()),
                 divergence: channel.smooth_divergence(),
                 gauge: JumpGauge::Surface,
             };
             // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
-            let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens) as f64 / (tokens * tokens);
+            let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
             let guess = Guess { noise: self.noise.deviation(), curvature };
             run(Starts::new(ridge, guess, self.options, channel.as_mut())
                 .starting_from(warm)
@@ -76,15 +79,18 @@ pub(super) fn solve(
     mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    let found = problem.search(&mut run, |starts| starts.run(options.start))?;
+    let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
     let Problem { units, noise, .. } = problem;
-    let Frozen { q0, q, m, .. } = *frozen;
     let effective = EffectiveNoise {
-        train: noise.effective(model.tokens).map(|noise| units.loss * noise),
-        test: observables::effective_noise(q0, q, m, model.delta, training.beta),
+        train: noise.effective(model.tokens()).map(|noise| units.loss * noise),
+        test: observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta()),
     };
-    let errors =
-        ClosedForm { tokens: model.tokens, q0: training.q0, delta: model.delta, noise: effective.test };
+    let errors = ClosedForm {
+        tokens: model.tokens(),
+        q0: training.q0(),
+        delta: model.delta(),
+        unexplained: observables::unexplained(&frozen.overlaps(), training.beta()),
+    };
     let reporter = Reporter { units, effective_noise: Some(effective) };
     Ok(reporter.solution(&found, &errors))
 }

@@ -2,11 +2,12 @@
 
 use super::prox::{Block, accumulate};
 use crate::channel::eigenbasis;
+use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
-use crate::lora::Divergence;
 use crate::lora::label_noise::LabelNoise;
-use crate::lora::moments::{Losses, Moments, Point};
+use crate::lora::losses::Losses;
+use crate::lora::moments::{Moments, Point};
 use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
@@ -52,7 +53,7 @@ impl Columns {
         let free = if noise.is_isotropic() { 1 } else { tokens };
         let rest = free + tokens;
         let dimensions = rest + noise.dimensions(tokens);
-        let points = ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, index)?;
+        let points = ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), index)?;
         Ok(Self {
             star: points.columns(0..free)?,
             free: points.columns(free..rest)?,
@@ -133,14 +134,13 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lora::Sequences;
-    use crate::memory::Averages;
+    use crate::memory::Workload;
     use crate::model::Model;
 
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8>>() + size_of::<Lane>();
-        let foreseen = Averages::Finetuning(Sequences::Fresh).numbers(&Model::linear(8, 0.5)).kept;
+        let foreseen = Workload::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

@@ -8,10 +8,11 @@ use std::num::NonZeroUsize;
 use gauss_quad::GaussLegendre;
 
 use super::prox::{Block, accumulate};
+use crate::divergence::Divergence;
 use crate::lanes::LANES;
-use crate::lora::Divergence;
 use crate::lora::label_noise::{LabelNoise, ScalarLaw};
-use crate::lora::moments::{COUNT, Losses, Moments, Point};
+use crate::lora::losses::Losses;
+use crate::lora::moments::{COUNT, Moments, Point};
 use crate::parallel;
 use crate::quadrature::normal_density;
 use crate::state_evolution::{OutputChannel, Pass};

@@ -2,26 +2,28 @@
 
 use crate::lora::moments::Point;
 use crate::lora::report::{TestErrors, TestLaw};
-use crate::observables;
+use crate::observables::{self, WeightOverlaps};
 
-/// What they depend on besides the order parameters.
+/// What they depend on besides the order parameters. The label noise stays apart from the rest: the clean error never is a difference.
 pub(super) struct ClosedForm {
     pub(super) tokens: usize,
     pub(super) q0: f64,
     pub(super) delta: f64,
-    /// The effective noise on new sequences.
-    pub(super) noise: f64,
+    /// What the frozen weights leave unexplained of the noiseless label on new sequences.
+    pub(super) unexplained: f64,
 }
 
 impl ClosedForm {
     fn at(&self, point: &Point) -> TestErrors {
-        let (q, m) = (self.q0 * point.q(), self.q0 * point.m);
-        let error = |noise, q, m| observables::linear_finetuning_error(self.tokens, noise, q, m, self.q0);
-        let clean = (self.noise - 0.5 * self.delta).max(0.0);
+        let Self { tokens, q0, unexplained, .. } = *self;
+        let noisy = 0.5 * self.delta + unexplained;
+        let error = |noise, weights| observables::linear_finetuning_error(tokens, noise, &weights);
+        let tuned = WeightOverlaps { q0, q: q0 * point.q(), m: q0 * point.m };
+        let untuned = WeightOverlaps { q0, q: 0.0, m: 0.0 };
         TestErrors {
-            test: error(self.noise, q, m),
-            test_clean: error(clean, q, m),
-            frozen: error(self.noise, 0.0, 0.0),
+            test: error(noisy, tuned),
+            test_clean: error(unexplained, tuned),
+            frozen: error(noisy, untuned),
         }
     }
 }

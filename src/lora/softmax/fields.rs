@@ -6,8 +6,10 @@
 //! proximal point of pre-training for the same label, on actively selected ones it is conditioned on a ball.
 
 use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
+use crate::frozen::{Frozen, TrueLogits};
 use crate::lanes::{LANES, Lane};
-use crate::lora::{Frozen, Score, Selection, Sequences, Training};
+use crate::lora::selection::{Score, Selection};
+use crate::lora::training::{Sequences, Training};
 use crate::model::Model;
 
 /// A symmetric matrix of logits for every sample of a block.
@@ -39,26 +41,25 @@ pub(super) struct Normals<'a> {
 
 impl Fields {
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
-        let scale = model.logit_scale();
-        let Frozen { q0, q, m, v } = *frozen;
+        let scale = model.inverse_temperature();
         // Validation refuses reused sequences without a response; others have no use for it.
-        let v = v.unwrap_or(0.0);
-        let slope = if q > 0.0 { m / q } else { 0.0 };
-        let rest = 2.0 * (q0 - m * slope).max(0.0);
-        let total = rest + model.delta;
+        let v = frozen.v().unwrap_or(0.0);
+        let TrueLogits { slope, unknown, .. } = frozen.true_logits();
+        let rest = 2.0 * unknown;
+        let total = rest + model.delta();
         let share = if total > 0.0 { rest / total } else { 1.0 };
-        let sequences = match training.sequences {
+        let sequences = match training.sequences() {
             // Frozen weights without response, or none at all: reused sequences are like new ones.
             Sequences::Reused if v <= 0.0 => Sequences::Fresh,
             other => other,
         };
         Self {
-            tokens: model.tokens,
-            frozen: scale * (2.0 * q).sqrt(),
+            tokens: model.tokens(),
+            frozen: scale * (2.0 * frozen.q()).sqrt(),
             slope,
             label: scale * total.sqrt(),
-            clean: [share, scale * (share * model.delta).sqrt()],
-            beta: training.beta,
+            clean: [share, scale * (share * model.delta()).sqrt()],
+            beta: training.beta(),
             response: scale * scale * v,
             sequences,
         }
@@ -71,7 +72,7 @@ impl Fields {
 
     /// Whether the training law needs the coordinate that softmax does not see.
     pub(super) fn needs_flat(&self) -> bool {
-        matches!(self.sequences, Sequences::Active(Selection { score: Score::Frobenius, .. }))
+        matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
     }
 
     /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with `first`.
@@ -147,7 +148,7 @@ impl Fields {
         for l in 0..LANES {
             let seen: f64 = normals.frozen.iter().map(|column| column[first + l].powi(2)).sum();
             let unseen = normals.flat.map_or(0.0, |column| column[first + l].powi(2));
-            let shrinkage = selection.score.shrinkage(self.tokens, selection.fraction, seen + unseen);
+            let shrinkage = selection.score().shrinkage(self.tokens, selection.fraction(), seen + unseen);
             for logit in frozen.iter_mut().flatten() {
                 logit[l] *= shrinkage;
             }

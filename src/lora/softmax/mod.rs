@@ -9,13 +9,17 @@ mod nodes;
 mod prox;
 mod test_law;
 
-use super::moments::{Losses, Point};
+use super::losses::Losses;
+use super::moments::Point;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
+use super::solution::Solution;
 use super::starts::{Found, Guess, Starts};
+use super::training::Training;
 use super::units::Units;
-use super::{Divergence, Frozen, Solution, Training};
+use crate::divergence::Divergence;
 use crate::error::Error;
+use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
@@ -41,25 +45,24 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
-        let units = Units { q0: training.q0, loss: 1.0 };
-        let Frozen { q0, q, m, .. } = *frozen;
-        let effective = observables::effective_noise(q0, q, m, model.delta, training.beta);
+        let units = Units { q0: training.q0(), loss: 1.0 };
+        let effective = observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta());
         Self {
             model,
             training,
             options,
             units,
             fields: Fields::new(model, frozen, training),
-            coupling: model.logit_scale() * training.q0,
-            noise: (2.0 * effective).sqrt() / training.q0,
+            coupling: model.inverse_temperature() * training.q0(),
+            noise: (2.0 * effective).sqrt() / training.q0(),
         }
     }
 
     fn ridge(&self) -> Ridge {
         Ridge {
-            tokens: self.model.tokens as f64,
-            alpha: self.training.alpha,
-            lambda: self.units.scaled_ridge(self.training.lambda),
+            tokens: self.model.tokens() as f64,
+            alpha: self.training.alpha(),
+            lambda: self.units.scaled_ridge(self.training.ridge()),
             divergence: Divergence::IntegrationByParts,
             gauge: JumpGauge::Difference,
         }
@@ -67,7 +70,7 @@ impl<'a> Problem<'a> {
 
     fn channel(&self, tuning: &Tuning) -> Result<Box<dyn Losses>, Error> {
         let Self { fields, coupling, options, .. } = self;
-        let tokens = self.model.tokens;
+        let tokens = self.model.tokens();
         Ok(match tokens {
             2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options, tuning)?),
             3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options, tuning)?),
@@ -99,7 +102,7 @@ impl<'a> Problem<'a> {
 
     fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
         let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
-        let tokens = self.model.tokens;
+        let tokens = self.model.tokens();
         let averages = match tokens {
             2 => TestAverages::new::<2>,
             3 => TestAverages::new::<3>,
@@ -128,7 +131,7 @@ pub(super) fn solve(
     let problem = Problem::new(model, frozen, training, options);
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon_core::scope(|_| {
-        let found = problem.search(&mut run, |starts| starts.run(options.start))?;
+        let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
         Ok(reporter.solution(&found, &errors))

@@ -2,12 +2,13 @@
 
 use super::fields::{Fields, Normals};
 use super::prox::{Block, accumulate};
-use crate::channel::{self, Row, softmax_row};
+use crate::channel::{self, SoftmaxRow, softmax_row};
 use crate::descent::Vector;
+use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::LANES;
-use crate::lora::Divergence;
-use crate::lora::moments::{Losses, Moments, Point};
+use crate::lora::losses::Losses;
+use crate::lora::moments::{Moments, Point};
 use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::options::Options;
 use crate::parallel;
@@ -46,7 +47,7 @@ impl Columns {
         let seen = fields.coordinates();
         let dimensions = 2 * tokens + 3 * seen + 1;
         let points =
-            ScrambledSobol::new(dimensions, options.log2_nodes as u32, options.seed, scramble as u64)?;
+            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
         let next = std::cell::Cell::new(0);
         let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
             let first = next.replace(next.get() + count);
@@ -103,9 +104,9 @@ impl<const T: usize> Nodes<T> {
 fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
     let parts: Vec<([Curvature; T], [f64; 2])> = parallel::map(blocks.len() * LANES, CHUNK, &|node| {
         let (block, l) = (&blocks[node / LANES], node % LANES);
-        let rows: [Row<T, 1>; T] = std::array::from_fn(|a| {
+        let rows: [SoftmaxRow<T, 1>; T] = std::array::from_fn(|a| {
             let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
-            Row::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
+            SoftmaxRow::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
         });
         let curvature = |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
         let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
@@ -184,15 +185,15 @@ impl<const T: usize> OutputChannel for Nodes<T> {
 mod tests {
     use super::*;
     use crate::lanes::Lane;
-    use crate::lora::Sequences;
-    use crate::memory::Averages;
+    use crate::memory::Workload;
     use crate::model::Model;
 
     #[test]
     fn memory_is_foreseen() {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
         let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
-        let foreseen = Averages::Finetuning(Sequences::Fresh).numbers(&Model::softmax(8, 0.5)).kept;
+        let foreseen =
+            Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

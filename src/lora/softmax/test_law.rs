@@ -24,10 +24,10 @@ impl TestAverages {
         common: &Point,
         own: &[Point],
     ) -> Result<Self, Error> {
-        let count = options.scrambles as f64;
+        let count = options.scrambles() as f64;
         let mut all = [0.0; 3];
         let mut errors = Vec::with_capacity(own.len());
-        for index in 0..options.scrambles {
+        for index in 0..options.scrambles() {
             let columns = Columns::new(T, fields, options, index, true)?;
             let own = own.get(index);
             let [test, test_clean, frozen, own_test, own_clean] =

@@ -1,8 +1,10 @@
 //! One step of the state evolution: from the averages over the losses to the order parameters.
 
 use super::averages::{AtZero, Averages, Label, Point};
-use crate::lora::Divergence;
-use crate::pretrain::{Order, Training, validity};
+use crate::divergence::Divergence;
+use crate::pretrain::replicon;
+use crate::pretrain::solution::Order;
+use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 use crate::state_evolution::InputChannel;
 
@@ -38,8 +40,8 @@ impl<'a> Equations<'a> {
     ) -> Self {
         Self {
             teacher,
-            alpha: training.alpha,
-            ridge: training.lambda * training.kappa.sqrt(),
+            alpha: training.alpha(),
+            ridge: training.ridge() * training.kappa().sqrt(),
             scale,
             seen,
             label: Label { q0: scale * teacher.second_moment(), delta: scale * delta },
@@ -85,14 +87,14 @@ impl<'a> Equations<'a> {
 
     /// The part of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
     pub(super) fn weights(&self, order: &Order) -> f64 {
-        validity::weights(self.teacher, self.ridge, order)
+        replicon::weights(self.teacher, self.ridge, order)
     }
 
     /// The replicon of a fixed point with these conjugates, given the part of the weights.
     pub(super) fn replicon(&self, order: &Order, averages: &Averages, weights: f64) -> f64 {
         // The derivative of g was taken in scaled logits.
         let square = self.scale * self.scale * averages.replicon;
-        validity::replicon(self.alpha, order, square, weights)
+        replicon::replicon(self.alpha, order, square, weights)
     }
 
     /// The point that belongs to physical order parameters.

@@ -8,14 +8,16 @@ mod equations;
 mod nodes;
 mod starts;
 
-use super::{Errors, Order, Solution, Training, Validity};
+use super::solution::{Errors, Order, Solution};
+use super::training::Training;
+use super::validity::Validity;
 use crate::error::Error;
-use crate::fixed_point::Status;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
 use crate::state_evolution::{Run, Solved, Tuning, mean};
+use crate::status::Status;
 use crate::std_error::{Named, StdError, standard_error};
 use crate::threshold::Threshold;
 use averages::{AtZero, Averages, Label, Losses, Point};
@@ -47,8 +49,8 @@ fn output_channel(
 }
 
 fn equations<'a>(model: &Model, training: &Training, teacher: &'a dyn TeacherSpectrum) -> Equations<'a> {
-    let scale = model.logit_scale() * model.logit_scale();
-    Equations::new(teacher, training, scale, model.observed_coordinates(), model.delta)
+    let scale = model.inverse_temperature() * model.inverse_temperature();
+    Equations::new(teacher, training, scale, model.observed_coordinates(), model.delta())
 }
 
 pub(super) fn lambda_collapse(
@@ -58,8 +60,8 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model.tokens, equations.label, options, &Tuning::default())?.at_zero();
-    let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa.sqrt();
+    let zero = output_channel(model.tokens(), equations.label, options, &Tuning::default())?.at_zero();
+    let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
 
@@ -73,28 +75,28 @@ pub(super) fn solve(
     // Enter the thread pool once, not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
-        let mut channel = output_channel(model.tokens, equations.label, options, &run.tuning)?;
+        let mut channel = output_channel(model.tokens(), equations.label, options, &run.tuning)?;
         let zero = channel.at_zero();
         let collapse = equations.collapse_ridge(&mean(&zero));
         if collapse <= equations.ridge {
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
         if is_steep(&equations.label) {
-            return Ok(super::without_numbers(teacher.second_moment(), 0));
+            return Ok(Solution::without_numbers(teacher.second_moment(), 0));
         }
         let warm = run.previous.map(|solution| equations.point(&solution.order));
         let found = Starts::new(channel.as_mut(), equations, options, warm)
             .accompanied(run.tuning, run.observer())
             .run(collapse)?;
         let Some(found) = found else {
-            return Ok(super::without_numbers(teacher.second_moment(), 0));
+            return Ok(Solution::without_numbers(teacher.second_moment(), 0));
         };
         let equations = Equations { divergence: found.divergence, ..equations };
         let solution = solution(&equations, channel.as_ref(), &found.solved);
         // Only a solution has a learned rank to refuse. The allowance is for rounding.
         let Solution { rank_fraction, .. } = solution;
-        if solution.status.is_success() && rank_fraction > training.kappa * (1.0 + 1e-12) {
-            return Err(Error::RankDoesNotFit { kappa: training.kappa, rank_fraction });
+        if solution.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
+            return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
         }
         Ok(solution)
     })
@@ -217,7 +219,7 @@ fn solution(equations: &Equations<'_>, channel: &dyn Losses, found: &Solved<Poin
     let errors = mean_error(&channel.test_errors(&vec![found.point; channel.scrambles()]));
     let common = observed(&found.point, &found.averages, errors).filter(Observed::is_finite);
     let Some(common) = common.filter(|_| found.status != Status::NonFinite) else {
-        return super::without_numbers(equations.teacher.second_moment(), found.iterations);
+        return Solution::without_numbers(equations.teacher.second_moment(), found.iterations);
     };
     let own_points: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
     let own: Option<Vec<Named>> = found

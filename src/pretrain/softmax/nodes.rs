@@ -42,7 +42,7 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
         let seen = K - 1;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
         let columns = |index: usize| {
-            ScrambledSobol::new(2 * seen, options.log2_nodes as u32, options.seed, index as u64)?
+            ScrambledSobol::new(2 * seen, options.log2_nodes() as u32, options.seed(), index as u64)?
                 .columns(0..2 * seen)
         };
         let block = |columns: &Vec<Vec<f64>>, first| {
@@ -234,13 +234,13 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Averages;
+    use crate::memory::Workload;
     use crate::model::Model;
 
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8, 36>>() + size_of::<Known<36>>();
-        let foreseen = Averages::Pretraining.numbers(&Model::softmax(8, 0.5)).kept;
+        let foreseen = Workload::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // A flag per block counts as a number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
     }

@@ -2,11 +2,12 @@
 
 use super::averages::{Averages, Label, Losses, Point};
 use super::equations::Equations;
+use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::fixed_point::{Observer, Status};
-use crate::lora::Divergence;
+use crate::fixed_point::Observer;
 use crate::options::Options;
 use crate::state_evolution::{Attempt, Solved, StateEvolution, Tuning};
+use crate::status::Status;
 
 /// Residual of an approach that is close enough to go on.
 const CLOSE: f64 = 1e-2;

@@ -1,105 +1,20 @@
-//! Bayes-optimal pre-training: the least error that any algorithm can reach, on the same data.
-//!
-//! The `K'` coordinates of the logits that the activation can see give a Gaussian channel, so that what is learned of `S*` is
-//! what `s* + Z/sqrt(Qhat)` tells of `s*`, with
-//!
-//! ```text
-//! Qhat = 2 alpha K'/(Q0 - Q_BO + Delta/2),
-//! Q0 - Q_BO = (1 - (4 pi^2/3) int rho_y^3)/Qhat,
-//! ```
-//!
-//! `rho_y` the spectrum of `y = sqrt(Qhat) s* + Z`. Together: `1 - (4 pi^2/3) int rho_y^3 + Qhat Delta/2 = 2 alpha K'`, whose left
-//! side grows with `Qhat`: one root.
-//!
-//! Source: arXiv:2606.05899, arXiv:2506.01582.
+//! The estimator on a number of sequences, and its threshold of perfect recovery.
 
-use serde::{Deserialize, Serialize};
-
+use super::solution::{BayesErrors, BayesOrder, BayesSolution};
 use crate::channel::{LogitsLaw, TwoReplicas};
-use crate::error::{Error, Number, check};
-use crate::fixed_point::Status;
-use crate::lora::Frozen;
-use crate::memory::Averages;
+use crate::check;
+use crate::error::Error;
+use crate::memory::Workload;
 use crate::model::{Activation, Model};
-use crate::nullable::number;
 use crate::observables;
 use crate::options::Options;
-use crate::roots::{self, Point};
+use crate::roots::{self, End};
 use crate::spectrum::{Posterior, TeacherSpectrum};
+use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
 
 /// Largest `snr = sqrt(Qhat)` that is tried. Without label noise, `Qhat` diverges at the threshold of perfect recovery.
 const LARGEST_SNR: f64 = 1e12;
-
-/// Order parameters of the Bayes-optimal estimator.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BayesOrder {
-    /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one with the truth.
-    #[serde(deserialize_with = "number")]
-    pub q: f64,
-    /// Its conjugate, the inverse variance of the noise through which `s*` is seen. Infinite (`null` in JSON) at perfect
-    /// recovery.
-    #[serde(deserialize_with = "number")]
-    pub q_hat: f64,
-}
-
-/// Least errors per sequence, in the units of the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BayesErrors {
-    /// Of the best prediction of noisy labels of new sequences.
-    #[serde(deserialize_with = "number")]
-    pub test: f64,
-    /// Of the best prediction of noiseless labels.
-    #[serde(deserialize_with = "number")]
-    pub test_clean: f64,
-}
-
-/// The Bayes-optimal pre-training stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct BayesSolution {
-    /// Order parameters.
-    pub order: BayesOrder,
-    /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
-    #[serde(deserialize_with = "number")]
-    pub q0: f64,
-    /// Least test errors.
-    pub errors: BayesErrors,
-    /// `sqrt(Q_BO/Q0)`, the cosine between `E[S* | data]` and `S*`.
-    #[serde(deserialize_with = "number")]
-    pub alignment: f64,
-    /// The threshold of perfect recovery (see [`alpha_perfect_recovery`]); `None` with label noise.
-    pub alpha_c: Option<f64>,
-    /// How the solve ended.
-    pub status: Status,
-    /// Logarithm of the ratio of the two sides of the equation.
-    #[serde(deserialize_with = "number")]
-    pub residual: f64,
-    /// Evaluations of the spectral integral.
-    pub iterations: usize,
-    /// Standard errors of the errors (softmax); the order parameters are exact to quadrature.
-    pub std_error: StdError,
-}
-
-impl BayesSolution {
-    /// The law of the logits of `E[S* | data]`, as fine-tuning sees it: `Q = M = Q_BO`.
-    #[must_use]
-    pub fn freeze(&self) -> Frozen {
-        Frozen::new(self.q0, self.order.q, self.order.q)
-    }
-
-    /// The solution, if it is one.
-    ///
-    /// # Errors
-    /// [`Error::NotConverged`] unless the status is converged.
-    pub fn into_converged(self) -> Result<Self, Error> {
-        let point = format!("Q = {}", Number(self.order.q));
-        Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
-        Ok(self)
-    }
-}
 
 /// `alpha_c = (1 - sum_i p_i^2)/(2K')`, over the atoms `p_i` of the teacher's spectrum: the number of sequences (in units of
 /// `D^2`) above which the Bayes-optimal estimator recovers `S*` perfectly if the labels have no noise. For a Wishart teacher
@@ -109,7 +24,6 @@ impl BayesSolution {
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
 pub fn alpha_perfect_recovery(model: &Model) -> Result<f64, Error> {
-    model.validate()?;
     Ok(perfect_recovery(model, model.teacher_spectrum()?.as_ref()))
 }
 
@@ -124,7 +38,7 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
 ///
-/// let model = Model::linear(1, 0.5).with_teacher(Teacher::Wishart { kappa0: 1.0 });
+/// let model = Model::linear(1, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 1.0 })?;
 /// let bound = pretrain::bayes_optimal(&model, 0.5, &Options::default())?;
 /// assert!((bound.order.q - 1.688_747_016_180_254_7).abs() < 1e-11);
 /// # Ok::<(), lora_asymptotics::Error>(())
@@ -134,22 +48,20 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than
 /// 2 GiB can hold.
 pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
-    model.validate()?;
     check::positive("pretrain.alpha", alpha)?;
-    options.validate()?;
-    Averages::PretrainingBound.check(model, options)?;
+    Workload::PretrainingBound.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     let (q0, variance) = (teacher.second_moment(), teacher.variance());
-    let alpha_c = (model.delta <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
+    let alpha_c = (model.delta() <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
     let found = if alpha_c.is_some_and(|threshold| alpha >= threshold) || variance <= 0.0 {
         // Nothing is left to learn: all of s* is known, or was from the start.
-        Found { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
+        SnrRoot { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
     } else {
-        search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta)
+        search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
     let status = if !(found.overlap.is_finite() && found.mse.is_finite()) {
         Status::NonFinite
-    } else if found.residual <= options.tolerance().aim() {
+    } else if found.residual <= options.accuracy().aim() {
         Status::Converged
     } else {
         Status::Stalled
@@ -169,7 +81,7 @@ pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<Bay
 }
 
 /// A solution of the equation for `snr = sqrt(Qhat)`.
-struct Found {
+struct SnrRoot {
     snr: f64,
     overlap: f64,
     /// `Q0 - Q_BO`.
@@ -179,7 +91,7 @@ struct Found {
 }
 
 /// The root of `risk(snr) + snr^2 Delta/2 = budget`, with `budget = 2 alpha K'`.
-fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found {
+fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoot {
     let mut evaluations = 0;
     let mut last: Option<(f64, Posterior)> = None;
     let mut excess = |log_snr: f64| {
@@ -192,14 +104,14 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found 
     // risk <= snr^2 variance bounds the root from below, and snr^2 Delta/2 <= budget from above.
     let lowest = 0.5 * (budget / (teacher.variance() + half_delta)).ln();
     let highest = (0.5 * (budget / half_delta).ln()).min(LARGEST_SNR.ln()).max(lowest);
-    let mut low = Point { x: lowest, f: excess(lowest) };
+    let mut low = End { x: lowest, f: excess(lowest) };
     let mut step = 0.25;
     let root = loop {
         if low.x >= highest || low.f >= 0.0 {
             break low.x;
         }
         let x = (low.x + step).min(highest);
-        let next = Point { x, f: excess(x) };
+        let next = End { x, f: excess(x) };
         // Not `next.f >= 0`, which a NaN would pass by for ever.
         if next.f.is_nan() || next.f >= 0.0 {
             break roots::bracketed(low, next, 1e-15, 1.0, &mut excess);
@@ -210,28 +122,28 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> Found 
     let residual = excess(root).abs();
     let (snr, Posterior { overlap, risk }) =
         last.unwrap_or((f64::NAN, Posterior { overlap: f64::NAN, risk: f64::NAN }));
-    Found { snr, overlap, mse: risk / (snr * snr), residual, evaluations }
+    SnrRoot { snr, overlap, mse: risk / (snr * snr), residual, evaluations }
 }
 
 /// Least errors, with their standard errors.
-fn errors(model: &Model, found: &Found, options: &Options) -> Result<(BayesErrors, StdError), Error> {
-    let Found { overlap, mse, .. } = *found;
-    if model.activation == Activation::Linear {
-        let error = |noise| observables::linear_pretraining_error(model.tokens, mse + noise);
+fn errors(model: &Model, found: &SnrRoot, options: &Options) -> Result<(BayesErrors, StdError), Error> {
+    let SnrRoot { overlap, mse, .. } = *found;
+    if model.activation() == Activation::Linear {
+        let error = |noise| observables::linear_pretraining_error(model.tokens(), mse + noise);
         return Ok((
-            BayesErrors { test: error(0.5 * model.delta), test_clean: error(0.0) },
+            BayesErrors { test: error(0.5 * model.delta()), test_clean: error(0.0) },
             StdError::default(),
         ));
     }
-    let replicas = TwoReplicas::new(model.tokens, model.logit_scale(), false, options)?;
+    let replicas = TwoReplicas::new(model.tokens(), model.inverse_temperature(), false, options)?;
     let average = |noise: f64| {
         let law =
             LogitsLaw { known: 2.0 * overlap, unknown: 2.0 * mse + noise, perturbation: 0.0, overlap: 0.0 };
-        let all: Vec<f64> = (0..options.scrambles).map(|scramble| replicas.error(scramble, &law)).collect();
+        let all: Vec<f64> = (0..options.scrambles()).map(|scramble| replicas.error(scramble, &law)).collect();
         let mean = all.iter().sum::<f64>() / all.len() as f64;
         (mean, standard_error(all.iter().copied()).filter(|error| *error > 0.0))
     };
-    let ((test, test_error), (test_clean, clean_error)) = (average(model.delta), average(0.0));
+    let ((test, test_error), (test_clean, clean_error)) = (average(model.delta()), average(0.0));
     let std_error = StdError { test: test_error, test_clean: clean_error, ..StdError::default() };
     Ok((BayesErrors { test, test_clean }, std_error))
 }

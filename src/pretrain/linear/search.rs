@@ -1,29 +1,13 @@
-//! Linear attention: the output channel is in closed form, and the fixed point is found by a monotone search.
-//!
-//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, thresholds it at
-//! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`, and the equations of the theory become, as for the LASSO
-//! (M. Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
-//!
-//! ```text
-//! 2 alpha K tau^2 = Delta/2 + mse(tau, r),
-//! r tau (2 alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/2,
-//! ```
-//!
-//! with `D = V Vhat` the degrees of freedom. At fixed `r` the first has one root `tau(r)`, because the mean square
-//! error is concave in `tau^2`; along it the left side of the second grows with `r`, from below zero up to the
-//! threshold of collapse. So there is one solution at every `lambda`, and a smooth path of them: a quasi-Newton iteration
-//! in `(ln tau, ln r)` finds it from a rough guess in some ten evaluations of the spectral integrals, or follows the path
-//! from the threshold of collapse where the guess was too rough. The original equations would take thousands of steps
-//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there: they are iterated only if
-//! both fail.
+//! The search for the fixed point of linear attention.
 
-use super::Order;
-use super::closed_form::{Conjugates, Equations, Losses, Point, Weights};
+use super::equations::{Conjugates, Equations, Losses, Point, Weights};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Method, Observer, Problem, Secant, Status};
+use crate::fixed_point::{self, Coordinate, Method, Observer, Problem, Secant};
 use crate::options::Options;
+use crate::pretrain::solution::Order;
 use crate::spectrum::Denoised;
 use crate::state_evolution::{Solved, StateEvolution};
+use crate::status::Status;
 
 /// The searches end at the rounding errors: the tolerance is out of reach, the best iterate is returned.
 const SEARCH: fixed_point::Options = fixed_point::Options {
@@ -177,7 +161,7 @@ impl Equations<'_> {
         // Evaluations that measure slopes and the residual are no iterations.
         const MEASURED: usize = 8;
         let max_iterations = self.max_evaluations.checked_sub(self.evaluations() + MEASURED)?.max(1);
-        let options = Options { max_iterations, ..Options::default() };
+        let options = Options::default().with_max_iterations(max_iterations).ok()?;
         let solved = StateEvolution::new(&mut Losses(self), Weights(self), &options).solve(&start).ok()?;
         let Conjugates { v_hat, tau } = self.conjugates(&solved.point);
         let point = [tau, 2.0 * self.ridge / (v_hat * tau)];
@@ -267,8 +251,8 @@ mod tests {
             for (tokens, delta, alpha, lambda) in
                 [(4, 0.0, 0.18, 0.07), (2, 0.01, 0.4, 0.1), (1, 0.5, 1.5, 0.2)]
             {
-                let model = Model::linear(tokens, delta);
-                let equations = Equations::new(&model, &Training::new(alpha, lambda), teacher, 1000);
+                let model = Model::linear(tokens, delta).unwrap();
+                let equations = Equations::new(&model, &Training::new(alpha, lambda).unwrap(), teacher, 1000);
                 let target = 0.5 * equations.ridge * equations.tokens_squared;
                 let [tau, r] = equations.iterate(target).unwrap();
                 let iterated = equations.fixed_point(tau, r).unwrap().order;
@@ -284,8 +268,12 @@ mod tests {
     fn iterated_steps_need_evaluations() {
         let wishart = Wishart::new(0.5).unwrap();
         for max_evaluations in [0, 1, 2, 5, 12] {
-            let equations =
-                Equations::new(&Model::linear(2, 0.1), &Training::new(0.4, 0.1), &wishart, max_evaluations);
+            let equations = Equations::new(
+                &Model::linear(2, 0.1).unwrap(),
+                &Training::new(0.4, 0.1).unwrap(),
+                &wishart,
+                max_evaluations,
+            );
             assert_eq!(equations.iterate(0.2), None);
             assert!(equations.evaluations() <= max_evaluations);
         }

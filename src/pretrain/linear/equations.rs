@@ -10,9 +10,9 @@
 
 use std::cell::Cell;
 
-use super::Training;
 use crate::channel;
 use crate::model::Model;
+use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
@@ -36,13 +36,13 @@ impl<'a> Equations<'a> {
         teacher: &'a dyn TeacherSpectrum,
         max_evaluations: usize,
     ) -> Self {
-        let tokens = model.tokens as f64;
+        let tokens = model.tokens() as f64;
         Self {
             teacher,
-            budget: 2.0 * training.alpha * channel::dimension(model.tokens) as f64,
-            half_delta: 0.5 * model.delta,
+            budget: 2.0 * training.alpha() * channel::dimension(model.tokens()) as f64,
+            half_delta: 0.5 * model.delta(),
             tokens_squared: tokens * tokens,
-            ridge: training.lambda * training.kappa.sqrt(),
+            ridge: training.ridge() * training.kappa().sqrt(),
             max_evaluations,
             evaluations: Cell::new(0),
         }

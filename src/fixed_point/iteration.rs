@@ -1,0 +1,392 @@
+//! The rules of iteration, and the iteration itself.
+
+use std::ops::ControlFlow;
+
+use super::anderson::Anderson;
+use super::observer::{Iterate, Observer, Unobserved};
+use super::problem::{Problem, Secant, Vector, from_fn};
+use crate::error::Error;
+use crate::status::Status;
+
+/// The update rule. `r = F(x) - x` is the residual.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Method {
+    /// `x <- F(x)`.
+    Picard,
+    /// `x <- x + mixing r`.
+    Damped {
+        /// Fraction of the step that is taken, in `(0, 1]`.
+        mixing: f64,
+    },
+    /// Anderson acceleration (type II): the damped step from the combination of the last `memory` differences that
+    /// minimises the linearised residual. D. G. Anderson, J. ACM 12, 547 (1965).
+    Anderson {
+        /// Number of differences kept, at least 1. More than `N` are never used at once.
+        memory: usize,
+        /// Fraction of the residual that is added, in `(0, 1]`.
+        mixing: f64,
+        /// Number of damped steps before the first accelerated one.
+        warmup: usize,
+        /// Bound on every component of a step, in the coordinates iterated on.
+        max_step: f64,
+    },
+}
+
+impl Default for Method {
+    fn default() -> Self {
+        Self::Anderson { memory: 5, mixing: 0.7, warmup: 4, max_step: 0.7 }
+    }
+}
+
+/// When to stop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Largest undamped residual of a converged point; finite and >= 0.
+    pub tolerance: f64,
+    /// Bound on the number of evaluations of the map, at least 1.
+    pub max_iterations: usize,
+    /// The update rule.
+    pub method: Method,
+    /// Number of evaluations without a 10% lower residual after which the iteration has stalled, at least 1. An iteration
+    /// that has to leave the neighbourhood of an unstable fixed point first needs more of it.
+    pub patience: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { tolerance: 1e-10, max_iterations: 1000, method: Method::default(), patience: 40 }
+    }
+}
+
+impl Options {
+    fn validate(&self) -> Result<(), Error> {
+        if !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
+            return Err(Error::invalid("tolerance", self.tolerance, "finite and >= 0"));
+        }
+        for (field, value) in [("max_iterations", self.max_iterations), ("patience", self.patience)] {
+            if value == 0 {
+                return Err(Error::invalid(field, value, ">= 1"));
+            }
+        }
+        let mixing = match self.method {
+            Method::Picard => 1.0,
+            Method::Damped { mixing } => mixing,
+            Method::Anderson { memory: 0, .. } => return Err(Error::invalid("memory", 0, ">= 1")),
+            Method::Anderson { max_step, .. } if max_step.is_nan() || max_step <= 0.0 => {
+                return Err(Error::invalid("max_step", max_step, "> 0"));
+            }
+            Method::Anderson { mixing, .. } => mixing,
+        };
+        if mixing > 0.0 && mixing <= 1.0 {
+            Ok(())
+        } else {
+            Err(Error::invalid("mixing", mixing, "in (0, 1]"))
+        }
+    }
+}
+
+/// How an iteration ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report<X> {
+    /// The iterate with the smallest residual, in physical coordinates.
+    pub point: X,
+    /// Its undamped residual, `max_i |F(x)_i - x_i|` in the coordinates iterated on.
+    pub residual: f64,
+    /// Number of evaluations of the map.
+    pub iterations: usize,
+    /// How the iteration ended.
+    pub status: Status,
+}
+
+/// The best point so far, in the coordinates iterated on.
+struct Best<X> {
+    point: X,
+    residual: X,
+    norm: f64,
+}
+
+/// Iterates `map` from `problem.start` until `x = map(x)` to `options.tolerance`.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for options out of range, secants that are not finite, a start that is not finite in
+/// the coordinates iterated on, or a map whose image has another length than its argument. A solve that does not
+/// converge is not an error: see [`Report::status`].
+pub fn solve<X: Vector>(
+    problem: &Problem<X>,
+    options: &Options,
+    map: impl FnMut(&X) -> X,
+) -> Result<Report<X>, Error> {
+    solve_observed(problem, options, &mut Unobserved, map)
+}
+
+/// The same, with an [`Observer`] that is shown every evaluation and may end the iteration: the status is then
+/// [`Status::Interrupted`], and the point the best one so far.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn solve_observed<X: Vector>(
+    problem: &Problem<X>,
+    options: &Options,
+    observer: &mut dyn Observer,
+    mut map: impl FnMut(&X) -> X,
+) -> Result<Report<X>, Error> {
+    const MAX_RETREATS: usize = 12;
+    options.validate()?;
+    problem.validate()?;
+    let mut x = problem.iterated(&problem.start);
+    let dimension = x.as_ref().len();
+
+    let mut rule = Rule::new(options.method, &problem.secants);
+    let mut best = Best { point: x.clone(), residual: from_fn(&x, |_| 0.0), norm: f64::INFINITY };
+    let mut milestone = f64::INFINITY;
+    let mut since_milestone = 0;
+    let mut retreats = 0;
+    let mut fell_back = false;
+    let mut iterations = 0;
+
+    let status = loop {
+        if iterations == options.max_iterations {
+            break Status::MaxIterations;
+        }
+        iterations += 1;
+        let point = problem.physical(&x);
+        let image = map(&point);
+        if image.as_ref().len() != dimension {
+            let allowed = format!("{dimension}, as long as the start");
+            return Err(Error::invalid("length of the image", image.as_ref().len(), allowed));
+        }
+        let image = problem.iterated(&image);
+        let residual = from_fn(&x, |i| image.as_ref()[i] - x.as_ref()[i]);
+        let norm = max_norm(residual.as_ref());
+        if norm < best.norm {
+            best = Best { point: x.clone(), residual: residual.clone(), norm };
+        }
+        let iterate = Iterate { point: point.as_ref(), residual: norm, iteration: iterations };
+        if observer.iterate(&iterate) == ControlFlow::Break(()) {
+            break Status::Interrupted;
+        }
+        if norm <= options.tolerance {
+            break Status::Converged;
+        }
+        if norm.is_infinite() {
+            retreats += 1;
+            if best.norm.is_infinite() || retreats > MAX_RETREATS {
+                break Status::NonFinite;
+            }
+            rule.forget();
+            x = from_fn(&x, |i| 0.5 * (x.as_ref()[i] + best.point.as_ref()[i]));
+            continue;
+        }
+        if norm < 0.9 * milestone {
+            milestone = norm;
+            since_milestone = 0;
+        } else {
+            since_milestone += 1;
+        }
+        if since_milestone >= options.patience {
+            if fell_back {
+                break Status::Stalled;
+            }
+            fell_back = true;
+            since_milestone = 0;
+            rule = Rule::Mix(0.5);
+            x = step_from(&best.point, &best.residual, 0.5);
+        } else if norm > 10.0 * best.norm && rule.forget() {
+            // An extrapolation that went astray: go back, and build the memory anew.
+            x = step_from(&best.point, &best.residual, 0.5);
+        } else {
+            x = rule.next(&x, &residual);
+        }
+    };
+    Ok(Report { point: problem.physical(&best.point), residual: best.norm, iterations, status })
+}
+
+/// The update rule together with its memory.
+enum Rule<X> {
+    Mix(f64),
+    Accelerate(Anderson<X>),
+}
+
+impl<X: Vector> Rule<X> {
+    fn new(method: Method, secants: &[Secant<X>]) -> Self {
+        match method {
+            Method::Picard => Self::Mix(1.0),
+            Method::Damped { mixing } => Self::Mix(mixing),
+            Method::Anderson { memory, mixing, warmup, max_step } => {
+                Self::Accelerate(Anderson::new(memory, mixing, warmup, max_step, secants))
+            }
+        }
+    }
+
+    fn next(&mut self, x: &X, residual: &X) -> X {
+        match self {
+            Self::Mix(mixing) => step_from(x, residual, *mixing),
+            Self::Accelerate(anderson) => anderson.next(x, residual),
+        }
+    }
+
+    /// Drops the memory; tells whether there was any.
+    fn forget(&mut self) -> bool {
+        match self {
+            Self::Mix(_) => false,
+            Self::Accelerate(anderson) => anderson.forget(),
+        }
+    }
+}
+
+fn step_from<X: Vector>(x: &X, residual: &X, mixing: f64) -> X {
+    from_fn(x, |i| x.as_ref()[i] + mixing * residual.as_ref()[i])
+}
+
+/// The largest absolute component; infinite if any component is not finite.
+pub(crate) fn max_norm(r: &[f64]) -> f64 {
+    r.iter().fold(0.0, |m, c| if c.is_finite() { c.abs().max(m) } else { f64::INFINITY })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixed_point::{Coordinate, History};
+
+    const METHODS: [Method; 3] = [
+        Method::Picard,
+        Method::Damped { mixing: 0.6 },
+        Method::Anderson { memory: 5, mixing: 0.7, warmup: 2, max_step: 0.7 },
+    ];
+
+    /// A contraction with a known fixed point, (1, 2, 3).
+    fn contraction(&[x, y, z]: &[f64; 3]) -> [f64; 3] {
+        [
+            (0.5 * (x.ln() + (y - 2.0) / 3.0)).exp(),
+            2.0 + 0.4 * (z - 3.0) + 0.3 * (y - 2.0),
+            3.0 + 0.8 * (x - 1.0),
+        ]
+    }
+
+    #[test]
+    fn every_method_finds_the_fixed_point() {
+        for method in METHODS {
+            let options = Options { method, tolerance: 1e-13, ..Options::default() };
+            let problem = Problem {
+                coordinates: vec![Coordinate::Log, Coordinate::Linear, Coordinate::Log],
+                ..Problem::new([4.0, 1.0, 2.0], Coordinate::Log)
+            };
+            let mut history = History::default();
+            let report = solve_observed(&problem, &options, &mut history, contraction).unwrap();
+            assert_eq!(report.status, Status::Converged, "{method:?}");
+            for (value, exact) in report.point.iter().zip([1.0, 2.0, 3.0]) {
+                approx::assert_relative_eq!(*value, exact, max_relative = 1e-12);
+            }
+            assert_eq!(history.iterates.len(), report.iterations);
+            assert!(history.iterates.iter().all(|(_, residual)| *residual >= report.residual));
+        }
+    }
+
+    #[test]
+    fn anderson_needs_fewer_steps_and_solves_a_linear_map_at_once_with_its_slopes() {
+        let slow = |[x, y]: &[f64; 2]| [1.0 + 0.95 * (x - 1.0) + 0.02 * y, 0.9 * y];
+        let count = |method, secants| {
+            let options = Options { method, tolerance: 1e-12, ..Options::default() };
+            let problem = Problem { secants, ..Problem::new([3.0, 2.0], Coordinate::Linear) };
+            let report = solve(&problem, &options, slow).unwrap();
+            assert_eq!(report.status, Status::Converged);
+            report.iterations
+        };
+        let far = Method::Anderson { memory: 5, mixing: 0.7, warmup: 2, max_step: 10.0 };
+        assert!(10 * count(far, vec![]) < count(Method::Picard, vec![]));
+        let slopes = vec![
+            Secant { step: [1.0, 0.0], residual_change: [-0.05, 0.0] },
+            Secant { step: [0.0, 1.0], residual_change: [0.02, -0.1] },
+        ];
+        assert_eq!(count(far, slopes), 2);
+    }
+
+    #[test]
+    fn damping_cannot_fake_convergence() {
+        // A damped step of 1e-6 times the residual is tiny at once; the undamped residual is not.
+        let options = Options {
+            method: Method::Damped { mixing: 1e-6 },
+            tolerance: 1e-5,
+            max_iterations: 10,
+            ..Options::default()
+        };
+        let problem = Problem::new([1.0], Coordinate::Linear);
+        let report = solve(&problem, &options, |[x]| [x + 1.0]).unwrap();
+        assert_eq!(report.status, Status::MaxIterations);
+        approx::assert_relative_eq!(report.residual, 1.0);
+    }
+
+    #[test]
+    fn a_map_that_jumps_stalls_and_returns_its_best_iterate() {
+        // No fixed point: the map overshoots on both sides of 0.
+        for method in METHODS {
+            let options = Options { method, tolerance: 1e-12, ..Options::default() };
+            let problem = Problem::new([0.3], Coordinate::Linear);
+            let mut history = History::default();
+            let map = |[x]: &[f64; 1]| [if *x > 0.0 { -1e-3 } else { 1e-3 }];
+            let report = solve_observed(&problem, &options, &mut history, map).unwrap();
+            assert_eq!(report.status, Status::Stalled, "{method:?}");
+            let residuals = history.iterates.iter().map(|(_, residual)| *residual);
+            let least = residuals.fold(f64::INFINITY, f64::min);
+            approx::assert_relative_eq!(report.residual, least);
+        }
+    }
+
+    #[test]
+    fn not_a_number_is_never_success() {
+        let problem = Problem::new([1.0], Coordinate::Log);
+        let report = solve(&problem, &Options::default(), |_| [f64::NAN]).unwrap();
+        assert_eq!(report.status, Status::NonFinite);
+        assert!(report.residual.is_infinite());
+        // A map that is finite near its fixed point only: the iteration comes back from the outside.
+        let narrow = |&[x]: &[f64; 1]| [if x < 2.5 { 2.0 - 2.0 * (x - 2.0) } else { f64::NAN }];
+        let problem = Problem::new([1.9], Coordinate::Linear);
+        let report = solve(&problem, &Options::default(), narrow).unwrap();
+        assert_eq!(report.status, Status::Converged);
+        approx::assert_relative_eq!(report.point[0], 2.0, max_relative = 1e-9);
+    }
+
+    #[test]
+    fn bad_options_and_starts_are_errors() {
+        let problem = Problem::new([1.0], Coordinate::Log);
+        let bad = [
+            Options { tolerance: f64::NAN, ..Options::default() },
+            Options { max_iterations: 0, ..Options::default() },
+            Options { patience: 0, ..Options::default() },
+            Options { method: Method::Damped { mixing: 0.0 }, ..Options::default() },
+            Options {
+                method: Method::Anderson { memory: 0, mixing: 0.5, warmup: 0, max_step: 1.0 },
+                ..Options::default()
+            },
+            Options {
+                method: Method::Anderson { memory: 1, mixing: 0.5, warmup: 0, max_step: f64::NAN },
+                ..Options::default()
+            },
+        ];
+        for options in bad {
+            assert!(solve(&problem, &options, |x| *x).is_err(), "{options:?}");
+        }
+        let negative = Problem::new([-1.0], Coordinate::Log);
+        assert!(solve(&negative, &Options::default(), |x| *x).is_err());
+        let mut mixed = Problem::new(vec![1.0, 2.0], Coordinate::Log);
+        assert!(
+            solve(&mixed, &Options::default(), |x| x[..1].to_vec()).is_err(),
+            "an image of another length"
+        );
+        mixed.coordinates = vec![Coordinate::Log; 3];
+        assert!(solve(&mixed, &Options::default(), Vec::clone).is_err());
+    }
+
+    #[test]
+    fn arrays_and_vectors_go_the_same_way() {
+        let map = |x: &[f64]| [(0.5 * x[1].ln()).exp(), 1.0 + 0.3 * x[0]];
+        let array = Problem::new([4.0, 1.0], Coordinate::Log);
+        let vector = Problem::new(vec![4.0, 1.0], Coordinate::Log);
+        let options = Options::default();
+        let from_array = solve(&array, &options, |x| map(x)).unwrap();
+        let from_vector = solve(&vector, &options, |x| map(x).to_vec()).unwrap();
+        assert_eq!(from_array.point.to_vec(), from_vector.point);
+        assert_eq!(from_array.iterations, from_vector.iterations);
+    }
+}

@@ -1,0 +1,370 @@
+//! The curve `G(q)` of one channel, and the fixed points it has at any `alpha'`.
+//!
+//! Tabulated is `ln(G/q)` against `l = ln(q/(1-q))`: it is smooth, tends to a constant at `q -> 0`, and, but for the noiseless channel,
+//! at `q -> 1`. Chebyshev interpolation in `l` has a smaller error than the nodes of the average.
+
+use super::kernel::{Kernel, Responses};
+use crate::roots::{self, End};
+use crate::std_error::standard_error;
+
+/// Least `l` of the table; below it `G/q` is linear in `q`, to 1e-8.
+const LOWEST: f64 = -9.0;
+/// Chebyshev nodes per unit of `l`.
+const DENSITY: f64 = 2.4;
+/// Cells of the grid in `l` on which roots are bracketed, per unit.
+const SCAN: f64 = 20.0;
+/// An overlap at which the response is that of a vanishing one.
+const TINY: f64 = 1e-6;
+/// Steps of the refinement of a root on the fine nodes at most.
+const MAX_REFINEMENTS: usize = 12;
+
+/// `q` and `1 - q`.
+pub(super) fn overlaps(l: f64) -> [f64; 2] {
+    [1.0 / (1.0 + (-l).exp()), 1.0 / (1.0 + l.exp())]
+}
+
+/// A fixed point of `q = alpha' S(q)`.
+#[derive(Debug, Clone)]
+pub(super) struct FixedPoint {
+    /// `ln(q/(1-q))`: infinite at no and at perfect recovery.
+    pub(super) l: f64,
+    /// The same for every scramble by itself, to first order.
+    pub(super) own: Vec<f64>,
+    /// `Phi`.
+    pub(super) free_energy: f64,
+    /// `|ln alpha'(q) - ln alpha'|`.
+    pub(super) residual: f64,
+}
+
+/// One accuracy of the average: a kernel per scramble.
+pub(super) type Level = Vec<Box<dyn Kernel>>;
+
+/// A table of the curve, and the nodes it was made with.
+pub(super) struct Table {
+    tokens: f64,
+    noiseless: bool,
+    /// Finer nodes than those of the table, if there are any.
+    fine: Option<Level>,
+    /// `ln(G/q)`, of the mean over the scrambles.
+    mean: Chebyshev,
+    /// The same of every scramble by itself.
+    own: Vec<Chebyshev>,
+    /// `S/q` at vanishing overlap: of the table, and of every scramble of the fine nodes.
+    slope_at_zero: f64,
+    fine_slopes: Vec<f64>,
+    /// `l` and `ln alpha'(q)` on the grid, from the lowest `l` up, with the integral of `G` up to there.
+    grid: Vec<GridPoint>,
+    pub(super) evaluations: usize,
+}
+
+#[derive(Clone, Copy)]
+struct GridPoint {
+    l: f64,
+    log_alpha: f64,
+    integral: f64,
+}
+
+/// Mean of `S/q` over the scrambles.
+fn mean_slope(responses: &[Responses]) -> f64 {
+    responses.iter().map(|own| own.slope).sum::<f64>() / responses.len() as f64
+}
+
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+fn responses(level: &Level, overlap: f64) -> Vec<Responses> {
+    level.iter().map(|kernel| kernel.responses(overlap)).collect()
+}
+
+impl Table {
+    /// With the nodes of `coarse` for the table and those of `fine`, if there are any, for what is solved on it. `noise` is
+    /// the effective noise in units of `q0^2`; 0 for the noiseless channel.
+    pub(super) fn new(tokens: usize, noise: f64, coarse: &Level, fine: Option<Level>) -> Self {
+        let noiseless = noise <= 0.0;
+        // Where 1 - q is far below the noise, G has reached its limit.
+        let highest = if noiseless { 20.0 } else { (4.0 / noise).ln().max(0.0) + 7.0 };
+        let count = (DENSITY * (highest - LOWEST)).ceil() as usize;
+        let nodes = Chebyshev::nodes(LOWEST, highest, count);
+        let tabulated: Vec<Vec<Responses>> =
+            nodes.iter().map(|l| responses(coarse, overlaps(*l)[0])).collect();
+        // ln(G/q) = ln(S/q) - ln(1 - q)
+        let interpolate = |slope: &dyn Fn(&[Responses]) -> f64| {
+            let value = |(l, all): (&f64, &Vec<Responses>)| (slope(all) / overlaps(*l)[1]).ln();
+            Chebyshev::new(&nodes, nodes.iter().zip(&tabulated).map(value).collect())
+        };
+        let mean = interpolate(&|all| mean_slope(all));
+        let own = (0..coarse.len()).map(|k| interpolate(&|all| all[k].slope)).collect();
+        let slope_at_zero = mean_slope(&responses(coarse, TINY));
+        let finest = fine.as_ref().unwrap_or(coarse);
+        let fine_slopes: Vec<f64> = responses(finest, TINY).iter().map(|own| own.slope).collect();
+        let mut table = Self {
+            tokens: tokens as f64,
+            noiseless,
+            fine,
+            mean,
+            own,
+            slope_at_zero,
+            fine_slopes,
+            grid: Vec::new(),
+            evaluations: count + 2,
+        };
+        table.grid = table.scan(highest);
+        table
+    }
+
+    fn scan(&self, highest: f64) -> Vec<GridPoint> {
+        let cells = (SCAN * (highest - LOWEST)).ceil() as usize;
+        let step = (highest - LOWEST) / cells as f64;
+        // G dq = G q (1 - q) dl
+        let integrand = |l: f64| {
+            let [q, v] = overlaps(l);
+            self.mean.at(l).exp() * q * q * v
+        };
+        let [q, _] = overlaps(LOWEST);
+        let mut integral = 0.5 * self.slope_at_zero * q * q;
+        (0..=cells)
+            .map(|k| {
+                let l = LOWEST + step * k as f64;
+                if k > 0 {
+                    let ends = integrand(l - step) + integrand(l);
+                    integral += step / 6.0 * (ends + 4.0 * integrand(l - 0.5 * step));
+                }
+                GridPoint { l, log_alpha: self.log_alpha(l), integral }
+            })
+            .collect()
+    }
+
+    /// `S/q` of every scramble, on the finest nodes.
+    fn slopes(&self, l: f64) -> Vec<f64> {
+        let [q, v] = overlaps(l);
+        match &self.fine {
+            Some(fine) => responses(fine, q).iter().map(|own| own.slope).collect(),
+            None => self.own.iter().map(|own| own.at(l).exp() * v).collect(),
+        }
+    }
+
+    /// `ln alpha'(q)` in the range of the table.
+    fn log_alpha(&self, l: f64) -> f64 {
+        let [_, v] = overlaps(l);
+        -(self.mean.at(l) + v.ln())
+    }
+
+    /// `ln qhat = ln(alpha' G(q))`, which is `ln(q/(1-q))` after one iteration of message passing.
+    pub(super) fn log_conjugate(&self, l: f64, alpha: f64) -> f64 {
+        let [q, v] = overlaps(l);
+        let inside = self.mean.nodes.last().map_or(l, |last| l.clamp(LOWEST, *last));
+        // Beyond the table G is constant, or without noise (1 - q) G is.
+        let limit = if self.noiseless { (overlaps(inside)[1] / v).ln() } else { 0.0 };
+        alpha.ln() + self.mean.at(inside) + q.ln() + limit
+    }
+
+    /// The threshold of weak recovery: where `q = 0` loses stability. By the mean over the scrambles, and by each.
+    pub(super) fn weak_recovery(&self) -> (f64, Vec<f64>) {
+        (1.0 / mean(&self.fine_slopes), self.fine_slopes.iter().map(|slope| 1.0 / slope).collect())
+    }
+
+    /// The stable fixed points at `alpha'`, in increasing order of the overlap.
+    pub(super) fn stable(&self, alpha: f64) -> Vec<FixedPoint> {
+        let log_alpha = alpha.ln();
+        let mut found = Vec::new();
+        let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
+        if alpha * self.slope_at_zero <= 1.0 {
+            found.push(self.nothing());
+        } else if first.log_alpha > log_alpha {
+            // Between q = 0 and the table, S/q is linear in q.
+            let [q, _] = overlaps(LOWEST);
+            let end = (-first.log_alpha).exp();
+            let q = q * (self.slope_at_zero - 1.0 / alpha) / (self.slope_at_zero - end);
+            found.push(self.fixed_point((q / (1.0 - q)).ln(), alpha));
+        }
+        for pair in self.grid.windows(2) {
+            if pair[0].log_alpha <= log_alpha && pair[1].log_alpha > log_alpha {
+                let [a, b] = [pair[0], pair[1]].map(|p| End { x: p.l, f: p.log_alpha - log_alpha });
+                let l = roots::bracketed(a, b, 1e-14, 1.0, |l| self.log_alpha(l) - log_alpha);
+                found.push(self.fixed_point(self.refined(l, log_alpha), alpha));
+            }
+        }
+        if self.noiseless {
+            if alpha * self.tokens > 1.0 {
+                let own = vec![f64::INFINITY; self.own.len()];
+                found.push(FixedPoint { l: f64::INFINITY, own, free_energy: f64::INFINITY, residual: 0.0 });
+            }
+        } else if last.log_alpha <= log_alpha {
+            found.push(self.almost_perfect(last.l, alpha));
+        }
+        found
+    }
+
+    fn nothing(&self) -> FixedPoint {
+        let own = vec![f64::NEG_INFINITY; self.own.len()];
+        FixedPoint { l: f64::NEG_INFINITY, own, free_energy: 0.0, residual: 0.0 }
+    }
+
+    /// The same root on the fine nodes, by secants: their distance from the table hardly depends on `l`.
+    fn refined(&self, start: f64, log_alpha: f64) -> f64 {
+        if self.fine.is_none() {
+            return start;
+        }
+        let mut slope = self.slope(start);
+        let mut l = start;
+        let mut last: Option<(f64, f64)> = None;
+        for _ in 0..MAX_REFINEMENTS {
+            let excess = -mean(&self.slopes(l)).ln() - log_alpha;
+            if let Some((before, excess_before)) = last {
+                slope = (excess - excess_before) / (l - before);
+            }
+            let step = excess / slope;
+            if step.is_nan() || step.abs() > 0.5 {
+                return start;
+            }
+            last = Some((l, excess));
+            l -= step;
+            // The slope is known to some 1e-4 or better: so is what is left of the step.
+            if step.abs() < 1e-7 {
+                break;
+            }
+        }
+        l
+    }
+
+    /// `d ln alpha'/dl` of the table.
+    fn slope(&self, l: f64) -> f64 {
+        const STEP: f64 = 1e-4;
+        let end = self.grid[self.grid.len() - 1].l;
+        let at = l.clamp(LOWEST + STEP, end - STEP);
+        let inside = (self.log_alpha(at + STEP) - self.log_alpha(at - STEP)) / (2.0 * STEP);
+        if l < LOWEST {
+            // Proportional to q.
+            inside * (l - LOWEST).exp()
+        } else {
+            inside
+        }
+    }
+
+    /// The fixed point beyond the table, where `G` is constant.
+    fn almost_perfect(&self, end: f64, alpha: f64) -> FixedPoint {
+        let [q, v] = overlaps(end);
+        let own = self.slopes(end);
+        // G = q (S/q)/(1 - q)
+        let at = |slope: f64| (alpha * slope * q / v).ln();
+        let l = at(mean(&own));
+        let free_energy = 0.5 * (1.0 - (-l).exp() - l + alpha * self.integral(l));
+        FixedPoint { l, own: own.into_iter().map(at).collect(), free_energy, residual: 0.0 }
+    }
+
+    /// The fixed point at `l`, with its error and its free energy.
+    fn fixed_point(&self, l: f64, alpha: f64) -> FixedPoint {
+        let [q, v] = overlaps(l);
+        // Near q = 0, below the table, only the linear law between its end and 0 is known.
+        let own = self.slopes(l.max(LOWEST));
+        let mean = mean(&own);
+        let slope = self.slope(l);
+        let own = own.iter().map(|own| l + (mean / own).ln() / slope).collect();
+        let residual = if l < LOWEST {
+            0.0
+        } else if self.fine.is_none() {
+            (self.log_alpha(l) - alpha.ln()).abs()
+        } else {
+            (mean * alpha).ln().abs()
+        };
+        let free_energy = 0.5 * (q + v.ln() + alpha * self.integral(l));
+        FixedPoint { l, own, free_energy, residual }
+    }
+
+    /// `int_0^q G`.
+    fn integral(&self, l: f64) -> f64 {
+        let [q, _] = overlaps(l);
+        let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
+        // Overflow in the averages; there is no cell to look in.
+        if l.is_nan() {
+            return f64::NAN;
+        }
+        if l <= first.l {
+            return 0.5 * self.slope_at_zero * q * q;
+        }
+        if l >= last.l {
+            let [end, _] = overlaps(last.l);
+            return last.integral + self.mean.at(last.l).exp() * (q - end);
+        }
+        let cell = self.grid.partition_point(|point| point.l <= l) - 1;
+        let from = self.grid[cell];
+        let g = |l: f64| {
+            let [q, v] = overlaps(l);
+            self.mean.at(l).exp() * q * q * v
+        };
+        let width = l - from.l;
+        from.integral + width / 6.0 * (g(from.l) + 4.0 * g(from.l + 0.5 * width) + g(l))
+    }
+
+    /// The range of `alpha'` in which two stable fixed points exist: the lower end is where the upper one appears, the upper end where
+    /// the lower one vanishes. `None` if there is no such range, or if it is not resolved by the nodes.
+    pub(super) fn spinodals(&self) -> Option<[f64; 2]> {
+        let mut values: Vec<(f64, f64)> = vec![(f64::NEG_INFINITY, -self.slope_at_zero.ln())];
+        values.extend(self.grid.iter().map(|point| (point.l, point.log_alpha)));
+        if self.noiseless {
+            values.push((f64::INFINITY, -self.tokens.ln()));
+        }
+        // The largest drop below a value that came before.
+        let (mut top, mut best) = (values[0], None::<[(f64, f64); 2]>);
+        for value in values {
+            if value.1 > top.1 {
+                top = value;
+            }
+            let drop = |pair: &[(f64, f64); 2]| pair[0].1 - pair[1].1;
+            if best.as_ref().is_none_or(|best| top.1 - value.1 > drop(best)) {
+                best = Some([top, value]);
+            }
+        }
+        let [upper, lower] = best?;
+        let resolution = [upper, lower].map(|(l, _)| self.log_error(l)).into_iter().fold(1e-6, f64::max);
+        (upper.1 - lower.1 > 4.0 * resolution).then(|| [lower.1.exp(), upper.1.exp()])
+    }
+
+    /// Standard error of `ln alpha'(q)`.
+    fn log_error(&self, l: f64) -> f64 {
+        if l == f64::INFINITY {
+            return 0.0;
+        }
+        let own = if l < LOWEST { self.fine_slopes.clone() } else { self.slopes(l) };
+        standard_error(own.iter().map(|slope| slope.ln())).unwrap_or(1e-3)
+    }
+}
+
+/// Interpolation at Chebyshev nodes of the first kind, by the barycentric formula.
+struct Chebyshev {
+    nodes: Vec<f64>,
+    weights: Vec<f64>,
+    values: Vec<f64>,
+}
+
+impl Chebyshev {
+    fn angle(k: usize, count: usize) -> f64 {
+        std::f64::consts::PI * (k as f64 + 0.5) / count as f64
+    }
+
+    fn nodes(from: f64, to: f64, count: usize) -> Vec<f64> {
+        let node = |k| 0.5 * (from + to) - 0.5 * (to - from) * Self::angle(k, count).cos();
+        (0..count).map(node).collect()
+    }
+
+    /// For the values at [`Self::nodes`].
+    fn new(nodes: &[f64], values: Vec<f64>) -> Self {
+        let sign = |k: usize| if k.is_multiple_of(2) { 1.0 } else { -1.0 };
+        let weights = (0..nodes.len()).map(|k| sign(k) * Self::angle(k, nodes.len()).sin()).collect();
+        Self { nodes: nodes.to_vec(), weights, values }
+    }
+
+    fn at(&self, l: f64) -> f64 {
+        let (mut above, mut below) = (0.0, 0.0);
+        for ((node, weight), value) in self.nodes.iter().zip(&self.weights).zip(&self.values) {
+            let distance = l - node;
+            if distance.abs() <= 0.0 {
+                return *value;
+            }
+            above += weight / distance * value;
+            below += weight / distance;
+        }
+        above / below
+    }
+}

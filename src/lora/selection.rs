@@ -1,0 +1,122 @@
+//! Active selection: the score of a sequence, the fraction that is kept, and the law of what was selected.
+//!
+//! The frozen logits of new sequences are isotropic Gaussians in the scored coordinates. To keep those with the smallest scores conditions them
+//! on a ball.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel;
+use crate::error::Error;
+use crate::quadrature::{chi_square_cdf, chi_square_quantile};
+
+/// Which coordinates of the frozen logits `z` active selection looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// `|z|_F`, all `T(T+1)/2` coordinates.
+    #[default]
+    Frobenius,
+    /// `|z - <z, u> u|_F` with `u = 11^T/T`, the direction that softmax cannot see.
+    Centred,
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Frobenius => "frobenius",
+            Self::Centred => "centred",
+        })
+    }
+}
+
+/// Active selection: of the fresh sequences at hand, keep those with the smallest scores.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SelectionFields", into = "SelectionFields")]
+pub struct Selection(SelectionFields);
+
+/// A selection as it is read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Selection")]
+pub(crate) struct SelectionFields {
+    fraction: f64,
+    #[serde(default)]
+    score: Score,
+}
+
+impl TryFrom<SelectionFields> for Selection {
+    type Error = Error;
+
+    fn try_from(fields: SelectionFields) -> Result<Self, Error> {
+        let SelectionFields { fraction, .. } = fields;
+        if fraction > 0.0 && fraction <= 1.0 {
+            Ok(Self(fields))
+        } else {
+            Err(Error::invalid("lora.sequences.active.fraction", fraction, "in (0, 1]"))
+        }
+    }
+}
+
+impl From<Selection> for SelectionFields {
+    fn from(Selection(fields): Selection) -> Self {
+        fields
+    }
+}
+
+impl Selection {
+    /// Keep the given fraction, those of the smallest score.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless the fraction is in `(0, 1]`.
+    pub fn new(fraction: f64, score: Score) -> Result<Self, Error> {
+        SelectionFields { fraction, score }.try_into()
+    }
+
+    /// Fraction kept, in `(0, 1]`.
+    #[must_use]
+    pub fn fraction(&self) -> f64 {
+        self.0.fraction
+    }
+
+    /// The score.
+    #[must_use]
+    pub fn score(&self) -> Score {
+        self.0.score
+    }
+}
+
+impl Score {
+    /// Number of coordinates of the logits that the score looks at.
+    pub(super) fn coordinates(self, tokens: usize) -> usize {
+        match self {
+            Self::Frobenius => channel::dimension(tokens),
+            Self::Centred => channel::dimension(tokens) - 1,
+        }
+    }
+
+    /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in the scored
+    /// coordinates: the direction is kept, the radius is mapped by its quantile.
+    pub(super) fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
+        let flat = match self {
+            Self::Frobenius => 0.0,
+            Self::Centred => z.iter().enumerate().map(|(k, x)| x * channel::flat_direction(tokens, k)).sum(),
+        };
+        let radius2: f64 = z.iter().map(|x| x * x).sum::<f64>() - flat * flat;
+        let scale = self.shrinkage(tokens, fraction, radius2);
+        for (k, x) in z.iter_mut().enumerate() {
+            let across = if flat == 0.0 { 0.0 } else { flat * channel::flat_direction(tokens, k) };
+            *x = scale * (*x - across) + across;
+        }
+    }
+
+    /// What the scored coordinates of a standard Gaussian sample, of squared norm `radius2`, are multiplied by to condition it
+    /// on their ball of probability `fraction`.
+    pub(super) fn shrinkage(self, tokens: usize, fraction: f64, radius2: f64) -> f64 {
+        if radius2 <= 0.0 {
+            return 1.0;
+        }
+        let degrees = self.coordinates(tokens);
+        (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt()
+    }
+}

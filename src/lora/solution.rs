@@ -1,0 +1,134 @@
+//! What fine-tuning leads to: order parameters, errors, effective noise, and how the solve ended.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::validity::Validity;
+use crate::divergence::Divergence;
+use crate::error::{Error, Number};
+use crate::nullable::number;
+use crate::status::Status;
+use crate::std_error::StdError;
+
+/// Order parameters of fine-tuning and their conjugates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// `q = |w-hat|^2/D`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `m = w-hat.w*/D >= 0`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `v`, the linear response of `w-hat`.
+    #[serde(deserialize_with = "number")]
+    pub v: f64,
+    /// `qhat = alpha' E|g|^2`.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+    /// `mhat = alpha' E[div_chi* g]`.
+    #[serde(deserialize_with = "number")]
+    pub m_hat: f64,
+    /// `vhat = alpha' E[-div_omega g]`.
+    #[serde(deserialize_with = "number")]
+    pub v_hat: f64,
+    /// `eta = alpha' E[dl'/dq]`: the shift of the ridge, because the centring of `h1(w)` depends on `|w|^2`.
+    #[serde(deserialize_with = "number")]
+    pub eta: f64,
+}
+
+/// Errors per sequence, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Errors {
+    /// `E'` on new sequences with noisy labels.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The same with the noise removed from the label.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// On the training sequences.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+    /// The frozen baseline: `E'` at `w = 0`.
+    #[serde(deserialize_with = "number")]
+    pub frozen: f64,
+}
+
+/// Half the variance, per coordinate, of what the frozen weights leave of the label's logits (linear attention).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EffectiveNoise {
+    /// On the training sequences; `None` where it is not a scalar (selection by the centred score).
+    pub train: Option<f64>,
+    /// On new sequences.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+}
+
+/// Which start the returned fixed point was reached from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Branch {
+    /// From near-perfect overlap.
+    Informed,
+    /// From vanishing overlap.
+    Uninformed,
+}
+
+impl fmt::Display for Branch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Informed => "informed",
+            Self::Uninformed => "uninformed",
+        })
+    }
+}
+
+/// A solved fine-tuning stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Solution {
+    /// Order parameters and conjugates.
+    pub order: Order,
+    /// Train objective `L'/D = alpha' (train error) + lambda' q`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Test and train errors, and the frozen baseline.
+    pub errors: Errors,
+    /// `o_w = m/sqrt(q q0)`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// `Delta_eff`; `None` where pre-training does not enter through an effective noise alone.
+    pub effective_noise: Option<EffectiveNoise>,
+    /// Whether to trust replica symmetry here.
+    pub validity: Validity,
+    /// How the divergences were computed.
+    pub divergence: Divergence,
+    /// The start from which this fixed point was reached.
+    pub branch: Branch,
+    /// How the solve ended.
+    pub status: Status,
+    /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`: evaluated once more at the returned point, on all
+    /// nodes and without any memory of proximal points found before.
+    #[serde(deserialize_with = "number")]
+    pub residual: f64,
+    /// Iterations, at any number of nodes.
+    pub iterations: usize,
+    /// Standard errors, from independent scrambles; absent for `T = 1`, which is done by quadrature, to about 1e-7.
+    pub std_error: StdError,
+}
+
+impl Solution {
+    /// The solution, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] unless the status is converged or collapsed.
+    pub fn into_converged(self) -> Result<Self, Error> {
+        let Order { q, m, v, .. } = self.order;
+        let point = format!("(q, m, v) = ({}, {}, {})", Number(q), Number(m), Number(v));
+        Error::unless_converged("lora", self.status, self.residual, self.iterations, point)?;
+        Ok(self)
+    }
+}

@@ -1,0 +1,81 @@
+//! What Bayes-optimal pre-training leads to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Number};
+use crate::frozen::Frozen;
+use crate::nullable::number;
+use crate::status::Status;
+use crate::std_error::StdError;
+
+/// Order parameters of the Bayes-optimal estimator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BayesOrder {
+    /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one with the truth.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// Its conjugate, the inverse variance of the noise through which `s*` is seen. Infinite (`null` in JSON) at perfect
+    /// recovery.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+}
+
+/// Least errors per sequence, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BayesErrors {
+    /// Of the best prediction of noisy labels of new sequences.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// Of the best prediction of noiseless labels.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+}
+
+/// The Bayes-optimal pre-training stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BayesSolution {
+    /// Order parameters.
+    pub order: BayesOrder,
+    /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
+    #[serde(deserialize_with = "number")]
+    pub q0: f64,
+    /// Least test errors.
+    pub errors: BayesErrors,
+    /// `sqrt(Q_BO/Q0)`, the cosine between `E[S* | data]` and `S*`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// The threshold of perfect recovery (see [`alpha_perfect_recovery`](crate::pretrain::alpha_perfect_recovery)); `None` with label noise.
+    pub alpha_c: Option<f64>,
+    /// How the solve ended.
+    pub status: Status,
+    /// Logarithm of the ratio of the two sides of the equation.
+    #[serde(deserialize_with = "number")]
+    pub residual: f64,
+    /// Evaluations of the spectral integral.
+    pub iterations: usize,
+    /// Standard errors of the errors (softmax); the order parameters are exact to quadrature.
+    pub std_error: StdError,
+}
+
+impl BayesSolution {
+    /// The law of the logits of `E[S* | data]`, as fine-tuning sees it: `Q = M = Q_BO`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the solve left the finite numbers.
+    pub fn freeze(&self) -> Result<Frozen, Error> {
+        Frozen::new(self.q0, self.order.q, self.order.q)
+    }
+
+    /// The solution, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] unless the status is converged.
+    pub fn into_converged(self) -> Result<Self, Error> {
+        let point = format!("Q = {}", Number(self.order.q));
+        Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
+        Ok(self)
+    }
+}

@@ -1,0 +1,106 @@
+//! Linear attention: the output channel is in closed form, and the fixed point is found by a monotone search.
+//!
+//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, thresholds it at
+//! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`, and the equations of the theory become, as for the LASSO
+//! (M. Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
+//!
+//! ```text
+//! 2 alpha K tau^2 = Delta/2 + mse(tau, r),
+//! r tau (2 alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/2,
+//! ```
+//!
+//! with `D = V Vhat` the degrees of freedom. At fixed `r` the first has one root `tau(r)`, because the mean square
+//! error is concave in `tau^2`; along it the left side of the second grows with `r`, from below zero up to the
+//! threshold of collapse. So there is one solution at every `lambda`, and a smooth path of them: a quasi-Newton iteration
+//! in `(ln tau, ln r)` finds it from a rough guess in some ten evaluations of the spectral integrals, or follows the path
+//! from the threshold of collapse where the guess was too rough. The original equations would take thousands of steps
+//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there: they are iterated only if
+//! both fail.
+
+mod equations;
+mod search;
+
+use super::solution::{Errors, Solution};
+use super::training::Training;
+use super::validity::Validity;
+use crate::error::Error;
+use crate::model::Model;
+use crate::observables;
+use crate::options::Options;
+use crate::spectrum::TeacherSpectrum;
+use crate::state_evolution::Run;
+use crate::status::Status;
+use crate::std_error::StdError;
+use crate::threshold::Threshold;
+use equations::Equations;
+use search::FixedPoint;
+
+/// The smallest ridge at which training collapses. The ridge of `training` is not used.
+pub(super) fn lambda_collapse(
+    model: &Model,
+    training: &Training,
+    teacher: &dyn TeacherSpectrum,
+) -> Threshold {
+    let equations = Equations::new(model, training, teacher, usize::MAX);
+    Threshold::exact(equations.collapse_ridge() / training.kappa().sqrt())
+}
+
+/// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution.
+pub(super) fn step(
+    model: &Model,
+    training: &Training,
+    [q, m, v]: [f64; 3],
+    teacher: &dyn TeacherSpectrum,
+) -> [f64; 3] {
+    let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + 0.5 * model.delta();
+    Equations::new(model, training, teacher, usize::MAX).step(noisy_mse, v)
+}
+
+/// The solution on `alpha D^2` sequences. Of the options, the bound on the iterations and the tolerance matter.
+pub(super) fn solve(
+    model: &Model,
+    training: &Training,
+    options: &Options,
+    teacher: &dyn TeacherSpectrum,
+    mut run: Run<'_, Solution>,
+) -> Result<Solution, Error> {
+    let equations = Equations::new(model, training, teacher, options.max_iterations());
+    let ridge = training.ridge() * training.kappa().sqrt();
+    let collapsed = equations.collapse_ridge() <= ridge;
+    let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
+    let iterations = equations.evaluations();
+    let Some(point) = point else {
+        return Ok(Solution::without_numbers(teacher.second_moment(), iterations));
+    };
+    let (status, residual) = if collapsed {
+        (Status::Collapsed, 0.0)
+    } else {
+        let solved = equations.certify(&point, options, run.observer())?;
+        (solved.status, solved.residual)
+    };
+    let FixedPoint { order, trace, rank_fraction, mse } = point;
+    // Only a solution has a learned rank to refuse. The allowance is for rounding.
+    if status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
+        return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
+    }
+    let tokens = model.tokens();
+    let test = observables::linear_pretraining_error(tokens, mse + 0.5 * model.delta());
+    let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
+    let train = test / (shrinkage * shrinkage);
+    let q0 = teacher.second_moment();
+    Ok(Solution {
+        order,
+        q0,
+        trace,
+        rank_fraction,
+        objective: training.alpha() * train + ridge * trace,
+        errors: Errors { test, test_clean: observables::linear_pretraining_error(tokens, mse), train },
+        alignment: observables::alignment(order.m, order.q, q0),
+        validity: Validity::convex(status.is_success()),
+        divergence: None,
+        status,
+        residual,
+        iterations,
+        std_error: StdError::default(),
+    })
+}

@@ -1,0 +1,134 @@
+//! What pre-training leads to: order parameters, errors, and how the solve ended.
+
+use serde::{Deserialize, Serialize};
+
+use super::validity::Validity;
+use crate::divergence::Divergence;
+use crate::error::{Error, Number};
+use crate::frozen::Frozen;
+use crate::nullable::number;
+use crate::status::Status;
+use crate::std_error::StdError;
+
+/// Order parameters of pre-training and their conjugates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// `Q = D^{-2} |S-hat|_F^2`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `M = D^{-2} Tr(S-hat S*)`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `V`, the linear response of `S-hat`.
+    #[serde(deserialize_with = "number")]
+    pub v: f64,
+    /// `Qhat = 4 alpha E|g|^2`.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+    /// `Mhat = 4 alpha E[div_h g]`.
+    #[serde(deserialize_with = "number")]
+    pub m_hat: f64,
+    /// `Vhat = 4 alpha E[-div_omega g]`.
+    #[serde(deserialize_with = "number")]
+    pub v_hat: f64,
+}
+
+/// Errors per sequence, in the units of the loss `|sigma(h) - sigma(h*)|_F^2`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Errors {
+    /// `E` on new sequences with noisy labels.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The same with the noise removed from the label.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// On the training sequences.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+}
+
+/// A solved pre-training stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Solution {
+    /// Order parameters and conjugates.
+    pub order: Order,
+    /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
+    #[serde(deserialize_with = "number")]
+    pub q0: f64,
+    /// `tr s-hat`, the normalised trace of `S-hat/sqrt(D)`.
+    #[serde(deserialize_with = "number")]
+    pub trace: f64,
+    /// Rank of `S-hat` over `D`.
+    #[serde(deserialize_with = "number")]
+    pub rank_fraction: f64,
+    /// Train objective `L/D^2 = alpha (train error) + lambda sqrt(kappa) tr s-hat`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// Test and train errors.
+    pub errors: Errors,
+    /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// Whether to trust replica symmetry here.
+    pub validity: Validity,
+    /// How the divergences of `g` were computed; `None` for linear attention, where they are in closed form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+    /// How the solve ended.
+    pub status: Status,
+    /// Undamped residual of the state evolution: in the logarithms of `Q0 - 2M + Q + Delta/2` and `V` for linear attention, of `M`,
+    /// `Q - M^2/(Q0 + Delta/2)` and `V` for softmax. It is evaluated once more at the returned point: on the original equations for linear
+    /// attention, for softmax on all nodes, from all starts and without any memory of proximal points found before.
+    #[serde(deserialize_with = "number")]
+    pub residual: f64,
+    /// Evaluations of the spectral map.
+    pub iterations: usize,
+    /// Standard errors, from independent scrambles; all absent for linear attention, which is exact to quadrature.
+    pub std_error: StdError,
+}
+
+impl Solution {
+    /// The law of the frozen logits that this pre-training hands to fine-tuning.
+    ///
+    /// Three overlaps carry `Q0 - 2M + Q` to an absolute accuracy of 1e-16 `Q0` only: where the pre-training error is not
+    /// far above that (no label noise, much data and hardly any ridge), the effective noise has few digits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the solve left the finite numbers.
+    pub fn freeze(&self) -> Result<Frozen, Error> {
+        Frozen::new(self.q0, self.order.q, self.order.m)?.with_response(self.order.v)
+    }
+
+    /// The outcome of a solve that left the range of double precision.
+    pub(super) fn without_numbers(q0: f64, iterations: usize) -> Self {
+        let nan = f64::NAN;
+        Self {
+            order: Order { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan },
+            q0,
+            trace: nan,
+            rank_fraction: nan,
+            objective: nan,
+            errors: Errors { test: nan, test_clean: nan, train: nan },
+            alignment: nan,
+            validity: Validity::none(),
+            divergence: None,
+            status: Status::NonFinite,
+            residual: nan,
+            iterations,
+            std_error: StdError::default(),
+        }
+    }
+
+    /// The solution, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::NotConverged`] unless the status is converged or collapsed.
+    pub fn into_converged(self) -> Result<Self, Error> {
+        let Order { q, m, v, .. } = self.order;
+        let point = format!("(Q, M, V) = ({}, {}, {})", Number(q), Number(m), Number(v));
+        Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
+        Ok(self)
+    }
+}

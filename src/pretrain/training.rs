@@ -1,0 +1,128 @@
+//! How the layer is pre-trained: the amount of data, the ridge, and the width of the student.
+
+use serde::{Deserialize, Serialize};
+
+use crate::check;
+use crate::error::Error;
+
+/// How the layer is pre-trained. A training that exists is valid by itself; whether the ridge may be 0 depends on the model.
+///
+/// ```
+/// use lora_asymptotics::pretrain::Training;
+///
+/// let training = Training::new(0.2, 0.1)?.with_width(0.5)?;
+/// assert_eq!((training.alpha(), training.lambda(), training.kappa()), (0.2, Some(0.1), 0.5));
+/// assert!(Training::new(0.2, -0.1).is_err());
+/// # Ok::<(), lora_asymptotics::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "PretrainFields")]
+pub struct Training {
+    alpha: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lambda: Option<f64>,
+    kappa: f64,
+}
+
+/// A training as it is read.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Training")]
+pub(crate) struct PretrainFields {
+    alpha: f64,
+    #[serde(default)]
+    lambda: Option<f64>,
+    #[serde(default = "full_width")]
+    kappa: f64,
+}
+
+fn full_width() -> f64 {
+    1.0
+}
+
+impl TryFrom<PretrainFields> for Training {
+    type Error = Error;
+
+    fn try_from(fields: PretrainFields) -> Result<Self, Error> {
+        let PretrainFields { alpha, lambda, kappa } = fields;
+        let mut training = Self::without_ridge(alpha)?;
+        if let Some(lambda) = lambda {
+            training = training.with_lambda(lambda)?;
+        }
+        training.with_width(kappa)
+    }
+}
+
+impl Training {
+    /// `alpha D^2` sequences, ridge `lambda`, and a student of full width (`kappa = 1`).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, and `lambda` finite and >= 0.
+    pub fn new(alpha: f64, lambda: f64) -> Result<Self, Error> {
+        Self::without_ridge(alpha)?.with_lambda(lambda)
+    }
+
+    /// The same without a ridge, for what does not depend on it: the Bayes-optimal estimator, and the threshold of collapse.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
+    pub fn without_ridge(alpha: f64) -> Result<Self, Error> {
+        check::positive("pretrain.alpha", alpha)?;
+        Ok(Self { alpha, lambda: None, kappa: full_width() })
+    }
+
+    /// The same training on another number of sequences.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
+    pub fn with_alpha(self, alpha: f64) -> Result<Self, Error> {
+        check::positive("pretrain.alpha", alpha)?;
+        Ok(Self { alpha, ..self })
+    }
+
+    /// The same training with another ridge.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `lambda` is finite and >= 0.
+    pub fn with_lambda(self, lambda: f64) -> Result<Self, Error> {
+        check::non_negative("pretrain.lambda", lambda)?;
+        Ok(Self { lambda: Some(lambda), ..self })
+    }
+
+    /// The same training of a student of width `kappa D`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `kappa` is finite and > 0.
+    pub fn with_width(self, kappa: f64) -> Result<Self, Error> {
+        check::positive("pretrain.kappa", kappa)?;
+        Ok(Self { kappa, ..self })
+    }
+
+    /// Number of sequences over `D^2`; > 0.
+    #[must_use]
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// Ridge on `|W|_F^2`; >= 0, and 0 only above the interpolation threshold. Required for empirical risk minimisation, refused for the
+    /// Bayes-optimal estimator.
+    #[must_use]
+    pub fn lambda(&self) -> Option<f64> {
+        self.lambda
+    }
+
+    /// Width of the student, `P/D`; > 0. Below 1, the learned rank fraction must fit. Of no meaning for the Bayes-optimal estimator.
+    #[must_use]
+    pub fn kappa(&self) -> f64 {
+        self.kappa
+    }
+
+    /// The ridge, where a solver needs one.
+    pub(crate) fn require_ridge(&self) -> Result<f64, Error> {
+        check::ridge("pretrain.lambda", self.lambda)
+    }
+
+    /// The ridge of a solver, which has required one unless its answer does not depend on it.
+    pub(crate) fn ridge(&self) -> f64 {
+        self.lambda.unwrap_or(0.0)
+    }
+}

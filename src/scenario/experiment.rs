@@ -1,0 +1,250 @@
+//! What to solve, and the solution of every stage of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::estimator::Estimator;
+use super::outcome::{Bound, Outcome};
+use super::skipped::Skipped;
+#[cfg(feature = "sweep")]
+use crate::error::Cause;
+use crate::error::Error;
+use crate::frozen::{Frozen, FrozenFields};
+use crate::json;
+use crate::lora::{self, LoraFields, Sequences};
+use crate::memory::Workload;
+use crate::model::{Model, ModelFields};
+use crate::options::{Options, OptionsFields};
+use crate::pretrain::{self, PretrainFields};
+
+/// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
+///
+/// At least one of `pretrain` and `lora` must be there; `lora` needs `pretrain` or `frozen`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ScenarioFields")]
+pub struct Scenario {
+    /// The layer, and its teacher if there is a pre-training.
+    pub model: Model,
+    /// The pre-training stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<pretrain::Training>,
+    /// Overlaps of the frozen weights, instead of a pre-training and of a teacher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+    /// The fine-tuning stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<lora::Training>,
+    /// The estimator.
+    pub estimator: Estimator,
+    /// How to solve.
+    pub options: Options,
+}
+
+/// A scenario as it is read, before the values of its fields are looked at.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename = "Scenario")]
+pub(crate) struct ScenarioFields {
+    model: ModelFields,
+    #[serde(default)]
+    pretrain: Option<PretrainFields>,
+    #[serde(default)]
+    frozen: Option<FrozenFields>,
+    #[serde(default)]
+    lora: Option<LoraFields>,
+    #[serde(default)]
+    estimator: Estimator,
+    #[serde(default)]
+    options: OptionsFields,
+}
+
+impl TryFrom<ScenarioFields> for Scenario {
+    type Error = Error;
+
+    fn try_from(fields: ScenarioFields) -> Result<Self, Error> {
+        let ScenarioFields { model, pretrain, frozen, lora, estimator, options } = fields;
+        let (model, options) = (model.try_into()?, options.try_into()?);
+        Ok(Self {
+            model,
+            pretrain: pretrain.map(TryInto::try_into).transpose()?,
+            frozen: frozen.map(TryInto::try_into).transpose()?,
+            lora: lora.map(TryInto::try_into).transpose()?,
+            estimator,
+            options,
+        })
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario from JSON, with or without a byte order mark.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] for broken JSON, an unknown or a missing field, or a value of the wrong type; [`Error::InvalidParameter`] or
+    /// [`Error::Conflict`] for a value that is out of range. [`Scenario::validate`] and [`Scenario::solve`] check that the parts fit together.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        json::from_json::<ScenarioFields>(text)?.try_into()
+    }
+
+    /// Reads a scenario from a value of JSON, with the errors of [`Scenario::from_json`].
+    #[cfg(feature = "sweep")]
+    pub(crate) fn from_value(value: serde_json::Value) -> Result<Self, Error> {
+        let fields: Result<ScenarioFields, _> = serde_json::from_value(value);
+        fields.map_err(|error| Error::Syntax(Cause::of(error)))?.try_into()
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// [`Error::MissingField`], [`Error::Conflict`] or [`Error::TooMuchMemory`].
+    pub fn validate(&self) -> Result<(), Error> {
+        self.check_memory()?;
+        match (&self.pretrain, &self.frozen) {
+            (Some(_), Some(_)) => return Err(Error::Conflict { field: "frozen", with: "pretrain" }),
+            (Some(training), None) => {
+                match self.estimator {
+                    Estimator::Erm | Estimator::Both => drop(training.require_ridge()?),
+                    Estimator::BayesOptimal => refuse_ridge("pretrain.lambda", training.lambda())?,
+                }
+                self.model.teacher_spectrum()?;
+            }
+            (None, Some(_)) => {
+                if self.model.teacher().is_some() {
+                    return Err(Error::Conflict { field: "model.teacher", with: "frozen" });
+                }
+                if self.lora.is_none() {
+                    return Err(Error::MissingField {
+                        field: "lora",
+                        reason: "frozen weights are for fine-tuning",
+                    });
+                }
+            }
+            (None, None) => {
+                return Err(Error::MissingField {
+                    field: "pretrain",
+                    reason: "give pretrain, or frozen and lora",
+                });
+            }
+        }
+        let Some(training) = &self.lora else { return Ok(()) };
+        match self.estimator {
+            Estimator::Erm => {
+                training.require_ridge()?;
+                return self.frozen.map_or(Ok(()), |frozen| training.sequences().check_response(&frozen));
+            }
+            Estimator::Both => drop(training.require_ridge()?),
+            Estimator::BayesOptimal => refuse_ridge("lora.lambda", training.lambda())?,
+        }
+        match training.sequences() {
+            Sequences::Reused => {
+                Err(Error::Conflict { field: "lora.sequences = reused", with: "a Bayes-optimal estimator" })
+            }
+            Sequences::Fresh | Sequences::Active(_) => Ok(()),
+        }
+    }
+
+    /// Refuses more nodes than there may be memory for, in any of the stages. Model and options are valid.
+    fn check_memory(&self) -> Result<(), Error> {
+        let Self { pretrain, lora, estimator, model, options, .. } = self;
+        let pretraining = pretrain.map(|_| [Workload::Pretraining, Workload::PretrainingBound]);
+        let finetuning = lora.map(|lora| [lora.sequences().workload(), Workload::FinetuningBound]);
+        for [erm, bound] in pretraining.into_iter().chain(finetuning) {
+            if *estimator != Estimator::BayesOptimal {
+                erm.check(model, options)?;
+            }
+            if *estimator != Estimator::Erm {
+                bound.check(model, options)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Solves every stage.
+    ///
+    /// If both estimators are asked for, [`lora::Validity::above_bound`] tells whether the alignment of fine-tuning is above that of the
+    /// information-theoretic branch of the bound, which is outside the validity of replica symmetry.
+    ///
+    /// # Errors
+    /// Those of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`] and
+    /// [`lora::bayes_optimal`]. A stage that does not converge is not an error: see its status.
+    pub fn solve(&self) -> Result<Outcome, Error> {
+        self.solve_with(None)
+    }
+
+    /// The same, beginning with the outcome of a similar scenario (see [`pretrain::solve_from`] and [`lora::solve_from`]).
+    ///
+    /// # Errors
+    /// Those of [`Scenario::solve`]. Any `previous` will do.
+    pub fn solve_from(&self, previous: &Outcome) -> Result<Outcome, Error> {
+        self.solve_with(Some(previous))
+    }
+
+    fn solve_with(&self, previous: Option<&Outcome>) -> Result<Outcome, Error> {
+        self.validate()?;
+        let mut outcome = match self.estimator {
+            Estimator::Erm | Estimator::Both => self.erm(previous)?,
+            Estimator::BayesOptimal => Outcome::default(),
+        };
+        if self.estimator != Estimator::Erm {
+            let bound = self.bound()?;
+            if let (Some(solution), Some(bound)) = (&mut outcome.lora, &bound.lora) {
+                solution.validity.compare_with_bound(solution.alignment, solution.std_error.alignment, bound);
+            }
+            outcome.bayes_optimal = Some(bound);
+        }
+        Ok(outcome)
+    }
+
+    fn erm(&self, previous: Option<&Outcome>) -> Result<Outcome, Error> {
+        let Self { model, options, .. } = self;
+        let solved_before = previous.and_then(|outcome| outcome.pretrain.as_ref());
+        let pretrain = match (&self.pretrain, solved_before) {
+            (Some(training), Some(before)) => Some(pretrain::solve_from(model, training, options, before)?),
+            (Some(training), None) => Some(pretrain::solve(model, training, options)?),
+            (None, _) => None,
+        };
+        let frozen = match &pretrain {
+            Some(solution) => solution.status.is_success().then(|| solution.freeze()).transpose()?,
+            None => self.frozen,
+        };
+        let solved_before = previous.and_then(|outcome| outcome.lora.as_ref());
+        let mut outcome = Outcome { pretrain, ..Outcome::default() };
+        match (&self.lora, frozen) {
+            (Some(training), Some(frozen)) => {
+                outcome.lora = Some(match solved_before {
+                    Some(before) => lora::solve_from(model, &frozen, training, options, before)?,
+                    None => lora::solve(model, &frozen, training, options)?,
+                });
+            }
+            (Some(_), None) => outcome.lora_skipped = Some(Skipped::PretrainNotConverged),
+            (None, _) => {}
+        }
+        Ok(outcome)
+    }
+
+    fn bound(&self) -> Result<Bound, Error> {
+        let pretrain = match &self.pretrain {
+            Some(training) => Some(pretrain::bayes_optimal(&self.model, training.alpha(), &self.options)?),
+            None => None,
+        };
+        let frozen = match &pretrain {
+            Some(solution) => solution.status.is_success().then(|| solution.freeze()).transpose()?,
+            None => self.frozen,
+        };
+        let mut bound = Bound { pretrain, ..Bound::default() };
+        match (&self.lora, frozen) {
+            (Some(training), Some(frozen)) => {
+                let (alpha, q0) = (training.alpha(), training.q0());
+                bound.lora = Some(lora::bayes_optimal(&self.model, &frozen, alpha, q0, &self.options)?);
+            }
+            (Some(_), None) => bound.lora_skipped = Some(Skipped::PretrainNotConverged),
+            (None, _) => {}
+        }
+        Ok(bound)
+    }
+}
+
+/// The Bayes-optimal estimator has no ridge.
+fn refuse_ridge(field: &'static str, lambda: Option<f64>) -> Result<(), Error> {
+    match lambda {
+        Some(_) => Err(Error::Conflict { field, with: "estimator = bayes_optimal" }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,34 @@
+//! One experiment end to end, as plain data: the public JSON schema.
+//!
+//! A [`Scenario`] says what to solve, an [`Outcome`] what came out; both are plain structs that serde turns into JSON with
+//! the same names. `examples/solve.rs` maps lines of one to lines of the other.
+//!
+//! ```
+//! use lora_asymptotics::Scenario;
+//!
+//! let scenario = Scenario::from_json(r#"{
+//!     "model":    {"tokens": 3, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 1.0}}},
+//!     "pretrain": {"alpha": 0.1, "lambda": 0.1},
+//!     "lora":     {"alpha": 3.0, "lambda": 0.5, "sequences": "reused"},
+//!     "options":  {"log2_nodes": 10}
+//! }"#)?;
+//! let outcome = scenario.solve()?;
+//! let errors = outcome.lora.map(|lora| lora.errors);
+//! assert!(errors.is_some_and(|errors| errors.test < errors.frozen));
+//! # Ok::<(), lora_asymptotics::Error>(())
+//! ```
+
+mod estimator;
+mod experiment;
+mod outcome;
+mod rows;
+mod skipped;
+mod wire;
+
+pub use estimator::Estimator;
+pub use experiment::Scenario;
+#[cfg(feature = "sweep")]
+pub(crate) use experiment::ScenarioFields;
+pub use outcome::{Bound, Outcome};
+pub use rows::Quantity;
+pub use skipped::Skipped;

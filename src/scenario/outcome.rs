@@ -1,0 +1,109 @@
+//! What a scenario leads to.
+
+use serde::{Deserialize, Serialize};
+
+use super::skipped::Skipped;
+use super::wire::{BoundWire, OutcomeWire, StageWire};
+use crate::{lora, pretrain};
+
+/// What a scenario leads to, one entry per stage that was asked for.
+///
+/// In JSON, an outcome begins with the version of its schema, [`Outcome::VERSION`]; the stages of a scenario that asks for the Bayes-optimal
+/// estimator alone are in the places of the others; and a stage that was skipped says so in its place. A reader ignores fields that it
+/// does not know, and refuses other versions.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "OutcomeWire", into = "OutcomeWire")]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The pre-training stage.
+    pub pretrain: Option<pretrain::Solution>,
+    /// The fine-tuning stage; absent if it was skipped.
+    pub lora: Option<lora::Solution>,
+    /// Why the fine-tuning stage was skipped, if it was.
+    pub lora_skipped: Option<Skipped>,
+    /// The Bayes-optimal stages, if they were asked for.
+    pub bayes_optimal: Option<Bound>,
+}
+
+/// The Bayes-optimal stages. Fine-tuning is on top of Bayes-optimal pre-training, or of the frozen weights that were given.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "BoundWire", into = "BoundWire")]
+#[non_exhaustive]
+pub struct Bound {
+    /// The pre-training stage.
+    pub pretrain: Option<pretrain::BayesSolution>,
+    /// The fine-tuning stage; absent if it was skipped.
+    pub lora: Option<lora::BayesSolution>,
+    /// Why the fine-tuning stage was skipped, if it was.
+    pub lora_skipped: Option<Skipped>,
+}
+
+impl Outcome {
+    /// Version of the JSON schema of outcomes.
+    pub const VERSION: u32 = 1;
+}
+
+impl From<Bound> for BoundWire {
+    fn from(Bound { pretrain, lora, lora_skipped }: Bound) -> Self {
+        Self {
+            pretrain,
+            lora: lora.map(StageWire::BayesOptimal).or_else(|| StageWire::skipped(lora_skipped)),
+        }
+    }
+}
+
+impl From<BoundWire> for Bound {
+    fn from(BoundWire { pretrain, lora }: BoundWire) -> Self {
+        let (_, lora, lora_skipped) = StageWire::split(lora);
+        Self { pretrain, lora, lora_skipped }
+    }
+}
+
+impl From<Outcome> for OutcomeWire {
+    fn from(Outcome { pretrain, lora, lora_skipped, bayes_optimal }: Outcome) -> Self {
+        let version = Outcome::VERSION;
+        match bayes_optimal {
+            Some(bound) if pretrain.is_none() && lora.is_none() && lora_skipped.is_none() => Self {
+                version,
+                pretrain: bound.pretrain.map(StageWire::BayesOptimal),
+                lora: bound
+                    .lora
+                    .map(StageWire::BayesOptimal)
+                    .or_else(|| StageWire::skipped(bound.lora_skipped)),
+                bayes_optimal: None,
+            },
+            bayes_optimal => Self {
+                version,
+                pretrain: pretrain.map(StageWire::Erm),
+                lora: lora.map(StageWire::Erm).or_else(|| StageWire::skipped(lora_skipped)),
+                bayes_optimal: bayes_optimal.map(BoundWire::from),
+            },
+        }
+    }
+}
+
+impl TryFrom<OutcomeWire> for Outcome {
+    type Error = String;
+
+    fn try_from(wire: OutcomeWire) -> Result<Self, String> {
+        if wire.version != Self::VERSION {
+            return Err(format!("version {} of the outcome: must be {}", wire.version, Self::VERSION));
+        }
+        let (pretrain, pretrain_bound, _) = StageWire::split(wire.pretrain);
+        let (lora, lora_bound, skipped) = StageWire::split(wire.lora);
+        // Both stages of a line are of the same estimator.
+        let alone = pretrain_bound.is_some() || lora_bound.is_some();
+        let (lora_skipped, bound_skipped) = if alone { (None, skipped) } else { (skipped, None) };
+        let bound = alone.then_some(Bound {
+            pretrain: pretrain_bound,
+            lora: lora_bound,
+            lora_skipped: bound_skipped,
+        });
+        Ok(Self {
+            pretrain,
+            lora,
+            lora_skipped,
+            bayes_optimal: wire.bayes_optimal.map(Bound::from).or(bound),
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! Why a stage has no solution.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a stage that was asked for has no solution. In JSON `{"status": "skipped", "reason": ..}`, in the place of the solution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Skipped {
+    /// The pre-training did not converge: there is nothing to fine-tune. See its status.
+    PretrainNotConverged,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::PretrainNotConverged => "pretrain_not_converged",
+        })
+    }
+}

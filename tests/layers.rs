@@ -1,0 +1,244 @@
+//! The order of the modules: nothing imports what stands above it, and no two files import each other, directly or in a circle.
+//!
+//! What counts are the paths that begin with `crate`, `self` or `super` in `src/`, unit tests and documentation aside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The rooms of the library from the ground up. A room may use those in lines before its own, and no other.
+const LAYERS: &[&[&str]] = &[
+    &["status", "verdict", "divergence", "nullable", "std_error", "parallel", "roots", "observables"],
+    &["error", "threshold", "lanes"],
+    &["check", "descent", "quadrature", "fixed_point", "json", "journal"],
+    &["frozen", "options"],
+    &["channel", "spectrum", "state_evolution"],
+    &["model"],
+    &["memory"],
+    &["pretrain"],
+    &["lora"],
+    &["scenario"],
+    &["lines", "optimize", "sweep", "simulate"],
+];
+
+/// A source file as the path of its module, `["lora", "linear", "prox"]`; empty for `lib.rs`.
+type Module = Vec<String>;
+
+fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            source_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn module_of(file: &Path, root: &Path) -> Module {
+    let relative = file.strip_prefix(root).unwrap().with_extension("");
+    let mut module: Module = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if module.last().is_some_and(|last| last == "mod" || last == "lib") {
+        module.pop();
+    }
+    module
+}
+
+/// The code of a file without comments, and without the unit tests at its end.
+fn code(text: &str) -> String {
+    let tests = text.find("\nmod tests {").and_then(|at| text[..at].rfind("#[cfg(test)]"));
+    let end = tests.unwrap_or(text.len());
+    let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// All paths in `code` that begin with `crate`, `self` or `super`, with the lists in braces written out.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for root in ["crate", "self", "super"] {
+        for (start, _) in code.match_indices(&format!("{root}::")) {
+            let before = code[..start].chars().next_back();
+            // Who may see something is not who is imported.
+            let visibility = code[..start].ends_with("pub(in ");
+            if !visibility && !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$')
+            {
+                let tokens = tokens(&code[start..]);
+                expand(&tokens, &mut 0, &[], &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Names, `::`, braces and commas, up to what does not belong to a path.
+fn tokens(text: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    let mut depth = 0;
+    loop {
+        rest = if depth > 0 { rest.trim_start() } else { rest };
+        let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let token = if !name.is_empty() {
+            name
+        } else if rest.starts_with("::") {
+            "::".to_owned()
+        } else if let Some(c) = rest.chars().next().filter(|c| "{},*".contains(*c)) {
+            c.to_string()
+        } else {
+            return tokens;
+        };
+        match token.as_str() {
+            "{" if tokens.last().is_none_or(|last: &String| last != "::") => return tokens,
+            "{" => depth += 1,
+            "}" if depth == 0 => return tokens,
+            "}" => depth -= 1,
+            "," if depth == 0 => return tokens,
+            _ => {}
+        }
+        rest = &rest[token.len()..];
+        tokens.push(token);
+    }
+}
+
+/// Reads one path, or a list of paths in braces, from `tokens[*at..]` on.
+fn expand(tokens: &[String], at: &mut usize, prefix: &[String], found: &mut Vec<Vec<String>>) {
+    let mut path = prefix.to_vec();
+    while let Some(token) = tokens.get(*at) {
+        match token.as_str() {
+            "::" => *at += 1,
+            "{" => {
+                *at += 1;
+                while tokens.get(*at).is_some_and(|token| token != "}") {
+                    if tokens[*at] == "," {
+                        *at += 1;
+                    } else {
+                        expand(tokens, at, &path, found);
+                    }
+                }
+                *at += 1;
+                return;
+            }
+            "," | "}" => break,
+            "as" => {
+                // The new name is no part of the path.
+                *at += 2;
+                break;
+            }
+            name => {
+                path.push(name.to_owned());
+                *at += 1;
+            }
+        }
+    }
+    found.push(path);
+}
+
+/// The deepest module that a path in the file of `from` leads to.
+fn resolve(path: &[String], from: &Module, modules: &BTreeSet<Module>) -> Module {
+    let mut here = from.clone();
+    for (i, name) in path.iter().enumerate() {
+        match name.as_str() {
+            "crate" => here.clear(),
+            "super" => {
+                here.pop();
+            }
+            "self" if i == 0 => {}
+            name => {
+                let mut next = here.clone();
+                next.push(name.to_owned());
+                if !modules.contains(&next) {
+                    break;
+                }
+                here = next;
+            }
+        }
+    }
+    here
+}
+
+/// The modules that every module imports from.
+fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    source_files(&root, &mut files);
+    let modules: BTreeSet<Module> = files.iter().map(|file| module_of(file, &root)).collect();
+    files
+        .iter()
+        .map(|file| {
+            let module = module_of(file, &root);
+            let code = code(&std::fs::read_to_string(file).unwrap());
+            let mut used: BTreeSet<Module> =
+                paths(&code).iter().map(|path| resolve(path, &module, &modules)).collect();
+            // What a module declares, it is made of.
+            used.extend(
+                modules.iter().filter(|m| m.len() == module.len() + 1 && m.starts_with(&module)).cloned(),
+            );
+            used.remove(&module);
+            (module, used)
+        })
+        .collect()
+}
+
+fn name(module: &Module) -> String {
+    if module.is_empty() { "lib".to_owned() } else { module.join("::") }
+}
+
+#[test]
+fn nothing_imports_what_stands_above_it() {
+    let layer = |module: &Module| {
+        let room = &module[0];
+        LAYERS
+            .iter()
+            .position(|rooms| rooms.contains(&room.as_str()))
+            .unwrap_or_else(|| panic!("{room} is in no layer"))
+    };
+    let mut upwards = Vec::new();
+    for (module, used) in imports().iter().filter(|(module, _)| !module.is_empty()) {
+        for other in used {
+            if other.is_empty() {
+                upwards.push(format!("{} imports from the root of the crate", name(module)));
+            } else if other[0] != module[0] && layer(other) >= layer(module) {
+                upwards.push(format!("{} imports from {}", name(module), name(other)));
+            }
+        }
+    }
+    assert!(upwards.is_empty(), "{}", upwards.join("\n"));
+}
+
+#[test]
+fn there_is_no_circle_of_files() {
+    let imports = imports();
+    // Take away what imports nothing that is left, until nothing is left but circles and what leads to them.
+    let mut left: BTreeMap<&Module, BTreeSet<&Module>> =
+        imports.iter().map(|(module, used)| (module, used.iter().collect())).collect();
+    loop {
+        let done: Vec<&Module> =
+            left.iter().filter(|(_, used)| used.is_empty()).map(|(module, _)| *module).collect();
+        if done.is_empty() {
+            break;
+        }
+        for module in done {
+            left.remove(module);
+            for used in left.values_mut() {
+                used.remove(module);
+            }
+        }
+    }
+    let circles: Vec<String> = left
+        .iter()
+        .map(|(module, used)| {
+            let used: Vec<String> = used.iter().map(|other| name(other)).collect();
+            format!("{} -> {}", name(module), used.join(", "))
+        })
+        .collect();
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn paths_are_read_as_the_compiler_reads_them() {
+    let code = "use crate::a::{b::C, d::{self, E}, f};\nlet x = super::g::h(1);\nfor y in self::z {}";
+    let found: Vec<String> = paths(code).iter().map(|path| path.join("::")).collect();
+    assert_eq!(
+        found,
+        ["crate::a::b::C", "crate::a::d::self", "crate::a::d::E", "crate::a::f", "self::z", "super::g::h"]
+    );
+}
