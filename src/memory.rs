@@ -7,12 +7,10 @@ use crate::channel;
 use crate::error::Error;
 use crate::model::{Activation, Model};
 use crate::options::Options;
+use crate::state_evolution::MADE_AT_ONCE;
 
 /// Bytes that the nodes of one stage may take: 2 GiB.
 const LIMIT: u64 = 1 << 31;
-/// Largest number of nodes whose scrambles are made at the same time: the columns of normals that nodes are made of may take more
-/// memory than the nodes.
-pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 
 /// What is averaged.
 #[derive(Debug, Clone, Copy)]

@@ -42,7 +42,7 @@ impl fmt::Display for Start {
 /// assert!(Options::default().with_log2_nodes(30).is_err());
 /// # Ok::<(), lora_asymptotics::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "OptionsFields", into = "OptionsFields")]
 pub struct Options(OptionsFields);
 
@@ -69,12 +69,6 @@ impl Default for OptionsFields {
             seed: 0,
             start: Start::Best,
         }
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self(OptionsFields::default())
     }
 }
 

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of the library from the ground up. A room may use those in lines before its own, and no other.
 const LAYERS: &[&[&str]] = &[
-    &["status", "verdict", "divergence", "nullable", "std_error", "parallel", "roots", "observables"],
-    &["error", "threshold", "lanes"],
+    &["status", "verdict", "divergence", "nullable", "std_error", "roots", "observables"],
+    &["error", "threshold"],
+    &["parallel"],
+    &["lanes"],
     &["check", "descent", "quadrature", "fixed_point", "json", "journal"],
     &["frozen", "options"],
     &["channel", "spectrum", "state_evolution"],

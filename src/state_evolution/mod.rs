@@ -83,7 +83,6 @@ mod tuning;
 pub(crate) use channels::mean;
 pub use channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 pub use evolution::{Attempt, Solved, StateEvolution};
-pub(crate) use levels::Levels;
 pub use run::Run;
-pub(crate) use samples::Samples;
+pub(crate) use samples::{MADE_AT_ONCE, Samples};
 pub use tuning::{Effort, Tuning};

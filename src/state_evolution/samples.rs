@@ -1,11 +1,16 @@
 //! The nodes of quasi-Monte-Carlo averages, with what is remembered of each from pass to pass.
 
-use super::{Levels, Pass, Tuning};
+use super::channels::Pass;
+use super::levels::Levels;
+use super::tuning::Tuning;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_over_blocks};
-use crate::memory::MADE_AT_ONCE;
 use crate::options::Options;
 use crate::parallel;
+
+/// Largest number of nodes whose scrambles are made at the same time: the columns of normals that nodes are made of may take more
+/// memory than the nodes.
+pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 
 /// Blocks of samples per unit of parallel work while they are made.
 const CHUNK: usize = 128;
