@@ -2,6 +2,8 @@
 //!
 //! What counts are the paths that begin with `crate`, `self` or `super` in `src/`, unit tests and documentation aside.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
