@@ -317,11 +317,11 @@ mod tests {
         use std::error::Error as _;
 
         let refused = |text: &str| serde_json::from_str::<f64>(text).unwrap_err();
-        let error = Error::Syntax(Cause::of(refused("[")));
+        let error = Error::Syntax(Cause::of(refused("")));
         let source = error.source().and_then(|source| source.downcast_ref::<serde_json::Error>()).unwrap();
         assert!(source.is_eof());
         assert_eq!(error.to_string(), source.to_string());
-        assert_eq!(error, Error::Syntax(Cause::of(refused("["))));
+        assert_eq!(error, Error::Syntax(Cause::of(refused(""))));
         assert_ne!(error, Error::Syntax(Cause::of(refused("true"))));
 
         let error = Error::Syntax(Cause::from("no such field".to_owned()));
