@@ -25,6 +25,13 @@ pub(super) struct Starts<'a> {
     warm: Option<Point>,
 }
 
+/// Typical scaled order parameters.
+struct Sizes {
+    m: f64,
+    s2: f64,
+    v: f64,
+}
+
 /// A fixed point, and the estimator of the divergences that it belongs to.
 pub(super) struct Found {
     pub(super) solved: Solved<Point, Averages>,
@@ -86,18 +93,34 @@ impl<'a> Starts<'a> {
 
     /// From far outside of what solutions are like, the nodes would remember nonsense.
     fn plausible(&self, warm: &Point) -> bool {
-        let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
-        let within = |x: f64, unit: f64, factor: f64| x > unit / factor && x < unit * factor;
-        within(warm.m, q0, 1e3) && within(warm.s2, q0 + 0.5 * delta, 1e6) && within(warm.v, scale, 1e4)
+        let Label { q0, delta } = self.evolution.input.label;
+        let Sizes { m, s2, v } = self.sizes();
+        let within = |x: f64, low: f64, high: f64| x > low && x < high;
+        within(warm.m, m / 1e3, 1e3 * q0)
+            && within(warm.s2, s2 / 1e6, 1e6 * (q0 + 0.5 * delta))
+            && within(warm.v, v / 1e4, 1e4 * self.evolution.input.scale)
     }
 
     /// A first guess at a ridge `closeness` times that of collapse.
     fn guess(&self, closeness: f64) -> Point {
         let shrink = 1.0 - closeness;
+        let Label { q0, delta } = self.evolution.input.label;
+        let norm = q0 + 0.5 * delta;
+        let Sizes { m, s2, v } = self.sizes();
+        let m = m * shrink;
+        Point { m, s2: (0.25 * m * m / norm).max(s2 * shrink * shrink), v }
+    }
+
+    /// The sizes of solutions far from collapse. At a large inverse temperature the softmax is steep, and scaled overlaps of much less
+    /// than the label's are enough to fit it: they were measured to grow like the inverse temperature, not like its square.
+    fn sizes(&self) -> Sizes {
         let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
         let norm = q0 + 0.5 * delta;
-        let m = 0.6 * q0 * shrink;
-        Point { m, s2: (0.25 * m * m / norm).max(0.1 * norm * shrink * shrink), v: scale }
+        Sizes {
+            m: (0.6 * q0).min(3.0 * norm.sqrt()),
+            s2: (0.1 * norm).min(10.0),
+            v: scale.min(8.0 * scale.sqrt()),
+        }
     }
 
     /// Continuation in the ridge, downwards; the steps adapt. If the path cannot be followed, its last point: the residual
