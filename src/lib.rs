@@ -94,7 +94,7 @@
 //! status says so. All else is an average over Gaussian fields by scrambled quasi-Monte-Carlo: `std_error` has the standard errors of
 //! the numbers that it names (1e-5 to 3e-4 at the default options for fine-tuning of linear attention, in the reliable region; up to
 //! 1e-3 for softmax). A single token is done by quadrature, to 1e-7. A solve that does not converge says so in its
-//! [`Status`](fixed_point::Status).
+//! [`Status`].
 //!
 //! On one platform (processor architecture, operating system, compiler) the same input gives the same bits, on any number of threads.
 //! From one platform to another the last digits may differ, because the exponential and the logarithm of the standard library do.
