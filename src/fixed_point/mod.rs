@@ -9,8 +9,8 @@
 //!
 //! // The magnetisation of a mean-field magnet, m = tanh(m / t), at temperature t = 0.9.
 //! let options = Options { tolerance: 1e-13, ..Options::default() };
-//! let problem = Problem::new([0.5], [Coordinate::Log]);
-//! let report = fixed_point::solve(&problem, &options, |[m]| [(m / 0.9).tanh()])?;
+//! let problem = Problem::new([0.5], Coordinate::Log);
+//! let report = fixed_point::solve(&problem, &options, |&[m]| [(m / 0.9).tanh()])?;
 //! assert_eq!(report.status, Status::Converged);
 //! assert!((report.point[0] - 0.525_429_512_658).abs() < 1e-11);
 //! # Ok::<(), lora_asymptotics::Error>(())
