@@ -89,12 +89,7 @@ impl<'a> Starts<'a> {
 
     /// Shows every iterate to `observer`, and searches with the constants of `tuning`.
     pub(super) fn accompanied(self, tuning: Tuning, observer: Option<&'a mut dyn Observer>) -> Self {
-        let evolution = self.evolution.with_tuning(tuning);
-        let evolution = match observer {
-            Some(observer) => evolution.observed_by(observer),
-            None => evolution,
-        };
-        Self { evolution, ..self }
+        Self { evolution: self.evolution.accompanied(tuning, observer), ..self }
     }
 
     pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {

@@ -15,6 +15,7 @@ use crate::memory::Workload;
 use crate::model::{Model, ModelFields};
 use crate::options::{Options, OptionsFields};
 use crate::pretrain::{self, PretrainFields};
+use crate::state_evolution::Run;
 
 /// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
 ///
@@ -165,7 +166,7 @@ impl Scenario {
     /// Those of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`] and
     /// [`lora::bayes_optimal`]. A stage that does not converge is not an error: see its status.
     pub fn solve(&self) -> Result<Outcome, Error> {
-        self.solve_with(None)
+        self.solve_with(Run::default())
     }
 
     /// The same, beginning with the outcome of a similar scenario (see [`pretrain::solve_from`] and [`lora::solve_from`]).
@@ -173,13 +174,18 @@ impl Scenario {
     /// # Errors
     /// Those of [`Scenario::solve`]. Any `previous` will do.
     pub fn solve_from(&self, previous: &Outcome) -> Result<Outcome, Error> {
-        self.solve_with(Some(previous))
+        self.solve_with(Run::default().starting_from(previous))
     }
 
-    fn solve_with(&self, previous: Option<&Outcome>) -> Result<Outcome, Error> {
+    /// The same, with company: the outcome of a similar scenario, an observer that is shown every iterate of both stages and may end them,
+    /// other constants of the search. A pre-training that was interrupted has no fine-tuning.
+    ///
+    /// # Errors
+    /// Those of [`Scenario::solve`].
+    pub fn solve_with(&self, run: Run<'_, Outcome>) -> Result<Outcome, Error> {
         self.validate()?;
         let mut outcome = match self.estimator {
-            Estimator::Erm | Estimator::Both => self.erm(previous)?,
+            Estimator::Erm | Estimator::Both => self.erm(run)?,
             Estimator::BayesOptimal => Outcome::default(),
         };
         if self.estimator != Estimator::Erm {
@@ -192,26 +198,25 @@ impl Scenario {
         Ok(outcome)
     }
 
-    fn erm(&self, previous: Option<&Outcome>) -> Result<Outcome, Error> {
+    fn erm(&self, mut run: Run<'_, Outcome>) -> Result<Outcome, Error> {
         let Self { model, options, .. } = self;
-        let solved_before = previous.and_then(|outcome| outcome.pretrain.as_ref());
-        let pretrain = match (&self.pretrain, solved_before) {
-            (Some(training), Some(before)) => Some(pretrain::solve_from(model, training, options, before)?),
-            (Some(training), None) => Some(pretrain::solve(model, training, options)?),
-            (None, _) => None,
+        let solved_before = run.previous.and_then(|outcome| outcome.pretrain.as_ref());
+        let pretrain = match &self.pretrain {
+            Some(training) => {
+                Some(pretrain::solve_with(model, training, options, run.for_stage(solved_before))?)
+            }
+            None => None,
         };
         let frozen = match &pretrain {
             Some(solution) => solution.status.is_success().then(|| solution.freeze()).transpose()?,
             None => self.frozen,
         };
-        let solved_before = previous.and_then(|outcome| outcome.lora.as_ref());
+        let solved_before = run.previous.and_then(|outcome| outcome.lora.as_ref());
         let mut outcome = Outcome { pretrain, ..Outcome::default() };
         match (&self.lora, frozen) {
             (Some(training), Some(frozen)) => {
-                outcome.lora = Some(match solved_before {
-                    Some(before) => lora::solve_from(model, &frozen, training, options, before)?,
-                    None => lora::solve(model, &frozen, training, options)?,
-                });
+                let run = run.for_stage(solved_before);
+                outcome.lora = Some(lora::solve_with(model, &frozen, training, options, run)?);
             }
             (Some(_), None) => outcome.lora_skipped = Some(Skipped::PretrainNotConverged),
             (None, _) => {}

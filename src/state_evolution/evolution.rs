@@ -78,6 +78,15 @@ where
         self
     }
 
+    /// With the tuning, and the observer if there is one, of the company of a solve.
+    pub(crate) fn accompanied(self, tuning: Tuning, observer: Option<&'a mut dyn Observer>) -> Self {
+        let evolution = self.with_tuning(tuning);
+        match observer {
+            Some(observer) => evolution.observed_by(observer),
+            None => evolution,
+        }
+    }
+
     /// The fixed point that an iteration from `start` leads to.
     ///
     /// # Errors

@@ -42,4 +42,11 @@ impl<'a, S> Run<'a, S> {
     pub(crate) fn observer(&mut self) -> Option<&mut dyn Observer> {
         self.observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer)
     }
+
+    /// The same company for a part of the solve, which has solutions of its own.
+    #[cfg(feature = "scenario")]
+    pub(crate) fn for_stage<'b, P>(&'b mut self, previous: Option<&'b P>) -> Run<'b, P> {
+        let tuning = self.tuning;
+        Run { previous, observer: self.observer(), tuning }
+    }
 }

@@ -201,28 +201,31 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
             .scrambles()
             .iter()
             .map(|scramble| {
-                let sums = sum_once(scramble.blocks.len(), |block, sums: &mut [Lane; 3]| {
-                    let block = &scramble.blocks[block];
-                    // The quadratic pull only adds to the diagonal of the Hessian.
-                    let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
-                    let curvatures = prox.curvatures(&[[0.0; LANES]; K]);
-                    for k in 0..K {
-                        for l in 0..LANES {
-                            sums[2][l] += curvatures[k][l] - 0.5;
-                        }
-                    }
-                    for a in 0..T {
-                        for b in 0..T {
+                let sums = sum_once(
+                    scramble.blocks.len(),
+                    |block, [gradient2, label, stiffness]: &mut [Lane; 3]| {
+                        let block = &scramble.blocks[block];
+                        // The quadratic pull only adds to the diagonal of the Hessian.
+                        let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
+                        let curvatures = prox.curvatures(&[[0.0; LANES]; K]);
+                        for k in 0..K {
                             for l in 0..LANES {
-                                let (y, transposed) = (block.y[a][b][l], block.y[b][a][l]);
-                                let g = (y + transposed - 2.0 * uniform[l]) / tokens;
-                                sums[0][l] += g * g;
-                                let own = if a == b { 2.0 } else { 1.0 };
-                                sums[1][l] += own / tokens * y * (1.0 - y);
+                                stiffness[l] += curvatures[k][l] - 0.5;
                             }
                         }
-                    }
-                });
+                        for a in 0..T {
+                            for b in 0..T {
+                                for l in 0..LANES {
+                                    let (y, transposed) = (block.y[a][b][l], block.y[b][a][l]);
+                                    let g = (y + transposed - 2.0 * uniform[l]) / tokens;
+                                    gradient2[l] += g * g;
+                                    let own = if a == b { 2.0 } else { 1.0 };
+                                    label[l] += own / tokens * y * (1.0 - y);
+                                }
+                            }
+                        }
+                    },
+                );
                 let [gradient2, divergence_label, stiffness] =
                     sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64);
                 AtZero { gradient2, divergence_label, stiffness }
