@@ -48,6 +48,10 @@ impl Sensitivity {
     /// the map is degenerate.
     pub(super) fn shifts(&self, differences: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let dimension = self.secants.len();
+        if dimension == 0 {
+            // The decomposition of a matrix without elements cannot be asked to solve anything.
+            return vec![Vec::new(); differences.len()];
+        }
         let slope = |i: usize, j: usize| -self.secants[j].residual_change[i] / self.step;
         let decomposition = DMatrix::from_fn(dimension, dimension, slope).lu();
         differences
