@@ -83,8 +83,7 @@ fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K>
 }
 
 /// Adds the terms of [`Averages`] for every sample of a block to `sums`. If `thorough`, all starts of the
-/// proximal point are tried; else they are tried only for samples whose starts led to different minima
-/// before.
+/// proximal point are tried; else they are tried only in blocks whose starts led to different minima before.
 #[inline(always)]
 fn accumulate<const T: usize, const K: usize>(
     label: &Label,
