@@ -144,8 +144,7 @@ mod tests {
         let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(4).unwrap();
         let refused = Workload::Pretraining.check(&Model::softmax(8, 0.5).unwrap(), &options);
         let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
-        // A node takes 173 numbers, and 70 more while it is made, which concerns only the nodes of the last
-        // scramble.
+        // A node takes 173 numbers, and 70 more while it is made. One scramble is made at a time.
         assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);
         assert_eq!(limit, 1 << 31);
     }

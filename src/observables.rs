@@ -39,7 +39,8 @@ fn if_possible(m: f64, q: f64, q0: f64, value: impl FnOnce() -> f64) -> f64 {
     if is_possible(m, largest_overlap(q, q0)) { value() } else { f64::NAN }
 }
 
-/// `m / sqrt(q q0)`: the cosine between learned and true weights, `o_w` or `o_W`. Zero if either norm vanishes.
+/// `m / sqrt(q q0)`: the cosine between learned and true weights, `o_w` or `o_W`. Zero if either norm
+/// vanishes.
 #[must_use]
 pub fn alignment(m: f64, q: f64, q0: f64) -> f64 {
     let largest = largest_overlap(q, q0);
@@ -96,12 +97,14 @@ fn half_variance(delta: f64) -> f64 {
     0.5 * non_negative(delta)
 }
 
-/// A sum of squares whose rounding errors may have left a negative number. Unlike `f64::max`, it lets NaN through.
+/// A sum of squares whose rounding errors may have left a negative number. Unlike `f64::max`, it lets NaN
+/// through.
 fn without_rounding(x: f64) -> f64 {
     if x < 0.0 { 0.0 } else { x }
 }
 
-/// The recalibration `beta = M/Q` that minimises the effective noise on fresh sequences; `None` unless `Q > 0`.
+/// The recalibration `beta = M/Q` that minimises the effective noise on fresh sequences; `None` unless
+/// `Q > 0`.
 #[must_use]
 pub fn optimal_recalibration(q: f64, m: f64) -> Option<f64> {
     (q > 0.0).then(|| m / q)

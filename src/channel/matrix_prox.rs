@@ -237,9 +237,9 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
         std::array::from_fn(|k| hessian[k][k])
     }
 
-    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a proximal point, and
-    /// `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and `X` the derivative of `grad l` in the label's
-    /// logits `t`.
+    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a
+    /// proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and
+    /// `X` the derivative of `grad l` in the label's logits `t`.
     #[inline(always)]
     pub(crate) fn derivatives(&self, minimum: &LowestPoint<K>) -> [Lane; 3] {
         let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn global_minimum_against_a_grid() {
-        // Two tokens: a plane. Large logits and V, where there are several minima.
+        // With two tokens the logits lie in a plane. At large logits and V there are several minima.
         for (scale, v) in [(1.5, 1.0), (3.0, 20.0), (4.0, 100.0)] {
             for seed in 0..6 {
                 let (omega, label) = (logits::<2, 3>(scale, seed), logits::<2, 3>(scale, seed + 70));

@@ -25,7 +25,8 @@ pub const fn dimension(tokens: usize) -> usize {
     tokens.saturating_mul(tokens.saturating_add(1)) / 2
 }
 
-/// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the upper triangle.
+/// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the
+/// upper triangle.
 pub(crate) fn symmetric_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
     let mut matrix = [[0.0; T]; T];
     let mut next = T;

@@ -1,7 +1,8 @@
 //! Softmax attention by rows: the squared loss between two attention matrices, and its derivatives in the
 //! logits.
 //!
-//! For logits `h` and label logits `t` in `Sym(T)`, with `P = sigma(h)` and `Y = sigma(t)` the row-wise softmax,
+//! For logits `h` and label logits `t` in `Sym(T)`, with `P = sigma(h)` and `Y = sigma(t)` the row-wise
+//! softmax,
 //!
 //! ```text
 //! l(h) = |sigma(h) - sigma(t)|_F^2 = sum_a |P_a - Y_a|^2
@@ -109,7 +110,8 @@ pub fn softmax<const T: usize>(logits: &[[f64; T]; T]) -> [[f64; T]; T] {
     std::array::from_fn(|a| softmax_row(&logits[a].map(|x| [x])).map(|[p]| p))
 }
 
-/// The loss `|sigma(b h) - sigma(b t)|_F^2` as a function of `h`, for label logits `t` and inverse temperature `b`.
+/// The loss `|sigma(b h) - sigma(b t)|_F^2` as a function of `h`, for label logits `t` and inverse
+/// temperature `b`.
 ///
 /// Derivatives are those of a function on `Sym(T)` with the Frobenius product. The gradient is a symmetric
 /// matrix, and the Hessian is a linear map of symmetric matrices. Both are orthogonal to `u = 11^T/T`.

@@ -1,7 +1,8 @@
-//! The proximal operator of the softmax loss on a rank-one perturbation of the logits, for a block of samples.
+//! The proximal operator of the softmax loss on a rank-one perturbation of the logits, for a block of
+//! samples.
 //!
-//! In units with `q0 = 1`, and with `k = b q0` the coupling (`b` the inverse temperature), the logits of a sample are
-//! `A = z + k (chi chi^T - q I)` and the objective is
+//! In units with `q0 = 1`, and with `k = b q0` the coupling (`b` the inverse temperature), the logits of a
+//! sample are `A = z + k (chi chi^T - q I)` and the objective is
 //!
 //! ```text
 //! F(chi) = |sigma(A) - sigma(B)|_F^2 + |chi - omega|^2/(2v)

@@ -23,8 +23,8 @@ const REACH: f64 = 8.5;
 pub(super) enum LabelNoise {
     /// Independent coordinates of equal variance.
     Gaussian { deviation: f64 },
-    /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction` in the
-    /// scored coordinates, and `n` standard Gaussian.
+    /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction`
+    /// in the scored coordinates, and `n` standard Gaussian.
     Selected { score: Score, fraction: f64, spread: f64, deviation: f64 },
 }
 

@@ -1,10 +1,12 @@
-//! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global minimum of
+//! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global
+//! minimum of
 //!
 //! ```text
 //! L'(w) = sum_mu |sigma(beta h(S-hat) + h1(w)) X - y'_mu|_F^2 / D + lambda' |w|^2
 //! ```
 //!
-//! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of large `D`.
+//! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of
+//! large `D`.
 //!
 //! The order parameters are `q = |w-hat|^2/D`, `m = w-hat.w*/D` and the linear response `v`. The proximal
 //! point is `chi_p = argmin l'(chi; q) + |chi - omega|^2/(2v)`, with `g = (chi_p - omega)/v`. The *output
@@ -80,8 +82,8 @@ use starts::Starts;
 /// is not bounded. The `lambda` of `training` is not used.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
@@ -100,8 +102,8 @@ pub fn lambda_collapse(
 /// point. It serves phase diagrams.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -116,8 +118,8 @@ pub fn weak_recovery(
 /// that range. Check the verdict: at small ridges the threshold lies where replica symmetry does not hold.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn alpha_weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -165,8 +167,8 @@ fn search<R: Send>(
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,
@@ -182,7 +184,7 @@ pub fn solve(
 /// previous one.
 ///
 /// # Errors
-/// Those of [`solve`]. Every `previous` is allowed.
+/// The errors of [`solve`]. Every `previous` is allowed.
 pub fn solve_from(
     model: &Model,
     frozen: &Frozen,
@@ -197,7 +199,7 @@ pub fn solve_from(
 /// an observer, and other constants of the search.
 ///
 /// # Errors
-/// Those of [`solve`].
+/// The errors of [`solve`].
 pub fn solve_with(
     model: &Model,
     frozen: &Frozen,

@@ -122,8 +122,8 @@ impl InputChannel for Ridge {
         by_parts
     }
 
-    /// Vanishing weights are exponentially small in the ridge. They come from samples too rare for the nodes
-    /// to resolve.
+    /// Whether the nodes resolve the weights. Weights close to zero are exponentially small in the ridge, and
+    /// come from samples too rare for the nodes.
     fn resolves(&self, point: &Point) -> bool {
         point.m > 0.0 || point.q() > 10.0 * SMALLEST_S2
     }

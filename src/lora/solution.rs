@@ -72,9 +72,9 @@ pub struct EffectiveNoise {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Branch {
-    /// From near-perfect overlap.
+    /// The start at near-perfect overlap.
     Informed,
-    /// From vanishing overlap.
+    /// The start at vanishing overlap.
     Uninformed,
 }
 

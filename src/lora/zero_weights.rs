@@ -26,7 +26,8 @@ const POLE: f64 = 0.97;
 /// Start of that search, as a fraction of the smaller of its end and the typical response.
 const FIRST: f64 = 1e-5;
 
-/// One eigenvalue of `H0` for one sample, and the square of the component of `chi*` along it, in units of `q0`.
+/// One eigenvalue of `H0` for one sample, and the square of the component of `chi*` along it, in units of
+/// `q0`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Curvature {
     pub(super) value: f64,

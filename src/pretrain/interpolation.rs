@@ -5,8 +5,8 @@ use crate::model::Model;
 use crate::roots::{End, bracketed};
 use crate::threshold::Threshold;
 
-/// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`) drives the
-/// train error to zero and the response `V` to infinity.
+/// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`)
+/// drives the train error to zero and the response `V` to infinity.
 ///
 /// With `s-bar = (s* + d Z)_+` and `D(d)` its degrees of freedom, `d` solves
 ///
@@ -17,7 +17,6 @@ use crate::threshold::Threshold;
 /// The result is exact to quadrature for either activation, and does not depend on nodes or other options.
 /// The result is `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is
 /// degenerate. It is also `None` if the equation has no root in double precision.
-/// equation has no root in double precision.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.

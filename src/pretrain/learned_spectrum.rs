@@ -1,4 +1,5 @@
-//! The spectrum of the learned weights: the law of `s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`, `Y = Mhat s* + sqrt(Qhat) Z`.
+//! The spectrum of the learned weights: the law of `s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`,
+//! `Y = Mhat s* + sqrt(Qhat) Z`.
 
 use std::f64::consts::PI;
 use std::sync::Arc;
@@ -75,8 +76,9 @@ impl LearnedSpectrum {
     /// The law for a solution of [`solve`](super::solve) with the same model and training.
     ///
     /// # Errors
-    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge; [`Error::NotConverged`] unless the solution is converged or collapsed;
-    /// [`Error::InvalidParameter`] for a solution made by hand whose conjugates are not finite and positive.
+    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge;
+    /// [`Error::NotConverged`] unless the solution is converged or collapsed; [`Error::InvalidParameter`] for
+    /// a solution made by hand whose conjugates are not finite and positive.
     pub fn new(model: &Model, training: &Training, solution: &Solution) -> Result<Self, Error> {
         let solution = solution.clone().into_converged()?;
         let noise = solution.order.q_hat.sqrt();

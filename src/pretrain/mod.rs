@@ -50,8 +50,9 @@ pub use validity::Validity;
 /// collapse. Of the options only `max_iterations` and `tolerance` matter. An iteration is an evaluation of
 /// the spectral map: 10 to 20 are typical, and some extreme parameters need several hundred.
 ///
-/// Softmax attention: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of the proximal point
-/// agree at every node, and by Gaussian integration by parts where a node has several minima.
+/// Softmax attention: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of
+/// the proximal point agree at every node, and by Gaussian integration by parts where a node has several
+/// minima.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
@@ -63,9 +64,9 @@ pub use validity::Validity;
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or below the
-/// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction;
-/// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or
+/// below the interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank
+/// fraction; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
     solve_with(model, training, options, Run::default())
 }
@@ -75,7 +76,7 @@ pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<So
 /// start.
 ///
 /// # Errors
-/// Those of [`solve`]. Every `previous` is allowed.
+/// The errors of [`solve`]. Every `previous` is allowed.
 pub fn solve_from(
     model: &Model,
     training: &Training,
@@ -89,7 +90,7 @@ pub fn solve_from(
 /// an observer, and other constants of the search.
 ///
 /// # Errors
-/// Those of [`solve`].
+/// The errors of [`solve`].
 pub fn solve_with(
     model: &Model,
     training: &Training,
@@ -129,8 +130,8 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
 /// function serves experiments with the iteration, for example by [`crate::fixed_point`].
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that is not
-/// finite and non-negative.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that
+/// is not finite and non-negative.
 pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
     training.require_ridge()?;
     if model.activation() != Activation::Linear {

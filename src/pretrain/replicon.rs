@@ -6,10 +6,12 @@
 //! coordinates (`n = D^2/2` for `S` and `K` for the logits) the iteration is that of a generalised linear
 //! model with `2 alpha n` samples and sensing coefficients of variance `1/n`:
 //!
-//! - a small difference of the fields `omega`, of variance `e` per coordinate, makes a difference of `g` of mean square
-//!   `e E|dg/domega|_F^2` per sample, and one of variance `2 alpha E|dg/domega|_F^2 e` in the fields `B` of the weights;
-//! - `S = sqrt(D) f(Y)` with `Y = 2B/sqrt(D)`, and in the eigenbasis of `Y` the derivative of `f` multiplies the component `(a, b)` by the
-//!   divided difference of `f`: the difference of `S`, and with it the one of `omega`, has a variance per coordinate that is larger by
+//! - A small difference of the fields `omega`, of variance `e` per coordinate, makes a difference of `g` of
+//!   mean square `e E|dg/domega|_F^2` per sample. This makes a difference of variance
+//!   `2 alpha E|dg/domega|_F^2 e` in the fields `B` of the weights.
+//! - The weights are `S = sqrt(D) f(Y)` with `Y = 2B/sqrt(D)`. In the eigenbasis of `Y` the derivative of `f`
+//!   multiplies the component `(a, b)` by the divided difference of `f`. The variance per coordinate of the
+//!   difference of `S`, and of the difference of `omega` that follows from it, is therefore that of `B` times
 //!   `4 double-int ((f(x) - f(y))/(x - y))^2 rho rho`.
 //!
 //! The product of both factors is the replicon, and replica symmetry is unstable if it is above 1:
@@ -26,7 +28,8 @@
 use super::solution::Order;
 use crate::spectrum::{TeacherSpectrum, squared_response};
 
-/// The replicon at a fixed point, with `square = E|dg/domega|_F^2` and `weights` the double integral of the soft threshold of unit slope.
+/// The replicon at a fixed point, with `square = E|dg/domega|_F^2` and `weights` the double integral of the
+/// soft threshold of unit slope.
 pub(super) fn replicon(alpha: f64, order: &Order, square: f64, weights: f64) -> f64 {
     8.0 * alpha * (square / order.v_hat) * (weights / order.v_hat)
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::nullable::number;
 use crate::verdict::Verdict;
 
-/// Largest fraction of samples with several minima, and largest replicon, of a good and of a marginal verdict.
+/// Largest fraction of samples with several minima, and largest replicon, of a good and of a marginal
+/// verdict.
 const GOOD: [f64; 2] = [1e-3, 0.9];
 const MARGINAL: [f64; 2] = [1e-2, 1.0];
 

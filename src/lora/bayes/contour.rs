@@ -25,7 +25,7 @@ const TAIL: f64 = 1e-9;
 const SINE: f64 = 0.5;
 const COSINE: f64 = 0.866_025_403_784_438_6;
 
-/// Hyperbolic cosine and sine at the nodes.
+/// Hyperbolic sine and cosine at the nodes, in this order.
 static HYPERBOLA: LazyLock<[[f64; 2]; MAX_NODES]> = LazyLock::new(|| {
     std::array::from_fn(|node| {
         let tau = STEP * node as f64;

@@ -60,7 +60,8 @@ impl BayesCurve {
     /// pre-training has seen their label noise.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB
+    /// can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
         Workload::FinetuningBound.check(model, options)?;
@@ -144,7 +145,8 @@ impl BayesCurve {
     /// `q` before the first iteration and after each of the `steps` iterations.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, `start` in `(0, q0)`, and `steps` at most 1,000,000.
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, `start` in `(0, q0)`, and `steps` at
+    /// most 1,000,000.
     pub fn state_evolution(&self, alpha: f64, start: f64, steps: usize) -> Result<Vec<f64>, Error> {
         check::positive("lora.alpha", alpha)?;
         if !(start > 0.0 && start < self.q0) {
@@ -301,7 +303,8 @@ impl BayesCurve {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
+/// hold.
 pub fn bayes_optimal(
     model: &Model,
     frozen: &Frozen,

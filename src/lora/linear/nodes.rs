@@ -49,7 +49,8 @@ struct Columns {
 }
 
 impl Columns {
-    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of the label.
+    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of
+    /// the label.
     fn new(tokens: usize, noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
         // If the noise is isotropic, chi* may point along the first axis by O(T) invariance.
         let free = if noise.is_isotropic() { 1 } else { tokens };

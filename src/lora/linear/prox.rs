@@ -2,7 +2,8 @@
 //! of samples.
 //!
 //! For one sample, with `a = 4/T^2` and `B = chi* chi*^T + (q - q0) I + N`, the global minimiser of
-//! `T^{-2} |chi chi^T - B|_F^2 + |chi - omega|^2/(2v)` is, in the eigenbasis of `B` (eigenvalues `b_1 >= ... >= b_T`),
+//! `T^{-2} |chi chi^T - B|_F^2 + |chi - omega|^2/(2v)` is, in the eigenbasis of `B` (eigenvalues
+//! `b_1 >= ... >= b_T`),
 //!
 //! ```text
 //! chi_i = (omega_i/v)/(tau - a b_i),

@@ -78,7 +78,8 @@ impl Fields {
         matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
     }
 
-    /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with `first`.
+    /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with
+    /// `first`.
     pub(super) fn training<const T: usize, const K: usize>(
         &self,
         normals: &Normals<'_>,

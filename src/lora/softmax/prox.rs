@@ -18,9 +18,10 @@ pub(super) struct Block<const T: usize> {
     pub(super) free: Vector<T>,
 }
 
-/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the order of
-/// [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). On entry, `warm` is the proximal point
-/// of the last evaluation (NaN before the first one); on return, it is the proximal point of this evaluation.
+/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
+/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). On entry, `warm` is the
+/// proximal point of the last evaluation (NaN before the first one); on return, it is the proximal point of
+/// this evaluation.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
     coupling: f64,

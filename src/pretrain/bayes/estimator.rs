@@ -13,7 +13,8 @@ use crate::spectrum::{Posterior, TeacherSpectrum};
 use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
 
-/// Largest `snr = sqrt(Qhat)` that is tried. Without label noise, `Qhat` diverges at the threshold of perfect recovery.
+/// Largest `snr = sqrt(Qhat)` that is tried. Without label noise, `Qhat` diverges at the threshold of perfect
+/// recovery.
 const LARGEST_SNR: f64 = 1e12;
 
 /// `alpha_c = (1 - sum_i p_i^2)/(2K')`, where the sum runs over the atoms `p_i` of the teacher's spectrum.
@@ -47,8 +48,8 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than
-/// 2 GiB can hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
     check::positive("pretrain.alpha", alpha)?;
     Workload::PretrainingBound.check(model, options)?;

@@ -56,7 +56,8 @@ impl Overlaps for Point {
     }
 }
 
-/// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of `omega`.
+/// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of
+/// `omega`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Averages {
     /// Pointwise `div_omega g`.
