@@ -1,8 +1,9 @@
-//! Local minima of a smooth function of `N` variables plus a quadratic pull, for a block of samples at once: a damped Newton
-//! (Levenberg-Marquardt) method.
+//! Local minima of a smooth function of `N` variables plus a quadratic pull, for a block of samples at once,
+//! by a damped Newton (Levenberg-Marquardt) method.
 //!
-//! All samples of a block go through the same instructions, and what differs between them is selected, not branched on, so
-//! that the loops over a block compile to vector instructions. (K. Levenberg, Q. Appl. Math. 2, 164 (1944).)
+//! All samples of a block go through the same instructions. Their differences are handled by selection and
+//! not by branches, so that the loops over a block compile to vector instructions. (K. Levenberg, Q. Appl.
+//! Math. 2, 164 (1944).)
 
 use crate::lanes::{LANES, Lane};
 
@@ -11,7 +12,7 @@ pub(crate) type Vector<const N: usize> = [Lane; N];
 /// `N x N` entries for every sample.
 pub(crate) type Matrix<const N: usize> = [[Lane; N]; N];
 
-/// An objective and its derivatives at one point, with `E` more values that are wanted at the minimum.
+/// An objective and its derivatives at one point, with `E` additional values that are needed at the minimum.
 #[derive(Clone, Copy)]
 pub(crate) struct Local<const N: usize, const E: usize> {
     pub(crate) value: Lane,
@@ -20,23 +21,23 @@ pub(crate) struct Local<const N: usize, const E: usize> {
     pub(crate) extra: [Lane; E],
 }
 
-/// What is minimised.
+/// The objective of a descent.
 pub(crate) trait Descent<const N: usize, const E: usize> {
     /// Curvature of the quadratic pull.
     fn stiffness(&self) -> f64;
 
-    /// Everything at `x`.
+    /// The objective, its derivatives and the additional values at `x`.
     fn local(&self, x: &Vector<N>) -> Local<N, E>;
 }
 
 impl<const N: usize, const E: usize> Local<N, E> {
-    /// Where nothing was evaluated yet.
+    /// The value before any evaluation.
     pub(crate) const ZERO: Self = {
         let zero = [0.0; LANES];
         Self { value: zero, gradient: [zero; N], hessian: [[zero; N]; N], extra: [zero; E] }
     };
 
-    /// Replaces everything by `other` for the samples with a positive number.
+    /// Replaces everything by `other` for the samples whose number in `samples` is positive.
     #[inline(always)]
     fn replace(&mut self, other: &Self, samples: &Lane) {
         for l in 0..LANES {
@@ -61,11 +62,11 @@ impl<const N: usize, const E: usize> Local<N, E> {
         }
     }
 
-    /// Keeps, for every sample, the lower of two minima; `x` and `other` are where they are.
+    /// Keeps the lower of two minima for every sample. `x` and `other` are the positions of the minima.
     #[inline(always)]
     pub(crate) fn keep_lower(&mut self, x: &mut Vector<N>, found: &Self, other: &Vector<N>) {
         for l in 0..LANES {
-            // Not for rounding's sake: the same minimum found twice is one.
+            // A minimum that is found twice counts once, although rounding makes the two values differ.
             let better = found.value[l] < self.value[l] - 1e-12 * (1.0 + self.value[l]);
             self.value[l] = if better { found.value[l] } else { self.value[l] };
             for e in 0..E {
@@ -83,11 +84,11 @@ impl<const N: usize, const E: usize> Local<N, E> {
     }
 }
 
-/// A local minimum downhill from `x`, which is moved there. Samples that come close to `known` (NaN if there is none), a
-/// minimum found before, end there: it would be found again.
+/// Moves `x` downhill to a local minimum. `known` is a minimum that was found before (NaN if there is none).
+/// A sample that comes close to it ends there, since its descent would find the same minimum again.
 ///
-/// The objective is evaluated in one place for the start and for all steps: it is large, and everything here is compiled
-/// for every size.
+/// The objective is evaluated in one place for the start and for all steps, because its code is large and is
+/// compiled for every size.
 #[inline(always)]
 pub(crate) fn descend<const N: usize, const E: usize>(
     objective: &impl Descent<N, E>,
@@ -103,9 +104,10 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     let zero = [0.0; LANES];
     let mut here = Local::ZERO;
     let mut damping = zero;
-    // 1 while a sample is on its way, 0 when it has arrived.
+    // This is 1 while a sample is moving, and 0 when it has arrived.
     let mut moving = [1.0; LANES];
-    // The step that led to the trial, the decrease that it promised, and 1 where the damped Hessian was positive definite.
+    // These are the step that led to the trial, the decrease that it promised, and 1 where the damped Hessian
+    // was positive definite.
     let (mut step, mut predicted, mut definite) = ([zero; N], zero, zero);
     let mut trial = *x;
     for number in 0..=MAX_STEPS {
@@ -125,7 +127,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
             for l in 0..LANES {
                 let rounding = 1e-14 * (1.0 + here.value[l]);
                 let decrease = here.value[l] - there.value[l];
-                // Below rounding, the objective cannot tell an improvement.
+                // A decrease below rounding does not show in the objective.
                 let small = if predicted[l] < rounding { 1.0 } else { 0.0 };
                 let enough = if decrease >= 1e-4 * predicted[l] { 1.0 } else { 0.0 };
                 let harmless = if decrease >= -rounding { small } else { 0.0 };
@@ -133,7 +135,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
                 let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
                 let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
                 let again = if apart2[l] <= SAME * SAME * (size2[l] + 1e-2) { accepted[l] } else { 0.0 };
-                // A rejected step below rounding: nothing more to gain.
+                // After a rejected step below rounding there is nothing more to gain.
                 let stuck = (1.0 - accepted[l]) * definite[l] * small;
                 moving[l] *= (1.0 - arrived) * (1.0 - again) * (1.0 - stuck);
                 let raised = (4.0 * damping[l]).max(1e-2 * stiffness + 1e-3);
@@ -171,8 +173,8 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     here
 }
 
-/// Lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the diagonal, and 1 where the
-/// matrix is positive definite, else 0.
+/// Lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the diagonal.
+/// The second result is 1 where the matrix is positive definite, else 0.
 #[inline(always)]
 pub(crate) fn cholesky<const N: usize>(matrix: &Matrix<N>, damping: &Lane) -> (Matrix<N>, Lane) {
     let mut factor = [[[0.0; LANES]; N]; N];

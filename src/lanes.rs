@@ -1,5 +1,5 @@
-//! Samples in blocks: loops over the lanes of a block compile to vector instructions, and sums over many blocks are taken
-//! in parallel, in an order that does not depend on threads.
+//! Samples in blocks. Loops over the lanes of a block compile to vector instructions. Sums over many blocks
+//! are taken in parallel, in an order that does not depend on the threads.
 
 use std::sync::Mutex;
 
@@ -7,30 +7,31 @@ use pulp::Arch;
 
 use crate::parallel;
 
-/// Samples per block.
+/// Number of samples per block.
 pub(crate) const LANES: usize = 8;
 /// One number per sample of a block.
 pub(crate) type Lane = [f64; LANES];
 
-/// What `work` returns, which is compiled for AVX2 beside the baseline, and the better one is chosen at run time. The bits are
-/// the same either way, since no operation is reordered or contracted.
+/// Returns the result of `work`. The closure is compiled for AVX2 beside the baseline, and the better version
+/// is chosen at run time. The bits are the same either way, since no operation is reordered or contracted.
 ///
-/// `work` and what it calls should be `#[inline(always)]`: only what is inlined is compiled for AVX2. The closure must be
-/// written at the call of this function. The bound then makes it one that is called once; a closure that could be called
-/// again would be called through a function that is not inlined.
+/// `work` and the functions that it calls should be `#[inline(always)]`, because only inlined code is
+/// compiled for AVX2. The closure must be written at the call of this function. The bound `FnOnce` then gives
+/// it the type of a closure that is called once. A closure that could be called again would be called through
+/// a function that is not inlined.
 #[inline(always)]
 pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
-/// Blocks per unit of parallel work.
+/// Number of blocks per unit of parallel work.
 const CHUNK: usize = 128;
 
-/// The sums over all blocks of `COUNT` terms, which `add` adds lane by lane; every block has a state that `add` may
-/// change. `add` should be `#[inline(always)]`: it is called by way of [`widest`].
+/// The sums over all blocks of `COUNT` terms, which `add` adds lane by lane. Every block has a state that
+/// `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
 ///
-/// For sums that are taken at every iteration. What is summed once in a solve is not worth a second copy of its code:
-/// [`sum_once`].
+/// This function is for sums that are taken at every iteration. A sum that is taken once in a solve does not
+/// justify a second copy of its code, and uses [`sum_once`].
 pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     blocks: &[B],
     states: &mut [S],
@@ -62,7 +63,7 @@ pub(crate) fn sum_once<const COUNT: usize>(
     })
 }
 
-/// The sums over all chunks and all samples of what `add` adds for the chunk with the given number.
+/// The sums over all chunks and all samples of the terms that `add` adds for the chunk with the given number.
 fn sum<const COUNT: usize>(chunks: usize, add: &(dyn Fn(usize, &mut [Lane; COUNT]) + Sync)) -> [f64; COUNT] {
     let chunks = parallel::map(chunks, 1, &|chunk| {
         let mut sums = [[0.0; LANES]; COUNT];
@@ -78,15 +79,16 @@ fn sum<const COUNT: usize>(chunks: usize, add: &(dyn Fn(usize, &mut [Lane; COUNT
     total
 }
 
-/// `exp(x)` for `x <= 0`, to 1.5 units in the last place; below -708 as at -708 (3e-308). NaN stays NaN.
+/// `exp(x)` for `x <= 0`, to 1.5 units in the last place. Below -708 it has the value at -708 (3e-308). NaN
+/// stays NaN.
 ///
-/// Our own because the one of the standard library is a call per number; this one vectorises, and is the same on every
-/// platform.
+/// The crate has its own function because that of the standard library is a call per number. This one
+/// vectorises, and is the same on every platform.
 #[inline(always)]
 pub(crate) fn exp<const L: usize>(x: &[f64; L]) -> [f64; L] {
-    // Adding it rounds to an integer, and leaves that integer in the lowest bits.
+    // Adding this number rounds to an integer, and leaves that integer in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    // ln 2 in two parts; products of the first with integers below 2^11 are exact.
+    // This is ln 2 in two parts. Products of the first part with integers below 2^11 are exact.
     const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     let mut result = [0.0; L];
@@ -95,7 +97,7 @@ pub(crate) fn exp<const L: usize>(x: &[f64; L]) -> [f64; L] {
         let shifted = x * std::f64::consts::LOG2_E + ROUND;
         let n = shifted - ROUND;
         let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
-        // Taylor series, |r| <= 0.35: the first term left out is 4e-18.
+        // The sum is a Taylor series with |r| <= 0.35. The first term left out is 4e-18.
         let mut sum = 1.0 / 6_227_020_800.0;
         for coefficient in INVERSE_FACTORIALS {
             sum = sum * r + coefficient;
@@ -110,7 +112,7 @@ pub(crate) fn exp<const L: usize>(x: &[f64; L]) -> [f64; L] {
 #[inline(always)]
 pub(crate) fn sin_cos<const L: usize>(x: &[f64; L]) -> [[f64; L]; 2] {
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    // pi/2 in three parts, the first two with zeros at their ends.
+    // These are three parts of pi/2, the first two with zeros in their last bits.
     const PARTS: [f64; 3] = [1.570_796_326_734_125_6, 6.077_100_506_303_966e-11, 2.022_266_248_795_950_6e-21];
     let (mut sine, mut cosine) = ([0.0; L], [0.0; L]);
     for l in 0..L {
@@ -118,14 +120,14 @@ pub(crate) fn sin_cos<const L: usize>(x: &[f64; L]) -> [[f64; L]; 2] {
         let n = shifted - ROUND;
         let r = ((x[l] - n * PARTS[0]) - n * PARTS[1]) - n * PARTS[2];
         let square = r * r;
-        // Taylor series, |r| <= pi/4: the first terms left out are 1e-19.
+        // The sums are Taylor series with |r| <= pi/4. The first terms left out are 1e-19.
         let (mut odd, mut even) = (1.0 / 355_687_428_096_000.0, 1.0 / 20_922_789_888_000.0);
         for [a, b] in ODD_AND_EVEN {
             odd = odd * square + a;
             even = even * square + b;
         }
         let (odd, even) = (odd * r, even);
-        // The quarter turn is in the lowest bits.
+        // The number of quarter turns is in the lowest bits.
         let bits = shifted.to_bits();
         let (s, c) = if bits & 1 == 0 { (odd, even) } else { (even, odd) };
         sine[l] = if bits & 2 == 0 { s } else { -s };
@@ -134,7 +136,7 @@ pub(crate) fn sin_cos<const L: usize>(x: &[f64; L]) -> [[f64; L]; 2] {
     [sine, cosine]
 }
 
-/// Coefficients of the sine and of the cosine in the square of the argument, but for the highest.
+/// Coefficients of the sine and of the cosine in the square of the argument, without the highest ones.
 const ODD_AND_EVEN: [[f64; 2]; 8] = [
     [-1.0 / 1_307_674_368_000.0, -1.0 / 87_178_291_200.0],
     [1.0 / 6_227_020_800.0, 1.0 / 479_001_600.0],

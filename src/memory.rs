@@ -1,7 +1,8 @@
-//! Memory of the averages over quasi-Monte-Carlo nodes, known before anything is allocated.
+//! Memory of the averages over quasi-Monte-Carlo nodes, which is known before anything is allocated.
 //!
-//! The options bound the number of nodes. How many numbers a node takes depends on the tokens, the activation and the stage: from
-//! a dozen to some two hundred. Everything else that a solve allocates is small beside the nodes.
+//! The options bound the number of nodes. The number of floating-point numbers per node depends on the
+//! tokens, the activation and the stage, and is between a dozen and some two hundred. All other allocations
+//! of a solve are small beside the nodes.
 
 use crate::channel;
 use crate::error::Error;
@@ -9,15 +10,15 @@ use crate::model::{Activation, Model};
 use crate::options::Options;
 use crate::state_evolution::MADE_AT_ONCE;
 
-/// Bytes that the nodes of one stage may take: 2 GiB.
+/// Largest memory, in bytes, of the nodes of one stage: 2 GiB.
 const LIMIT: u64 = 1 << 31;
 
-/// What is averaged.
+/// The kind of averages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Workload {
     /// The output channel of pre-training.
     Pretraining,
-    /// The output channel of fine-tuning. Selected sequences take more normals.
+    /// The output channel of fine-tuning. Selected sequences need more standard normals.
     Finetuning {
         /// Whether the sequences are selected by a score.
         selected: bool,
@@ -28,17 +29,17 @@ pub(crate) enum Workload {
     FinetuningBound,
 }
 
-/// Numbers in double precision per node.
+/// Number of double-precision numbers per node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Numbers {
-    /// As long as the solve lasts.
+    /// Numbers that are kept as long as the solve lasts.
     pub(crate) kept: usize,
-    /// While the nodes are made.
+    /// Numbers that are needed only while the nodes are made.
     pub(crate) passing: usize,
 }
 
 impl Workload {
-    /// The stage, as in the schema.
+    /// The name of the stage in the schema.
     fn stage(self) -> &'static str {
         match self {
             Self::Pretraining | Self::PretrainingBound => "pretrain",
@@ -46,29 +47,30 @@ impl Workload {
         }
     }
 
-    /// What a node takes.
+    /// The numbers that a node takes.
     pub(crate) fn numbers(self, model: &Model) -> Numbers {
         let tokens = model.tokens();
-        // All coordinates of the logits, and those that softmax sees.
+        // The number of all coordinates of the logits, and of those that softmax sees.
         let all = channel::dimension(tokens);
         let seen = all.saturating_sub(1);
         let (kept, passing) = match (self, model.activation()) {
-            // In closed form, or by a rule with few nodes.
+            // These averages are in closed form, or taken by a rule with few nodes.
             (Self::Pretraining | Self::PretrainingBound, Activation::Linear) => (0, 0),
             (Self::Finetuning { .. }, Activation::Linear) if tokens == 1 => (0, 0),
-            // Two vectors of normals, the label, the last proximal point and its flag.
+            // A node has two vectors of normals, the label, the last proximal point and its flag.
             (Self::Pretraining, Activation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
             (Self::Finetuning { selected }, Activation::Linear) => {
                 let noise = if selected { 2 * all } else { all };
-                // The label's eigenvalues, chi*, omega, and the last secular root.
+                // A node has the label's eigenvalues, chi*, omega, and the last secular root.
                 (3 * tokens + 1, 2 * tokens + noise)
             }
-            // Two matrices of logits, chi*, omega, the last proximal point, and the curvatures at zero weights.
+            // A node has two matrices of logits, chi*, omega, the last proximal point, and the curvatures at
+            // zero weights.
             (Self::Finetuning { .. }, Activation::Softmax) => {
                 (2 * tokens * tokens + 5 * tokens, 2 * tokens + 3 * seen + 1)
             }
             (Self::PretrainingBound, Activation::Softmax) => (two_replicas(tokens, false), 0),
-            // The observed eigenvalues, chi and omega.
+            // A node has the observed eigenvalues, chi and omega.
             (Self::FinetuningBound, Activation::Linear) => (3 * tokens + 1, 1 + tokens + all),
             (Self::FinetuningBound, Activation::Softmax) => {
                 let across = tokens.saturating_sub(1);
@@ -79,7 +81,7 @@ impl Workload {
         Numbers { kept, passing }
     }
 
-    /// Bytes that the nodes take. The options are valid.
+    /// Bytes that the nodes take, for valid options.
     fn bytes(self, model: &Model, options: &Options) -> u64 {
         let Numbers { kept, passing } = self.numbers(model);
         let scramble = 1_usize << options.log2_nodes();
@@ -88,10 +90,10 @@ impl Workload {
         (std::mem::size_of::<f64>() * (kept * nodes + passing * being_made)) as u64
     }
 
-    /// Refuses what would take more memory than allowed.
+    /// Refuses a workload that takes more memory than allowed, for a valid model and valid options.
     ///
     /// # Errors
-    /// [`Error::TooMuchMemory`]. Model and options are valid.
+    /// [`Error::TooMuchMemory`].
     pub(crate) fn check(self, model: &Model, options: &Options) -> Result<(), Error> {
         let bytes = self.bytes(model, options);
         if bytes <= LIMIT {
@@ -107,7 +109,7 @@ impl Workload {
     }
 }
 
-/// Numbers per node of the two draws of the posterior that the least errors of softmax are averages over.
+/// Numbers per node of the two draws of the posterior over which the least errors of softmax are averaged.
 fn two_replicas(tokens: usize, perturbed: bool) -> usize {
     2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 }
 }
@@ -142,7 +144,7 @@ mod tests {
         let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(4).unwrap();
         let refused = Workload::Pretraining.check(&Model::softmax(8, 0.5).unwrap(), &options);
         let Err(Error::TooMuchMemory { bytes, limit, .. }) = refused else { unreachable!("{refused:?}") };
-        // 173 numbers per node; while the last scramble is made, 70 more for each of its nodes.
+        // A node takes 173 numbers, and 70 more while it is made. One scramble is made at a time.
         assert_eq!(bytes, (8 * (4 * 173 + 70)) << 20);
         assert_eq!(limit, 1 << 31);
     }

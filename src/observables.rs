@@ -1,29 +1,31 @@
 //! Errors, alignments and the effective noise: closed forms in the order parameters.
 //!
-//! All of them are plain functions of overlaps, so that they also apply to overlaps that were measured, not solved for.
-//! For linear attention they are exact; for other activations only the alignment is defined here.
+//! All of them are plain functions of overlaps, so that they also apply to measured overlaps. For linear
+//! attention they are exact; for other activations only the alignment is defined here.
 //!
-//! Every function returns NaN if an argument is NaN, if a norm or a variance is negative, or if an overlap is larger than
-//! the product of the norms allows (`m^2 > q q0`, with an allowance of 1e-9 for rounding). No such input is mended.
-//! Source: arXiv:2606.05899.
+//! Every function returns NaN if an argument is NaN, if a norm or a variance is negative, or if an overlap is
+//! larger than the product of the norms allows (`m^2 > q q0`, with an allowance of 1e-9 for rounding). No
+//! such input is corrected. Source: arXiv:2606.05899.
 
-/// Norms of true and learned weights, and their overlap: `Q0, Q, M` of pre-training or `q0, q, m` of fine-tuning, solved for or measured.
+/// Norms of true and learned weights, and their overlap: `Q0, Q, M` of pre-training or `q0, q, m` of
+/// fine-tuning. They may come from a solve or from a measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WeightOverlaps {
     /// Square of the norm of the true weights.
     pub q0: f64,
     /// Square of the norm of the learned weights.
     pub q: f64,
-    /// Their overlap.
+    /// Overlap of the true and the learned weights.
     pub m: f64,
 }
 
-/// Allowance for rounding of `|m|/sqrt(q q0)` above 1: of solved overlaps, or of overlaps typed in with all their digits.
+/// Allowance for rounding by which `|m|/sqrt(q q0)` may exceed 1. It covers overlaps that were solved for,
+/// and overlaps that were typed in with all their digits.
 const ROUNDING: f64 = 1e-9;
 
 /// The largest overlap `sqrt(q q0)` of weights with the given norms. NaN if one of them is negative or NaN.
 pub(crate) fn largest_overlap(q: f64, q0: f64) -> f64 {
-    // One root at a time: the product of two extreme norms may overflow.
+    // The two roots are taken separately, because the product of two extreme norms may overflow.
     q.sqrt() * q0.sqrt()
 }
 
@@ -32,20 +34,21 @@ pub(crate) fn is_possible(m: f64, largest: f64) -> bool {
     m.abs() <= largest * (1.0 + ROUNDING)
 }
 
-/// `value`, if there are weights with these overlaps, else NaN.
+/// The value of the closure if there are weights with these overlaps, else NaN.
 fn if_possible(m: f64, q: f64, q0: f64, value: impl FnOnce() -> f64) -> f64 {
     if is_possible(m, largest_overlap(q, q0)) { value() } else { f64::NAN }
 }
 
-/// `m / sqrt(q q0)`: the cosine between learned and true weights, `o_w` or `o_W`. Zero if either norm vanishes.
+/// `m / sqrt(q q0)`: the cosine between learned and true weights, `o_w` or `o_W`. Zero if either norm
+/// vanishes.
 #[must_use]
 pub fn alignment(m: f64, q: f64, q0: f64) -> f64 {
     let largest = largest_overlap(q, q0);
     if_possible(m, q, q0, || if largest > 0.0 { (m / largest).clamp(-1.0, 1.0) } else { 0.0 })
 }
 
-/// `Q0 - 2 beta M + beta^2 Q`: half the variance, per coordinate of the logits, of what the frozen weights leave unexplained of the
-/// noiseless label, on sequences they were not trained on.
+/// `Q0 - 2 beta M + beta^2 Q`: half the variance, per coordinate of the logits, of the part of the noiseless
+/// label that the frozen weights leave unexplained, on sequences that they were not trained on.
 #[must_use]
 pub fn unexplained(weights: &WeightOverlaps, beta: f64) -> f64 {
     let WeightOverlaps { q0, q, m } = *weights;
@@ -53,14 +56,16 @@ pub fn unexplained(weights: &WeightOverlaps, beta: f64) -> f64 {
     if_possible(m, q, q0, || without_rounding(q0 - 2.0 * beta * m + beta * beta * q))
 }
 
-/// `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q`: the same of the noisy label.
+/// `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q`: half the variance, per coordinate of the logits, of the
+/// part of the noisy label that the frozen weights leave unexplained, on sequences that they were not trained
+/// on.
 #[must_use]
 pub fn effective_noise(weights: &WeightOverlaps, delta: f64, beta: f64) -> f64 {
     half_variance(delta) + unexplained(weights, beta)
 }
 
-/// The training effective noise on reused sequences, for any recalibration `beta`: with the response `V` of the
-/// pre-training and `p = (4V/T^2)/(1 + 4V/T^2)`,
+/// The effective noise of the training law on reused sequences, for any recalibration `beta`. With the
+/// response `V` of the pre-training and `p = (4V/T^2)/(1 + 4V/T^2)`, it is
 ///
 /// ```text
 /// (1 - beta p)^2 (Q0 + Delta/2)  -  2 beta (1 - beta p) (1 - p) M  +  beta^2 (1 - p)^2 Q
@@ -68,7 +73,7 @@ pub fn effective_noise(weights: &WeightOverlaps, delta: f64, beta: f64) -> f64 {
 #[must_use]
 pub fn reused_effective_noise(weights: &WeightOverlaps, tokens: usize, v: f64, delta: f64, beta: f64) -> f64 {
     let WeightOverlaps { q0, q, m } = *weights;
-    // With k = 1 - p, rearranged so that nothing cancels at beta = 1 and large V.
+    // With k = 1 - p the terms are rearranged so that nothing cancels at beta = 1 and large V.
     let tokens = tokens as f64;
     let k = 1.0 / (1.0 + non_negative(v) / tokens / tokens * 4.0);
     let label = q0 + half_variance(delta);
@@ -82,22 +87,24 @@ pub fn reused_effective_noise(weights: &WeightOverlaps, tokens: usize, v: f64, d
     })
 }
 
-/// NaN instead of a negative number.
+/// The number itself, or NaN if it is negative.
 fn non_negative(x: f64) -> f64 {
     if x < 0.0 { f64::NAN } else { x }
 }
 
-/// `Delta/2`, NaN if that is negative.
+/// `Delta/2`, or NaN if `Delta` is negative.
 fn half_variance(delta: f64) -> f64 {
     0.5 * non_negative(delta)
 }
 
-/// A sum of squares whose rounding errors may have left a negative number. Unlike `f64::max`, it lets NaN through.
+/// A sum of squares whose rounding errors may have left a negative number. Unlike `f64::max`, it lets NaN
+/// through.
 fn without_rounding(x: f64) -> f64 {
     if x < 0.0 { 0.0 } else { x }
 }
 
-/// The recalibration `beta = M/Q` that minimises the effective noise on fresh sequences; `None` unless `Q > 0`.
+/// The recalibration `beta = M/Q` that minimises the effective noise on fresh sequences; `None` unless
+/// `Q > 0`.
 #[must_use]
 pub fn optimal_recalibration(q: f64, m: f64) -> Option<f64> {
     (q > 0.0).then(|| m / q)
@@ -109,19 +116,20 @@ pub fn linear_pretraining_error(tokens: usize, noisy_mse: f64) -> f64 {
     linear_prefactor(tokens) * non_negative(noisy_mse)
 }
 
-/// `E' = (2K/T^2)(noise + q^2 - 2 m^2 + q0^2)`, an error of linear fine-tuning: the test error with the [`effective_noise`] of the test law,
-/// the clean error with what is [`unexplained`]. At `q = m = 0` it is the frozen baseline.
+/// `E' = (2K/T^2)(noise + q^2 - 2 m^2 + q0^2)`, an error of linear fine-tuning. It is the test error if
+/// `noise` is the [`effective_noise`] of the test law, and the clean error if `noise` is the [`unexplained`]
+/// part. At `q = m = 0` it is the frozen baseline.
 #[must_use]
 pub fn linear_finetuning_error(tokens: usize, noise: f64, weights: &WeightOverlaps) -> f64 {
     let WeightOverlaps { q0, q, m } = *weights;
-    // q^2 - 2 m^2 + q0^2 without cancellation near perfect recovery.
+    // This form of q^2 - 2 m^2 + q0^2 has no cancellation near perfect recovery.
     if_possible(m, q, q0, || {
         let weights = (q - q0) * (q - q0) + 2.0 * without_rounding(q * q0 - m * m);
         linear_prefactor(tokens) * (non_negative(noise) + weights)
     })
 }
 
-/// `2K/T^2 = (T+1)/T`; NaN without tokens.
+/// `2K/T^2 = (T+1)/T`; NaN for zero tokens.
 fn linear_prefactor(tokens: usize) -> f64 {
     let tokens = if tokens == 0 { f64::NAN } else { tokens as f64 };
     (tokens + 1.0) / tokens
@@ -147,7 +155,7 @@ mod tests {
 
     #[test]
     fn overlaps_that_cannot_be_have_no_observables() {
-        // Rounding is forgiven, and a negative overlap is possible.
+        // Rounding is allowed for, and a negative overlap is possible.
         assert_relative_eq!(alignment(1.0 + 1e-12, 1.0, 1.0), 1.0);
         assert_relative_eq!(alignment(-0.5, 1.0, 1.0), -0.5);
         assert_relative_eq!(effective_noise(&overlaps(1.0, 1.0, 1.0 + 1e-12), 0.0, 1.0), 0.0);
@@ -185,7 +193,7 @@ mod tests {
                 max_relative = 1e-13
             );
         }
-        // Memorised labels, half of them kept: (1 - beta)^2 (Q0 + Delta/2).
+        // Labels are memorised, and half of each is kept: (1 - beta)^2 (Q0 + Delta/2).
         assert_relative_eq!(
             reused_effective_noise(&overlaps(q0, q, m), 1, 1e308, delta, 0.5),
             0.4375,

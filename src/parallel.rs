@@ -1,13 +1,13 @@
-//! Parallel loops that are compiled once, whatever they do.
+//! Parallel loops that are compiled once for all closures.
 //!
-//! The adaptors of `rayon` are compiled anew for every closure, and most closures of this crate exist once per number of
-//! tokens. Here the closure is called through a pointer, once per piece of work, and results are put together in order, so
-//! that nothing depends on the number of threads.
+//! The adaptors of `rayon` are compiled anew for every closure, and most closures of this crate exist once
+//! per number of tokens. Here the closure is called through a pointer, once per piece of work. The results
+//! are put together in order, so that nothing depends on the number of threads.
 //!
-//! The threads are those of the caller's pool. A thread that waits within a loop takes up other work on top of its own. Where
-//! that work is a whole solve or a whole training, the stack would grow with every one of them, and a lock that the thread
-//! holds would never be released. Such loops are therefore [`flat`]: every piece of work stays on one thread, and the loops
-//! inside it are serial.
+//! The threads are those of the caller's pool. A thread that waits within a loop takes up other work on top
+//! of its own. If that work is a whole solve or a whole training, the stack grows with every piece, and a
+//! lock that the thread holds may never be released. Loops over such work are therefore [`flat`]: every piece
+//! of work stays on one thread, and the loops inside it are serial.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -21,8 +21,8 @@ thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Number of threads of the caller's pool: the one that the calling thread belongs to, or else the global one, which is
-/// started if need be.
+/// Number of threads of the caller's pool. This is the pool that the calling thread belongs to, or else the
+/// global pool, which is started if necessary.
 ///
 /// # Errors
 /// [`Error::Threads`] if the global pool cannot be started.
@@ -35,16 +35,17 @@ pub(crate) fn threads() -> Result<usize, Error> {
     if rayon_core::current_thread_index().is_some() {
         return Ok(rayon_core::current_num_threads());
     }
-    // A global pool that exists already is an error without a source; one that cannot be started has that of the system.
+    // A global pool that exists already gives an error without a source. A pool that cannot be started gives
+    // an error whose source is that of the system.
     let start = || rayon_core::ThreadPoolBuilder::new().build_global().err();
     let failure = FAILURE.get_or_init(|| start().filter(|error| error.source().is_some()).map(Cause::of));
     failure.clone().map_or_else(|| Ok(rayon_core::current_num_threads()), |cause| Err(Error::Threads(cause)))
 }
 
-/// Runs `work` on the calling thread alone: the loops of this module are serial inside it.
+/// Runs `work` on the calling thread alone. The loops of this module are serial inside it.
 #[cfg(any(feature = "sweep", feature = "simulate"))]
 pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
-    /// Sets the mark back, after a panic of `work`, too.
+    /// Resets the mark at the end of `work`, also after a panic.
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -55,13 +56,13 @@ pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// `work(0), ..., work(count - 1)`, in this order, each on one thread from its beginning to its end.
+/// `work(0), ..., work(count - 1)`, in this order. Each stays on one thread from its beginning to its end.
 #[cfg(any(feature = "sweep", feature = "simulate"))]
 pub(crate) fn flat<R: Send>(count: usize, work: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
     map(count, 1, &|index| alone(|| work(index)))
 }
 
-/// `work(0), ..., work(count - 1)`, in this order, in pieces of `grain` of them.
+/// `work(0), ..., work(count - 1)`, in this order, in pieces of `grain` calls.
 pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
     if ALONE.get() {
         return (0..count).map(work).collect();
@@ -78,18 +79,18 @@ pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> 
     results
 }
 
-/// What `work` makes of every item, in order.
+/// The results of `work` for every item, in order.
 pub(crate) fn map_mut<T: Send, R: Send>(items: &mut [T], work: &(dyn Fn(&mut T) -> R + Sync)) -> Vec<R> {
     let items: Vec<Mutex<&mut T>> = items.iter_mut().map(Mutex::new).collect();
     map(items.len(), 1, &|index| work(&mut lock(&items[index])))
 }
 
-/// The lock of what no other piece of work uses: it is always free.
+/// Locks a value that no other piece of work uses, so that the lock is always free.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `work` for every number of the range, split in halves.
+/// Calls `work` for every number of the range, which is split in halves.
 fn for_each(range: Range<usize>, work: &(dyn Fn(usize) + Sync)) {
     match range.len() {
         0 => {}
@@ -124,7 +125,7 @@ mod tests {
         let here = |_| std::thread::current().id();
         let threads = pool.install(|| flat(64, &|index| (here(index), map(64, 1, &here))));
         assert!(threads.iter().all(|(outer, inner)| inner.iter().all(|id| id == outer)));
-        // The mark ends with the loop, after a panic, too.
+        // The mark ends with the loop, also after a panic.
         assert!(std::panic::catch_unwind(|| alone(|| std::panic::resume_unwind(Box::new(())))).is_err());
         assert!(!ALONE.get());
         alone(|| alone(|| {}));

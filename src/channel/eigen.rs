@@ -1,10 +1,11 @@
 //! Eigenvalues of a small symmetric matrix, and the components of one vector in its eigenbasis.
 
-/// Eigenvalues in decreasing order, and the components of `vector` in that eigenbasis, with signs chosen non-negative.
+/// Eigenvalues in decreasing order, and the components of `vector` in that eigenbasis, with signs chosen
+/// non-negative.
 ///
-/// Cyclic Jacobi on fixed-size arrays. It is our own because one rotation diagonalises the 2 x 2 case exactly, which is
-/// most of what is asked for (once per node), and because the eigenvectors themselves are never needed: the rotations are
-/// applied to the vector at once.
+/// The method is cyclic Jacobi on fixed-size arrays. The crate has its own implementation for two reasons.
+/// One rotation diagonalises the 2 x 2 case exactly, which is the most frequent case (once per node). The
+/// eigenvectors themselves are never needed, because the rotations are applied directly to the vector.
 pub(crate) fn eigenbasis<const T: usize>(mut a: [[f64; T]; T], mut vector: [f64; T]) -> ([f64; T], [f64; T]) {
     const MAX_SWEEPS: usize = 30;
     for _ in 0..MAX_SWEEPS {

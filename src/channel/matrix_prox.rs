@@ -7,8 +7,9 @@
 //! g   = (h_p - omega) / (2V) = -grad l(h_p)
 //! ```
 //!
-//! Everything is done in the `K` orthonormal coordinates of `Sym(T)`, where row `a` of the logits touches `T` coordinates only.
-//! The loss is flat along `u = 11^T/T`, so that no step leaves the plane of `omega` orthogonal to `u`.
+//! Everything is done in the `K` orthonormal coordinates of `Sym(T)`, in which row `a` of the logits involves
+//! only `T` coordinates. The loss is flat along `u = 11^T/T`, so that no step leaves the plane of `omega`
+//! orthogonal to `u`.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -29,7 +30,7 @@ pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
 /// A proximal point.
 pub(crate) struct LowestPoint<const K: usize> {
     pub(crate) h: Vector<K>,
-    /// The objective there; its one extra value is the loss.
+    /// The objective at the proximal point. Its one extra value is the loss.
     pub(crate) local: Local<K, 1>,
     /// 1 for samples whose starts led to different minima, else 0.
     pub(crate) contested: Lane,
@@ -43,7 +44,7 @@ const fn coordinate(tokens: usize, a: usize, b: usize) -> usize {
     if low == high { low } else { tokens + low * tokens - low * (low + 1) / 2 + high - low - 1 }
 }
 
-/// Matrix element over coordinate.
+/// The ratio of a matrix element to its coordinate.
 #[inline(always)]
 const fn weight(a: usize, b: usize) -> f64 {
     if a == b { 1.0 } else { FRAC_1_SQRT_2 }
@@ -138,17 +139,17 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
     }
 }
 
-/// Where the descents begin, in this order.
+/// The points from which the descents begin, in this order.
 struct Starts<'a, const K: usize> {
     first: &'a Vector<K>,
-    /// The logits of the label, which are tried as well as the point between them and `omega`.
+    /// The logits of the label. Both this point and the point between it and `omega` are tried.
     label: Option<&'a Vector<K>>,
-    /// A point known from before.
+    /// A proximal point of an earlier evaluation.
     warm: Option<&'a Vector<K>>,
 }
 
 impl<const K: usize> LowestPoint<K> {
-    /// Keeps the lower of this minimum and another one, and notes where they differ.
+    /// Keeps the lower of this minimum and another one, and notes the samples in which they differ.
     #[inline(always)]
     fn challenge(&mut self, h: &Vector<K>, local: &Local<K, 1>) {
         let (mut apart2, mut size2) = ([0.0; LANES], [0.0; LANES]);
@@ -159,7 +160,7 @@ impl<const K: usize> LowestPoint<K> {
             }
         }
         for l in 0..LANES {
-            // Wider than the distance at which a descent stops.
+            // The bound is wider than the distance from a known minimum at which a descent stops.
             let same = apart2[l] <= 1e-3 * (size2[l] + 1e-2);
             self.contested[l] = if same { self.contested[l] } else { 1.0 };
         }
@@ -173,8 +174,9 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
         self.lowest(&Starts { first: start, label: None, warm: None })
     }
 
-    /// The lowest of the minima downhill from `omega`, the logits `label` of the label, the point between them and `warm` (if
-    /// it is a number); from zero, too, if those disagree.
+    /// The lowest of the minima downhill from `omega`, from the logits `label` of the label, from the point
+    /// between them, and from `warm` (if it is a number). If these minima differ, a descent from zero is
+    /// tried as well.
     pub(crate) fn global(&self, label: &Vector<K>, warm: &Vector<K>) -> LowestPoint<K> {
         let warm = warm[0][0].is_finite().then_some(warm);
         self.lowest(&Starts { first: &self.omega, label: Some(label), warm })
@@ -182,8 +184,8 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
 
     /// The lowest of the minima downhill from the starts.
     ///
-    /// The instruction set is chosen here, and the descent is compiled nowhere else: its code is long, and there is one for
-    /// every number of tokens.
+    /// The instruction set is chosen here, and the descent is compiled nowhere else, because its code is long
+    /// and exists once for every number of tokens.
     #[inline(never)]
     fn lowest(&self, starts: &Starts<'_, K>) -> LowestPoint<K> {
         widest(
@@ -235,9 +237,9 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
         std::array::from_fn(|k| hessian[k][k])
     }
 
-    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a proximal point, and
-    /// `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and `X` the derivative of `grad l` in the label's
-    /// logits `t`.
+    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a
+    /// proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and
+    /// `X` the derivative of `grad l` in the label's logits `t`.
     #[inline(always)]
     pub(crate) fn derivatives(&self, minimum: &LowestPoint<K>) -> [Lane; 3] {
         let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
@@ -342,7 +344,7 @@ mod tests {
 
     #[test]
     fn global_minimum_against_a_grid() {
-        // Two tokens: a plane. Large logits and V, where there are several minima.
+        // With two tokens the logits lie in a plane. At large logits and V there are several minima.
         for (scale, v) in [(1.5, 1.0), (3.0, 20.0), (4.0, 100.0)] {
             for seed in 0..6 {
                 let (omega, label) = (logits::<2, 3>(scale, seed), logits::<2, 3>(scale, seed + 70));
@@ -410,8 +412,9 @@ mod tests {
 
     #[test]
     fn small_logits_are_linear() {
-        // l = T^{-2} |(h - t) P|_F^2 with P = I - 11^T/T: on the part of the logits with zero row sums, T^{-2} times the
-        // identity, and half of that on the rest, so that the prox is closed.
+        // The loss is l = T^{-2} |(h - t) P|_F^2 with P = I - 11^T/T. Its quadratic form is T^{-2} times the
+        // identity on logits with zero row sums, and half of that on the rest, so that the prox has a closed
+        // form.
         let scale = 1e-4;
         let (omega, label, v) = (logits::<3, 6>(scale, 4), logits::<3, 6>(scale, 40), 2.0);
         let h = matrices::<3, 6>(&solved::<3, 6>(&omega, &label, v).h);
@@ -419,7 +422,7 @@ mod tests {
         for l in 0..LANES {
             let part = |m: &Matrix<3>, a: usize, b: usize| {
                 let sum = |a: usize| m[a].iter().map(|lane| lane[l]).sum::<f64>() / 3.0;
-                // SoftmaxRow sums are those of the rest; nothing along u.
+                // Only the rest has row sums. The part along u is zero.
                 let rest = sum(a) + sum(b);
                 (m[a][b][l] - rest, rest)
             };

@@ -1,8 +1,8 @@
-//! What both stages share about the losses: the geometry of the `T x T` logits, and the softmax.
+//! The parts of the losses that both stages share: the geometry of the `T x T` logits, and the softmax.
 //!
-//! The logits live in `Sym(T)`, symmetric matrices with the Frobenius product. Orthonormal coordinates are
-//! `h_aa` and `sqrt(2) h_ab` (`a < b`), `K = T(T+1)/2` of them; in these coordinates `h(S) ~ N(0, 2 Q I_K)`
-//! and the label noise `sqrt(Delta) xi ~ N(0, Delta I_K)`.
+//! The logits live in `Sym(T)`, the symmetric matrices with the Frobenius product. Its orthonormal
+//! coordinates are `h_aa` and `sqrt(2) h_ab` (`a < b`), which are `K = T(T+1)/2` numbers. In these
+//! coordinates `h(S) ~ N(0, 2 Q I_K)`, and the label noise is `sqrt(Delta) xi ~ N(0, Delta I_K)`.
 
 mod eigen;
 mod matrix_prox;
@@ -25,7 +25,8 @@ pub const fn dimension(tokens: usize) -> usize {
     tokens.saturating_mul(tokens.saturating_add(1)) / 2
 }
 
-/// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the upper triangle.
+/// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the
+/// upper triangle.
 pub(crate) fn symmetric_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
     let mut matrix = [[0.0; T]; T];
     let mut next = T;
@@ -45,8 +46,9 @@ pub(crate) fn flat_direction(tokens: usize, k: usize) -> f64 {
     if k < tokens { 1.0 / tokens as f64 } else { SQRT_2 / tokens as f64 }
 }
 
-/// The symmetric matrix orthogonal to `u` with the given `K - 1` coordinates, in an orthonormal basis of that subspace: the
-/// reflection that exchanges `u` with the first coordinate axis takes the others there.
+/// The symmetric matrix orthogonal to `u` with the given `K - 1` coordinates, in an orthonormal basis of the
+/// subspace orthogonal to `u`. The basis is the image of all coordinate axes but the first under the
+/// reflection that exchanges `u` with the first axis.
 pub(crate) fn centred_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
     // The reflection is 1 - n n^T / (1 - u_0) with n = e_0 - u.
     let along: f64 = (1..dimension(T)).map(|k| flat_direction(T, k) * coordinate(k - 1)).sum();

@@ -1,24 +1,26 @@
-//! SoftmaxRow-softmax attention: the squared loss between two attention matrices, and its derivatives in the logits.
+//! Softmax attention by rows: the squared loss between two attention matrices, and its derivatives in the
+//! logits.
 //!
-//! For logits `h` and label logits `t` in `Sym(T)`, with `P = sigma(h)` and `Y = sigma(t)` the row-wise softmax,
+//! For logits `h` and label logits `t` in `Sym(T)`, with `P = sigma(h)` and `Y = sigma(t)` the row-wise
+//! softmax,
 //!
 //! ```text
 //! l(h) = |sigma(h) - sigma(t)|_F^2 = sum_a |P_a - Y_a|^2
 //! ```
 //!
-//! SoftmaxRow `a` depends on row `a` of `h` only. With `f = (P - Y) - P.(P - Y)` and `w = P (f + P)` along the row, its gradient
-//! is `2 P f`, and its Hessian a diagonal plus three outer products,
+//! Row `a` of the loss depends on row `a` of `h` only. With `f = (P - Y) - P.(P - Y)` and `w = P (f + P)`
+//! along the row, its gradient is `2 P f`, and its Hessian is a diagonal plus three outer products,
 //!
 //! ```text
 //! 2 [ diag(w) - w P^T - P w^T + |P|^2 P P^T ]
 //! ```
 //!
-//! Everything is flat along `u = 11^T/T`, which adds the same number to all logits.
+//! The loss is flat along `u = 11^T/T`, which adds the same number to all logits.
 
 use crate::lanes;
 
-/// The derivatives of one row of the loss, for `L` samples at once: the gradient is `2 slope`, the Hessian
-/// `2 (diag(weight) - weight p^T - p weight^T + norm2 p p^T)`.
+/// The derivatives of one row of the loss, for `L` samples at once. The gradient is `2 slope`, and the
+/// Hessian is `2 (diag(weight) - weight p^T - p weight^T + norm2 p p^T)`.
 pub(crate) struct SoftmaxRow<const T: usize, const L: usize> {
     pub(crate) p: [[f64; L]; T],
     pub(crate) slope: [[f64; L]; T],
@@ -58,7 +60,7 @@ pub(crate) fn softmax_row<const T: usize, const L: usize>(logits: &[[f64; L]; T]
 }
 
 impl<const T: usize, const L: usize> SoftmaxRow<T, L> {
-    /// At the given logits, for the label probabilities `y`.
+    /// The derivatives at the given logits, for the label probabilities `y`.
     #[inline(always)]
     pub(crate) fn new(logits: &[[f64; L]; T], y: &[[f64; L]; T]) -> Self {
         let p = softmax_row(logits);
@@ -108,10 +110,11 @@ pub fn softmax<const T: usize>(logits: &[[f64; T]; T]) -> [[f64; T]; T] {
     std::array::from_fn(|a| softmax_row(&logits[a].map(|x| [x])).map(|[p]| p))
 }
 
-/// The loss `|sigma(b h) - sigma(b t)|_F^2` as a function of `h`, for label logits `t` and inverse temperature `b`.
+/// The loss `|sigma(b h) - sigma(b t)|_F^2` as a function of `h`, for label logits `t` and inverse
+/// temperature `b`.
 ///
-/// Derivatives are those of a function on `Sym(T)` with the Frobenius product: the gradient is a symmetric matrix, the
-/// Hessian a linear map of symmetric matrices; both are orthogonal to `u = 11^T/T`.
+/// Derivatives are those of a function on `Sym(T)` with the Frobenius product. The gradient is a symmetric
+/// matrix, and the Hessian is a linear map of symmetric matrices. Both are orthogonal to `u = 11^T/T`.
 ///
 /// ```
 /// use lora_asymptotics::channel::SoftmaxLoss;
@@ -128,7 +131,7 @@ pub struct SoftmaxLoss<const T: usize> {
 }
 
 impl<const T: usize> SoftmaxLoss<T> {
-    /// For the label `sigma(b t)`.
+    /// The loss for the label `sigma(b t)`.
     #[must_use]
     pub fn new(label_logits: &[[f64; T]; T], inverse_temperature: f64) -> Self {
         let label = softmax(&label_logits.map(|row| row.map(|x| inverse_temperature * x)));
@@ -141,7 +144,7 @@ impl<const T: usize> SoftmaxLoss<T> {
         self.rows(h).iter().map(|row| row.loss[0]).sum()
     }
 
-    /// Its gradient, a symmetric matrix.
+    /// The gradient of the loss, a symmetric matrix.
     #[must_use]
     pub fn gradient(&self, h: &[[f64; T]; T]) -> [[f64; T]; T] {
         let rows = self.rows(h);
@@ -149,7 +152,7 @@ impl<const T: usize> SoftmaxLoss<T> {
         std::array::from_fn(|a| std::array::from_fn(|b| factor * (rows[a].slope[b][0] + rows[b].slope[a][0])))
     }
 
-    /// Its Hessian times the symmetric matrix `direction`, a symmetric matrix.
+    /// The Hessian of the loss times the symmetric matrix `direction`. The result is a symmetric matrix.
     #[must_use]
     pub fn hessian(&self, h: &[[f64; T]; T], direction: &[[f64; T]; T]) -> [[f64; T]; T] {
         let rows = self.rows(h);
@@ -203,7 +206,7 @@ mod tests {
             let flat = [[1.0 / T as f64; T]; T];
             assert!(dot(&loss.gradient(&h), &flat).abs() < 1e-15);
             assert!(loss.hessian(&h, &flat).iter().flatten().all(|x| x.abs() < 1e-15));
-            // Shifts by u change nothing.
+            // A shift along u changes nothing.
             assert_relative_eq!(loss.value(&moved(&h, 40.0, &flat)), loss.value(&h), max_relative = 1e-12);
         }
     }

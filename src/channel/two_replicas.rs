@@ -1,14 +1,15 @@
 //! The least error of a prediction of softmax attention, by two replicas.
 //!
-//! Whoever knows only the law of the label's logits given what was seen predicts best by the mean of `sigma` over it, and errs by
-//! its variance: half the mean square distance of two independent draws `H1`, `H2` from it,
+//! An estimator that knows only the law of the label's logits given the data predicts best by the mean of
+//! `sigma` over this law. Its error is the variance of `sigma`, which is half the mean square distance of two
+//! independent draws `H1`, `H2` from the law,
 //!
 //! ```text
 //! E = E|sigma(H1) - sigma(H2)|^2 / 2
 //! ```
 //!
-//! No average is nested. All rows have the same law, and softmax sees only differences along a row: one row is drawn, as `T - 1`
-//! differences.
+//! In this form no average is nested. All rows have the same law, and softmax sees only differences along a
+//! row. It is therefore enough to draw one row, as `T - 1` differences.
 
 use super::softmax::softmax_row;
 use crate::error::Error;
@@ -16,14 +17,15 @@ use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
-/// The law of the logits: what is known of them, what is not, and a rank-one perturbation known in part.
+/// The law of the logits: their known part, their unknown part, and a rank-one perturbation that is partly
+/// known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogitsLaw {
     /// Variance of the known part, per orthonormal coordinate of `Sym(T)`.
     pub(crate) known: f64,
-    /// Variance of the unknown part, noise of the label included.
+    /// Variance of the unknown part, including the noise of the label.
     pub(crate) unknown: f64,
-    /// What multiplies `chi chi^T - I`, with `chi` of unit variance; 0 for no perturbation.
+    /// Factor on `chi chi^T - I`, with `chi` of unit variance; 0 for no perturbation.
     pub(crate) perturbation: f64,
     /// Overlap of two draws of `chi`.
     pub(crate) overlap: f64,
@@ -37,7 +39,7 @@ pub(crate) struct TwoReplicas {
 }
 
 impl TwoReplicas {
-    /// For 2 to 8 tokens, with or without a perturbation.
+    /// The standard normals for 2 to 8 tokens, with or without a perturbation.
     pub(crate) fn new(
         tokens: usize,
         inverse_temperature: f64,
@@ -58,7 +60,7 @@ impl TwoReplicas {
         Ok(Self { tokens, inverse_temperature, scrambles })
     }
 
-    /// The error by the nodes of one scramble; NaN if there is no such scramble.
+    /// The error on the nodes of one scramble; NaN if there is no such scramble.
     pub(crate) fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
         let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
         let average = match self.tokens {
@@ -78,7 +80,8 @@ impl TwoReplicas {
 fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law: &LogitsLaw) -> f64 {
     let LogitsLaw { known, unknown, perturbation, overlap } = *law;
     let differences = T as f64 - 1.0;
-    // The differences h_b - h_0 have the covariance (variance/2)(1 + 2 11^T); this is a root of the bracket.
+    // The differences h_b - h_0 have the covariance (variance/2)(1 + 2 11^T). The next line gives a root of
+    // the bracket.
     let spread = ((1.0 + 2.0 * differences).sqrt() - 1.0) / differences;
     let total = known + unknown;
     let scale = inverse_temperature * (0.5 * total).sqrt();
@@ -148,7 +151,7 @@ mod tests {
     use rand_distr::StandardNormal;
     use rand_pcg::Pcg64;
 
-    /// The whole matrices, by plain Monte Carlo, with its standard error.
+    /// The average over whole matrices, by plain Monte Carlo, with its standard error.
     fn brute_force<const T: usize>(b: f64, law: &LogitsLaw) -> (f64, f64) {
         let mut random = Pcg64::seed_from_u64(1);
         let count = 40_000;

@@ -1,15 +1,16 @@
-//! The proximal operator of the softmax loss on a rank-one perturbation of the logits, for a block of samples.
+//! The proximal operator of the softmax loss on a rank-one perturbation of the logits, for a block of
+//! samples.
 //!
-//! In units with `q0 = 1`, and with `k = b q0` the coupling (`b` the inverse temperature), the logits of a sample are
-//! `A = z + k (chi chi^T - q I)` and the objective is
+//! In units with `q0 = 1`, and with `k = b q0` the coupling (`b` the inverse temperature), the logits of a
+//! sample are `A = z + k (chi chi^T - q I)` and the objective is
 //!
 //! ```text
 //! F(chi) = |sigma(A) - sigma(B)|_F^2 + |chi - omega|^2/(2v)
 //! ```
 //!
-//! It is not convex. Since the loss is even in `chi`, the global minimum has `chi.omega >= 0`, and every start is
-//! reflected there. The starts are screened by their objective, and the best of them polished by a damped Newton
-//! (Levenberg-Marquardt) method.
+//! The objective is not convex. Since the loss is even in `chi`, the global minimum has `chi.omega >= 0`, and
+//! every start is reflected to that side. The starts are screened by their objective, and the best of them
+//! are polished by a damped Newton (Levenberg-Marquardt) method.
 
 use super::softmax::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, Local, Matrix, Vector, descend};
@@ -28,15 +29,15 @@ pub(crate) struct VectorProx<'a, const T: usize> {
     pub(crate) omega: Vector<T>,
     /// `|w|^2/D`, which centres the perturbation.
     pub(crate) q: f64,
-    /// What multiplies `chi chi^T - q I`.
+    /// Factor on `chi chi^T - q I`.
     pub(crate) coupling: f64,
     /// `1/v`.
     pub(crate) stiffness: f64,
 }
 
-/// What suggests where the global minimum is.
+/// Hints at the global minimum.
 pub(crate) struct Hints<'a, const T: usize> {
-    /// The label's logits, the perturbation included.
+    /// The label's logits, including the perturbation.
     pub(crate) label: &'a Matrix<T>,
     /// `chi*`.
     pub(crate) star: &'a Vector<T>,
@@ -88,13 +89,13 @@ impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
         self.stiffness
     }
 
-    /// The extra values are the loss and `dl'/dq`.
+    /// The objective and its derivatives at `chi`. The extra values are the loss and `dl'/dq`.
     #[inline(always)]
     fn local(&self, chi: &Vector<T>) -> Local<T, 2> {
         let k = self.coupling;
         let mut loss = [0.0; LANES];
         let mut centring = [0.0; LANES];
-        // G/2 + its transpose, and the second-order part of the Hessian over 2 k^2.
+        // `slope` is G/2 plus its transpose, and `second` is the second-order part of the Hessian over 2 k^2.
         let mut slope = [[[0.0; LANES]; T]; T];
         let mut second = [[[0.0; LANES]; T]; T];
         for a in 0..T {
@@ -162,7 +163,7 @@ impl<const T: usize> Shortlist<T> {
         Self { values: [[f64::INFINITY; LANES]; POLISHED], points: [[[0.0; LANES]; T]; POLISHED] }
     }
 
-    /// Enters a start, reflected to the side of `omega`.
+    /// Enters a start, reflected to the side of `omega`, if it is among the best.
     #[inline(always)]
     fn enter(&mut self, objective: &VectorProx<'_, T>, start: &Vector<T>) {
         let mut along = [0.0; LANES];
@@ -194,8 +195,8 @@ impl<const T: usize> Shortlist<T> {
     }
 }
 
-/// A good approximation to the top eigenvector of `matrix`, times the root of its eigenvalue (at least 0.05): some power
-/// iterations from `start`.
+/// A good approximation to the top eigenvector of `matrix`, times the root of its eigenvalue (at least 0.05).
+/// It comes from some power iterations from `start`.
 #[inline(always)]
 fn top_eigenvector<const T: usize>(matrix: &Matrix<T>, start: &Vector<T>) -> Vector<T> {
     const STEPS: usize = 8;
@@ -247,9 +248,9 @@ fn top_eigenvector<const T: usize>(matrix: &Matrix<T>, start: &Vector<T>) -> Vec
     vector
 }
 
-/// The starts: `warm` if it is a number, `omega`, `chi*`, a point close to zero, two that a linear softmax suggests, and
-/// reflections of `omega`. Each kind is made, and all are entered, in one place, since everything here is compiled for every
-/// number of tokens.
+/// The starts: `warm` if it is a number, `omega`, `chi*`, a point close to zero, two points that a linear
+/// softmax suggests, and reflections of `omega`. Each kind of start is computed in one place, and all are
+/// entered in one place, since everything here is compiled for every number of tokens.
 #[inline(always)]
 fn screen<const T: usize>(
     objective: &VectorProx<'_, T>,
@@ -257,10 +258,11 @@ fn screen<const T: usize>(
     warm: &Vector<T>,
 ) -> Shortlist<T> {
     const WARM: usize = 0;
-    // Up to the reflections through single tokens.
+    // The number covers all starts up to the reflections through single tokens.
     const OTHERS: usize = 7;
     let omega = &objective.omega;
-    // chi chi^T would be this if the softmax were linear, but for what it adds along u, which is not seen.
+    // If the softmax were linear, chi chi^T would equal this matrix up to its part along u, which is not
+    // seen.
     let mut target = [[[0.0; LANES]; T]; T];
     let mut mean = [0.0; LANES];
     for a in 0..T {
@@ -291,7 +293,7 @@ fn screen<const T: usize>(
                 }
                 top_eigenvector(&target, omega)
             }
-            // Through the direction of all ones.
+            // This is the reflection through the direction of all ones.
             6 => {
                 let mut sum = [0.0; LANES];
                 for component in omega {
@@ -314,8 +316,8 @@ fn screen<const T: usize>(
 }
 
 impl<const T: usize> VectorProx<'_, T> {
-    /// The proximal points, and the objective there; its extra values are the loss and `dl'/dq`. `warm` is a point that they may be close
-    /// to, NaN if there is none.
+    /// The proximal points, and the objective there, whose extra values are the loss and `dl'/dq`. `warm` is
+    /// a point that may be close to the proximal points; it is NaN if there is none.
     #[inline(always)]
     pub(crate) fn global(&self, hints: &Hints<'_, T>, warm: &Vector<T>) -> (Vector<T>, Local<T, 2>) {
         let list = screen(self, hints, warm);
@@ -404,7 +406,7 @@ mod tests {
         Point { m: 0.0, s2: 0.5, v: 0.8 },
     ];
 
-    /// Number of samples for which some other start leads lower.
+    /// Number of samples for which some other start leads to a lower minimum.
     fn missed<const T: usize>(starts: impl Fn(usize, usize) -> f64, tries: usize) -> usize {
         let mut missed = 0;
         for point in &POINTS {

@@ -1,8 +1,9 @@
-//! The law of `N = z* - z + sqrt(Delta) xi`: what the frozen weights leave of the label's logits.
+//! The law of `N = z* - z + sqrt(Delta) xi`, the part of the label's logits that the frozen weights leave
+//! unexplained.
 //!
-//! For linear attention pre-training enters fine-tuning only through this law. On fresh and on reused sequences `N` is
-//! Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively selected ones it is a
-//! Gaussian plus a multiple of a Gaussian conditioned on a ball.
+//! For linear attention pre-training enters fine-tuning only through this law. On fresh and on reused
+//! sequences `N` is Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively
+//! selected sequences `N` is a Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
 use super::selection::Score;
 use super::training::{Sequences, Training};
@@ -12,7 +13,7 @@ use crate::model::Model;
 use crate::observables;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile, normal_cdf, normal_density};
 
-/// Orthonormal coordinates of `Sym(T)` at most.
+/// Largest number of orthonormal coordinates of `Sym(T)`.
 const MAX_COORDINATES: usize = channel::dimension(Model::MAX_TOKENS);
 /// Half-width, in standard deviations, of the quadrature rule of the scalar noise.
 const REACH: f64 = 8.5;
@@ -22,13 +23,13 @@ const REACH: f64 = 8.5;
 pub(super) enum LabelNoise {
     /// Independent coordinates of equal variance.
     Gaussian { deviation: f64 },
-    /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction` in the
-    /// scored coordinates, and `n` standard Gaussian.
+    /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction`
+    /// in the scored coordinates, and `n` standard Gaussian.
     Selected { score: Score, fraction: f64, spread: f64, deviation: f64 },
 }
 
 impl LabelNoise {
-    /// The training law.
+    /// The law of `N` on the sequences of the training.
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
         let (tokens, delta) = (model.tokens(), model.delta());
         let (beta, unit) = (training.beta(), training.q0());
@@ -54,7 +55,7 @@ impl LabelNoise {
                     training,
                 )
             }
-            // Nothing to select by: the score is the same for all sequences, or independent of them.
+            // Here the score selects nothing: it is the same for all sequences, or independent of them.
             Sequences::Active(_) | Sequences::Fresh => {
                 Self::gaussian(observables::effective_noise(&weights, delta, beta), training)
             }
@@ -66,14 +67,15 @@ impl LabelNoise {
         Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0() }
     }
 
-    /// Half the variance of a coordinate: `Delta_eff` of the training law, in units of `q0^2`. `None` where the law is
-    /// anisotropic.
+    /// Half the variance of a coordinate, which is `Delta_eff` of the training law, in units of `q0^2`. The
+    /// result is `None` if the law is anisotropic.
     pub(super) fn effective(&self, tokens: usize) -> Option<f64> {
         match *self {
             Self::Gaussian { deviation } => Some(0.5 * deviation * deviation),
             Self::Selected { score: Score::Centred, .. } => None,
             Self::Selected { score: Score::Frobenius, fraction, spread, deviation } => {
-                // E|z|^2 on the ball: chi2 with two more degrees of freedom at the same radius.
+                // E|z|^2 on the ball follows from the chi-squared law with two more degrees of freedom at the
+                // same radius.
                 let degrees = channel::dimension(tokens);
                 let radius2 = chi_square_quantile(degrees, fraction);
                 let kept = chi_square_cdf(degrees + 2, radius2) / fraction;
@@ -103,7 +105,7 @@ impl LabelNoise {
         !matches!(self, Self::Selected { score: Score::Centred, .. })
     }
 
-    /// `N` for the given standard normals, [`Self::dimensions`] of them.
+    /// `N` for the given standard normals. Their number is [`Self::dimensions`].
     pub(super) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
         match *self {
             Self::Gaussian { deviation } => channel::symmetric_from_coordinates(|k| deviation * normal(k)),
@@ -119,7 +121,7 @@ impl LabelNoise {
         }
     }
 
-    /// For one token: the law of the scalar `N`; `None` if there is no noise at all.
+    /// The law of the scalar `N` of one token. The result is `None` if there is no noise at all.
     pub(super) fn scalar(&self) -> Option<ScalarLaw> {
         let law = match *self {
             Self::Gaussian { deviation } => {
@@ -144,7 +146,7 @@ impl LabelNoise {
 /// The law of the scalar `N` of a single token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScalarLaw {
-    /// Half of the interval, around 0, outside which there is nothing in double precision.
+    /// Half-width of the interval around 0 outside which the density vanishes in double precision.
     pub(super) half_width: f64,
     /// Standard deviation without selection.
     total: f64,
@@ -161,10 +163,11 @@ struct Cut {
 }
 
 impl ScalarLaw {
-    /// Where the density changes fast: on both sides of the two edges that selection cuts, which the noise smears.
+    /// The points where the density changes fast. They lie on both sides of the two edges of the selection,
+    /// which the noise smears.
     pub(super) fn breaks(&self) -> Vec<f64> {
         self.cut.map_or_else(Vec::new, |Cut { bound, slope, rest, .. }| {
-            // In units of the whole deviation, spread = slope total and the smearing is rest.
+            // In units of the whole deviation, spread = slope total, and the smearing is rest.
             let edge = slope * self.total * self.total * bound;
             let width = REACH * rest * self.total;
             vec![-edge - width, -edge + width, edge - width, edge + width]
@@ -247,13 +250,14 @@ mod tests {
         let noise = LabelNoise::new(&model, &frozen, &training);
         assert_eq!(noise.effective(2), None);
         let LabelNoise::Selected { spread, deviation, .. } = noise else { panic!("{noise:?}") };
-        // <N, u> with u = 11^T/2, and a direction across.
+        // The first average is that of <N, u> with u = 11^T/2, and the second is taken in a direction
+        // orthogonal to u.
         let samples = samples(&noise);
         let along = mean_square(&samples, |n| 0.5 * (n[0][0] + n[1][1] + 2.0 * n[0][1]));
         let across = mean_square(&samples, |n| (n[0][0] - n[1][1]) / SQRT_2);
         let (z2, rest) = (spread * spread, deviation * deviation);
         assert_relative_eq!(along, z2 + rest, max_relative = 2e-3);
-        // In the plane across, the ball of probability 0.05 has |z|^2 < 0.103.
+        // In the plane orthogonal to u, the ball of probability 0.05 has |z|^2 < 0.103.
         assert!(across > rest && across < 0.06 * z2 + rest, "{across}");
     }
 

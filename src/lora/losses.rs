@@ -5,12 +5,13 @@ use super::zero_weights::ZeroWeights;
 use crate::divergence::Divergence;
 use crate::state_evolution::OutputChannel;
 
-/// The losses of fine-tuning, whatever the activation.
+/// The losses of fine-tuning for either activation.
 pub(super) trait Losses: OutputChannel<Point = Point, Averages = Moments> {
-    /// The estimator of the divergences with the smaller error where jumps are rare.
+    /// The estimator of the divergences that has the smaller error where jumps are rare.
     fn smooth_divergence(&self) -> Divergence;
 
-    /// What decides whether the weights vanish altogether; `None` for a loss that never lets them.
+    /// The curvatures that decide whether the weights vanish altogether; `None` for a loss under which the
+    /// weights never vanish.
     fn zero_weights(&mut self) -> Option<&ZeroWeights> {
         None
     }

@@ -1,14 +1,17 @@
-//! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global minimum of
+//! Fine-tuning on `N' = alpha' D` sequences with a rank-one perturbation of the frozen weights: the global
+//! minimum of
 //!
 //! ```text
 //! L'(w) = sum_mu |sigma(beta h(S-hat) + h1(w)) X - y'_mu|_F^2 / D + lambda' |w|^2
 //! ```
 //!
-//! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of large `D`.
+//! over `w` in `R^D`, for labels made by a perturbation `w*` with entries of variance `q0`, in the limit of
+//! large `D`.
 //!
-//! The order parameters are `q = |w-hat|^2/D`, `m = w-hat.w*/D` and the linear response `v`. The *output channel* averages
-//! the proximal point `chi_p = argmin l'(chi; q) + |chi - omega|^2/(2v)`, `g = (chi_p - omega)/v`, over the frozen
-//! logits and the Gaussian fields of each token, `(chi*, omega) ~ N(0, [[q0, m], [m, q]])`:
+//! The order parameters are `q = |w-hat|^2/D`, `m = w-hat.w*/D` and the linear response `v`. The proximal
+//! point is `chi_p = argmin l'(chi; q) + |chi - omega|^2/(2v)`, with `g = (chi_p - omega)/v`. The *output
+//! channel* averages it over the frozen logits and the Gaussian fields of each token,
+//! `(chi*, omega) ~ N(0, [[q0, m], [m, q]])`:
 //!
 //! ```text
 //! vhat = alpha' E[-div_omega g],    mhat = alpha' E[div_chi* g],
@@ -21,7 +24,8 @@
 //! m = mhat q0/r,    q = (mhat^2 q0 + qhat)/r^2,    v = 1/r
 //! ```
 //!
-//! The treatment is replica symmetric, and the loss is not convex: see [`Validity`] for when to trust a solution.
+//! The treatment is replica symmetric, and the loss is not convex. [`Validity`] says when to trust a
+//! solution.
 //! Source: arXiv:2606.05899.
 
 mod bayes;
@@ -65,21 +69,21 @@ pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
 use starts::Starts;
 
-/// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that fine-tuning
-/// collapses: with `H0` the curvature of the loss of a sample at `w = 0`, `R = H0 (I + v H0)^{-1}`, and
-/// `eta0 = alpha' E[dl'/dq]` there,
+/// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that
+/// fine-tuning collapses. With `H0` the curvature of the loss of a sample at `w = 0`,
+/// `R = H0 (I + v H0)^{-1}`, and `eta0 = alpha' E[dl'/dq]` at `w = 0`, the equations are
 ///
 /// ```text
 /// alpha' E[tr R - chi*^T R chi*/q0] = 1/v,
 /// lambda'_c = -(alpha'/2) E[chi*^T R chi*]/q0 - eta0
 /// ```
 ///
-/// `None` where the first equation has no root (little data), and for linear attention, whose loss is not bounded. The
-/// `lambda` of `training` is not used.
+/// The result is `None` if the first equation has no root (little data), and for linear attention, whose loss
+/// is not bounded. The `lambda` of `training` is not used.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
@@ -93,12 +97,13 @@ pub fn lambda_collapse(
     }
 }
 
-/// Whether an overlap with the truth grows from nothing, at the `alpha'` and `lambda'` of `training`: the stability of the fixed point
-/// `m = 0`, with the verdict on replica symmetry there. For phase diagrams.
+/// Whether an overlap with the truth grows from a vanishing one, at the `alpha'` and `lambda'` of `training`.
+/// The answer is the stability of the fixed point `m = 0`, with the verdict on replica symmetry at that
+/// point. It serves phase diagrams.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -108,13 +113,13 @@ pub fn weak_recovery(
     search(model, frozen, training, options, |mut search| weak_recovery::at(&mut search, training.alpha()))
 }
 
-/// The threshold `alpha'_c` of weak recovery at the ridge of `training`, searched from its `alpha` on, within a factor `1e4` in
-/// either direction; `None` if there is none. Look at the verdict: at small ridges the threshold lies where replica symmetry does
-/// not hold.
+/// The threshold `alpha'_c` of weak recovery at the ridge of `training`. The search starts at the `alpha` of
+/// `training` and covers a factor `1e4` in either direction; the result is `None` if there is no threshold in
+/// that range. Check the verdict: at small ridges the threshold lies where replica symmetry does not hold.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn alpha_weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -126,13 +131,13 @@ pub fn alpha_weak_recovery(
     })
 }
 
-/// Checks that the inputs fit together, a ridge aside.
+/// Checks that the inputs fit together. The ridge is checked elsewhere.
 fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
     training.sequences().check_response(frozen)?;
     training.sequences().workload().check(model, options)
 }
 
-/// What `run` makes of the search for fixed points, after validation.
+/// Validates the inputs, and returns the result of `run` on the search for fixed points.
 fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,
@@ -162,8 +167,8 @@ fn search<R: Send>(
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,
@@ -173,12 +178,13 @@ pub fn solve(
     solve_with(model, frozen, training, options, Run::default())
 }
 
-/// The same, beginning with the solution of a similar problem: faster along an axis of parameters. Where that does not
-/// lead to a reliable overlap, all starts are tried, as by [`solve`]. Of several fixed points with an overlap, it finds the one
-/// that continues the previous one.
+/// Solves the fine-tuning stage like [`solve`], but starts from the solution of a similar problem, which is
+/// faster along an axis of parameters. If that start does not lead to a reliable overlap, all starts of
+/// [`solve`] are tried. Of several fixed points with an overlap, the search finds the one that continues the
+/// previous one.
 ///
 /// # Errors
-/// Those of [`solve`]. Any `previous` will do.
+/// The errors of [`solve`]. Every `previous` is allowed.
 pub fn solve_from(
     model: &Model,
     frozen: &Frozen,
@@ -189,10 +195,11 @@ pub fn solve_from(
     solve_with(model, frozen, training, options, Run::default().starting_from(previous))
 }
 
-/// The same, with company: a similar solution to begin with, an observer, other constants of the search.
+/// Solves the fine-tuning stage like [`solve`], with the options of `run`: a similar solution to begin with,
+/// an observer, and other constants of the search.
 ///
 /// # Errors
-/// Those of [`solve`].
+/// The errors of [`solve`].
 pub fn solve_with(
     model: &Model,
     frozen: &Frozen,

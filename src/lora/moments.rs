@@ -1,11 +1,11 @@
-//! The averages over one evaluation of the output channel, and the order parameters they belong to.
+//! The averages over one evaluation of the output channel, and the order parameters at which they are taken.
 
 use crate::state_evolution::{Averages, Overlaps};
 
 /// Number of averages.
 pub(super) const COUNT: usize = 14;
 
-/// Where the terms of a sample are added up, see [`Moments`].
+/// The index at which each term of a sample is added up, see [`Moments`].
 pub(super) mod term {
     pub(in crate::lora) const DIVERGENCE_OMEGA: usize = 0;
     pub(in crate::lora) const DIVERGENCE_STAR: usize = 1;
@@ -23,8 +23,8 @@ pub(super) mod term {
     pub(in crate::lora) const STABILITY: usize = 13;
 }
 
-/// Order parameters in units of `q0`: `m`, the variance `s2 = q - m^2` of `omega` given `chi*`, and `v`. In these
-/// coordinates `m^2 <= q` holds by itself.
+/// Order parameters in units of `q0`: `m`, the variance `s2 = q - m^2` of `omega` given `chi*`, and `v`. In
+/// these coordinates `m^2 <= q` holds automatically.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Point {
     pub(super) m: f64,
@@ -46,10 +46,10 @@ impl Point {
 /// Averages per sample. `g = (chi_p - omega)/v`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Moments {
-    /// Pointwise parts of `div_omega g` and `div_chi* g` (the latter only if it is used, see
-    /// [`Losses::smooth_divergence`](super::losses::Losses::smooth_divergence)).
+    /// Pointwise parts of `div_omega g` and `div_chi* g`. The second is present only if it is used, see
+    /// [`Losses::smooth_divergence`](super::losses::Losses::smooth_divergence).
     pub(super) pointwise: [f64; 2],
-    /// Jump parts of the same, where they are known in closed form.
+    /// Jump parts of the same divergences, where they are known in closed form.
     pub(super) jump: [f64; 2],
     /// `|g|^2`.
     pub(super) gradient2: f64,
@@ -57,18 +57,18 @@ pub(super) struct Moments {
     pub(super) centring: f64,
     /// `g.f` and `g.chi*`, where `omega = m chi* + s f`.
     pub(super) overlaps: [f64; 2],
-    /// `|f|^2`, `f.chi*` and `|chi*|^2` on the very nodes of the average.
+    /// `|f|^2`, `f.chi*` and `|chi*|^2` on the same nodes as the other averages.
     pub(super) seconds: [f64; 3],
-    /// `l'` at the proximal point (in complete passes only, as those below).
+    /// `l'` at the proximal point. This average and those below are taken in complete passes only.
     pub(super) loss: f64,
     /// `|v dg/domega|_F^2`, pointwise.
     pub(super) replicon: f64,
-    /// `chi*^T (dg/domega) chi*`, jumps included.
+    /// `chi*^T (dg/domega) chi*`, including the jumps.
     pub(super) stability: f64,
 }
 
 impl Moments {
-    /// From the sums over samples, in the order of [`term`].
+    /// The averages from the sums over samples, in the order of [`term`].
     pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
         Self {
             pointwise: [s[term::DIVERGENCE_OMEGA], s[term::DIVERGENCE_STAR]],
@@ -101,7 +101,7 @@ impl Averages for Moments {
 }
 
 impl Overlaps for Point {
-    /// `(m, s2, v)`, or `(s2, v)` at `m = 0`, which stays there.
+    /// `(m, s2, v)`, or `(s2, v)` at `m = 0`, because `m` then stays 0.
     fn coordinates(&self) -> Vec<f64> {
         let Self { m, s2, v } = *self;
         if m > 0.0 { vec![m, s2, v] } else { vec![s2, v] }

@@ -1,4 +1,4 @@
-//! From a fixed point in units of `q0` to a solution with its observables and standard errors.
+//! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
 use super::moments::{Moments, Point};
 use super::ridge::{Conjugates, Ridge};
@@ -20,17 +20,17 @@ pub(super) struct TestErrors {
 
 /// The law of new sequences.
 pub(super) trait TestLaw {
-    /// The errors at the common fixed point, and those of every replicate, by itself, at its own.
+    /// The errors at the common fixed point, and those of every replicate at its own fixed point.
     fn errors(&self, common: &Point, own: &[Point]) -> (TestErrors, Vec<TestErrors>);
 }
 
-/// What the observables need besides the fixed point.
+/// The inputs of the observables besides the fixed point.
 pub(super) struct Reporter {
     pub(super) units: Units,
     pub(super) effective_noise: Option<EffectiveNoise>,
 }
 
-/// Everything that has a standard error.
+/// All results that have a standard error.
 struct Observed {
     order: Order,
     objective: f64,
@@ -74,7 +74,7 @@ impl Reporter {
             std_error,
         };
         if !matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
-            // Neither gauges nor error bars mean anything away from a fixed point.
+            // Away from a fixed point, neither the gauges nor the error bars mean anything.
             solution.validity.distrust();
             solution.std_error = StdError::default();
         }
@@ -141,7 +141,7 @@ impl Observed {
     }
 }
 
-/// No number at all rather than some of them.
+/// Sets all numbers of a solution to NaN, so that no part of it remains.
 fn erase(solution: &mut Solution) {
     let nan = f64::NAN;
     solution.status = Status::NonFinite;

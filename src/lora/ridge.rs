@@ -1,16 +1,17 @@
-//! The input channel: the ridge problem for the weights, between the averages and the order parameters.
+//! The input channel: the ridge problem for the weights, which turns the averages into order parameters.
 
 use super::moments::{Moments, Point};
 use super::validity::Validity;
 use crate::divergence::Divergence;
 use crate::state_evolution::InputChannel;
 
-/// Smallest variance of `omega` given `chi*` that is iterated on, in units of `q0`. Perfect recovery ends here, just above
-/// where the rounding errors of `g`, which is of the order of its root, would keep the iteration from its tolerance.
+/// Smallest variance of `omega` given `chi*`, in units of `q0`, at which the iteration goes on. An iteration
+/// towards perfect recovery ends here. At smaller variances the rounding errors of `g`, which is of the order
+/// of the root of the variance, would keep the residual above the tolerance.
 pub(super) const SMALLEST_S2: f64 = 1e-14;
 
-/// Factor on `v` where the curvature is negative: at a small response it is positive. A larger step than any that leads
-/// to a fixed point, so that no such point is ever the best one seen.
+/// Factor on `v` where the curvature is negative. At a small response the curvature is positive. The step is
+/// larger than any step that leads to a fixed point, so that such a point is never the best iterate.
 const RETREAT: f64 = 0.02;
 
 /// Share of the jumps in `vhat` above which integration by parts has the smaller error.
@@ -21,11 +22,11 @@ const JUMPS_DOMINATE: f64 = 0.13;
 pub(super) enum JumpGauge {
     /// The surface terms of the divergence are known in closed form.
     Surface,
-    /// As what integration by parts has beyond the pointwise divergence.
+    /// The share is the difference between integration by parts and the pointwise divergence.
     Difference,
 }
 
-/// What closes the equations, in units of `q0`.
+/// The parameters that close the equations, in units of `q0`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ridge {
     pub(super) tokens: f64,
@@ -35,7 +36,7 @@ pub(super) struct Ridge {
     pub(super) gauge: JumpGauge,
 }
 
-/// The conjugates of one evaluation of the output channel.
+/// The conjugates from one evaluation of the output channel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Conjugates {
     pub(super) v_hat: f64,
@@ -65,7 +66,8 @@ impl Ridge {
             JumpGauge::Surface => moments.jump[0],
             JumpGauge::Difference => -v_hat / self.alpha - moments.pointwise[0],
         };
-        // f64::min drops a NaN: jumps and no response at all, or jumps that are not a number, are as bad as it gets.
+        // f64::min drops a NaN. Jumps without any response, and jumps that are NaN, therefore count as the
+        // largest number.
         if jump <= 0.0 { 0.0 } else { (self.alpha * jump / v_hat.abs()).min(f64::MAX) }
     }
 
@@ -86,7 +88,7 @@ impl Ridge {
         self.alpha * moments.loss + self.lambda * point.q()
     }
 
-    /// The growth rate of a small `m` at `m = 0`: the fixed point is unstable above 1.
+    /// The growth factor of a small `m` at `m = 0`. The fixed point is unstable if it is above 1.
     pub(super) fn growth(&self, point: &Point, moments: &Moments) -> f64 {
         let Conjugates { v_hat, eta, .. } = self.conjugates(point, moments);
         (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
@@ -97,8 +99,8 @@ impl InputChannel for Ridge {
     type Point = Point;
     type Averages = Moments;
 
-    /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` lose its sign: the image
-    /// then moves in the direction that mends it.
+    /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` may
+    /// change its sign. The image then moves in the direction that restores the sign.
     fn image(&self, point: &Point, moments: &Moments) -> Point {
         let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
         let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
@@ -109,7 +111,7 @@ impl InputChannel for Ridge {
         Point { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
     }
 
-    /// After the approach: by parts, where jumps dominate the response.
+    /// After the approach, the divergences are taken by parts if jumps dominate the response.
     fn reconsider(&mut self, settled: bool, point: &Point, moments: &Moments) -> bool {
         let by_parts = !settled
             && self.divergence != Divergence::IntegrationByParts
@@ -120,15 +122,17 @@ impl InputChannel for Ridge {
         by_parts
     }
 
-    /// Weights that vanish do so exponentially in the ridge, from samples too rare for the nodes.
+    /// Whether the nodes resolve the weights. Weights close to zero are exponentially small in the ridge, and
+    /// come from samples too rare for the nodes.
     fn resolves(&self, point: &Point) -> bool {
         point.m > 0.0 || point.q() > 10.0 * SMALLEST_S2
     }
 }
 
-/// Gaussian integration by parts with the second moments of the very nodes of the average, which removes the error of the
-/// linear part of `g`: the least-squares fit `g = A omega + B chi*` has `E div_omega g = T A` and `E div_chi* g = T B`. It is done in
-/// `f` and `chi*`, where `omega = m chi* + s f`, since `omega` and `chi*` are nearly parallel close to perfect recovery.
+/// Gaussian integration by parts with the second moments of the same nodes as the averages, which removes the
+/// error of the linear part of `g`. The least-squares fit `g = A omega + B chi*` has `E div_omega g = T A`
+/// and `E div_chi* g = T B`. The fit is done in `f` and `chi*`, where `omega = m chi* + s f`, since `omega`
+/// and `chi*` are nearly parallel close to perfect recovery.
 fn by_parts(point: &Point, moments: &Moments, tokens: f64) -> [f64; 2] {
     let [g_free, g_star] = moments.overlaps;
     let [free2, cross, star2] = moments.seconds;

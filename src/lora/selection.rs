@@ -1,7 +1,8 @@
-//! Active selection: the score of a sequence, the fraction that is kept, and the law of what was selected.
+//! Active selection: the score of a sequence, the fraction of sequences that is kept, and the law of the
+//! selected ones.
 //!
-//! The frozen logits of new sequences are isotropic Gaussians in the scored coordinates. To keep those with the smallest scores conditions them
-//! on a ball.
+//! The frozen logits of new sequences are isotropic Gaussians in the scored coordinates. Keeping the
+//! sequences with the smallest scores conditions these Gaussians on a ball.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use crate::channel;
 use crate::error::Error;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile};
 
-/// Which coordinates of the frozen logits `z` active selection looks at.
+/// The coordinates of the frozen logits `z` that enter the score of active selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
@@ -31,12 +32,12 @@ impl fmt::Display for Score {
     }
 }
 
-/// Active selection: of the fresh sequences at hand, keep those with the smallest scores.
+/// Active selection keeps the sequences with the smallest scores among the available fresh ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "SelectionFields", into = "SelectionFields")]
 pub struct Selection(SelectionFields);
 
-/// A selection as it is read and written.
+/// The serialised form of a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename = "Selection")]
 pub(crate) struct SelectionFields {
@@ -65,7 +66,7 @@ impl From<Selection> for SelectionFields {
 }
 
 impl Selection {
-    /// Keep the given fraction, those of the smallest score.
+    /// Keeps the given fraction of the sequences, those with the smallest scores.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless the fraction is in `(0, 1]`.
@@ -87,7 +88,7 @@ impl Selection {
 }
 
 impl Score {
-    /// Number of coordinates of the logits that the score looks at.
+    /// Number of coordinates of the logits that enter the score.
     pub(super) fn coordinates(self, tokens: usize) -> usize {
         match self {
             Self::Frobenius => channel::dimension(tokens),
@@ -95,8 +96,8 @@ impl Score {
         }
     }
 
-    /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in the scored
-    /// coordinates: the direction is kept, the radius is mapped by its quantile.
+    /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in
+    /// the scored coordinates. The direction of the sample is kept, and the radius is mapped by its quantile.
     pub(super) fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
         let flat = match self {
             Self::Frobenius => 0.0,
@@ -110,8 +111,8 @@ impl Score {
         }
     }
 
-    /// What the scored coordinates of a standard Gaussian sample, of squared norm `radius2`, are multiplied by to condition it
-    /// on their ball of probability `fraction`.
+    /// The factor that conditions a standard Gaussian sample on the ball of probability `fraction` in the
+    /// scored coordinates. It multiplies these coordinates, whose squared norm is `radius2`.
     pub(super) fn shrinkage(self, tokens: usize, fraction: f64, radius2: f64) -> f64 {
         if radius2 <= 0.0 {
             return 1.0;

@@ -1,4 +1,4 @@
-//! What fine-tuning leads to: order parameters, errors, effective noise, and how the solve ended.
+//! The result of fine-tuning: order parameters, errors, effective noise, and the status of the solve.
 
 use std::fmt;
 
@@ -44,10 +44,10 @@ pub struct Errors {
     /// `E'` on new sequences with noisy labels.
     #[serde(deserialize_with = "number")]
     pub test: f64,
-    /// The same with the noise removed from the label.
+    /// `E'` on new sequences with noiseless labels.
     #[serde(deserialize_with = "number")]
     pub test_clean: f64,
-    /// On the training sequences.
+    /// Error on the training sequences.
     #[serde(deserialize_with = "number")]
     pub train: f64,
     /// The frozen baseline: `E'` at `w = 0`.
@@ -55,25 +55,26 @@ pub struct Errors {
     pub frozen: f64,
 }
 
-/// Half the variance, per coordinate, of what the frozen weights leave of the label's logits (linear attention).
+/// Half the variance, per coordinate, of the part of the label's logits that the frozen weights leave
+/// unexplained (linear attention).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EffectiveNoise {
-    /// On the training sequences; `None` where it is not a scalar (selection by the centred score).
+    /// On the training sequences; `None` if it is not a scalar (selection by the centred score).
     pub train: Option<f64>,
     /// On new sequences.
     #[serde(deserialize_with = "number")]
     pub test: f64,
 }
 
-/// Which start the returned fixed point was reached from.
+/// The start from which the returned fixed point was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Branch {
-    /// From near-perfect overlap.
+    /// The start at near-perfect overlap.
     Informed,
-    /// From vanishing overlap.
+    /// The start at vanishing overlap.
     Uninformed,
 }
 
@@ -100,9 +101,9 @@ pub struct Solution {
     /// `o_w = m/sqrt(q q0)`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
-    /// `Delta_eff`; `None` where pre-training does not enter through an effective noise alone.
+    /// `Delta_eff`; `None` if pre-training does not enter through an effective noise alone.
     pub effective_noise: Option<EffectiveNoise>,
-    /// Whether to trust replica symmetry here.
+    /// Whether replica symmetry can be trusted at this solution.
     pub validity: Validity,
     /// How the divergences were computed.
     pub divergence: Divergence,
@@ -110,18 +111,19 @@ pub struct Solution {
     pub branch: Branch,
     /// How the solve ended.
     pub status: Status,
-    /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`: evaluated once more at the returned point, on all
-    /// nodes and without any memory of proximal points found before.
+    /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`. It is evaluated once
+    /// more at the returned point, on all nodes and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
-    /// Iterations, at any number of nodes.
+    /// Number of iterations, summed over all numbers of nodes.
     pub iterations: usize,
-    /// Standard errors, from independent scrambles; absent for `T = 1`, which is done by quadrature, to about 1e-7.
+    /// Standard errors, from independent scrambles. They are absent for `T = 1`, which is solved by
+    /// quadrature to about 1e-7.
     pub std_error: StdError,
 }
 
 impl Solution {
-    /// The solution, if it is one.
+    /// Returns the solution if the solve succeeded.
     ///
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged or collapsed.

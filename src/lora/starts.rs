@@ -1,4 +1,4 @@
-//! Which starts the state evolution of fine-tuning is iterated from, and which of the fixed points is returned.
+//! The starts of the state evolution of fine-tuning, and the choice among the fixed points that they lead to.
 
 use super::losses::Losses;
 use super::moments::{COUNT, Moments, Point};
@@ -13,16 +13,16 @@ use crate::state_evolution::{Pass, Solved, StateEvolution, Tuning};
 use crate::status::Status;
 use crate::verdict::Verdict;
 
-/// Residual of a solve whose overlap is believed although the solve did not converge.
+/// Largest residual at which the overlap of a solve that did not converge is still believed.
 const CLOSE: f64 = 1e-2;
-/// `m^2/q` below which an iterate is on its way to `m = 0`.
+/// `m^2/q` below which an iterate is taken to converge to `m = 0`.
 const VANISHING: f64 = 1e-10;
 /// `m^2/q` below which an iteration that has stalled may be slowly losing its overlap.
 const WEAK: f64 = 0.01;
-/// `q` below which the weights may be about to vanish altogether.
+/// `q` below which the weights may vanish altogether.
 const GONE: f64 = 1e-4;
 
-/// A fixed point in units of `q0`, and what is known about it.
+/// A fixed point in units of `q0`, with the properties that are known of it.
 pub(super) struct Found {
     pub(super) point: Point,
     pub(super) moments: Moments,
@@ -40,12 +40,12 @@ impl Found {
         self.ridge.validity(&self.point, &self.moments)
     }
 
-    /// At `m = 0`: what a small overlap is multiplied by in one iteration.
+    /// The factor on a small overlap in one iteration, at `m = 0`.
     pub(super) fn growth(&self) -> f64 {
         self.ridge.growth(&self.point, &self.moments)
     }
 
-    /// At `m = 0`: whether a small overlap shrinks.
+    /// Whether a small overlap shrinks, at `m = 0`.
     fn is_stable(&self) -> bool {
         self.growth() <= 1.0
     }
@@ -55,16 +55,16 @@ impl Found {
     }
 }
 
-/// What the starts are made of.
+/// The estimates from which the starts are made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Guess {
-    /// Standard deviation of what the frozen weights leave of the label's logits.
+    /// Standard deviation of the part of the label's logits that the frozen weights leave unexplained.
     pub(super) noise: f64,
     /// Typical `vhat/alpha'`.
     pub(super) curvature: f64,
 }
 
-/// The state evolution of fine-tuning, and where to start it.
+/// The state evolution of fine-tuning, and its starts.
 pub(super) struct Starts<'a> {
     evolution: StateEvolution<'a, dyn Losses + 'a, Ridge>,
     guess: Guess,
@@ -82,7 +82,7 @@ impl<'a> Starts<'a> {
         Self { evolution: StateEvolution::new(losses, ridge, options), guess, warm: None }
     }
 
-    /// Looks for an overlap near `warm` first.
+    /// Looks for an overlap near `warm` before all other starts.
     pub(super) fn starting_from(self, warm: Option<Point>) -> Self {
         Self { warm, ..self }
     }
@@ -122,20 +122,21 @@ impl<'a> Starts<'a> {
             }
             None => return Ok(informed),
         };
-        // Where it is unstable, or outside the validity of replica symmetry, its objective means nothing.
+        // If the fixed point is unstable, or if replica symmetry is not valid there, its objective means
+        // nothing.
         let trusted = nothing.status.is_success()
             && nothing.is_stable()
             && nothing.validity().verdict != Verdict::Unreliable;
         Ok(if trusted && nothing.objective() < informed.objective() { nothing } else { informed })
     }
 
-    /// From near-perfect overlap, or from the overlap of a similar problem.
+    /// The fixed point from a start at near-perfect overlap, or at the overlap of a similar problem.
     fn informed(&mut self) -> Result<Found, Error> {
         if let Some(found) = self.continued() {
             return Ok(found);
         }
-        // Closer to perfect overlap where nothing, or little, stands against it: on the way there, the logarithm of the
-        // distance would fall by the same amount in every step.
+        // The start is closer to perfect overlap if the noise and the ridge are small. From a start that is
+        // too far away, the logarithm of the distance would fall by the same amount in every step.
         let distance = (10.0 * (self.guess.noise + self.evolution.input.lambda)).min(1.0);
         let start = Point {
             m: 1.0 - 0.05 * distance,
@@ -155,15 +156,16 @@ impl<'a> Starts<'a> {
         if settled || (found.residual <= CLOSE && found.point.m.powi(2) > WEAK * found.point.q()) {
             return Ok(found);
         }
-        // Without a fixed point at m > 0 to hold it, the overlap is lost: what is left is m = 0, if it is stable.
+        // Without a fixed point at m > 0 the overlap is lost, and m = 0 is the result if it is stable.
         let nothing = self.nothing(Branch::Informed)?;
         let solved = nothing.status.is_success() || nothing.status == Status::NoiseLimited;
         Ok(if vanishes(&found.point) || (nothing.is_stable() && solved) { nothing } else { found })
     }
 
-    /// The fixed point near that of a similar problem, if it is one to rely on.
+    /// The fixed point near that of a similar problem, if it is reliable.
     fn continued(&mut self) -> Option<Found> {
-        // From far outside of what solutions are like, the nodes would remember nonsense.
+        // A point far outside of the range of solutions would leave useless proximal points in the memory of
+        // the nodes.
         let v = self.typical_response();
         let plausible = |warm: &Point| {
             warm.m > 1e-3 && warm.q() < 1e2 && warm.s2 > 1e-12 && warm.v > 1e-3 * v && warm.v < 1e3 * v
@@ -174,7 +176,8 @@ impl<'a> Starts<'a> {
         (reliable && found.point.m.powi(2) > WEAK * found.point.q()).then_some(found)
     }
 
-    /// From vanishing overlap: the fixed point `m = 0` if it is stable, else what a small overlap grows into.
+    /// The fixed point from a start at vanishing overlap. It is `m = 0` if that is stable, else the fixed
+    /// point to which a small overlap grows.
     fn uninformed(&mut self) -> Result<Found, Error> {
         let nothing = self.nothing(Branch::Uninformed)?;
         if nothing.is_stable() || nothing.status == Status::Interrupted {
@@ -185,7 +188,7 @@ impl<'a> Starts<'a> {
         Ok(if vanishes(&found.point) { nothing } else { found })
     }
 
-    /// The fixed point without overlap: no weights at all if that is stable.
+    /// The fixed point without overlap. It has zero weights if these are stable.
     fn nothing(&mut self, branch: Branch) -> Result<Found, Error> {
         match self.vanished(branch) {
             Some(vanished) => Ok(vanished),
@@ -210,7 +213,8 @@ impl<'a> Starts<'a> {
         })
     }
 
-    /// Whether `m = 0` may have the lower train objective, judged on few nodes: the finest level decides if they do not.
+    /// Whether `m = 0` may have the lower train objective, judged on few nodes. If it may, the finest level
+    /// decides.
     fn nothing_may_be_better(&mut self, informed: &Found) -> Result<bool, Error> {
         self.evolution.begin();
         let nothing = self.evolution.approach(&self.start_of_nothing())?.point;
@@ -219,7 +223,7 @@ impl<'a> Starts<'a> {
             let replicates = self.evolution.output.averages(0, Pass::Complete, &point);
             replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
         });
-        // On the same nodes, the difference has a much smaller error than either.
+        // On the same nodes, the difference of the objectives has a much smaller error than either objective.
         let excess = nothing.iter().zip(&informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
         let scale = informed.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
         Ok(excess < 0.05 * scale)
@@ -229,7 +233,7 @@ impl<'a> Starts<'a> {
         Point { m: 0.0, s2: 1.0, v: self.typical_response() }
     }
 
-    /// `v` where `vhat` is most of what the loss can give.
+    /// The value of `v` at which `vhat` is most of the largest curvature that the loss can give.
     fn typical_response(&self) -> f64 {
         let Ridge { alpha, lambda, .. } = self.evolution.input;
         1.0 / (2.0 * lambda + alpha * self.guess.curvature)
@@ -246,7 +250,7 @@ impl<'a> Starts<'a> {
         Ok(Found { point, moments, ridge, branch, status, residual, iterations, replicates })
     }
 
-    /// The outcome where the parameters are so extreme that there is no start in double precision.
+    /// The outcome for parameters so extreme that there is no start in double precision.
     fn without_numbers(&self, branch: Branch) -> Found {
         let nan = f64::NAN;
         Found {

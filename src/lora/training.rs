@@ -8,22 +8,22 @@ use crate::error::{Error, Number};
 use crate::frozen::Frozen;
 use crate::memory::Workload;
 
-/// Which sequences fine-tuning is trained on. The test law is always that of new sequences.
+/// The sequences that fine-tuning is trained on. The test law is always that of new sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Sequences {
-    /// New ones.
+    /// New sequences.
     #[default]
     Fresh,
     /// A subset of the pre-training sequences, with the same label noise.
     Reused,
-    /// Selected among new ones by a score of the frozen logits.
+    /// Sequences selected among new ones by a score of the frozen logits.
     Active(Selection),
 }
 
 impl Sequences {
-    /// Checks that the response of the frozen weights is there if fine-tuning on these sequences needs it.
+    /// Checks that the response of the frozen weights is known if fine-tuning on these sequences needs it.
     pub(crate) fn check_response(&self, frozen: &Frozen) -> Result<(), Error> {
         match (self, frozen.v()) {
             (Self::Reused, None) => Err(Error::MissingField {
@@ -34,13 +34,13 @@ impl Sequences {
         }
     }
 
-    /// The averages of fine-tuning on these sequences, as the budget of memory counts them.
+    /// The kind of averages of fine-tuning on these sequences, for the memory budget.
     pub(crate) fn workload(&self) -> Workload {
         Workload::Finetuning { selected: matches!(self, Self::Active(_)) }
     }
 }
 
-/// The sequences as they are read.
+/// The serialised form of the sequences.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case", rename = "Sequences")]
 enum SequencesFields {
@@ -62,7 +62,7 @@ impl TryFrom<SequencesFields> for Sequences {
     }
 }
 
-/// How the perturbation is trained. A training that exists is valid.
+/// How the perturbation is trained. Every value of this type is valid.
 ///
 /// ```
 /// use lora_asymptotics::lora::{Score, Selection, Training};
@@ -84,7 +84,7 @@ pub struct Training {
     sequences: Sequences,
 }
 
-/// A training as it is read.
+/// The serialised form of a training.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, rename = "Training")]
 pub(crate) struct LoraFields {
@@ -117,7 +117,7 @@ impl TryFrom<LoraFields> for Training {
 }
 
 impl Training {
-    /// Range of `q0`: what can be squared without a thought of the range of double precision.
+    /// Range of `q0`. The squares of numbers in this range stay far inside the range of double precision.
     pub const VARIANCES: [f64; 2] = [1e-100, 1e100];
 
     /// `alpha D` fresh sequences and ridge `lambda`, with `q0 = 1` and no recalibration.
@@ -128,7 +128,8 @@ impl Training {
         Self::without_ridge(alpha)?.with_lambda(lambda)
     }
 
-    /// The same without a ridge, for what does not depend on it: the Bayes-optimal estimator, and the threshold of collapse.
+    /// A training on `alpha D` fresh sequences without a ridge, for results that do not depend on it: the
+    /// Bayes-optimal estimator, and the threshold of collapse.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
@@ -197,7 +198,8 @@ impl Training {
         self.alpha
     }
 
-    /// Ridge `lambda'` on `|w|^2`; >= 0. Required for empirical risk minimisation, refused for the Bayes-optimal estimator.
+    /// Ridge `lambda'` on `|w|^2`; >= 0. Empirical risk minimisation requires it, and the Bayes-optimal
+    /// estimator refuses it.
     #[must_use]
     pub fn lambda(&self) -> Option<f64> {
         self.lambda
@@ -221,12 +223,12 @@ impl Training {
         self.sequences
     }
 
-    /// The ridge, where a solver needs one.
+    /// The ridge, for a solver that needs one. A missing ridge is an error.
     pub(crate) fn require_ridge(&self) -> Result<f64, Error> {
         check::ridge("lora.lambda", self.lambda)
     }
 
-    /// The ridge of a solver, which has required one unless its answer does not depend on it.
+    /// The ridge, for a solver that has required one already, or whose answer does not depend on it.
     pub(crate) fn ridge(&self) -> f64 {
         self.lambda.unwrap_or(0.0)
     }

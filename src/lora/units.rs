@@ -1,16 +1,16 @@
-//! The units of the solvers: `q0 = 1`, and the loss in units of its own.
+//! The units of the solvers: `q0 = 1`, and a loss in its own unit.
 
 use super::moments::Point;
 use super::ridge::SMALLEST_S2;
 use super::solution::Order;
 
-/// Sizes of the units. With `chi` in units of `sqrt(q0)`, `v` is in units of `q0/loss` and the ridge, like all conjugates of
-/// second derivatives, in units of `loss/q0`.
+/// Sizes of the units. With `chi` in units of `sqrt(q0)`, the response `v` is in units of `q0/loss`. The
+/// ridge is in units of `loss/q0`, like all conjugates of second derivatives.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Units {
-    /// Of `q`, `m` and the square of `chi`.
+    /// Unit of `q`, `m` and the square of `chi`.
     pub(super) q0: f64,
-    /// Of the loss and of the objective.
+    /// Unit of the loss and of the objective.
     pub(super) loss: f64,
 }
 
@@ -25,7 +25,7 @@ impl Units {
         lambda / self.stiffness()
     }
 
-    /// The point of a solution in these units, to start from; `None` if it has no overlap or is not a solution.
+    /// The point of a solution in these units, as a start; `None` if it has no overlap or is not a solution.
     pub(super) fn point(&self, order: &Order) -> Option<Point> {
         let (q, m, v) = (order.q / self.q0, order.m / self.q0, order.v * self.stiffness());
         let s2 = (q - m * m).max(SMALLEST_S2);

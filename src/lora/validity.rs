@@ -7,47 +7,52 @@ use super::bayes::BayesSolution;
 use crate::nullable::number;
 use crate::verdict::Verdict;
 
-/// Gauges of replica symmetry at the returned fixed point, and what they say.
+/// Gauges of replica symmetry at the returned fixed point, and the verdict that follows from them.
 ///
-/// The proximal operator jumps, so that the replicon is formally infinite; the gauges below are practical ones.
+/// The proximal operator jumps, so that the replicon is formally infinite. The gauges below are therefore
+/// practical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Validity {
     /// `J = alpha' (jump part of div_omega g)/|vhat|`: the share of the response that comes from jumps.
     #[serde(deserialize_with = "number")]
     pub jump: f64,
-    /// `alpha' v^2 E|dg/domega|_F^2`, the replicon away from jumps.
+    /// `alpha' v^2 E|dg/domega|_F^2`, the replicon without the jumps.
     #[serde(deserialize_with = "number")]
     pub replicon: f64,
     /// Whether the verdict is good or marginal.
     pub reliable: bool,
-    /// The verdict. For linear attention by `J`: good up to 0.02, marginal up to 0.13. For softmax by the replicon and by the
-    /// share `1/(1 + J)` of `vhat` in its pointwise value: good if the one is at most 0.9 and the other at least 0.95, marginal
-    /// if at most 1.2 and at least 0.9. Unreliable in any case if the solve ended neither `converged` nor `collapsed` nor
-    /// `noise_limited`, and for linear attention if there are jumps and `vhat` is not positive, as where the ridge has all but killed the weights.
+    /// The verdict. For linear attention it follows from `J`: good up to 0.02, marginal up to 0.13. For
+    /// softmax attention it follows from the replicon and from `1/(1 + J)`, the ratio of `vhat` to its
+    /// pointwise value. It is good if the replicon is at most 0.9 and the ratio at least 0.95, and marginal
+    /// if the replicon is at most 1.2 and the ratio at least 0.9. It is unreliable in any case if the solve
+    /// ended neither `converged` nor `collapsed` nor `noise_limited`. For linear attention it is also
+    /// unreliable if there are jumps and `vhat` is not positive, which happens where the ridge has all but
+    /// suppressed the weights.
     pub verdict: Verdict,
-    /// Whether the alignment is above that of the information-theoretic branch of the Bayes-optimal bound, by more than four standard errors:
-    /// more than anyone can know, so that replica symmetry does not hold, whatever the verdict. `None` if the bound was not asked for,
-    /// or one of the two has no alignment.
+    /// Whether the alignment is above that of the information-theoretic branch of the Bayes-optimal bound, by
+    /// more than four standard errors. No estimator can exceed that bound, so that replica symmetry does not
+    /// hold in this case, whatever the verdict. `None` if the bound was not asked for, or if one of the two
+    /// has no alignment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub above_bound: Option<bool>,
 }
 
 impl Validity {
-    /// Whatever the gauges say, this is not to be trusted.
+    /// Marks the solution as unreliable, whatever the gauges say.
     pub(super) fn distrust(&mut self) {
         self.verdict = Verdict::Unreliable;
         self.reliable = false;
     }
 
-    /// No gauge at all, for a solve that left the finite numbers.
+    /// Erases the gauges, for a solve that left the finite numbers.
     pub(super) fn erase(&mut self) {
         self.distrust();
         self.jump = f64::NAN;
         self.replicon = f64::NAN;
     }
 
-    /// Tells whether the alignment is above the bound. The verdict does not change.
+    /// Records whether the alignment is above the bound. The verdict does not change.
     #[cfg(feature = "scenario")]
     pub(crate) fn compare_with_bound(
         &mut self,
@@ -67,7 +72,8 @@ impl Validity {
 
     /// The verdict for softmax attention.
     pub(super) fn softmax(jump: f64, replicon: f64) -> Self {
-        // vhat over its pointwise value. Both may be negative, near collapse; with opposite signs, jump > 1.
+        // The ratio is vhat over its pointwise value. Both may be negative near collapse. If they have
+        // opposite signs, jump > 1.
         let ratio = 1.0 / (1.0 + jump);
         let good = replicon <= 0.9 && ratio >= 0.95;
         Self::judge(jump, replicon, true, good, replicon <= 1.2 && ratio >= 0.9)

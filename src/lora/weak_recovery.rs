@@ -1,13 +1,14 @@
 //! Weak recovery by empirical risk minimisation: whether weights without any overlap are stable.
 //!
-//! `m = 0` is always a fixed point. With `r = vhat + 2 lambda' + 2 eta`, a small overlap with the truth is multiplied in one undamped
-//! iteration by
+//! `m = 0` is always a fixed point. With `r = vhat + 2 lambda' + 2 eta`, one undamped iteration multiplies a
+//! small overlap with the truth by
 //!
 //! ```text
 //! (vhat + alpha' E[chi*^T (dg/domega) chi*]/q0)/r,
 //! ```
 //!
-//! jumps of the proximal point included: it grows where `alpha' E[chi*^T (dg/domega) chi*]/q0 > 2 (lambda' + eta)`.
+//! where the expectation includes the jumps of the proximal point. The overlap grows if
+//! `alpha' E[chi*^T (dg/domega) chi*]/q0 > 2 (lambda' + eta)`.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,29 +23,30 @@ use crate::threshold::Threshold;
 
 /// Ratio of consecutive `alpha'` in the search for a threshold.
 const STRIDE: f64 = 1.5;
-/// Steps of that search at most, in either direction.
+/// Largest number of steps of that search, in either direction.
 const MAX_STRIDES: usize = 24;
-/// Step in `ln alpha'` of the slope of the growth at a threshold: large against the jumps of the averages.
+/// Step in `ln alpha'` in the slope of the growth at a threshold. It is large against the jumps of the
+/// averages.
 const STEP: f64 = 0.02;
-/// Relative accuracy of a threshold; the nodes hardly allow for more.
+/// Relative accuracy of a threshold. The nodes hardly allow for more.
 const ACCURACY: f64 = 1e-6;
 
 /// The stability of the fixed point without overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WeakRecovery {
-    /// What a small overlap is multiplied by in one iteration.
+    /// The factor on a small overlap in one iteration.
     #[serde(deserialize_with = "number")]
     pub growth: f64,
-    /// Standard error of the growth, from independent scrambles; `None` for `T = 1`, which is done by quadrature, and where there is no
-    /// estimate.
+    /// Standard error of the growth, from independent scrambles. `None` for `T = 1`, which is solved by
+    /// quadrature, and where there is no estimate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std_error: Option<f64>,
-    /// Whether it grows: the truth is then found from any start.
+    /// Whether a small overlap grows. The truth is then found from any start.
     pub recovers: bool,
     /// Whether replica symmetry can be trusted at that fixed point.
     pub validity: Validity,
-    /// How its solve ended.
+    /// How the solve of that fixed point ended.
     pub status: Status,
 }
 
@@ -54,7 +56,7 @@ pub struct WeakRecovery {
 pub struct WeakRecoveryThreshold {
     /// `alpha'_c`: above it, an overlap grows from nothing.
     pub alpha: Threshold,
-    /// The fixed point there.
+    /// The fixed point at the threshold.
     pub at: WeakRecovery,
 }
 
@@ -77,7 +79,8 @@ pub(super) fn at(search: &mut Starts<'_>, alpha: f64) -> Result<WeakRecovery, Er
     Ok(WeakRecovery::new(&search.without_overlap(alpha)?))
 }
 
-/// The threshold in `alpha'`, searched from `start` in both directions; `None` if there is none within a factor `1e4`.
+/// The threshold in `alpha'`, searched from `start` in both directions; `None` if there is none within a
+/// factor `1e4`.
 pub(super) fn threshold(search: &mut Starts<'_>, start: f64) -> Result<Option<WeakRecoveryThreshold>, Error> {
     let mut excess = |log_alpha: f64| -> Result<f64, Error> { Ok(at(search, log_alpha.exp())?.growth.ln()) };
     let mut here = End { x: start.ln(), f: excess(start.ln())? };
@@ -87,11 +90,12 @@ pub(super) fn threshold(search: &mut Starts<'_>, start: f64) -> Result<Option<We
         let next = End { x, f: excess(x)? };
         if next.f.is_sign_positive() != here.f.is_sign_positive() && next.f.is_finite() && here.f.is_finite()
         {
-            // What fails in between is an average on known nodes, which did not fail before: NaN ends the search.
+            // The averages in between are taken on the same nodes, which did not fail before. If one fails,
+            // NaN ends the search.
             let root = roots::bracketed(here, next, ACCURACY, 1.0, |x| excess(x).unwrap_or(f64::NAN));
             let slope = (excess(root + STEP)? - excess(root)?) / STEP;
             let (value, at) = (root.exp(), at(search, root.exp())?);
-            // The growth there is 1, so that its error is that of its logarithm.
+            // The growth at the threshold is 1, so that its error equals the error of its logarithm.
             let std_error = at.std_error.map(|error| value * error / slope.abs()).filter(|x| x.is_finite());
             let alpha = Threshold { value, std_error, status: at.status };
             return Ok(Some(WeakRecoveryThreshold { alpha, at }));

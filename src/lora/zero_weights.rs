@@ -1,15 +1,17 @@
-//! Collapse: where the ridge is so strong that the learned perturbation vanishes altogether, `w = 0`.
+//! Collapse: the ridge is so strong that the learned perturbation vanishes altogether, `w = 0`.
 //!
-//! There `l' = const + chi^T G chi + ...` for every sample, with curvature `H0 = G + G^T`, and the proximal point is linear
-//! in a small `omega`: `g = -R omega` with `R = H0 (I + v H0)^{-1}`. So, with `eta0 = -alpha' E tr G`,
+//! There `l' = const + chi^T G chi + ...` for every sample, with curvature `H0 = G + G^T`, and the proximal
+//! point is linear in a small `omega`: `g = -R omega` with `R = H0 (I + v H0)^{-1}`. With
+//! `eta0 = -alpha' E tr G`, the response at `w = 0` obeys
 //!
 //! ```text
 //! 1/v = alpha' E tr R + 2 lambda' + 2 eta0
 //! ```
 //!
-//! at `w = 0`, which is stable if neither an overlap nor a norm grows:
-//! `-alpha' E[chi*^T R chi*]/q0 <= 2 (lambda' + eta0)` and `alpha' v^2 E tr R^2 <= 1`. At the threshold `lambda'_c` the first
-//! holds with equality. Bounded losses (softmax) have such a threshold, unbounded ones (linear attention) do not.
+//! The weights `w = 0` are stable if neither an overlap nor a norm grows:
+//! `-alpha' E[chi*^T R chi*]/q0 <= 2 (lambda' + eta0)` and `alpha' v^2 E tr R^2 <= 1`. At the threshold
+//! `lambda'_c` the first condition holds with equality. Bounded losses (softmax) have such a threshold, and
+//! unbounded ones (linear attention) do not.
 
 use super::moments::{Moments, Point};
 use super::ridge::Ridge;
@@ -18,12 +20,14 @@ use crate::state_evolution::mean;
 
 /// Ratio of consecutive values of `v` in the search for the first root.
 const SCAN: f64 = 1.25;
-/// Where it ends, over the largest response: closer to the pole, the one sample that makes it decides alone.
+/// End of that search, as a fraction of the largest response. Closer to the pole, a single sample decides the
+/// averages.
 const POLE: f64 = 0.97;
-/// Where that search begins, over the largest response.
+/// Start of that search, as a fraction of the smaller of its end and the typical response.
 const FIRST: f64 = 1e-5;
 
-/// One eigenvalue of `H0` for one sample, and the square of the component of `chi*` along it, in units of `q0`.
+/// One eigenvalue of `H0` for one sample, and the square of the component of `chi*` along it, in units of
+/// `q0`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Curvature {
     pub(super) value: f64,
@@ -45,7 +49,7 @@ pub(super) struct Curvatures {
 /// The averages at `w = 0`, in units of `q0`.
 pub(super) struct ZeroWeights {
     samples: Vec<Curvatures>,
-    /// `1/|smallest eigenvalue of H0|`: beyond, the proximal point of some sample is not 0.
+    /// `1/|smallest eigenvalue of H0|`. At larger responses, the proximal point of some sample is not 0.
     largest_response: f64,
 }
 
@@ -77,7 +81,8 @@ impl ZeroWeights {
         Self { samples, largest_response }
     }
 
-    /// The response and the averages at `w = 0`, common and of every replicate by itself, if that is stable.
+    /// The response and the averages at `w = 0`, if `w = 0` is stable: the common ones, and those of every
+    /// replicate by itself.
     #[allow(clippy::type_complexity, reason = "a pair, and many of the same")]
     pub(super) fn stable(&self, ridge: &Ridge) -> Option<((Point, Moments), Vec<(Point, Moments)>)> {
         let v = self.response(|moments| total_curvature(ridge, moments))?;
@@ -87,7 +92,8 @@ impl ZeroWeights {
         stable.then(|| ((point, moments), self.replicates(v, |moments| total_curvature(ridge, moments))))
     }
 
-    /// The response of every replicate by itself, to first order in its distance from the common one, and the averages there.
+    /// The response of every replicate by itself, to first order in its distance from the common one, and the
+    /// averages there.
     fn replicates(&self, v: f64, curvature: impl Fn(&Moments) -> f64) -> Vec<(Point, Moments)> {
         let excess = |v: f64, moments: &Moments| v * curvature(moments) - 1.0;
         let step = 1e-5 * v;
@@ -101,8 +107,9 @@ impl ZeroWeights {
             .collect()
     }
 
-    /// The smallest ridge at which `w = 0` is stable against an overlap, in the same units as `ridge`, whose own `lambda` is not
-    /// used, and that of every replicate by itself; `None` where there is no such threshold.
+    /// The smallest ridge at which `w = 0` is stable against an overlap, in the same units as `ridge`, and
+    /// that of every replicate by itself. The `lambda` of `ridge` is not used. The result is `None` if there
+    /// is no such threshold.
     pub(super) fn critical_ridge(&self, ridge: &Ridge) -> Option<(f64, Vec<f64>)> {
         let alpha = ridge.alpha;
         let curvature = |moments: &Moments| alpha * (moments.stability - moments.pointwise[0]);
@@ -115,7 +122,7 @@ impl ZeroWeights {
     /// The smallest `v` with `v curvature(averages at v) = 1`.
     fn response(&self, curvature: impl Fn(&Moments) -> f64) -> Option<f64> {
         let excess = |v: f64| v * curvature(&self.mean(v)) - 1.0;
-        // Where no curvature is negative, 1/v is of the order of the typical one.
+        // If no curvature is negative, 1/v is of the order of the typical curvature.
         let scale = 1.0 / curvature(&self.mean(0.0)).abs();
         let end = (POLE * self.largest_response).min(1e6 * scale);
         let mut below = FIRST * end.min(scale);

@@ -5,8 +5,8 @@ use crate::model::Model;
 use crate::roots::{End, bracketed};
 use crate::threshold::Threshold;
 
-/// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`) drives the
-/// train error to zero and the response `V` to infinity.
+/// `alpha_interp`: the number of samples (in units of `D^2`) below which ridgeless training (`lambda -> 0+`)
+/// drives the train error to zero and the response `V` to infinity.
 ///
 /// With `s-bar = (s* + d Z)_+` and `D(d)` its degrees of freedom, `d` solves
 ///
@@ -14,8 +14,9 @@ use crate::threshold::Threshold;
 /// d^2 D(d) = Q0 - 2 M(d) + Q(d) + Delta/2,    alpha_interp = D(d)/(2 K')
 /// ```
 ///
-/// Exact to quadrature for either activation: neither nodes nor other options enter. `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is degenerate, and where the
-/// equation has no root in double precision.
+/// The result is exact to quadrature for either activation, and does not depend on nodes or other options.
+/// The result is `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is
+/// degenerate. It is also `None` if the equation has no root in double precision.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
@@ -24,13 +25,14 @@ pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
     if model.delta() <= 0.0 {
         return Ok(None);
     }
-    // In units of the noise: D - risk = (Delta/2)/d^2, searched in ln d.
+    // In units of the noise the equation is D - risk = (Delta/2)/d^2. It is searched in ln d.
     let balance = |log_d: f64| {
         let d = log_d.exp();
         let denoised = teacher.denoise(1.0 / d, 0.0);
         d * d * (denoised.response - denoised.risk) - 0.5 * model.delta()
     };
-    // The left side grows from 0 like d for large d: start where the noise is of the size of the teacher.
+    // The left side grows from 0, like d for large d. The search starts where the noise is of the size of the
+    // teacher.
     let mut low = 0.5 * (0.5 * model.delta() + teacher.second_moment()).ln();
     let mut high = low;
     for _ in 0..60 {

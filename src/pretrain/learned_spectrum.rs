@@ -1,4 +1,5 @@
-//! The spectrum of the learned weights: the law of `s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`, `Y = Mhat s* + sqrt(Qhat) Z`.
+//! The spectrum of the learned weights: the law of `s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`,
+//! `Y = Mhat s* + sqrt(Qhat) Z`.
 
 use std::f64::consts::PI;
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use crate::model::Model;
 use crate::roots::{self, End};
 use crate::spectrum::TeacherSpectrum;
 
-/// Points of a table at most.
+/// Largest number of points of a table.
 const MAX_POINTS: usize = 1_000_000;
-/// Points of a table per component at least.
+/// Smallest number of points of a table per component.
 const FEWEST_POINTS: usize = 9;
 
 /// An interval of positive learned eigenvalues.
@@ -26,10 +27,10 @@ pub struct Component {
     pub low: f64,
     /// Largest eigenvalue.
     pub high: f64,
-    /// Fraction of all eigenvalues.
+    /// Fraction of all eigenvalues that lie in the interval.
     pub weight: f64,
-    /// Whether it is apart from, and above, the interval with most of the eigenvalues of `Y`: what the atoms of the teacher
-    /// that stand out of the noise become.
+    /// Whether the interval is separate from, and above, the interval with most of the eigenvalues of `Y`.
+    /// Such an interval comes from atoms of the teacher that stand out of the noise.
     pub outlier: bool,
 }
 
@@ -41,11 +42,11 @@ pub struct SpectrumTable {
     pub atom: f64,
     /// Fraction of positive eigenvalues: the learned rank over `D`.
     pub rank_fraction: f64,
-    /// Where the positive eigenvalues are.
+    /// The intervals of the positive eigenvalues.
     pub components: Vec<Component>,
     /// Eigenvalues of `S-hat/sqrt(D)`, in increasing order, from edge to edge of every component.
     pub eigenvalues: Vec<f64>,
-    /// Density there; without the atom it integrates to `rank_fraction`.
+    /// Density at the eigenvalues. Without the atom it integrates to `rank_fraction`.
     pub density: Vec<f64>,
 }
 
@@ -64,7 +65,7 @@ pub struct SpectrumTable {
 /// ```
 pub struct LearnedSpectrum {
     teacher: Arc<dyn TeacherSpectrum>,
-    /// Signal and threshold, in units of the noise, and what one unit of the noise is.
+    /// Signal and threshold in units of the noise, and the size of that unit.
     snr: f64,
     threshold: f64,
     unit: f64,
@@ -72,11 +73,12 @@ pub struct LearnedSpectrum {
 }
 
 impl LearnedSpectrum {
-    /// The law that belongs to a solution of [`solve`](super::solve) for the same model and training.
+    /// The law for a solution of [`solve`](super::solve) with the same model and training.
     ///
     /// # Errors
-    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge; [`Error::NotConverged`] unless the solution is converged or collapsed;
-    /// [`Error::InvalidParameter`] for a solution made by hand whose conjugates are not finite and positive.
+    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge;
+    /// [`Error::NotConverged`] unless the solution is converged or collapsed; [`Error::InvalidParameter`] for
+    /// a solution made by hand whose conjugates are not finite and positive.
     pub fn new(model: &Model, training: &Training, solution: &Solution) -> Result<Self, Error> {
         let solution = solution.clone().into_converged()?;
         let noise = solution.order.q_hat.sqrt();
@@ -120,7 +122,8 @@ impl LearnedSpectrum {
         1.0 - self.teacher.denoise(self.snr, self.in_noise(eigenvalue)).rank_fraction
     }
 
-    /// The smallest eigenvalue with at least the fraction `probability` of all up to it.
+    /// The smallest eigenvalue such that at least the fraction `probability` of all eigenvalues does not
+    /// exceed it.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `0 <= probability <= 1`.
@@ -145,7 +148,8 @@ impl LearnedSpectrum {
     #[must_use]
     pub fn components(&self) -> Vec<Component> {
         let support = self.teacher.support(self.snr);
-        // Fractions above the middle of the gap below every interval, and above the last.
+        // These are the fractions of eigenvalues above the middle of the gap below every interval, and above
+        // the last interval.
         let above = |y: f64| self.teacher.denoise(self.snr, y).rank_fraction;
         let mut fractions: Vec<f64> = vec![1.0];
         fractions.extend(support.windows(2).map(|pair| above(0.5 * (pair[0][1] + pair[1][0]))));
@@ -169,7 +173,8 @@ impl LearnedSpectrum {
             .collect()
     }
 
-    /// The density on some `points` points, crowded at the edges of every component, at least 9 in each.
+    /// The density on about `points` points, which crowd at the edges of every component. Every component has
+    /// at least 9 of them.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `points` is 1 to 1,000,000.
@@ -177,7 +182,8 @@ impl LearnedSpectrum {
         check::integer("points", points, 1, MAX_POINTS)?;
         let components = self.components();
         let (mut eigenvalues, mut density) = (Vec::new(), Vec::new());
-        // Where hardly any eigenvalue is positive, rounding may leave the components more weight than there is.
+        // If hardly any eigenvalue is positive, rounding may leave the components more weight than
+        // `rank_fraction`.
         let weights: f64 = components.iter().map(|component| component.weight.max(0.0)).sum();
         let total = weights.max(self.rank_fraction);
         for Component { low, high, weight, .. } in &components {
@@ -188,7 +194,7 @@ impl LearnedSpectrum {
                 let eigenvalue = 0.5 * (low + high) - 0.5 * (high - low) * angle.cos();
                 eigenvalues.push(eigenvalue);
                 let at_edge = k == count - 1 || (k == 0 && *low > 0.0);
-                // At the threshold, the limit from above.
+                // At the threshold, the density is the limit from above.
                 density.push(if at_edge { 0.0 } else { self.density(eigenvalue.max(f64::MIN_POSITIVE)) });
             }
         }
@@ -201,7 +207,7 @@ impl LearnedSpectrum {
         })
     }
 
-    /// The value of `y`, in units of the noise, that becomes this eigenvalue.
+    /// The value of `y`, in units of the noise, from which this eigenvalue is learned.
     fn in_noise(&self, eigenvalue: f64) -> f64 {
         self.threshold + eigenvalue / self.unit
     }

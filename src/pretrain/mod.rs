@@ -6,12 +6,13 @@
 //!
 //! over `S = P^{-1/2} W W^T`, `W` of shape `D x kappa D`, in the limit of large `D`.
 //!
-//! The order parameters are `Q = D^{-2}|S-hat|_F^2`, `M = D^{-2} Tr(S-hat S*)` and the linear response `V`. The
-//! *output channel* (the loss, through its proximal operator) gives their conjugates,
-//! `Vhat = 4 alpha E[-div g]`, `Mhat = 4 alpha E[div_h g]`, `Qhat = 4 alpha E|g|^2`; the *input channel* (the weights)
-//! turns those back into `Q, M, V` by a soft threshold of the spectrum of `Mhat s* + sqrt(Qhat) Z`
-//! (see [`crate::spectrum`]). For linear attention training is convex and the result exact; for softmax the output channel
-//! is an average by quasi-Monte-Carlo, and `std_error` says how good.
+//! The order parameters are `Q = D^{-2}|S-hat|_F^2`, `M = D^{-2} Tr(S-hat S*)` and the linear response `V`.
+//! The *output channel* (the loss, through its proximal operator) gives their conjugates,
+//! `Vhat = 4 alpha E[-div g]`, `Mhat = 4 alpha E[div_h g]`, `Qhat = 4 alpha E|g|^2`. The *input channel* (the
+//! weights) turns the conjugates back into `Q, M, V` by a soft threshold of the spectrum of
+//! `Mhat s* + sqrt(Qhat) Z` (see [`crate::spectrum`]). For linear attention training is convex and the result
+//! is exact. For softmax attention the output channel is an average by quasi-Monte-Carlo, and `std_error`
+//! gives its accuracy.
 //!
 //! Source: arXiv:2606.05899.
 
@@ -44,13 +45,14 @@ pub use validity::Validity;
 
 /// Solves the pre-training stage.
 ///
-/// Linear attention: every order parameter is exact to about 1e-12 relative, over the whole domain; `lambda -> 0` on
-/// both sides of the interpolation threshold and the neighbourhood of collapse included. Of the options only
-/// `max_iterations` (evaluations of the spectral map; 10 to 20 are typical, some hundreds needed in corners) and
-/// `tolerance` matter.
+/// Linear attention: every order parameter is exact to about 1e-12 relative, over the whole domain. The
+/// domain includes `lambda -> 0` on both sides of the interpolation threshold and the neighbourhood of
+/// collapse. Of the options only `max_iterations` and `tolerance` matter. An iteration is an evaluation of
+/// the spectral map: 10 to 20 are typical, and some extreme parameters need several hundred.
 ///
-/// Softmax attention: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of the proximal point
-/// agree at every node, and by Gaussian integration by parts where a node has several minima.
+/// Softmax attention: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of
+/// the proximal point agree at every node, and by Gaussian integration by parts where a node has several
+/// minima.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
@@ -62,18 +64,19 @@ pub use validity::Validity;
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or below the
-/// interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank fraction;
-/// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or
+/// below the interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank
+/// fraction; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
     solve_with(model, training, options, Run::default())
 }
 
-/// The same, beginning with the solution of a similar problem: faster along an axis of parameters for softmax attention.
-/// Linear attention takes microseconds from any start.
+/// Solves the pre-training stage like [`solve`], but starts from the solution of a similar problem, which is
+/// faster along an axis of parameters for softmax attention. Linear attention takes microseconds from any
+/// start.
 ///
 /// # Errors
-/// Those of [`solve`]. Any `previous` will do.
+/// The errors of [`solve`]. Every `previous` is allowed.
 pub fn solve_from(
     model: &Model,
     training: &Training,
@@ -83,10 +86,11 @@ pub fn solve_from(
     solve_with(model, training, options, Run::default().starting_from(previous))
 }
 
-/// The same, with company: a similar solution to begin with, an observer, other constants of the search.
+/// Solves the pre-training stage like [`solve`], with the options of `run`: a similar solution to begin with,
+/// an observer, and other constants of the search.
 ///
 /// # Errors
-/// Those of [`solve`].
+/// The errors of [`solve`].
 pub fn solve_with(
     model: &Model,
     training: &Training,
@@ -106,9 +110,10 @@ pub fn solve_with(
 }
 
 /// The smallest ridge `lambda_c` at which `S-hat = 0` is stable, so that training collapses to it:
-/// `2 lambda_c sqrt(kappa)` is the top edge of the spectrum of `Y` at `Q = M = V = 0`. The `lambda` of `training` is
-/// not used. Infinite, and so labelled, where `alpha` is so large that it overflows. Exact for linear attention; for softmax
-/// an average over the nodes of `options`, the same as in [`solve`].
+/// `2 lambda_c sqrt(kappa)` is the top edge of the spectrum of `Y` at `Q = M = V = 0`. The `lambda` of
+/// `training` is not used. The result is infinite, with a status that says so, if `alpha` is so large that it
+/// overflows. It is exact for linear attention. For softmax attention it is an average over the nodes of
+/// `options`, the same nodes as in [`solve`].
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
@@ -120,13 +125,13 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
     }
 }
 
-/// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution of linear attention: output channel, then input
-/// channel. [`solve`] does not iterate it (it brackets the fixed point instead); it is here for the curious, and for
-/// [`crate::fixed_point`].
+/// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution of linear attention: output channel,
+/// then input channel. [`solve`] does not iterate this step but brackets the fixed point instead. The
+/// function serves experiments with the iteration, for example by [`crate::fixed_point`].
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that is not
-/// finite and non-negative.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or training, or a point that
+/// is not finite and non-negative.
 pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
     training.require_ridge()?;
     if model.activation() != Activation::Linear {

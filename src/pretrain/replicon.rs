@@ -1,35 +1,40 @@
 //! The stability of replica symmetry in pre-training.
 //!
-//! Linear attention is convex in `S = P^{-1/2} W W^T`, and the treatment exact. Softmax attention is not. The state evolution describes the global
-//! minimum as long as two copies of the message-passing iteration that start next to each other, with the same data, come together again.
-//! In orthonormal coordinates, `n = D^2/2` for `S` and `K` for the logits, the iteration is that of a generalised linear model with `2 alpha n`
-//! samples and sensing coefficients of variance `1/n`:
+//! Linear attention is convex in `S = P^{-1/2} W W^T`, and its treatment is exact. Softmax attention is not
+//! convex. The state evolution describes the global minimum as long as two copies of the message-passing
+//! iteration that start next to each other, with the same data, come together again. In orthonormal
+//! coordinates (`n = D^2/2` for `S` and `K` for the logits) the iteration is that of a generalised linear
+//! model with `2 alpha n` samples and sensing coefficients of variance `1/n`:
 //!
-//! - a small difference of the fields `omega`, of variance `e` per coordinate, makes a difference of `g` of mean square
-//!   `e E|dg/domega|_F^2` per sample, and one of variance `2 alpha E|dg/domega|_F^2 e` in the fields `B` of the weights;
-//! - `S = sqrt(D) f(Y)` with `Y = 2B/sqrt(D)`, and in the eigenbasis of `Y` the derivative of `f` multiplies the component `(a, b)` by the
-//!   divided difference of `f`: the difference of `S`, and with it the one of `omega`, has a variance per coordinate that is larger by
+//! - A small difference of the fields `omega`, of variance `e` per coordinate, makes a difference of `g` of
+//!   mean square `e E|dg/domega|_F^2` per sample. This makes a difference of variance
+//!   `2 alpha E|dg/domega|_F^2 e` in the fields `B` of the weights.
+//! - The weights are `S = sqrt(D) f(Y)` with `Y = 2B/sqrt(D)`. In the eigenbasis of `Y` the derivative of `f`
+//!   multiplies the component `(a, b)` by the divided difference of `f`. The variance per coordinate of the
+//!   difference of `S`, and of the difference of `omega` that follows from it, is therefore that of `B` times
 //!   `4 double-int ((f(x) - f(y))/(x - y))^2 rho rho`.
 //!
-//! The product of both factors is the replicon, and replica symmetry is unstable above 1:
+//! The product of both factors is the replicon, and replica symmetry is unstable if it is above 1:
 //!
 //! ```text
 //! 8 alpha E|dg/domega|_F^2 double-int ((f(x) - f(y))/(x - y))^2 rho(x) rho(y) dx dy
 //! ```
 //!
-//! (Without the squares, the same product is `V Vhat`.) For linear attention it is the double integral of the soft threshold of unit slope over
-//! `2 alpha K`, which is below `D/(2 alpha K) < 1` with `D = V Vhat` the degrees of freedom: stable, as a convex problem must be. Where the
-//! proximal point jumps, the formula has the smooth part only.
+//! (Without the squares, the same product is `V Vhat`.) For linear attention the replicon is the double
+//! integral of the soft threshold of unit slope over `2 alpha K`. It is below `D/(2 alpha K) < 1` with
+//! `D = V Vhat` the degrees of freedom, which is stable, as a convex problem must be. If the proximal point
+//! jumps, the formula contains the smooth part only.
 
 use super::solution::Order;
 use crate::spectrum::{TeacherSpectrum, squared_response};
 
-/// The replicon at a fixed point, with `square = E|dg/domega|_F^2` and `weights` the double integral of the soft threshold of unit slope.
+/// The replicon at a fixed point, with `square = E|dg/domega|_F^2` and `weights` the double integral of the
+/// soft threshold of unit slope.
 pub(super) fn replicon(alpha: f64, order: &Order, square: f64, weights: f64) -> f64 {
     8.0 * alpha * (square / order.v_hat) * (weights / order.v_hat)
 }
 
-/// That double integral, with `ridge = lambda sqrt(kappa)`.
+/// The double integral of the soft threshold of unit slope, with `ridge = lambda sqrt(kappa)`.
 pub(super) fn weights(teacher: &dyn TeacherSpectrum, ridge: f64, order: &Order) -> f64 {
     let noise = order.q_hat.sqrt();
     squared_response(teacher, order.m_hat / noise, 2.0 * ridge / noise)
@@ -61,7 +66,7 @@ mod tests {
                             continue;
                         }
                         let order = &solution.order;
-                        // dg/domega = -c, the same in all K coordinates, with c = Vhat/(4 alpha K).
+                        // Here dg/domega = -c in all K coordinates, with c = Vhat/(4 alpha K).
                         let coordinates = channel::dimension(tokens) as f64;
                         let c = order.v_hat / (4.0 * alpha * coordinates);
                         let square = coordinates * c * c;
@@ -76,7 +81,7 @@ mod tests {
                 }
             }
         }
-        // Not by a wide margin, and not for want of cases: close to interpolation the system is soft.
+        // The cases come close to the bound: near interpolation the replicon is not far below 1.
         assert!(largest > 0.8, "{largest}");
     }
 }

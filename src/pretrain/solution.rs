@@ -1,4 +1,4 @@
-//! What pre-training leads to: order parameters, errors, and how the solve ended.
+//! The result of pre-training: order parameters, errors, and the status of the solve.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,10 +40,10 @@ pub struct Errors {
     /// `E` on new sequences with noisy labels.
     #[serde(deserialize_with = "number")]
     pub test: f64,
-    /// The same with the noise removed from the label.
+    /// `E` on new sequences with noiseless labels.
     #[serde(deserialize_with = "number")]
     pub test_clean: f64,
-    /// On the training sequences.
+    /// Error on the training sequences.
     #[serde(deserialize_with = "number")]
     pub train: f64,
 }
@@ -71,29 +71,33 @@ pub struct Solution {
     /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
-    /// Whether to trust replica symmetry here.
+    /// Whether replica symmetry can be trusted at this solution.
     pub validity: Validity,
-    /// How the divergences of `g` were computed; `None` for linear attention, where they are in closed form.
+    /// How the divergences of `g` were computed; `None` for linear attention, whose divergences are in closed
+    /// form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
     /// How the solve ended.
     pub status: Status,
-    /// Undamped residual of the state evolution: in the logarithms of `Q0 - 2M + Q + Delta/2` and `V` for linear attention, of `M`,
-    /// `Q - M^2/(Q0 + Delta/2)` and `V` for softmax. It is evaluated once more at the returned point: on the original equations for linear
-    /// attention, for softmax on all nodes, from all starts and without any memory of proximal points found before.
+    /// Undamped residual of the state evolution. It is taken in the logarithms of `Q0 - 2M + Q + Delta/2` and
+    /// `V` for linear attention, and of `M`, `Q - M^2/(Q0 + Delta/2)` and `V` for softmax. It is evaluated
+    /// once more at the returned point: on the original equations for linear attention, and for softmax on
+    /// all nodes, from all starts and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
-    /// Evaluations of the spectral map.
+    /// Number of evaluations of the spectral map.
     pub iterations: usize,
-    /// Standard errors, from independent scrambles; all absent for linear attention, which is exact to quadrature.
+    /// Standard errors, from independent scrambles. All are absent for linear attention, which is exact to
+    /// quadrature.
     pub std_error: StdError,
 }
 
 impl Solution {
-    /// The law of the frozen logits that this pre-training hands to fine-tuning.
+    /// The law of the frozen logits that fine-tuning takes from this pre-training.
     ///
-    /// Three overlaps carry `Q0 - 2M + Q` to an absolute accuracy of 1e-16 `Q0` only: where the pre-training error is not
-    /// far above that (no label noise, much data and hardly any ridge), the effective noise has few digits.
+    /// Three overlaps carry `Q0 - 2M + Q` to an absolute accuracy of 1e-16 `Q0` only. If the pre-training
+    /// error is not far above that (no label noise, much data and hardly any ridge), the effective noise has
+    /// few digits.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] if the solve left the finite numbers.
@@ -121,7 +125,7 @@ impl Solution {
         }
     }
 
-    /// The solution, if it is one.
+    /// Returns the solution if the solve succeeded.
     ///
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged or collapsed.

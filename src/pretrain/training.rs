@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::check;
 use crate::error::Error;
 
-/// How the layer is pre-trained. A training that exists is valid by itself; whether the ridge may be 0 depends on the model.
+/// How the layer is pre-trained. Every value of this type is valid by itself; whether the ridge may be 0
+/// depends on the model.
 ///
 /// ```
 /// use lora_asymptotics::pretrain::Training;
@@ -24,7 +25,7 @@ pub struct Training {
     kappa: f64,
 }
 
-/// A training as it is read.
+/// The serialised form of a training.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, rename = "Training")]
 pub(crate) struct PretrainFields {
@@ -61,7 +62,8 @@ impl Training {
         Self::without_ridge(alpha)?.with_lambda(lambda)
     }
 
-    /// The same without a ridge, for what does not depend on it: the Bayes-optimal estimator, and the threshold of collapse.
+    /// A training on `alpha D^2` sequences without a ridge, for results that do not depend on it: the
+    /// Bayes-optimal estimator, and the threshold of collapse.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
@@ -103,25 +105,26 @@ impl Training {
         self.alpha
     }
 
-    /// Ridge on `|W|_F^2`; >= 0, and 0 only above the interpolation threshold. Required for empirical risk minimisation, refused for the
-    /// Bayes-optimal estimator.
+    /// Ridge on `|W|_F^2`; >= 0, and 0 only above the interpolation threshold. Empirical risk minimisation
+    /// requires it, and the Bayes-optimal estimator refuses it.
     #[must_use]
     pub fn lambda(&self) -> Option<f64> {
         self.lambda
     }
 
-    /// Width of the student, `P/D`; > 0. Below 1, the learned rank fraction must fit. Of no meaning for the Bayes-optimal estimator.
+    /// Width of the student, `P/D`; > 0. If it is below 1, the learned rank fraction must not exceed it. The
+    /// Bayes-optimal estimator does not use it.
     #[must_use]
     pub fn kappa(&self) -> f64 {
         self.kappa
     }
 
-    /// The ridge, where a solver needs one.
+    /// The ridge, for a solver that needs one. A missing ridge is an error.
     pub(crate) fn require_ridge(&self) -> Result<f64, Error> {
         check::ridge("pretrain.lambda", self.lambda)
     }
 
-    /// The ridge of a solver, which has required one unless its answer does not depend on it.
+    /// The ridge, for a solver that has required one already, or whose answer does not depend on it.
     pub(crate) fn ridge(&self) -> f64 {
         self.lambda.unwrap_or(0.0)
     }

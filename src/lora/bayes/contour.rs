@@ -1,31 +1,31 @@
 //! Moments of a Gaussian times `exp(-|chi|^4/(4d))`, by one contour integral.
 //!
-//! The posterior of `chi` is `exp(-|chi|^4/(4d) - chi^T A chi/2 + b.chi)`. A Gaussian integral over an auxiliary variable makes the
-//! quartic term quadratic, and in the eigenbasis of `A` leaves
+//! The posterior of `chi` is `exp(-|chi|^4/(4d) - chi^T A chi/2 + b.chi)`. A Gaussian integral over an
+//! auxiliary variable makes the quartic term quadratic. In the eigenbasis of `A` the remaining integral is
 //!
 //! ```text
 //! Z ~ int ds exp(d s^2/4) prod_j (a_j + s)^(-1/2) exp(b_j^2/(2 (a_j + s)))
 //! ```
 //!
 //! along a line to the right of `-min a`. With averages over that integrand, `E chi_j = b_j <1/(a_j+s)>` and
-//! `E chi_j^2 = <1/(a_j+s) + b_j^2/(a_j+s)^2>`. The path is bent into a hyperbola through the saddle on the real axis, where the
-//! trapezoidal rule converges exponentially.
+//! `E chi_j^2 = <1/(a_j+s) + b_j^2/(a_j+s)^2>`. The path of integration is bent into a hyperbola through the
+//! saddle on the real axis. The trapezoidal rule converges exponentially on that path.
 
 use std::sync::LazyLock;
 
 use crate::lanes::{self, LANES, Lane, widest};
 
-/// Step of the trapezoidal rule: errors of some 1e-7.
+/// Step of the trapezoidal rule. The rule then has errors of some 1e-7.
 const STEP: f64 = 0.16;
-/// Nodes at most; some 15 to 25 are needed.
+/// Largest number of nodes. The integrals need some 15 to 25.
 const MAX_NODES: usize = 120;
-/// Relative size of the terms that are left out.
+/// Relative size of the terms at which the sum is cut off.
 const TAIL: f64 = 1e-9;
-/// `sin(pi/6)` and `cos(pi/6)`: the opening of the hyperbola.
+/// `sin(pi/6)` and `cos(pi/6)`. The angle `pi/6` is the opening of the hyperbola.
 const SINE: f64 = 0.5;
 const COSINE: f64 = 0.866_025_403_784_438_6;
 
-/// Hyperbolic sine and cosine at the nodes.
+/// Hyperbolic sine and cosine at the nodes, in this order.
 static HYPERBOLA: LazyLock<[[f64; 2]; MAX_NODES]> = LazyLock::new(|| {
     std::array::from_fn(|node| {
         let tau = STEP * node as f64;
@@ -33,7 +33,8 @@ static HYPERBOLA: LazyLock<[[f64; 2]; MAX_NODES]> = LazyLock::new(|| {
     })
 });
 
-/// `d`, and for every sample the spectrum of `A` and the squares of the field `b` in its eigenbasis.
+/// The parameters of the quartic weight: `d`, and for every sample the spectrum of `A` and the squares of the
+/// field `b` in its eigenbasis.
 pub(super) struct Quartic<'a, const N: usize> {
     pub(super) d: f64,
     /// `d` times the smallest `a_j`.
@@ -43,13 +44,13 @@ pub(super) struct Quartic<'a, const N: usize> {
     pub(super) fields2: &'a [Lane; N],
 }
 
-/// ContourAverages over the contour.
+/// Averages over the contour, weighted by the integrand.
 pub(super) struct ContourAverages<const N: usize> {
     /// `<1/(a_j + s)>`.
     pub(super) first: [Lane; N],
     /// `<1/(a_j + s)^2>`.
     pub(super) second: [Lane; N],
-    /// `ln Z`, up to a constant, as exponent and factor.
+    /// `ln Z` up to a constant. `Z` is `factor` times the exponential of `exponent`.
     pub(super) exponent: Lane,
     pub(super) factor: Lane,
 }
@@ -57,14 +58,16 @@ pub(super) struct ContourAverages<const N: usize> {
 impl<const N: usize> Quartic<'_, N> {
     /// A point close to the saddle, as its distance from `-min a`.
     ///
-    /// `d s - sum_j [1/(a_j+s) + b_j^2/(a_j+s)^2]` is increasing and concave: from the left of its root, Newton's method is
-    /// monotone. The integral does not depend on where exactly the path crosses the axis.
+    /// The saddle is the root of `d s - sum_j [1/(a_j+s) + b_j^2/(a_j+s)^2]`, which is increasing and
+    /// concave. Newton's method is therefore monotone from the left of the root. The integral does not depend
+    /// on where exactly the path crosses the axis, so that a rough root is enough.
     #[inline(always)]
     fn saddle(&self) -> Lane {
         let Self { d, lowest, gaps, fields2 } = *self;
         let mut x = [0.0; LANES];
         for l in 0..LANES {
-            // Without the fields and the other poles: d x^2 - lowest x - 1 = 0; and with the fields alone.
+            // The start is the larger of two lower bounds on the root. The first leaves out the fields and
+            // the other poles and solves d x^2 - lowest x - 1 = 0. The second keeps the fields alone.
             let root = (lowest[l] * lowest[l] + 4.0 * d).sqrt();
             let free = if lowest[l] > 0.0 { 0.5 * (lowest[l] + root) / d } else { 2.0 / (root - lowest[l]) };
             let mut field2 = 0.0;
@@ -102,7 +105,8 @@ impl<const N: usize> Quartic<'_, N> {
 
     /// The averages.
     pub(super) fn averages(&self) -> ContourAverages<N> {
-        // Here and not in the loops over samples: one copy per size is enough.
+        // The instruction set is chosen here and not in the loops over samples, so that one copy of the code
+        // per size is enough.
         widest(
             #[inline(always)]
             || self.integrate(),
@@ -149,7 +153,7 @@ impl<const N: usize> Quartic<'_, N> {
                     inverse_im[j][l] = y_im;
                     log[l] += 0.5 * fields2[j][l] * (y_re - 1.0 / at);
                     phase[l] += 0.5 * fields2[j][l] * y_im;
-                    // The principal root of 1/(a + s), whose imaginary part is not positive.
+                    // This is the principal root of 1/(a + s), whose imaginary part is not positive.
                     let modulus = scale.sqrt();
                     let large = (0.5 * (modulus + y_re.abs())).sqrt();
                     let small = -0.5 * y_im / large;

@@ -1,4 +1,4 @@
-//! The bound at any number of sequences: one table of `G(q)`, and what is solved on it.
+//! The bound at any number of sequences: one table of `G(q)`, and the fixed points that are solved on it.
 
 use super::kernel::{Column, Kernel};
 use super::linear::LinearKernel;
@@ -20,25 +20,29 @@ use crate::roots;
 use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
 use crate::threshold::Threshold;
-/// `log2` of the number of nodes of the table, at most; single roots are refined on all nodes. With one token a sample is cheap, and
-/// there are spinodals to resolve; with softmax attention and three tokens or more it is a double integral.
+/// Largest `log2` of the number of nodes of the table. Single roots are refined on all nodes. With one token
+/// a sample is cheap, and the spinodals need the resolution. With softmax attention and three tokens or more
+/// a sample is a double integral.
 const TABLE_LOG2_NODES: usize = 10;
 const ONE_TOKEN_LOG2_NODES: usize = 13;
 const DOUBLE_INTEGRAL_LOG2_NODES: usize = 8;
-/// Effective noise, in units of `q0^2`, that counts as none.
+/// Effective noise, in units of `q0^2`, below which a channel is treated as noiseless.
 const NOISELESS: f64 = 1e-10;
 
-/// The curve `G(q)` for one activation, number of tokens and effective noise: tabulated once, and solved for any `alpha'`.
+/// The curve `G(q)` for one activation, number of tokens and effective noise. It is tabulated once, and
+/// solved for any `alpha'`.
 ///
-/// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with three or more), and is
-/// interpolated to about 1e-6. If the options have more nodes, [`BayesCurve::solve`] refines on them what it finds in the table;
-/// otherwise a solve takes microseconds (linear attention; for softmax, the errors are averages over nodes).
+/// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with
+/// three tokens or more), and is interpolated to about 1e-6. If the options have more nodes,
+/// [`BayesCurve::solve`] refines the roots of the table on all of them. Otherwise a solve takes microseconds
+/// for linear attention. For softmax attention the errors are averages over nodes, which take longer.
 pub struct BayesCurve {
     model: Model,
     options: Options,
-    /// Size of the perturbation.
+    /// Variance `q0` of the entries of the perturbation.
     q0: f64,
-    /// Variance of the logits that the frozen weights explain, `M^2/Q`, and the rest of `Q0`.
+    /// Variance of the logits that the frozen weights explain, `M^2/Q`, and the rest of `Q0`, which they
+    /// leave unknown.
     known: f64,
     unknown: f64,
     /// Effective noise, in units of `q0^2`.
@@ -49,13 +53,15 @@ pub struct BayesCurve {
 }
 
 impl BayesCurve {
-    /// Tabulates the curve for perturbations of variance `q0` on top of frozen weights. The bound is that for anyone who sees nothing of
-    /// the frozen weights but their logits; for Bayes-optimal ones, with `Q = M = Q_BO`, that is the bound for any algorithm.
-    /// Recalibration does not change it, nor does selecting sequences by the frozen logits. It does not apply to reused sequences,
-    /// whose label noise the pre-training has seen.
+    /// Tabulates the curve for perturbations of variance `q0` on top of frozen weights. The bound holds for
+    /// every algorithm that sees the frozen weights only through their logits. For Bayes-optimal frozen
+    /// weights, with `Q = M = Q_BO`, it is the bound for any algorithm. Neither recalibration nor a selection
+    /// of sequences by the frozen logits changes the bound. It does not apply to reused sequences, because
+    /// pre-training has seen their label noise.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB
+    /// can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
         Workload::FinetuningBound.check(model, options)?;
@@ -69,7 +75,7 @@ impl BayesCurve {
             ));
         }
         let noise = if relative < NOISELESS { 0.0 } else { relative };
-        // Enter the thread pool once, not at each of the many short parallel loops.
+        // The thread pool is entered once, and not at each of the many short parallel loops.
         let table = rayon_core::scope(|_| -> Result<Table, Error> {
             let most = match (model.activation(), model.tokens()) {
                 (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
@@ -100,23 +106,25 @@ impl BayesCurve {
         })
     }
 
-    /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability: `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`.
-    /// Its standard error is `None` for a single scramble.
+    /// The threshold `alpha'_c` of weak recovery, where `q = 0` loses stability:
+    /// `1/alpha'_c = E|E[chi chi^T | Y] - I|_F^2` at `q = 0`. The standard error is `None` for a single
+    /// scramble.
     #[must_use]
     pub fn weak_recovery(&self) -> Threshold {
         let (mean, own) = self.table.weak_recovery();
         Threshold::new(mean, standard_error(own.iter().copied()))
     }
 
-    /// The range of `alpha'` in which two stable fixed points coexist, between the spinodals where the upper one appears and the lower
-    /// one vanishes; `None` if there is none, or if it is below the resolution of the nodes.
+    /// The range of `alpha'` in which two stable fixed points coexist. It lies between the spinodals: the
+    /// upper fixed point appears at the lower end, and the lower one vanishes at the upper end. The result is
+    /// `None` if there is no such range, or if it is below the resolution of the nodes.
     #[must_use]
     pub fn spinodals(&self) -> Option<[f64; 2]> {
         self.table.spinodals()
     }
 
-    /// Where the free energies of the two coexisting fixed points are equal: above this `alpha'`, the upper one is
-    /// information-theoretically optimal.
+    /// The `alpha'` at which the free energies of the two coexisting fixed points are equal. Above this
+    /// `alpha'`, the upper fixed point is information-theoretically optimal.
     #[must_use]
     pub fn information_theoretic_jump(&self) -> Option<f64> {
         let [low, high] = self.spinodals()?;
@@ -133,11 +141,12 @@ impl BayesCurve {
         Some(root).filter(|root| root.is_finite())
     }
 
-    /// State evolution of message passing at `alpha' D` sequences, from the overlap `start`: `q` before the first iteration, and
-    /// after each of `steps`.
+    /// State evolution of message passing at `alpha' D` sequences, from the overlap `start`. The result is
+    /// `q` before the first iteration and after each of the `steps` iterations.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, `start` in `(0, q0)`, and `steps` at most 1,000,000.
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0, `start` in `(0, q0)`, and `steps` at
+    /// most 1,000,000.
     pub fn state_evolution(&self, alpha: f64, start: f64, steps: usize) -> Result<Vec<f64>, Error> {
         check::positive("lora.alpha", alpha)?;
         if !(start > 0.0 && start < self.q0) {
@@ -153,7 +162,7 @@ impl BayesCurve {
         Ok(trajectory)
     }
 
-    /// `Delta_BO` in units of `q0^2`, as the channel has it: 0 if it counts as none.
+    /// `Delta_BO` in units of `q0^2`, as the channel uses it. It is 0 if the channel is treated as noiseless.
     #[cfg(feature = "simulate")]
     pub(crate) fn relative_noise(&self) -> f64 {
         self.noise
@@ -237,7 +246,7 @@ impl BayesCurve {
         (branch, std_error)
     }
 
-    /// Test, clean and frozen error; `1 - q^2 = (1 - q)(1 + q)`.
+    /// Test, clean and frozen error. They use `1 - q^2 = (1 - q)(1 + q)`, which does not cancel.
     fn linear_errors(&self, [q, v]: [f64; 2]) -> [f64; 3] {
         let noise = 0.5 * self.model.delta();
         let scale = self.q0 * self.q0;
@@ -279,8 +288,9 @@ impl BayesCurve {
     }
 }
 
-/// The Bayes-optimal estimator on `alpha D` sequences, for perturbations of variance `q0`, on top of frozen weights (see
-/// [`BayesCurve::new`]). For many `alpha`, keep the [`BayesCurve`].
+/// The Bayes-optimal estimator on `alpha D` sequences, for perturbations of variance `q0`, on top of frozen
+/// weights (see [`BayesCurve::new`]). For many values of `alpha`, build a [`BayesCurve`] once and solve on
+/// it.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, lora};
@@ -293,7 +303,8 @@ impl BayesCurve {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
+/// hold.
 pub fn bayes_optimal(
     model: &Model,
     frozen: &Frozen,
@@ -305,7 +316,7 @@ pub fn bayes_optimal(
     BayesCurve::new(model, frozen, q0, options)?.solve(alpha)
 }
 
-/// A kernel per scramble.
+/// One kernel for every scramble.
 fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Result<Level, Error> {
     let tokens = model.tokens();
     (0..options.scrambles() as u64)

@@ -1,6 +1,7 @@
-//! Posterior means for given data: what message passing applies to every sequence.
+//! Posterior means for given data, which message passing applies to every sequence.
 //!
-//! The same contour integrals as for the averages over samples, in the eigenbasis of what was seen of a sequence.
+//! They are the same contour integrals as those of the averages over samples, taken in the eigenbasis of the
+//! observed part of a sequence.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
@@ -10,21 +11,22 @@ use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::model::Activation;
 
-/// The posterior of `chi` given `Y = chi chi^T + n`, as far as the activation sees it, and `chi ~ N(omega, v I)`.
+/// The posterior of `chi` given `chi ~ N(omega, v I)` and the part of `Y = chi chi^T + n` that the activation
+/// sees.
 pub(crate) trait Denoiser {
-    /// `E[chi | Y, omega]` of every sample; `omega` and the result have one number per token and sample.
+    /// `E[chi | Y, omega]` of every sample. Both `omega` and the result have one number per token and sample.
     fn means(&self, omega: &[f64], v: f64) -> Vec<f64>;
 }
 
-/// For matrices `observed`, flat, one per sample, with noise of variance `2 noise` per orthonormal coordinate; without noise, `chi` is
-/// known up to its sign.
+/// The denoiser for the matrices `observed`, which are stored flat, one per sample. The noise has the
+/// variance `2 noise` per orthonormal coordinate. Without noise, `chi` is known up to its sign.
 pub(crate) fn denoiser(
     activation: Activation,
     tokens: usize,
     noise: f64,
     observed: &[f64],
 ) -> Result<Box<dyn Denoiser>, Error> {
-    // The eigenvalues of a matrix with a NaN would never be found.
+    // The search for the eigenvalues of a matrix with a NaN would never end.
     if let Some(value) = observed.iter().find(|y| !y.is_finite()) {
         let allowed = "not so large, in units of q0^2, that the logits overflow";
         return Err(Error::invalid("model.delta or frozen.q0", *value, allowed));
@@ -54,18 +56,19 @@ pub(crate) fn denoiser(
     })
 }
 
-/// What is seen of a sample, in the basis where it is diagonal.
+/// The observed part of a sample, in the basis in which it is diagonal.
 struct Seen {
-    /// Orthonormal vectors: first `11^T/sqrt(T)` if the activation does not see it, then the others, by decreasing eigenvalue.
+    /// Orthonormal vectors. The first is `11^T/sqrt(T)` if the activation does not see it. The others follow
+    /// by decreasing eigenvalue.
     basis: DMatrix<f64>,
-    /// Eigenvalues of the part of `Y` among the others.
+    /// Eigenvalues of the part of `Y` among the other vectors.
     square: Vec<f64>,
-    /// What is seen of the products of the first component with the others; empty if all of `Y` is seen.
+    /// The observed products of the first component with the others; empty if all of `Y` is seen.
     product: Vec<f64>,
 }
 
 impl Seen {
-    /// `|chi|` without noise, in this basis: the eigenvalues but the first are zero.
+    /// `|chi|` without noise, in this basis. All eigenvalues but the first are zero.
     fn root(&self) -> Vec<f64> {
         let top = self.square[0].max(0.0).sqrt();
         let mut chi = vec![0.0; self.basis.ncols()];
@@ -91,9 +94,9 @@ impl Seen {
 /// The directions that an activation sees.
 struct Frame {
     tokens: usize,
-    /// One column per direction among which all products are seen.
+    /// One column per direction. All products among these directions are seen.
     across: DMatrix<f64>,
-    /// The direction of which only the products with the others are seen.
+    /// The direction that is seen only in its products with the others.
     along: Option<DMatrix<f64>>,
 }
 
@@ -102,7 +105,7 @@ impl Frame {
         match activation {
             Activation::Linear => Self { tokens, across: DMatrix::identity(tokens, tokens), along: None },
             Activation::Softmax => {
-                // Helmert's basis of what is orthogonal to (1, ..., 1).
+                // This is Helmert's basis of the subspace orthogonal to (1, ..., 1).
                 let across = DMatrix::from_fn(tokens, tokens.saturating_sub(1), |a, j| {
                     let scale = 1.0 / (((j + 1) * (j + 2)) as f64).sqrt();
                     scale
@@ -140,7 +143,7 @@ impl Frame {
     }
 }
 
-/// No noise: `chi` up to its sign.
+/// The denoiser without noise: `chi` is known up to its sign.
 struct Signs {
     tokens: usize,
     chi: Vec<f64>,
@@ -165,13 +168,13 @@ impl Denoiser for Signs {
     }
 }
 
-/// `Y` of one sample: eigenvalues, decreasing, and the eigenvectors as columns.
+/// `Y` of one sample: its eigenvalues in decreasing order, and the eigenvectors as columns.
 struct Diagonal<const T: usize> {
     values: [f64; T],
     vectors: [[f64; T]; T],
 }
 
-/// Linear attention: all of `Y` is seen.
+/// The denoiser of linear attention, which sees all of `Y`.
 struct LinearDenoiser<const T: usize> {
     noise: f64,
     samples: Vec<Diagonal<T>>,
@@ -191,7 +194,7 @@ impl<const T: usize> Denoiser for LinearDenoiser<T> {
     fn means(&self, omega: &[f64], v: f64) -> Vec<f64> {
         let d = self.noise;
         let block = |(samples, omega): (&[Diagonal<T>], &[f64])| {
-            // The last block repeats its last sample.
+            // The last block repeats the last sample to fill its lanes.
             let at = |l: usize| l.min(samples.len() - 1);
             let (mut lowest, mut gaps, mut rotated, mut fields2) =
                 ([0.0; LANES], [[0.0; LANES]; T], [[0.0; LANES]; T], [[0.0; LANES]; T]);
@@ -217,11 +220,11 @@ impl<const T: usize> Denoiser for LinearDenoiser<T> {
     }
 }
 
-/// Softmax attention: one component is seen only in its products with the others.
+/// The denoiser of softmax attention, which sees one component only in its products with the others.
 struct SoftmaxDenoiser {
     noise: f64,
     samples: Vec<Seen>,
-    /// The mean in the basis of the sample, for `omega` in that basis.
+    /// The posterior mean in the basis of the sample, for `omega` in that basis.
     moments: fn(&Seen, &[f64], f64, f64) -> Vec<f64>,
 }
 
@@ -237,8 +240,8 @@ impl Denoiser for SoftmaxDenoiser {
     }
 }
 
-/// The sample and the prior as the integrals want them, and where those begin: at the mean of the prior or at what the data say,
-/// whichever is the more precise.
+/// The sample and the prior in the form that the integrals take. The integrals begin at the mean of the prior
+/// or at the value that the data suggest, whichever is the more precise.
 fn posed<const P: usize>(seen: &Seen, omega: &[f64], noise: f64, v: f64) -> (SeenSample<P>, Prior<P>) {
     let across = std::array::from_fn(|j| omega[1 + j]);
     let mut begin = (omega[0], across);

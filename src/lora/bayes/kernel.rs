@@ -1,4 +1,4 @@
-//! What the averages over the posterior must answer, whatever the activation.
+//! The averages over the posterior that every activation must provide.
 
 /// One coordinate of all nodes, as standard normals.
 pub(super) type Column = Vec<f64>;
@@ -11,8 +11,9 @@ pub(super) struct Responses {
 }
 
 impl Responses {
-    /// From the sums over `count` samples of `|E chi - omega|^2` and of `tr Cov chi`, at prior variance `v`. Both give `S`; the first
-    /// has the smaller error at small overlaps, the second at large ones.
+    /// The responses from the sums over `count` samples of `|E chi - omega|^2` and of `tr Cov chi`, at prior
+    /// variance `v`. Both sums estimate `S`. The first has the smaller error at small overlaps, the second at
+    /// large ones, and the result weights them accordingly.
     pub(super) fn new(tokens: usize, v: f64, [moved, variance]: [f64; 2], count: usize) -> Self {
         let q = 1.0 - v;
         let count = count as f64;

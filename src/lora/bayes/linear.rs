@@ -1,7 +1,8 @@
 //! Linear attention: all `K` coordinates of `chi chi^T + n` are seen.
 //!
-//! Rotations of the tokens leave everything as it is, so that `chi` may lie along the first axis, and the free part of `omega` may
-//! be drawn in the eigenbasis of `Y = chi chi^T + n`. Neither depends on the overlap: one eigenbasis serves the whole curve.
+//! Rotations of the tokens leave the problem unchanged. Therefore `chi` may lie along the first axis, and the
+//! free part of `omega` may be drawn in the eigenbasis of `Y = chi chi^T + n`. Neither depends on the
+//! overlap, so that one eigenbasis serves the whole curve.
 
 use super::contour::Quartic;
 use super::kernel::{Column, Kernel, Responses};
@@ -11,7 +12,7 @@ use crate::quadrature::ChiQuantile;
 
 /// A block of samples.
 struct Block<const T: usize> {
-    /// Largest eigenvalue of `Y`, and its distance from the others.
+    /// Largest eigenvalue of `Y`, and its distances from all eigenvalues.
     top: Lane,
     gaps: [Lane; T],
     /// Components of `chi`, and of the free part of `omega`, in the eigenbasis of `Y`.
@@ -26,7 +27,7 @@ pub(super) struct LinearKernel<const T: usize> {
 }
 
 impl<const T: usize> LinearKernel<T> {
-    /// Number of normals of a sample.
+    /// Number of standard normals that a sample takes.
     pub(super) const DIMENSIONS: usize = 1 + T + dimension(T);
 
     pub(super) fn new(noise: f64, radius: &ChiQuantile, columns: &[Column]) -> Self {

@@ -1,21 +1,23 @@
-//! Nothing unknown but the sign: without effective noise, `chi` is seen up to its sign.
+//! The channel without effective noise: `chi` is seen up to its sign, and only the sign is unknown.
 //!
-//! Then `E[chi | Y, omega] = chi tanh(chi.omega/V)`, for linear attention and, with two tokens or more, for softmax.
+//! Then `E[chi | Y, omega] = chi tanh(chi.omega/V)`, for linear attention and, with two tokens or more, for
+//! softmax.
 
 use super::kernel::{Column, Kernel, Responses};
 use crate::quadrature::ChiQuantile;
 
-/// The samples of one scramble: `|chi|`, and the free part of `omega` along it and across.
+/// The samples of one scramble: `|chi|`, and the parts of the free part of `omega` along `chi` and across it.
 pub(super) struct Noiseless {
     tokens: usize,
     samples: Vec<[f64; 3]>,
 }
 
 impl Noiseless {
-    /// Number of normals of a sample.
+    /// Number of standard normals that a sample takes.
     pub(super) const DIMENSIONS: usize = 3;
 
-    /// `across` is the law of the norm of `T - 1` normals; `None` for one token.
+    /// The kernel for the given number of tokens. `across` is the law of the norm of `T - 1` standard
+    /// normals; it is `None` for one token.
     pub(super) fn new(
         tokens: usize,
         radius: &ChiQuantile,

@@ -1,9 +1,10 @@
-//! Softmax attention: of `chi chi^T + n`, what is along `11^T` is not seen.
+//! Softmax attention: the part of `chi chi^T + n` along `11^T` is not seen.
 //!
-//! With `chi = t e + p`, `e = 1/sqrt(T)` and `p` across, the coordinates seen are those of `p p^T` and of `t p`. Rotations of `p`
-//! leave everything as it is: `p` may lie along its first axis, and the free part of `omega` be drawn in the eigenbasis of what is
-//! seen of `p p^T`. Given `t`, the posterior of `p` is that of linear attention with a field and a curvature that depend on `t`; given
-//! a single component `p` (two tokens), that of `t` is Gaussian.
+//! With `chi = t e + p`, `e = 1/sqrt(T)` and `p` orthogonal to `e`, the coordinates seen are those of `p p^T`
+//! and of `t p`. Rotations of `p` leave the problem unchanged. Therefore `p` may lie along the first axis of
+//! its subspace, and the free part of `omega` may be drawn in the eigenbasis of the observed part of `p p^T`.
+//! Given `t`, the posterior of `p` is that of linear attention with a field and a curvature that depend on
+//! `t`. With two tokens `p` has a single component, and given `p` the posterior of `t` is Gaussian.
 
 use super::contour::Quartic;
 use super::kernel::{Column, Kernel, Responses};
@@ -11,18 +12,18 @@ use crate::channel::{eigenbasis, symmetric_from_coordinates};
 use crate::lanes::{self, LANES, Lane, sum_once, widest};
 use crate::quadrature::ChiQuantile;
 
-/// Blocks of nodes of a trapezoidal rule at most, in one direction.
+/// Largest number of blocks of nodes of a trapezoidal rule, in one direction.
 const MAX_BLOCKS: i64 = 4096;
-/// How far below the largest exponent a block of nodes is left out.
+/// Distance below the largest exponent at which a block of nodes is negligible: `exp(-20)` is 2e-9.
 const NEGLIGIBLE: f64 = 20.0;
 
-/// One sample, with `P = T - 1` components across.
+/// One sample, with `P = T - 1` components in `p`.
 pub(super) struct SeenSample<const P: usize> {
-    /// What is seen of `p p^T`: eigenvalues, in decreasing order.
+    /// Eigenvalues of the observed part of `p p^T`, in decreasing order.
     pub(super) square: [f64; P],
-    /// What is seen of `t p`, in that eigenbasis.
+    /// The observed part of `t p`, in that eigenbasis.
     pub(super) product: [f64; P],
-    /// The true `t` and `p`, or what is close to them: where the integrals begin.
+    /// The true `t` and `p`, or values close to them. The integrals begin there.
     pub(super) along: f64,
     pub(super) across: [f64; P],
     /// The free part of `omega`.
@@ -36,7 +37,7 @@ pub(super) struct SoftmaxKernel<const P: usize> {
     samples: Vec<[SeenSample<P>; LANES]>,
 }
 
-/// Number of normals of a sample with `P` components across.
+/// Number of standard normals that a sample with `across` components in `p` takes.
 pub(super) const fn dimensions(across: usize) -> usize {
     3 + 2 * across + across * (across + 1) / 2
 }
@@ -64,14 +65,14 @@ impl<const P: usize> SoftmaxKernel<P> {
     }
 }
 
-/// Posterior mean of `t` and `p`, and trace of the covariance.
+/// Posterior mean of `t` and `p`, and the trace of the posterior covariance.
 pub(super) struct PosteriorMoments<const P: usize> {
     pub(super) along: f64,
     pub(super) across: [f64; P],
     variance: f64,
 }
 
-/// What the posterior depends on besides the sample: its noise, and the prior of `chi`.
+/// The parameters of the posterior besides the sample: the noise, and the prior of `chi`.
 pub(super) struct Prior<const P: usize> {
     pub(super) noise: f64,
     pub(super) variance: f64,
@@ -79,7 +80,8 @@ pub(super) struct Prior<const P: usize> {
     pub(super) across: [f64; P],
 }
 
-/// A trapezoidal rule in blocks of nodes, with a running reference of the exponent.
+/// A trapezoidal rule in blocks of nodes. Exponents are taken relative to the largest one so far, so that no
+/// weight overflows.
 struct Trapezoid<const COUNT: usize> {
     reference: f64,
     total: f64,
@@ -87,27 +89,28 @@ struct Trapezoid<const COUNT: usize> {
 }
 
 impl<const COUNT: usize> Trapezoid<COUNT> {
-    /// The averages over `term`, which gives the logarithm of the weight, and what is averaged, at a block of points.
+    /// The averages over the weight that `term` gives. At a block of points, `term` returns the logarithm of
+    /// the weight and the averaged quantities.
     ///
-    /// The weight has its maxima near the true value and, since the sign of `chi` is hardly seen, near the opposite: the rule walks
-    /// away from both until nothing is left.
+    /// The weight has maxima near the true value and near its opposite, since the sign of `chi` is hardly
+    /// seen. The rule walks away from both values until the blocks are negligible.
     #[inline(always)]
     fn over(truth: f64, step: f64, mut term: impl FnMut(&Lane) -> (Lane, [Lane; COUNT])) -> [f64; COUNT] {
         let mut rule = Self { reference: f64::NEG_INFINITY, total: 0.0, sums: [0.0; COUNT] };
         let width = LANES as f64 * step;
-        // Adds the block with the given number; false if it was negligible.
+        // Adds the block with the given number. The result is false if the block was negligible.
         let mut add = |block: i64| {
             let at = std::array::from_fn(|l| truth + width * block as f64 + step * (l as f64 - 3.5));
             let (log, terms) = term(&at);
             rule.add(&log, &terms)
         };
-        // The opposite value, as a number of blocks, and the side on which it lies.
+        // The distance of the opposite value in blocks, and the side on which it lies.
         let opposite = (-2.0 * truth / width).round().clamp(-1e9, 1e9) as i64;
         let side = if opposite < 0 { -1 } else { 1 };
         let distance = opposite.abs();
         add(0);
         (1..MAX_BLOCKS).find(|k| !add(-side * k));
-        // Towards the opposite value, and beyond it if there is no gap on the way.
+        // The walk goes towards the opposite value, and beyond it if there is no gap on the way.
         let reached = (1..MAX_BLOCKS).find(|k| !add(side * k)).unwrap_or(MAX_BLOCKS);
         if reached < distance {
             (distance..distance + MAX_BLOCKS).find(|k| !add(side * k));
@@ -116,7 +119,7 @@ impl<const COUNT: usize> Trapezoid<COUNT> {
         rule.sums.map(|sum| sum / rule.total)
     }
 
-    /// False if the block was negligible.
+    /// Adds a block. The result is false if the block was negligible.
     #[inline(always)]
     fn add(&mut self, log: &Lane, terms: &[Lane; COUNT]) -> bool {
         let top = log.iter().fold(f64::NEG_INFINITY, |m, x| if *x > m { *x } else { m });
@@ -143,12 +146,12 @@ impl<const COUNT: usize> Trapezoid<COUNT> {
     }
 }
 
-/// How large the square of a component may be, given its true value, where the posterior has any weight.
+/// The largest square of a component, given the true square, at which the posterior has any weight.
 fn largest_square(truth2: f64, noise: f64) -> f64 {
     truth2 + 2.0 * (2.0 * noise).sqrt()
 }
 
-/// Two tokens: the rule over the one component `p` across; given `p`, `t` is Gaussian.
+/// The moments for two tokens: the rule runs over the one component `p`. Given `p`, `t` is Gaussian.
 pub(super) fn moments_of_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1> {
     widest(
         #[inline(always)]
@@ -160,7 +163,8 @@ pub(super) fn moments_of_two(sample: &SeenSample<1>, prior: &Prior<1>) -> Poster
 fn integrate_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1> {
     let Prior { noise, variance, along, across: [across] } = *prior;
     let ([square], [product], [truth]) = (sample.square, sample.product, sample.across);
-    // To resolve the peaks, and the valley between them: there the precision of t has zeros at p = +- i sqrt(noise/variance).
+    // The step resolves the peaks and the valley between them. In the valley, the precision of t has zeros at
+    // p = +- i sqrt(noise/variance).
     let peaks = 0.7 / (1.0 / variance + 2.0 * largest_square(truth * truth, noise) / noise).sqrt();
     let step = peaks.min(0.3 * (noise / variance).sqrt());
     let [p, p2, t, t2] = Trapezoid::over(
@@ -174,7 +178,7 @@ fn integrate_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1
                 let precision = 1.0 / variance + p * p / noise;
                 let mean = (along / variance + product * p / noise) / precision;
                 let (misfit, offset) = (p * p - square, p - across);
-                // The Gaussian integral over t.
+                // This is the Gaussian integral over t.
                 log[l] = 0.5 * mean * mean * precision
                     - 0.25 * misfit * misfit / noise
                     - 0.5 * offset * offset / variance;
@@ -193,7 +197,8 @@ fn integrate_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1
     PosteriorMoments { along: t, across: [p], variance: p2 - p * p + t2 - t * t }
 }
 
-/// More tokens: the rule over `t`; given `t`, the contour integral over `p`, which takes nearly all of the time.
+/// The moments for more tokens: the rule runs over `t`. Given `t`, the contour integral over `p` takes nearly
+/// all of the time.
 pub(super) fn moments_of_many<const P: usize>(
     sample: &SeenSample<P>,
     prior: &Prior<P>,
@@ -202,7 +207,7 @@ pub(super) fn moments_of_many<const P: usize>(
     let length2: f64 = sample.across.iter().map(|p| p * p).sum();
     let step = 0.9 / (1.0 / variance + largest_square(length2, noise) / noise).sqrt();
     let gaps: [Lane; P] = std::array::from_fn(|j| [(sample.square[0] - sample.square[j]) / noise; LANES]);
-    // Of t, t^2, |p|^2, and the components of p.
+    // The sums are those of t, t^2, |p|^2, and the components of p.
     let sums = Trapezoid::<MOST>::over(
         sample.along,
         step,
@@ -236,7 +241,7 @@ pub(super) fn moments_of_many<const P: usize>(
     PosteriorMoments { along: sums[0], across, variance: sums[1] - sums[0] * sums[0] + sums[2] - norm }
 }
 
-/// Averages of [`moments_of_many`] for the largest number of components.
+/// Number of averages of [`moments_of_many`] for the largest number of components.
 const MOST: usize = 3 + 7;
 
 impl<const P: usize> SoftmaxKernel<P> {
@@ -270,7 +275,7 @@ impl<const P: usize> SoftmaxKernel<P> {
     }
 }
 
-/// Two tokens.
+/// The kernel for two tokens.
 pub(super) struct Two(pub(super) SoftmaxKernel<1>);
 
 impl Kernel for Two {
@@ -279,7 +284,7 @@ impl Kernel for Two {
     }
 }
 
-/// Three tokens or more.
+/// The kernel for three tokens or more.
 pub(super) struct Many<const P: usize>(pub(super) SoftmaxKernel<P>);
 
 impl<const P: usize> Kernel for Many<P> {

@@ -1,4 +1,4 @@
-//! What Bayes-optimal fine-tuning leads to.
+//! The result of Bayes-optimal fine-tuning.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::std_error::StdError;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BayesOrder {
-    /// `q = |E[w* | data]|^2/D`: the overlap of two draws of the posterior, and of one with the truth.
+    /// `q = |E[w* | data]|^2/D`: the overlap of two draws of the posterior, and of one draw with the truth.
     #[serde(deserialize_with = "number")]
     pub q: f64,
     /// `qhat = alpha' G`, its conjugate, in units of `1/q0`. Infinite (`null` in JSON) at perfect recovery.
@@ -26,10 +26,10 @@ pub struct BayesErrors {
     /// `E'_BO` of the best prediction of noisy labels of new sequences.
     #[serde(deserialize_with = "number")]
     pub test: f64,
-    /// Of the best prediction of noiseless labels.
+    /// Error of the best prediction of noiseless labels.
     #[serde(deserialize_with = "number")]
     pub test_clean: f64,
-    /// Without any fine-tuning data (noisy labels): the best use of the frozen weights alone.
+    /// Error without any fine-tuning data, on noisy labels: the best use of the frozen weights alone.
     #[serde(deserialize_with = "number")]
     pub frozen: f64,
 }
@@ -46,16 +46,18 @@ pub struct BayesBranch {
     pub alignment: f64,
     /// Least errors.
     pub errors: BayesErrors,
-    /// `Phi`: the larger, the more likely. Infinite (`null` in JSON) at perfect recovery.
+    /// `Phi`. The fixed point with the larger `Phi` is the more likely one. Infinite (`null` in JSON) at
+    /// perfect recovery.
     #[serde(deserialize_with = "number")]
     pub free_energy: f64,
 }
 
-/// The two branches; they are the same where there is one stable fixed point.
+/// The two branches. They are the same where there is one stable fixed point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BayesBranches {
-    /// What message passing reaches from no information: the smallest stable overlap.
+    /// The fixed point that message passing reaches without initial information: the one of smallest stable
+    /// overlap.
     pub algorithmic: BayesBranch,
     /// The fixed point of largest free energy.
     pub information_theoretic: BayesBranch,
@@ -67,14 +69,14 @@ pub struct BayesBranches {
 pub struct BayesSolution {
     /// Order parameters of the algorithmic branch.
     pub order: BayesOrder,
-    /// Its errors.
+    /// Errors of the algorithmic branch.
     pub errors: BayesErrors,
-    /// Its alignment, `o_w = sqrt(q/q0)`.
+    /// Alignment `o_w = sqrt(q/q0)` of the algorithmic branch.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
     /// Both branches.
     pub branches: BayesBranches,
-    /// The threshold `alpha'_c` of weak recovery, above which the algorithmic branch has an overlap.
+    /// The threshold `alpha'_c` of weak recovery, above which the algorithmic branch has a positive overlap.
     #[serde(deserialize_with = "number")]
     pub alpha_c: f64,
     /// How the solve ended.
@@ -89,7 +91,7 @@ pub struct BayesSolution {
 }
 
 impl BayesSolution {
-    /// The solution, if it is one.
+    /// Returns the solution if the solve converged.
     ///
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged.

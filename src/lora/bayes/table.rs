@@ -1,21 +1,22 @@
-//! The curve `G(q)` of one channel, and the fixed points it has at any `alpha'`.
+//! The curve `G(q)` of one channel, and its fixed points at any `alpha'`.
 //!
-//! Tabulated is `ln(G/q)` against `l = ln(q/(1-q))`: it is smooth, tends to a constant at `q -> 0`, and, but for the noiseless channel,
-//! at `q -> 1`. Chebyshev interpolation in `l` has a smaller error than the nodes of the average.
+//! The table holds `ln(G/q)` as a function of `l = ln(q/(1-q))`. This function is smooth and tends to a
+//! constant at `q -> 0` and, unless the channel is noiseless, at `q -> 1`. The error of Chebyshev
+//! interpolation in `l` is smaller than the error of the average over nodes.
 
 use super::kernel::{Kernel, Responses};
 use crate::roots::{self, End};
 use crate::std_error::standard_error;
 
-/// Least `l` of the table; below it `G/q` is linear in `q`, to 1e-8.
+/// Smallest `l` of the table. Below it `G/q` is linear in `q`, to 1e-8.
 const LOWEST: f64 = -9.0;
-/// Chebyshev nodes per unit of `l`.
+/// Number of Chebyshev nodes per unit of `l`.
 const DENSITY: f64 = 2.4;
-/// Cells of the grid in `l` on which roots are bracketed, per unit.
+/// Number of cells per unit of `l` in the grid on which roots are bracketed.
 const SCAN: f64 = 20.0;
-/// An overlap at which the response is that of a vanishing one.
+/// An overlap so small that the response is that of a vanishing overlap.
 const TINY: f64 = 1e-6;
-/// Steps of the refinement of a root on the fine nodes at most.
+/// Largest number of steps in the refinement of a root on the fine nodes.
 const MAX_REFINEMENTS: usize = 12;
 
 /// `q` and `1 - q`.
@@ -26,9 +27,9 @@ pub(super) fn overlaps(l: f64) -> [f64; 2] {
 /// A fixed point of `q = alpha' S(q)`.
 #[derive(Debug, Clone)]
 pub(super) struct FixedPoint {
-    /// `ln(q/(1-q))`: infinite at no and at perfect recovery.
+    /// `ln(q/(1-q))`. It is infinite at no recovery and at perfect recovery.
     pub(super) l: f64,
-    /// The same for every scramble by itself, to first order.
+    /// The value of `l` for every scramble by itself, to first order.
     pub(super) own: Vec<f64>,
     /// `Phi`.
     pub(super) free_energy: f64,
@@ -36,23 +37,23 @@ pub(super) struct FixedPoint {
     pub(super) residual: f64,
 }
 
-/// One accuracy of the average: a kernel per scramble.
+/// The average at one accuracy: one kernel for every scramble.
 pub(super) type Level = Vec<Box<dyn Kernel>>;
 
-/// A table of the curve, and the nodes it was made with.
+/// A table of the curve, and the nodes from which it was made.
 pub(super) struct Table {
     tokens: f64,
     noiseless: bool,
-    /// Finer nodes than those of the table, if there are any.
+    /// Nodes finer than those of the table, if the options have more.
     fine: Option<Level>,
-    /// `ln(G/q)`, of the mean over the scrambles.
+    /// `ln(G/q)` from the mean over the scrambles.
     mean: Chebyshev,
-    /// The same of every scramble by itself.
+    /// `ln(G/q)` of every scramble by itself.
     own: Vec<Chebyshev>,
-    /// `S/q` at vanishing overlap: of the table, and of every scramble of the fine nodes.
+    /// `S/q` at vanishing overlap: that of the table, and that of every scramble on the finest nodes.
     slope_at_zero: f64,
     fine_slopes: Vec<f64>,
-    /// `l` and `ln alpha'(q)` on the grid, from the lowest `l` up, with the integral of `G` up to there.
+    /// `l` and `ln alpha'(q)` on the grid by increasing `l`, with the integral of `G` up to each point.
     grid: Vec<GridPoint>,
     pub(super) evaluations: usize,
 }
@@ -78,11 +79,11 @@ fn responses(level: &Level, overlap: f64) -> Vec<Responses> {
 }
 
 impl Table {
-    /// With the nodes of `coarse` for the table and those of `fine`, if there are any, for what is solved on it. `noise` is
-    /// the effective noise in units of `q0^2`; 0 for the noiseless channel.
+    /// Builds the table on the nodes of `coarse`. Roots of the table are refined on the nodes of `fine`, if
+    /// there are any. `noise` is the effective noise in units of `q0^2`; it is 0 for the noiseless channel.
     pub(super) fn new(tokens: usize, noise: f64, coarse: &Level, fine: Option<Level>) -> Self {
         let noiseless = noise <= 0.0;
-        // Where 1 - q is far below the noise, G has reached its limit.
+        // At the upper end 1 - q is far below the noise, and G has reached its limit.
         let highest = if noiseless { 20.0 } else { (4.0 / noise).ln().max(0.0) + 7.0 };
         let count = (DENSITY * (highest - LOWEST)).ceil() as usize;
         let nodes = Chebyshev::nodes(LOWEST, highest, count);
@@ -154,12 +155,13 @@ impl Table {
     pub(super) fn log_conjugate(&self, l: f64, alpha: f64) -> f64 {
         let [q, v] = overlaps(l);
         let inside = self.mean.nodes.last().map_or(l, |last| l.clamp(LOWEST, *last));
-        // Beyond the table G is constant, or without noise (1 - q) G is.
+        // Beyond the table G is constant. Without noise, (1 - q) G is constant instead.
         let limit = if self.noiseless { (overlaps(inside)[1] / v).ln() } else { 0.0 };
         alpha.ln() + self.mean.at(inside) + q.ln() + limit
     }
 
-    /// The threshold of weak recovery: where `q = 0` loses stability. By the mean over the scrambles, and by each.
+    /// The threshold of weak recovery, where `q = 0` loses stability: that of the mean over the scrambles,
+    /// and that of every scramble.
     pub(super) fn weak_recovery(&self) -> (f64, Vec<f64>) {
         (1.0 / mean(&self.fine_slopes), self.fine_slopes.iter().map(|slope| 1.0 / slope).collect())
     }
@@ -201,7 +203,8 @@ impl Table {
         FixedPoint { l: f64::NEG_INFINITY, own, free_energy: 0.0, residual: 0.0 }
     }
 
-    /// The same root on the fine nodes, by secants: their distance from the table hardly depends on `l`.
+    /// The same root on the fine nodes, by secants. The difference between the fine nodes and the table
+    /// hardly depends on `l`, so that the table gives the slope.
     fn refined(&self, start: f64, log_alpha: f64) -> f64 {
         if self.fine.is_none() {
             return start;
@@ -220,7 +223,8 @@ impl Table {
             }
             last = Some((l, excess));
             l -= step;
-            // The slope is known to some 1e-4 or better: so is what is left of the step.
+            // The slope is known to some 1e-4 or better, so that the same fraction of the last step is left
+            // as an error.
             if step.abs() < 1e-7 {
                 break;
             }
@@ -228,14 +232,14 @@ impl Table {
         l
     }
 
-    /// `d ln alpha'/dl` of the table.
+    /// The derivative `d ln alpha'/dl` of the table.
     fn slope(&self, l: f64) -> f64 {
         const STEP: f64 = 1e-4;
         let end = self.grid[self.grid.len() - 1].l;
         let at = l.clamp(LOWEST + STEP, end - STEP);
         let inside = (self.log_alpha(at + STEP) - self.log_alpha(at - STEP)) / (2.0 * STEP);
         if l < LOWEST {
-            // Proportional to q.
+            // Below the table, the slope is proportional to q.
             inside * (l - LOWEST).exp()
         } else {
             inside
@@ -256,7 +260,7 @@ impl Table {
     /// The fixed point at `l`, with its error and its free energy.
     fn fixed_point(&self, l: f64, alpha: f64) -> FixedPoint {
         let [q, v] = overlaps(l);
-        // Near q = 0, below the table, only the linear law between its end and 0 is known.
+        // Below the table, near q = 0, only the linear law between the lower end and 0 is known.
         let own = self.slopes(l.max(LOWEST));
         let mean = mean(&own);
         let slope = self.slope(l);
@@ -276,7 +280,7 @@ impl Table {
     fn integral(&self, l: f64) -> f64 {
         let [q, _] = overlaps(l);
         let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
-        // Overflow in the averages; there is no cell to look in.
+        // A NaN comes from an overflow in the averages, and belongs to no cell of the grid.
         if l.is_nan() {
             return f64::NAN;
         }
@@ -297,15 +301,16 @@ impl Table {
         from.integral + width / 6.0 * (g(from.l) + 4.0 * g(from.l + 0.5 * width) + g(l))
     }
 
-    /// The range of `alpha'` in which two stable fixed points exist: the lower end is where the upper one appears, the upper end where
-    /// the lower one vanishes. `None` if there is no such range, or if it is not resolved by the nodes.
+    /// The range of `alpha'` in which two stable fixed points exist. The upper fixed point appears at the
+    /// lower end, and the lower one vanishes at the upper end. The result is `None` if there is no such
+    /// range, or if the nodes do not resolve it.
     pub(super) fn spinodals(&self) -> Option<[f64; 2]> {
         let mut values: Vec<(f64, f64)> = vec![(f64::NEG_INFINITY, -self.slope_at_zero.ln())];
         values.extend(self.grid.iter().map(|point| (point.l, point.log_alpha)));
         if self.noiseless {
             values.push((f64::INFINITY, -self.tokens.ln()));
         }
-        // The largest drop below a value that came before.
+        // The loop finds the largest drop of ln alpha' below an earlier value.
         let (mut top, mut best) = (values[0], None::<[(f64, f64); 2]>);
         for value in values {
             if value.1 > top.1 {
@@ -348,7 +353,7 @@ impl Chebyshev {
         (0..count).map(node).collect()
     }
 
-    /// For the values at [`Self::nodes`].
+    /// The interpolation of the given values at [`Self::nodes`].
     fn new(nodes: &[f64], values: Vec<f64>) -> Self {
         let sign = |k: usize| if k.is_multiple_of(2) { 1.0 } else { -1.0 };
         let weights = (0..nodes.len()).map(|k| sign(k) * Self::angle(k, nodes.len()).sin()).collect();

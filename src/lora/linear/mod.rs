@@ -1,7 +1,8 @@
 //! Linear attention, rank one.
 //!
-//! Pre-training enters only through the law of `N` (see [`super::label_noise`]), and `q0` only as a unit: everything in this
-//! module is in units with `q0 = 1` (`chi` in units of `sqrt(q0)`, the loss in units of `q0^2`).
+//! Pre-training enters only through the law of `N` (see [`super::label_noise`]), and `q0` only as a unit.
+//! Everything in this module is therefore in units with `q0 = 1`: `chi` in units of `sqrt(q0)`, the loss in
+//! units of `q0^2`.
 
 mod nodes;
 mod product;
@@ -42,7 +43,7 @@ impl<'a> Problem<'a> {
         Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
     }
 
-    /// What `run` makes of the state evolution and its starts.
+    /// Returns the result of `run` on the state evolution and its starts.
     fn search<R: Send>(
         &self,
         company: &mut Run<'_, Solution>,
@@ -50,7 +51,7 @@ impl<'a> Problem<'a> {
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let tokens = self.model.tokens() as f64;
-        // Enter the thread pool once, not at each of the many short parallel loops.
+        // The thread pool is entered once, and not at each of the many short parallel loops.
         rayon_core::scope(|_| {
             let mut channel =
                 output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
@@ -61,7 +62,8 @@ impl<'a> Problem<'a> {
                 divergence: channel.smooth_divergence(),
                 gauge: JumpGauge::Surface,
             };
-            // Of the loss at the truth, averaged; some 0.6 of it is left by the jumps.
+            // This is the average curvature of the loss at the truth. The jumps leave a fraction of some 0.6
+            // of it.
             let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
             let guess = Guess { noise: self.noise.deviation(), curvature };
             run(Starts::new(ridge, guess, self.options, channel.as_mut())
@@ -95,7 +97,7 @@ pub(super) fn solve(
     Ok(reporter.solution(&found, &errors))
 }
 
-/// What `run` makes of the state evolution and its starts.
+/// Returns the result of `run` on the state evolution and its starts.
 pub(super) fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,

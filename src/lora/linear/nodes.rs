@@ -1,4 +1,5 @@
-//! The averages by quasi-Monte-Carlo: nodes in the eigenbasis of their labels, made once and frozen for the solve.
+//! The averages by quasi-Monte-Carlo. The nodes are made once, in the eigenbasis of their labels, and stay
+//! fixed during the solve.
 
 use super::prox::{Block, accumulate};
 use crate::channel::eigenbasis;
@@ -12,10 +13,11 @@ use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
-/// Roots of a block for which none are known: the search starts from a guess.
+/// The roots of a block for which none are known yet. The search then starts from a guess.
 const NO_ROOTS: Lane = [0.0; LANES];
 
-/// Quasi-Monte-Carlo averages over several scrambles. What is remembered of a block are its secular roots, to start the next search from.
+/// Quasi-Monte-Carlo averages over several scrambles. The secular roots of a block are remembered as starts
+/// of the next search.
 pub(super) struct Nodes<const T: usize> {
     samples: Samples<Block<T>, Lane>,
 }
@@ -38,7 +40,7 @@ impl<const T: usize> Nodes<T> {
     }
 }
 
-/// The standard normals that the nodes are made of, one column per coordinate.
+/// The standard normals from which the nodes are made, one column per coordinate.
 struct Columns {
     star: Vec<Vec<f64>>,
     free: Vec<Vec<f64>>,
@@ -47,9 +49,10 @@ struct Columns {
 }
 
 impl Columns {
-    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of the label.
+    /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of
+    /// the label.
     fn new(tokens: usize, noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
-        // If the noise is isotropic, O(T) invariance lets chi* point along the first axis.
+        // If the noise is isotropic, chi* may point along the first axis by O(T) invariance.
         let free = if noise.is_isotropic() { 1 } else { tokens };
         let rest = free + tokens;
         let dimensions = rest + noise.dimensions(tokens);
@@ -119,7 +122,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     }
 
     fn resolution(&self) -> f64 {
-        // A few nodes in a thousand that change sides.
+        // Between two evaluations, a few nodes in a thousand may change from one minimum to another.
         1e-3
     }
 

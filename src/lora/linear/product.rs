@@ -1,7 +1,9 @@
-//! One token: the averages by a product rule over `(chi*, N, omega)`, smooth enough for 1e-7.
+//! One token: the averages by a product rule over `(chi*, N, omega)`, whose integrands are smooth enough for
+//! an accuracy of 1e-7.
 //!
-//! The prox jumps at `omega = 0`, from where `b = 1/(a v)` on. The rules for `omega` and for `N` are split there, and move
-//! with the order parameters, so that everything that is not smooth sits at the ends of the rules.
+//! The proximal point jumps at `omega = 0` if `b > 1/(a v)`. The rules for `omega` and for `N` are split
+//! there, and the splits move with the order parameters, so that every point without smoothness is an end of
+//! a rule.
 
 use std::num::NonZeroUsize;
 
@@ -17,12 +19,13 @@ use crate::parallel;
 use crate::quadrature::normal_density;
 use crate::state_evolution::{OutputChannel, Pass};
 
-/// Nodes for `chi*`, and on each side of the split for `N` and for `omega` (twice the last is a multiple of the block size).
+/// Numbers of nodes at every level: for `chi*`, and on each side of the split for `N` and for `omega`. Twice
+/// the last number is a multiple of the block size.
 const LEVELS: [[usize; 3]; 3] = [[24, 12, 12], [40, 20, 20], [80, 40, 36]];
-/// Where the Gaussians are cut, in standard deviations.
+/// Distance at which the Gaussians are cut, in standard deviations.
 const REACH: f64 = 8.5;
 
-/// Power of the grading of the nodes towards a split.
+/// Power with which the nodes are graded towards a split.
 const GRADING: i32 = 2;
 
 /// The fixed part of the rule at one level: nodes and weights on `[0, 1]` for `N` and `omega`.
@@ -41,7 +44,7 @@ pub(super) struct ProductRule {
 impl ProductRule {
     pub(super) fn new(noise: &LabelNoise) -> Self {
         let level = |[star, noise, omega]: [usize; 3]| Level {
-            // chi* >= 0 by symmetry.
+            // The average is over chi* >= 0, by symmetry.
             star: unit_rule(star)
                 .into_iter()
                 .map(|(x, w)| (REACH * x, 2.0 * REACH * w * normal_density(REACH * x)))
@@ -60,8 +63,9 @@ fn unit_rule(count: usize) -> Vec<(f64, f64)> {
     })
 }
 
-/// Nodes and weights on `[-reach, reach]`, in pieces between the given `breaks` and the `split`, for averages over a law with the
-/// given density. The nodes crowd at the split, where the integrand is not smooth.
+/// Nodes and weights on `[-reach, reach]`, for averages over a law with the given density. The interval is
+/// cut into pieces at the given `breaks` and at the `split`. The nodes crowd at the split, where the
+/// integrand is not smooth.
 fn split_rule(
     unit: &[(f64, f64)],
     split: f64,
@@ -76,7 +80,7 @@ fn split_rule(
     let mut rule = Vec::with_capacity(unit.len() * breaks.len());
     for ends in breaks.windows(2) {
         let [left, right] = [ends[0], ends[1]];
-        // From the end at which the nodes crowd, if any, to the other.
+        // The piece is mapped from the end at which the nodes crowd, if there is one, to the other end.
         let (from, to, power) = if (left - split).abs() <= 0.0 {
             (left, right, GRADING)
         } else if (right - split).abs() <= 0.0 {
@@ -102,7 +106,7 @@ impl Level {
     ) -> ([f64; COUNT], f64) {
         let omega =
             split_rule(&self.omega, -point.m * star / point.deviation(), Vec::new(), REACH, normal_density);
-        // b without N; a = 4/T^2 = 4.
+        // This is b without N; here a = 4/T^2 = 4.
         let base = star * star - 1.0;
         let onset = 0.25 / point.v - point.q() - base;
         let noise = law.map_or_else(
@@ -148,7 +152,8 @@ impl Level {
 
 impl Losses for ProductRule {
     fn smooth_divergence(&self) -> Divergence {
-        // The Jacobian is singular where the jump sets in, g itself is not: a rule without noise has no use for it.
+        // The Jacobian is singular at the onset of the jump, but g itself is not. A rule without noise can
+        // therefore only integrate by parts.
         Divergence::IntegrationByParts
     }
 }
@@ -161,7 +166,8 @@ impl OutputChannel for ProductRule {
         self.levels.len()
     }
 
-    /// One replicate: the rule moves with the order parameters, so that there are no jumps.
+    /// The averages of a single replicate. The rule moves with the order parameters, so that the averages do
+    /// not jump.
     fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
         let (level, law) = (&self.levels[level], self.law.as_ref());
         let moments = match pass {

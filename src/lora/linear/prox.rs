@@ -1,18 +1,20 @@
-//! The proximal operator of the linear fine-tuning loss, and everything that is averaged over it, for a block of samples.
+//! The proximal operator of the linear fine-tuning loss, and all terms that are averaged over it, for a block
+//! of samples.
 //!
 //! For one sample, with `a = 4/T^2` and `B = chi* chi*^T + (q - q0) I + N`, the global minimiser of
-//! `T^{-2} |chi chi^T - B|_F^2 + |chi - omega|^2/(2v)` is, in the eigenbasis of `B` (eigenvalues `b_1 >= ... >= b_T`),
+//! `T^{-2} |chi chi^T - B|_F^2 + |chi - omega|^2/(2v)` is, in the eigenbasis of `B` (eigenvalues
+//! `b_1 >= ... >= b_T`),
 //!
 //! ```text
 //! chi_i = (omega_i/v)/(tau - a b_i),
 //! sum_i (omega_i/v)^2/(tau - a b_i)^2 = (tau - 1/v)/a,    tau > max(a b_1, 1/v),
 //! ```
 //!
-//! with one root `tau` (the secular equation). The eigenbasis does not depend on the order parameters, so that a sample is
-//! given in it once and for all.
+//! where the secular equation (the second line) has one root `tau`. The eigenbasis does not depend on the
+//! order parameters, so that a sample is stored in its eigenbasis once and for all.
 //!
-//! Samples are processed in blocks of `LANES`, one array per coordinate: the loops over a block compile to vector
-//! instructions.
+//! Samples are processed in blocks of `LANES`, one array per coordinate. The loops over a block compile to
+//! vector instructions.
 
 use std::f64::consts::PI;
 
@@ -30,12 +32,14 @@ pub(super) struct Block<const T: usize> {
 }
 
 /// The excess `t = tau - max(a b_1, 1/v)` of the secular root for every sample, by Newton's method on
-/// `psi(t) = S^{-1/2} - R^{-1/2}`, `S` and `R` the two sides of the secular equation. `psi` is increasing and concave:
-/// from anywhere the first step lands left of the root, and the others approach it monotonically.
+/// `psi(t) = S^{-1/2} - R^{-1/2}`. `S` and `R` are the two sides of the secular equation, and `psi` is
+/// increasing and concave. From any start the first step therefore lands left of the root, and the later
+/// steps approach the root monotonically.
 #[inline(always)]
 fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: &Lane, a: f64, t: &mut Lane) {
     const MAX_STEPS: usize = 60;
-    // The step before the last: the convergence is quadratic.
+    // Size of the step before the last one. The convergence is quadratic, so that the last step ends at
+    // rounding.
     const CLOSE: f64 = 3e-8;
     for _ in 0..MAX_STEPS {
         let mut s = [0.0; LANES];
@@ -58,16 +62,17 @@ fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: 
             largest = largest.max((next - t[l]).abs() / next);
             t[l] = next;
         }
-        // Also ends if a sample is not a number: f64::max ignores it.
+        // The loop also ends if a sample is NaN, because f64::max ignores NaN.
         if largest < CLOSE {
             break;
         }
     }
 }
 
-/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the order of
-/// [`Moments::from_sums`](crate::lora::moments::Moments::from_sums); the last ones only if `FULL`. `t` is the excess of the
-/// secular root: a start (0 if there is none), then the result.
+/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
+/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). The last terms are added only
+/// if `FULL`. On entry, `t` is a start for the excess of the secular root (0 if there is none); on return, it
+/// is the excess.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize, const FULL: bool>(
     point: &Point,
@@ -103,15 +108,15 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             gaps[i][l] = pole - a * b[i][l];
         }
         if t[l] <= 0.0 {
-            // chi close to omega, where tau = a |omega|^2 + 1/v.
+            // The guess has chi close to omega, where tau = a |omega|^2 + 1/v.
             let scale = a * omega2[l];
             t[l] = (scale - offset[l]).max(0.05 * scale).max(f64::MIN_POSITIVE);
         }
     }
     secular_roots(&weights, &gaps, &offset, a, t);
 
-    // With H = tau I - a B + 2a chi chi^T the Hessian, by Sherman-Morrison: H^{-1} = X - 2a y y^T / denominator,
-    // X = diag(1/(tau - a b_i)), y = X chi.
+    // The Hessian is H = tau I - a B + 2a chi chi^T. By the Sherman-Morrison formula, H^{-1} = X - 2a y y^T /
+    // denominator, with X = diag(1/(tau - a b_i)) and y = X chi.
     let [mut norm, mut trace_b, mut trace_x, mut y2, mut chi_y, mut y_star, mut chi_star] = [zero; 7];
     let [mut star2, mut misfit, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 5];
     for i in 0..T {
@@ -136,7 +141,8 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             sums[term::FREE2][l] += free * free;
             sums[term::FREE_STAR][l] += free * star;
             if FULL {
-                // |chi chi^T - B|^2, diagonal and off-diagonal part: no cancellation where the fit is good.
+                // These are the diagonal and the off-diagonal part of |chi chi^T - B|^2, without cancellation
+                // where the fit is good.
                 misfit[l] += (b[i][l] - square).powi(2) + 2.0 * square * before;
                 trace_x2[l] += x * x;
                 y_x_y[l] += y * y * x;
@@ -167,8 +173,9 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     add_jumps::<T, FULL>(point, block, &b, &omega, sums);
 }
 
-/// The prox jumps where `omega_1 = 0`, if `b_1` is large enough: the two minima `+-chi_1` exchange. The distributional
-/// divergences have a surface term there, the height of the jump times the density of `omega_1` at 0.
+/// Adds the jumps. The proximal point jumps where `omega_1 = 0`, if `b_1` is large enough, because the two
+/// minima `+-chi_1` exchange. The distributional divergences have a surface term there: the height of the
+/// jump times the density of `omega_1` at 0.
 #[inline(always)]
 fn add_jumps<const T: usize, const FULL: bool>(
     point: &Point,

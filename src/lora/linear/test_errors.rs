@@ -4,12 +4,13 @@ use crate::lora::moments::Point;
 use crate::lora::report::{TestErrors, TestLaw};
 use crate::observables::{self, WeightOverlaps};
 
-/// What they depend on besides the order parameters. The label noise stays apart from the rest: the clean error never is a difference.
+/// The parameters of the test errors besides the order parameters. The label noise is a separate field, so
+/// that the clean error is never computed as a difference.
 pub(super) struct ClosedForm {
     pub(super) tokens: usize,
     pub(super) q0: f64,
     pub(super) delta: f64,
-    /// What the frozen weights leave unexplained of the noiseless label on new sequences.
+    /// The part of the noiseless label on new sequences that the frozen weights leave unexplained.
     pub(super) unexplained: f64,
 }
 

@@ -1,9 +1,11 @@
-//! The joint law of the frozen logits and of the label's logits, on new sequences and on those trained on.
+//! The joint law of the frozen logits and of the label's logits, on new sequences and on the training
+//! sequences.
 //!
-//! All logits are multiplied by the inverse temperature, and live in the `K' = K - 1` coordinates that softmax can see.
-//! Per coordinate, with `z` the frozen logits before recalibration and `t = z* + sqrt(Delta) xi` those of the label,
-//! `z ~ N(0, 2Q)` and `t | z ~ N((M/Q) z, 2(Q0 - M^2/Q) + Delta)` on new sequences. On reused ones `z` is replaced by the
-//! proximal point of pre-training for the same label, on actively selected ones it is conditioned on a ball.
+//! All logits are multiplied by the inverse temperature, and live in the `K' = K - 1` coordinates that
+//! softmax can see. Let `z` be the frozen logits before recalibration and `t = z* + sqrt(Delta) xi` those of
+//! the label. On new sequences, per coordinate, `z ~ N(0, 2Q)` and
+//! `t | z ~ N((M/Q) z, 2(Q0 - M^2/Q) + Delta)`. On reused sequences `z` is replaced by the proximal point of
+//! pre-training for the same label. On actively selected sequences `z` is conditioned on a ball.
 
 use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
 use crate::frozen::{Frozen, TrueLogits};
@@ -15,7 +17,7 @@ use crate::model::Model;
 /// A symmetric matrix of logits for every sample of a block.
 pub(super) type Logits<const T: usize> = [[Lane; T]; T];
 
-/// The law.
+/// The parameters of the joint law.
 pub(super) struct Fields {
     tokens: usize,
     /// Standard deviation of `z`.
@@ -24,15 +26,16 @@ pub(super) struct Fields {
     slope: f64,
     /// Standard deviation of `t` given `z`.
     label: f64,
-    /// `z*` given `z` and `t`: its slope in `t - E[t|z]`, and its standard deviation.
+    /// The law of `z*` given `z` and `t`: its slope in `t - E[t|z]`, and its standard deviation.
     clean: [f64; 2],
     beta: f64,
-    /// `V` of pre-training, where its sequences are reused.
+    /// `V` of pre-training, for reused sequences.
     response: f64,
     sequences: Sequences,
 }
 
-/// Columns of standard normals, `K'` each, and one more for the coordinate that softmax does not see.
+/// Columns of standard normals. There are `K'` columns for each field, and one more for the coordinate that
+/// softmax does not see.
 pub(super) struct Normals<'a> {
     pub(super) label: &'a [Vec<f64>],
     pub(super) frozen: &'a [Vec<f64>],
@@ -42,14 +45,14 @@ pub(super) struct Normals<'a> {
 impl Fields {
     pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
         let scale = model.inverse_temperature();
-        // Validation refuses reused sequences without a response; others have no use for it.
+        // Validation refuses reused sequences without a response; other sequences do not use it.
         let v = frozen.v().unwrap_or(0.0);
         let TrueLogits { slope, unknown, .. } = frozen.true_logits();
         let rest = 2.0 * unknown;
         let total = rest + model.delta();
         let share = if total > 0.0 { rest / total } else { 1.0 };
         let sequences = match training.sequences() {
-            // Frozen weights without response, or none at all: reused sequences are like new ones.
+            // If the frozen weights have no response or vanish, reused sequences have the law of new ones.
             Sequences::Reused if v <= 0.0 => Sequences::Fresh,
             other => other,
         };
@@ -75,7 +78,8 @@ impl Fields {
         matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
     }
 
-    /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with `first`.
+    /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with
+    /// `first`.
     pub(super) fn training<const T: usize, const K: usize>(
         &self,
         normals: &Normals<'_>,
@@ -92,8 +96,8 @@ impl Fields {
         (scaled(&frozen, self.beta), label)
     }
 
-    /// Recalibrated frozen logits, label logits and noiseless label logits of new sequences; `clean` are the standard normals
-    /// that tell the last two apart.
+    /// Recalibrated frozen logits, label logits and noiseless label logits of new sequences. The standard
+    /// normals `clean` make the difference between noisy and noiseless label logits.
     pub(super) fn test<const T: usize>(
         &self,
         normals: &Normals<'_>,
@@ -155,7 +159,8 @@ impl Fields {
         }
     }
 
-    /// What pre-training makes of the frozen logits `omega` on a sequence that it was trained on.
+    /// The trained logits on a sequence of the pre-training, whose frozen logits as a new sequence are
+    /// `omega`.
     fn trained<const T: usize, const K: usize>(&self, omega: &Logits<T>, label: &Logits<T>) -> Logits<T> {
         let y = std::array::from_fn(|a| softmax_row(&label[a]));
         let prox = MatrixProx::<T, K> { omega: coordinates(omega), y: &y, v: self.response };
@@ -164,7 +169,7 @@ impl Fields {
     }
 }
 
-/// The matrices orthogonal to `u` whose coordinates are the given standard normals.
+/// The matrices orthogonal to `u` that have the given standard normals as coordinates.
 fn gather<const T: usize>(columns: &[Vec<f64>], first: usize) -> Logits<T> {
     let mut block = [[[0.0; LANES]; T]; T];
     for l in 0..LANES {

@@ -1,8 +1,8 @@
 //! Softmax attention, rank one.
 //!
-//! The averages run over `2K' + 2T` Gaussians, `K' = K - 1` (softmax does not see `u = 11^T/T`): the frozen logits, the
-//! label's logits given those, `chi*` and `omega`. `chi` is in units of `sqrt(q0)`; the inverse temperature `b` multiplies all
-//! logits, so that `b q0` is what couples them to `chi chi^T`.
+//! The averages run over `2K' + 2T` Gaussians: the frozen logits, the label's logits given those, `chi*` and
+//! `omega`. Here `K' = K - 1`, since softmax does not see `u = 11^T/T`. `chi` is in units of `sqrt(q0)`. The
+//! inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
 
 mod fields;
 mod nodes;
@@ -39,7 +39,7 @@ struct Problem<'a> {
     fields: Fields,
     /// Inverse temperature times `q0`.
     coupling: f64,
-    /// Standard deviation of what the frozen weights leave of the label's logits.
+    /// Standard deviation of the part of the label's logits that the frozen weights leave unexplained.
     noise: f64,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Problem<'a> {
         })
     }
 
-    /// What `run` makes of the search for fixed points.
+    /// Returns the result of `run` on the search for fixed points.
     fn search<R>(
         &self,
         company: &mut Run<'_, Solution>,
@@ -91,7 +91,7 @@ impl<'a> Problem<'a> {
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let mut channel = self.channel(&company.tuning)?;
-        // The softmax saturates where the coupling is large.
+        // The softmax saturates if the coupling is large.
         let saturation = self.coupling / (1.0 + self.coupling);
         let curvature = self.model.observed_coordinates() * saturation * saturation;
         let guess = Guess { noise: self.noise, curvature };
@@ -129,7 +129,7 @@ pub(super) fn solve(
     mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let problem = Problem::new(model, frozen, training, options);
-    // Enter the thread pool once, not at each of the many short parallel loops.
+    // The thread pool is entered once, and not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
         let errors = problem.test_errors(&found)?;
@@ -138,7 +138,7 @@ pub(super) fn solve(
     })
 }
 
-/// What `run` makes of the search for fixed points.
+/// Returns the result of `run` on the search for fixed points.
 pub(super) fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,
@@ -150,7 +150,7 @@ pub(super) fn search<R: Send>(
     rayon_core::scope(|_| problem.search(&mut Run::default(), run))
 }
 
-/// `lambda'_c`, if there is one.
+/// `lambda'_c`, or `None` if there is no such ridge.
 pub(super) fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,

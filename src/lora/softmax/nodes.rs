@@ -15,23 +15,25 @@ use crate::parallel;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
-/// Samples per unit of parallel work.
+/// Number of samples per unit of parallel work.
 const CHUNK: usize = 512;
 
-/// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. What is remembered of a block are its proximal points.
+/// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
+/// are remembered from one evaluation to the next.
 pub(super) struct Nodes<const T: usize> {
     coupling: f64,
     samples: Samples<Block<T>, Vector<T>>,
     zero_weights: Option<ZeroWeights>,
 }
 
-/// The columns of standard normals that the nodes of one scramble are made of. The most important come first.
+/// The columns of standard normals from which the nodes of one scramble are made. The most important ones
+/// come first.
 pub(super) struct Columns {
     star: Vec<Vec<f64>>,
     free: Vec<Vec<f64>>,
     label: Vec<Vec<f64>>,
     frozen: Vec<Vec<f64>>,
-    /// What tells noisy and noiseless labels apart: for the test law only.
+    /// The difference between noisy and noiseless labels, for the test law only.
     pub(super) clean: Vec<Vec<f64>>,
     flat: Option<Vec<f64>>,
 }
@@ -81,7 +83,7 @@ impl Columns {
 }
 
 impl<const T: usize> Nodes<T> {
-    /// `coupling` is the inverse temperature times `q0`.
+    /// The nodes for the given law of the logits. `coupling` is the inverse temperature times `q0`.
     pub(super) fn new<const K: usize>(
         fields: &Fields,
         coupling: f64,
@@ -165,7 +167,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
     }
 
     fn resolution(&self) -> f64 {
-        // A few nodes in a thousand that change sides.
+        // Between two evaluations, a few nodes in a thousand may change from one minimum to another.
         1e-3
     }
 

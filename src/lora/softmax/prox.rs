@@ -1,4 +1,4 @@
-//! Everything that is averaged over the proximal points of softmax fine-tuning, for a block of samples.
+//! All terms that are averaged over the proximal points of softmax fine-tuning, for a block of samples.
 
 use super::fields::Logits;
 use crate::channel::{Hints, VectorProx, softmax_row};
@@ -18,9 +18,10 @@ pub(super) struct Block<const T: usize> {
     pub(super) free: Vector<T>,
 }
 
-/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the order of
-/// [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). `warm` is the proximal point of the last evaluation
-/// (NaN before the first), then of this one.
+/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
+/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). On entry, `warm` is the
+/// proximal point of the last evaluation (NaN before the first one); on return, it is the proximal point of
+/// this evaluation.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
     coupling: f64,
@@ -51,7 +52,7 @@ pub(super) fn accumulate<const T: usize>(
         let column = solve(&factor, &unit);
         for i in 0..T {
             for l in 0..LANES {
-                // (I + v H)^{-1} - I, of which only the trace and the norm are needed.
+                // This is an entry of (I + v H)^{-1} - I, of which only the trace and the norm are needed.
                 let own = if i == j { 1.0 } else { 0.0 };
                 let entry = column[i][l] * stiffness - own;
                 trace[l] += own * entry;
@@ -80,7 +81,8 @@ pub(super) fn accumulate<const T: usize>(
         sums[term::FREE_STAR][l] += free_star[l];
         sums[term::LOSS][l] += best.extra[0][l];
         sums[term::REPLICON][l] += square[l];
-        // By parts, so that the jumps are included; at m = 0 only, where omega does not depend on chi*.
+        // The stability is taken by parts, so that the jumps are included. It is used at m = 0 only, where
+        // omega does not depend on chi*.
         sums[term::STABILITY][l] += g_star[l] * free_star[l] / deviation;
     }
 }

@@ -9,14 +9,15 @@ use crate::lora::moments::Point;
 use crate::lora::report::{TestErrors, TestLaw};
 use crate::options::Options;
 
-/// The errors at every replicate's own fixed point, and at the common one, by each replicate's nodes.
+/// The errors at every replicate's own fixed point and at the common one, each by the nodes of the replicate.
 pub(super) struct TestAverages {
     common: TestErrors,
     own: Vec<TestErrors>,
 }
 
 impl TestAverages {
-    /// `common` is the common fixed point and `own` that of every replicate, as far as the replicates have one.
+    /// `common` is the common fixed point. `own` has the fixed point of every replicate; it may be shorter
+    /// than the list of replicates.
     pub(super) fn new<const T: usize>(
         fields: &Fields,
         coupling: f64,
@@ -50,7 +51,8 @@ impl TestLaw for TestAverages {
     }
 }
 
-/// Test and clean error at the first point, error without any perturbation, test and clean error at the second point.
+/// Test and clean error at the first point, the error without any perturbation, and test and clean error at
+/// the second point.
 fn averages<const T: usize>(
     fields: &Fields,
     coupling: f64,

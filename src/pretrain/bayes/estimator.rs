@@ -1,4 +1,4 @@
-//! The estimator on a number of sequences, and its threshold of perfect recovery.
+//! The estimator on a given number of sequences, and its threshold of perfect recovery.
 
 use super::solution::{BayesErrors, BayesOrder, BayesSolution};
 use crate::channel::{LogitsLaw, TwoReplicas};
@@ -13,13 +13,15 @@ use crate::spectrum::{Posterior, TeacherSpectrum};
 use crate::status::Status;
 use crate::std_error::{StdError, standard_error};
 
-/// Largest `snr = sqrt(Qhat)` that is tried. Without label noise, `Qhat` diverges at the threshold of perfect recovery.
+/// Largest `snr = sqrt(Qhat)` that is tried. Without label noise, `Qhat` diverges at the threshold of perfect
+/// recovery.
 const LARGEST_SNR: f64 = 1e12;
 
-/// `alpha_c = (1 - sum_i p_i^2)/(2K')`, over the atoms `p_i` of the teacher's spectrum: the number of sequences (in units of
-/// `D^2`) above which the Bayes-optimal estimator recovers `S*` perfectly if the labels have no noise. For a Wishart teacher
-/// `(kappa0 - kappa0^2/2)/K'` if `kappa0 <= 1`, else `1/(2K')`. Whatever `model.delta` is. Infinite where nothing is seen of the
-/// logits.
+/// `alpha_c = (1 - sum_i p_i^2)/(2K')`, where the sum runs over the atoms `p_i` of the teacher's spectrum.
+/// Above this number of sequences (in units of `D^2`) the Bayes-optimal estimator recovers `S*` perfectly if
+/// the labels have no noise. For a Wishart teacher `alpha_c` is `(kappa0 - kappa0^2/2)/K'` if `kappa0 <= 1`,
+/// else `1/(2K')`. It does not depend on `model.delta`. It is infinite if the activation sees no coordinate
+/// of the logits.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
@@ -31,9 +33,10 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
     0.5 * teacher.orbit_dimension() / model.observed_coordinates()
 }
 
-/// The Bayes-optimal estimator on `alpha D^2` sequences: its order parameters, exact to 1e-11 or better, and the least errors,
-/// for softmax by quasi-Monte-Carlo. Of the options, nodes, scrambles and seed matter for the errors of softmax, and the
-/// tolerance for the status.
+/// The Bayes-optimal estimator on `alpha D^2` sequences. The order parameters are exact to 1e-11 or better.
+/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo for softmax.
+/// Of the options, nodes, scrambles and seed matter for the errors of softmax, and the tolerance matters for
+/// the status.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
@@ -45,8 +48,8 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than
-/// 2 GiB can hold.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
 pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
     check::positive("pretrain.alpha", alpha)?;
     Workload::PretrainingBound.check(model, options)?;
@@ -54,7 +57,7 @@ pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<Bay
     let (q0, variance) = (teacher.second_moment(), teacher.variance());
     let alpha_c = (model.delta() <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
     let found = if alpha_c.is_some_and(|threshold| alpha >= threshold) || variance <= 0.0 {
-        // Nothing is left to learn: all of s* is known, or was from the start.
+        // Nothing is left to learn: all of s* is known, from the data or from the start.
         SnrRoot { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
     } else {
         search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
@@ -101,7 +104,8 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoo
         last = Some((snr, posterior));
         ((posterior.risk + snr * snr * half_delta) / budget).ln()
     };
-    // risk <= snr^2 variance bounds the root from below, and snr^2 Delta/2 <= budget from above.
+    // The bound risk <= snr^2 variance gives a lower bound on the root, and snr^2 Delta/2 <= budget gives an
+    // upper one.
     let lowest = 0.5 * (budget / (teacher.variance() + half_delta)).ln();
     let highest = (0.5 * (budget / half_delta).ln()).min(LARGEST_SNR.ln()).max(lowest);
     let mut low = End { x: lowest, f: excess(lowest) };
@@ -112,7 +116,7 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoo
         }
         let x = (low.x + step).min(highest);
         let next = End { x, f: excess(x) };
-        // Not `next.f >= 0`, which a NaN would pass by for ever.
+        // The test is not `next.f >= 0` alone, because a NaN would then never end the loop.
         if next.f.is_nan() || next.f >= 0.0 {
             break roots::bracketed(low, next, 1e-15, 1.0, &mut excess);
         }
@@ -125,7 +129,7 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoo
     SnrRoot { snr, overlap, mse: risk / (snr * snr), residual, evaluations }
 }
 
-/// Least errors, with their standard errors.
+/// The least errors and their standard errors.
 fn errors(model: &Model, found: &SnrRoot, options: &Options) -> Result<(BayesErrors, StdError), Error> {
     let SnrRoot { overlap, mse, .. } = *found;
     if model.activation() == Activation::Linear {

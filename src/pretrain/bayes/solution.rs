@@ -1,4 +1,4 @@
-//! What Bayes-optimal pre-training leads to.
+//! The result of Bayes-optimal pre-training.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +12,12 @@ use crate::std_error::StdError;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BayesOrder {
-    /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one with the truth.
+    /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one draw with
+    /// the truth.
     #[serde(deserialize_with = "number")]
     pub q: f64,
-    /// Its conjugate, the inverse variance of the noise through which `s*` is seen. Infinite (`null` in JSON) at perfect
-    /// recovery.
+    /// The conjugate of `Q_BO`: the inverse variance of the noise through which `s*` is seen. Infinite
+    /// (`null` in JSON) at perfect recovery.
     #[serde(deserialize_with = "number")]
     pub q_hat: f64,
 }
@@ -25,10 +26,10 @@ pub struct BayesOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BayesErrors {
-    /// Of the best prediction of noisy labels of new sequences.
+    /// Error of the best prediction of noisy labels of new sequences.
     #[serde(deserialize_with = "number")]
     pub test: f64,
-    /// Of the best prediction of noiseless labels.
+    /// Error of the best prediction of noiseless labels.
     #[serde(deserialize_with = "number")]
     pub test_clean: f64,
 }
@@ -47,21 +48,22 @@ pub struct BayesSolution {
     /// `sqrt(Q_BO/Q0)`, the cosine between `E[S* | data]` and `S*`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
-    /// The threshold of perfect recovery (see [`alpha_perfect_recovery`](crate::pretrain::alpha_perfect_recovery)); `None` with label noise.
+    /// The threshold of perfect recovery (see
+    /// [`alpha_perfect_recovery`](crate::pretrain::alpha_perfect_recovery)); `None` if the labels are noisy.
     pub alpha_c: Option<f64>,
     /// How the solve ended.
     pub status: Status,
     /// Logarithm of the ratio of the two sides of the equation.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
-    /// Evaluations of the spectral integral.
+    /// Number of evaluations of the spectral integral.
     pub iterations: usize,
-    /// Standard errors of the errors (softmax); the order parameters are exact to quadrature.
+    /// Standard errors of the errors (softmax). The order parameters are exact to quadrature.
     pub std_error: StdError,
 }
 
 impl BayesSolution {
-    /// The law of the logits of `E[S* | data]`, as fine-tuning sees it: `Q = M = Q_BO`.
+    /// The law of the logits of `E[S* | data]`, which fine-tuning takes as frozen: `Q = M = Q_BO`.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] if the solve left the finite numbers.
@@ -69,7 +71,7 @@ impl BayesSolution {
         Frozen::new(self.q0, self.order.q, self.order.q)
     }
 
-    /// The solution, if it is one.
+    /// Returns the solution if the solve converged.
     ///
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged.

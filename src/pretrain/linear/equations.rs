@@ -6,7 +6,8 @@
 //! Vhat = Mhat = 4 alpha K c,   Qhat = 8 alpha K c^2 E,   c = (2/T^2)/(1 + 4V/T^2),
 //! ```
 //!
-//! and the input channel gives `E` and `V` back by integrals over the spectrum, without a difference of `Q0`, `M` and `Q`.
+//! and the input channel gives `E` and `V` back by integrals over the spectrum, without forming a difference
+//! of `Q0`, `M` and `Q`.
 
 use std::cell::Cell;
 
@@ -16,7 +17,7 @@ use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
-/// What the equations are about.
+/// The parameters of the equations.
 pub(super) struct Equations<'a> {
     pub(super) teacher: &'a dyn TeacherSpectrum,
     /// `2 alpha K`: labels per pair of degrees of freedom.
@@ -83,7 +84,8 @@ impl<'a> Equations<'a> {
         self.denoise(tau, 2.0 * self.ridge / (v_hat * tau))
     }
 
-    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2`.
+    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2` and
+    /// `V`.
     pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
         let conjugates = self.conjugates(&Point { noisy_mse, v });
         let Denoised { norm, overlap, response, .. } = self.denoised(&conjugates);
@@ -114,10 +116,10 @@ impl Overlaps for Point {
     }
 }
 
-/// What the output channel tells the input channel.
+/// The numbers that the input channel takes from the output channel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Conjugates {
-    /// `Vhat`, and `Mhat`.
+    /// `Vhat`, which equals `Mhat`.
     pub(super) v_hat: f64,
     /// `sqrt(Qhat)/Vhat`: the noise through which the denoiser sees `s*`.
     pub(super) tau: f64,
@@ -136,7 +138,7 @@ impl Averages for Conjugates {
     }
 }
 
-/// The losses. A single replicate: nothing is sampled.
+/// The output channel. There is a single replicate, because nothing is sampled.
 pub(super) struct Losses<'e, 'a>(pub(super) &'e Equations<'a>);
 
 impl OutputChannel for Losses<'_, '_> {
@@ -148,7 +150,7 @@ impl OutputChannel for Losses<'_, '_> {
     }
 }
 
-/// The weights: the soft threshold of the spectrum.
+/// The input channel: the soft threshold of the spectrum.
 pub(super) struct Weights<'e, 'a>(pub(super) &'e Equations<'a>);
 
 impl InputChannel for Weights<'_, '_> {

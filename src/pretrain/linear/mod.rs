@@ -1,21 +1,23 @@
 //! Linear attention: the output channel is in closed form, and the fixed point is found by a monotone search.
 //!
-//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, thresholds it at
-//! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`, and the equations of the theory become, as for the LASSO
-//! (M. Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
+//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, and thresholds it at
+//! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`. The equations of the theory become, as for the LASSO (M.
+//! Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
 //!
 //! ```text
 //! 2 alpha K tau^2 = Delta/2 + mse(tau, r),
 //! r tau (2 alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/2,
 //! ```
 //!
-//! with `D = V Vhat` the degrees of freedom. At fixed `r` the first has one root `tau(r)`, because the mean square
-//! error is concave in `tau^2`; along it the left side of the second grows with `r`, from below zero up to the
-//! threshold of collapse. So there is one solution at every `lambda`, and a smooth path of them: a quasi-Newton iteration
-//! in `(ln tau, ln r)` finds it from a rough guess in some ten evaluations of the spectral integrals, or follows the path
-//! from the threshold of collapse where the guess was too rough. The original equations would take thousands of steps
-//! where `V` diverges (`lambda -> 0` below the interpolation threshold), and lose digits there: they are iterated only if
-//! both fail.
+//! with `D = V Vhat` the degrees of freedom. At fixed `r` the first equation has one root `tau(r)`, because
+//! the mean square error is concave in `tau^2`. Along that root the left side of the second equation grows
+//! with `r`, from below zero up to the threshold of collapse. There is therefore one solution at every
+//! `lambda`, and the solutions form a smooth path.
+//!
+//! A quasi-Newton iteration in `(ln tau, ln r)` finds the solution from a rough guess in some ten evaluations
+//! of the spectral integrals. If the guess is too rough, the search follows the path from the threshold of
+//! collapse. The original equations would take thousands of steps where `V` diverges (`lambda -> 0` below the
+//! interpolation threshold), and lose digits there. They are iterated only if both other methods fail.
 
 mod equations;
 mod search;
@@ -56,7 +58,8 @@ pub(super) fn step(
     Equations::new(model, training, teacher, usize::MAX).step(noisy_mse, v)
 }
 
-/// The solution on `alpha D^2` sequences. Of the options, the bound on the iterations and the tolerance matter.
+/// The solution on `alpha D^2` sequences. Of the options, only the bound on the iterations and the tolerance
+/// matter.
 pub(super) fn solve(
     model: &Model,
     training: &Training,
@@ -79,7 +82,7 @@ pub(super) fn solve(
         (solved.status, solved.residual)
     };
     let FixedPoint { order, trace, rank_fraction, mse } = point;
-    // Only a solution has a learned rank to refuse. The allowance is for rounding.
+    // Only a solution has a learned rank that can be too large. The factor allows for rounding.
     if status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
         return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
     }

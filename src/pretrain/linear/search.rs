@@ -9,7 +9,7 @@ use crate::spectrum::Denoised;
 use crate::state_evolution::{Solved, StateEvolution};
 use crate::status::Status;
 
-/// The searches end at the rounding errors: the tolerance is out of reach, the best iterate is returned.
+/// The searches end at the rounding errors. The tolerance is out of reach, and the best iterate is returned.
 const SEARCH: fixed_point::Options = fixed_point::Options {
     tolerance: 2e-15,
     max_iterations: 60,
@@ -19,17 +19,18 @@ const SEARCH: fixed_point::Options = fixed_point::Options {
 /// Largest residual, in logarithms, of an accepted fixed point. Rounding leaves 1e-15 to 1e-13.
 const ACCEPTED: f64 = 1e-11;
 
-/// A fixed point, with the integrals it is made of.
+/// A fixed point, with the spectral integrals from which it follows.
 pub(super) struct FixedPoint {
     pub(super) order: Order,
     pub(super) trace: f64,
     pub(super) rank_fraction: f64,
-    /// `Q0 - 2M + Q`, without cancellation.
+    /// `Q0 - 2M + Q`, computed without cancellation.
     pub(super) mse: f64,
 }
 
 impl Equations<'_> {
-    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable: half the top edge of `Y` at `Q = M = V = 0`.
+    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable. It is half the top edge of `Y` at
+    /// `Q = M = V = 0`.
     pub(super) fn collapse_ridge(&self) -> f64 {
         let tau = self.tau_of_nothing();
         0.5 * tau * self.stiffness_of_nothing() * self.teacher.top_edge(1.0 / tau)
@@ -42,8 +43,8 @@ impl Equations<'_> {
         FixedPoint { order, trace: 0.0, rank_fraction: 0.0, mse: self.teacher.second_moment() }
     }
 
-    /// The fixed point below the threshold of collapse, or what comes closest to it; `None` if the numbers leave the range
-    /// of double precision.
+    /// The fixed point below the threshold of collapse, or the point closest to it that was found. The result
+    /// is `None` if the numbers leave the range of double precision.
     pub(super) fn solve(&self) -> Option<FixedPoint> {
         let target = 0.5 * self.ridge * self.tokens_squared;
         if target > 0.0 {
@@ -60,13 +61,14 @@ impl Equations<'_> {
     fn guess(&self, target: f64) -> [f64; 2] {
         let tau = self.tau_of_nothing();
         let edge = self.teacher.top_edge(1.0 / tau);
-        // Without degrees of freedom, r tau 2 alpha K would be the target, which collapse reaches at the edge.
+        // Without degrees of freedom, r tau 2 alpha K would equal the target. Collapse reaches this value at
+        // the edge.
         let closeness = (target / (edge * tau * self.budget)).min(1.0);
         if closeness > 0.2 {
             return [tau * (0.5 + 0.5 * closeness), edge * closeness.sqrt()];
         }
-        // Far from it there are about 1/2 of them, or, when labels are scarce, nearly as many as the labels allow; and
-        // the error is what the threshold and the noise leave.
+        // Far from collapse there are about 1/2 degrees of freedom or, if labels are scarce, nearly as many
+        // as the labels allow. The error is estimated from the threshold and the noise.
         let degrees = (0.6 * self.budget).min(0.5);
         let threshold = target / (self.budget - degrees);
         let signal = self.teacher.second_moment();
@@ -79,7 +81,7 @@ impl Equations<'_> {
     /// Both equations as logarithms, whose zero is the fixed point.
     fn residual(&self, [tau, r]: [f64; 2], target: f64) -> [f64; 2] {
         let denoised = self.denoise(tau, r);
-        // Not ln(2 alpha K - D), which is singular where the labels are interpolated.
+        // The logarithm is not that of 2 alpha K - D, which is singular where the labels are interpolated.
         [self.noise_residual(tau, &denoised), ((denoised.response + target / (r * tau)) / self.budget).ln()]
     }
 
@@ -87,11 +89,11 @@ impl Equations<'_> {
         0.5 * ((self.half_delta / (tau * tau) + denoised.risk) / self.budget).ln()
     }
 
-    /// Quasi-Newton iteration on both equations at once, from a start close enough; `None` if it was not. Converges in
-    /// some ten evaluations, to rounding.
+    /// Quasi-Newton iteration on both equations at once. It converges to rounding in some ten evaluations if
+    /// the start is close enough, else the result is `None`.
     fn refine(&self, start: [f64; 2], target: f64) -> Option<[f64; 2]> {
         const STEP: f64 = 1e-6;
-        // The finite differences below, and one iteration.
+        // The four evaluations are the finite differences below and one iteration.
         if self.evaluations() + 4 > self.max_evaluations {
             return None;
         }
@@ -117,9 +119,9 @@ impl Equations<'_> {
         report.ok().filter(|report| report.residual < ACCEPTED).map(|report| report.point)
     }
 
-    /// Continuation in the ridge, from close to collapse, where the solution is known, down to `target`; the steps
-    /// adapt. The path is unique and smooth, since training is convex. If it cannot be followed to its end, the error is the
-    /// last point on it, or else `guess`.
+    /// Continuation in the ridge, from close to collapse, where the solution is known, down to `target`, with
+    /// steps that adapt. The path is unique and smooth, since training is convex. If the path cannot be
+    /// followed to its end, the error is its last point or, if it has none, `guess`.
     fn continue_to(&self, target: f64, guess: [f64; 2]) -> Result<[f64; 2], [f64; 2]> {
         const SMALLEST_STEP: f64 = 1e-3;
         let tau = self.tau_of_nothing();
@@ -151,14 +153,15 @@ impl Equations<'_> {
         Ok(here)
     }
 
-    /// The iteration of the state evolution itself. It needs no path, but is slow where `V` diverges, and loses digits there, which
-    /// [`Self::refine`] restores if it can. `None` if it does not come to rest within the evaluations that are left.
+    /// The iteration of the state evolution itself. It needs no path, but it is slow where `V` diverges. It
+    /// also loses digits there, which [`Self::refine`] restores if it can. The result is `None` if the
+    /// iteration does not converge within the evaluations that are left.
     fn iterate(&self, target: f64) -> Option<[f64; 2]> {
         let start = Point {
             noisy_mse: 0.5 * self.teacher.second_moment() + self.half_delta,
             v: 0.25 * self.tokens_squared,
         };
-        // Evaluations that measure slopes and the residual are no iterations.
+        // The evaluations that measure slopes and the residual do not count as iterations.
         const MEASURED: usize = 8;
         let max_iterations = self.max_evaluations.checked_sub(self.evaluations() + MEASURED)?.max(1);
         let options = Options::default().with_max_iterations(max_iterations).ok()?;
@@ -168,7 +171,8 @@ impl Equations<'_> {
         solved.status.is_success().then(|| self.refine(point, target).unwrap_or(point))
     }
 
-    /// The status and the residual of a fixed point, by the equations that it was not searched with.
+    /// The status and the residual of a fixed point. They are computed from the original equations, which the
+    /// search did not use.
     pub(super) fn certify(
         &self,
         point: &FixedPoint,
@@ -187,11 +191,11 @@ impl Equations<'_> {
         evolution.certify(&at, ended, evaluations)
     }
 
-    /// `tau` without any ridge, above the interpolation threshold: the first equation alone, at `r = 0`. What comes closest to
-    /// it if the evaluations do not suffice.
+    /// `tau` at zero ridge, above the interpolation threshold: the root of the first equation alone, at
+    /// `r = 0`. If the evaluations do not suffice, the result is the best iterate.
     fn ridgeless(&self) -> Option<f64> {
         let start = (self.half_delta / self.budget).sqrt();
-        // One evaluation is left for the fixed point itself.
+        // One evaluation is left over for the fixed point itself.
         let allowed = self.max_evaluations.saturating_sub(1);
         if allowed == 0 {
             return Some(start);
@@ -206,7 +210,7 @@ impl Equations<'_> {
 
     fn fixed_point(&self, tau: f64, r: f64) -> Option<FixedPoint> {
         let denoised = self.denoise(tau, r);
-        // theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where 2 alpha K - D loses them.
+        // The form theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where 2 alpha K - D loses them.
         let v_hat = if self.ridge > 0.0 {
             2.0 * self.ridge / (r * tau)
         } else {
@@ -241,7 +245,7 @@ mod tests {
     use crate::spectrum::TeacherSpectrum;
     use crate::spectrum::{Discrete, Wishart};
 
-    /// The last resort gives what the search does.
+    /// The iteration, which is the last resort, gives the same result as the search.
     #[test]
     fn iterated_steps_end_in_the_same_fixed_point() {
         let listed = Discrete::new(&[0.0, 0.1, 0.1, 0.9, 1.0, 2.5]).unwrap();

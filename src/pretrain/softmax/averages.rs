@@ -1,11 +1,11 @@
-//! The averages over one evaluation of the output channel, and the order parameters they belong to.
+//! The averages over one evaluation of the output channel, and the order parameters at which they are taken.
 
 use crate::state_evolution::{self, OutputChannel, Overlaps};
 
 /// Number of averages.
 pub(super) const COUNT: usize = 11;
 
-/// Where the terms of a sample are added up, see [`Averages`].
+/// The index at which each term of a sample is added up, see [`Averages`].
 pub(super) mod term {
     pub(in crate::pretrain) const DIVERGENCE_OMEGA: usize = 0;
     pub(in crate::pretrain) const DIVERGENCE_LABEL: usize = 1;
@@ -27,7 +27,8 @@ pub(super) struct Label {
     pub(super) delta: f64,
 }
 
-/// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, which keeps the covariance positive by itself, and `V`.
+/// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, and `V`. With `S2` as a coordinate, the
+/// covariance is automatically positive.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Point {
     pub(super) m: f64,
@@ -55,16 +56,17 @@ impl Overlaps for Point {
     }
 }
 
-/// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of `omega`.
+/// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of
+/// `omega`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Averages {
     /// Pointwise `div_omega g`.
     pub(super) divergence_omega: f64,
-    /// Pointwise `div_t g`, `t` the label's logits.
+    /// Pointwise `div_t g`, where `t` are the label's logits.
     pub(super) divergence_label: f64,
     /// `g.z_1` and `g.z_2`.
     pub(super) overlaps: [f64; 2],
-    /// `|z_1|^2`, `z_1.z_2` and `|z_2|^2` on the very nodes of the average.
+    /// `|z_1|^2`, `z_1.z_2` and `|z_2|^2` on the same nodes as the other averages.
     pub(super) seconds: [f64; 3],
     /// `|g|^2`.
     pub(super) gradient2: f64,
@@ -77,7 +79,7 @@ pub(super) struct Averages {
 }
 
 impl Averages {
-    /// From the sums over samples, in the order of [`term`].
+    /// The averages from the sums over samples, in the order of [`term`].
     pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
         Self {
             divergence_omega: s[term::DIVERGENCE_OMEGA],
@@ -134,9 +136,10 @@ pub(super) trait Losses: OutputChannel<Point = Point, Averages = Averages> {
     /// The number of scrambles.
     fn scrambles(&self) -> usize;
 
-    /// Test error with noisy and with noiseless labels, one entry per scramble, at one point each.
+    /// Test error with noisy and with noiseless labels. There is one entry per scramble, each at its own
+    /// point.
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]>;
 
-    /// The averages without any weights, one entry per scramble.
+    /// The averages at zero weights, one entry per scramble.
     fn at_zero(&self) -> Vec<AtZero>;
 }

@@ -1,4 +1,4 @@
-//! One step of the state evolution: from the averages over the losses to the order parameters.
+//! One step of the state evolution, from the averages over the losses to the order parameters.
 
 use super::averages::{AtZero, Averages, Label, Point};
 use crate::divergence::Divergence;
@@ -8,14 +8,15 @@ use crate::pretrain::training::Training;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 use crate::state_evolution::InputChannel;
 
-/// What closes the equations.
+/// The parameters that close the equations.
 #[derive(Clone, Copy)]
 pub(super) struct Equations<'a> {
     pub(super) teacher: &'a dyn TeacherSpectrum,
     pub(super) alpha: f64,
     /// `lambda sqrt(kappa)`.
     pub(super) ridge: f64,
-    /// Square of the inverse temperature: scaled overlaps, and scaled inverse conjugates, over physical ones.
+    /// Square of the inverse temperature: the ratio of scaled to physical overlaps, and of scaled to physical
+    /// inverse conjugates.
     pub(super) scale: f64,
     /// Number of coordinates that softmax sees.
     pub(super) seen: f64,
@@ -23,7 +24,7 @@ pub(super) struct Equations<'a> {
     pub(super) divergence: Divergence,
 }
 
-/// Order parameters in physical units, and the integrals that go with them.
+/// Order parameters in physical units, and the spectral integrals from which they follow.
 pub(super) struct Image {
     pub(super) order: Order,
     pub(super) trace: f64,
@@ -54,7 +55,7 @@ impl<'a> Equations<'a> {
         let Averages { overlaps: [g1, g2], seconds: [s11, s12, s22], gradient2, .. } = *averages;
         let [omega, label] = match self.divergence {
             Divergence::PointwiseAndJump => [averages.divergence_omega, averages.divergence_label],
-            // The least-squares fit g = A z_2 + B z_1, on the very nodes of the average.
+            // The least-squares fit is g = A z_2 + B z_1, on the same nodes as the averages.
             Divergence::IntegrationByParts => {
                 let determinant = s11 * s22 - s12 * s12;
                 let a = (s11 * g2 - s12 * g1) / determinant;
@@ -69,7 +70,8 @@ impl<'a> Equations<'a> {
         [factor * gradient2, factor * label, -factor * omega]
     }
 
-    /// Where the averages at `point` lead; `None` if the soft threshold leaves nothing, or the conjugates make no sense.
+    /// The order parameters to which the averages at `point` lead. The result is `None` if the soft threshold
+    /// leaves no eigenvalue, or if a conjugate or an order parameter is not a positive number.
     pub(super) fn integrals(&self, point: &Point, averages: &Averages) -> Option<Image> {
         let [q_hat, m_hat, v_hat] = self.conjugates(point, averages);
         if !(q_hat > 0.0 && v_hat > 0.0 && m_hat > 0.0) {
@@ -85,23 +87,23 @@ impl<'a> Equations<'a> {
         sound.then_some(Image { order, trace: size * trace, rank_fraction })
     }
 
-    /// The part of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
+    /// The factor of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
     pub(super) fn weights(&self, order: &Order) -> f64 {
         replicon::weights(self.teacher, self.ridge, order)
     }
 
-    /// The replicon of a fixed point with these conjugates, given the part of the weights.
+    /// The replicon of a fixed point with these conjugates, given the factor of the weights.
     pub(super) fn replicon(&self, order: &Order, averages: &Averages, weights: f64) -> f64 {
-        // The derivative of g was taken in scaled logits.
+        // The derivative of g was taken with respect to scaled logits.
         let square = self.scale * self.scale * averages.replicon;
         replicon::replicon(self.alpha, order, square, weights)
     }
 
-    /// The point that belongs to physical order parameters.
+    /// The point that corresponds to the given physical order parameters.
     pub(super) fn point(&self, order: &Order) -> Point {
         let (q, m) = (self.scale * order.q, self.scale * order.m);
         let norm = self.label.q0 + 0.5 * self.label.delta;
-        // Rounding is all that is left at perfect recovery.
+        // At perfect recovery, only rounding is left of s2.
         Point { m, s2: (q - m * (m / norm)).max(1e-15 * q), v: self.scale * order.v }
     }
 
@@ -110,14 +112,15 @@ impl<'a> Equations<'a> {
         [point.norm(&self.label) / self.scale, point.m / self.scale]
     }
 
-    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable, given the averages there: half the top edge of `Y`.
+    /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable, given the averages there. It is half
+    /// the top edge of `Y`.
     pub(super) fn collapse_ridge(&self, zero: &AtZero) -> f64 {
         let [q_hat, m_hat, _] = self.conjugates_at_zero(zero);
         let noise = q_hat.sqrt();
         0.5 * noise * self.teacher.top_edge(m_hat / noise)
     }
 
-    /// `Qhat, Mhat, Vhat` without any weights, in physical units.
+    /// `Qhat, Mhat, Vhat` at zero weights, in physical units.
     pub(super) fn conjugates_at_zero(&self, zero: &AtZero) -> [f64; 3] {
         [zero.gradient2, zero.divergence_label, zero.stiffness].map(|x| 4.0 * self.alpha * self.scale * x)
     }
@@ -127,7 +130,8 @@ impl InputChannel for Equations<'_> {
     type Point = Point;
     type Averages = Averages;
 
-    /// Where the threshold leaves nothing of an overshoot: a step back towards small weights.
+    /// The image under one step. If the soft threshold leaves no eigenvalue after an overshoot, the image is
+    /// a step back towards small weights.
     fn image(&self, at: &Point, averages: &Averages) -> Point {
         match self.integrals(at, averages) {
             Some(image) => self.point(&image.order),
@@ -139,7 +143,8 @@ impl InputChannel for Equations<'_> {
         }
     }
 
-    /// At the end: by parts, if a single sample has several minima, since it may jump between them.
+    /// At the end, the divergences are taken by parts if a sample has several minima, since its proximal
+    /// point may jump between them.
     fn reconsider(&mut self, settled: bool, _at: &Point, averages: &Averages) -> bool {
         let by_parts = settled && self.divergence == Divergence::PointwiseAndJump && averages.contested > 0.0;
         if by_parts {

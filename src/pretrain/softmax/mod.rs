@@ -1,7 +1,7 @@
 //! Softmax attention: the output channel is an average over proximal points, by quasi-Monte-Carlo.
 //!
-//! The inverse temperature `b` multiplies all logits: with overlaps and `V` multiplied by `b^2` the output channel is that of
-//! `b = 1`, and its conjugates are multiplied by `b^2`.
+//! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
+//! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
 
 mod averages;
 mod equations;
@@ -25,9 +25,9 @@ use equations::Equations;
 use nodes::Nodes;
 use starts::Starts;
 
-/// Standard deviation of the label's logits, per coordinate, beyond which nothing is searched for. The softmax is a step function at that scale,
-/// and the pull towards `omega` in the proximal problem so much weaker than the steps that the descents end unfinished: what they find
-/// is no proximal point.
+/// Largest standard deviation of the label's logits, per coordinate, for which a fixed point is searched.
+/// Beyond it the softmax is a step function, and the pull towards `omega` in the proximal problem is much
+/// weaker than the steps. The descents then end before they reach a proximal point.
 const STEEPEST: f64 = 1e5;
 
 fn output_channel(
@@ -72,7 +72,7 @@ pub(super) fn solve(
     teacher: &dyn TeacherSpectrum,
     mut run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
-    // Enter the thread pool once, not at each of the many short parallel loops.
+    // The thread pool is entered once, and not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
         let mut channel = output_channel(model.tokens(), equations.label, options, &run.tuning)?;
@@ -93,7 +93,7 @@ pub(super) fn solve(
         };
         let equations = Equations { divergence: found.divergence, ..equations };
         let solution = solution(&equations, channel.as_ref(), &found.solved);
-        // Only a solution has a learned rank to refuse. The allowance is for rounding.
+        // Only a solution has a learned rank that can be too large. The factor allows for rounding.
         let Solution { rank_fraction, .. } = solution;
         if solution.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
             return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
@@ -102,12 +102,12 @@ pub(super) fn solve(
     })
 }
 
-/// Whether the label's logits are out of reach of double precision.
+/// Whether the label's logits are too large for the search in double precision.
 fn is_steep(label: &Label) -> bool {
     (2.0 * label.q0 + label.delta).sqrt() > STEEPEST
 }
 
-/// `S-hat = 0`.
+/// The collapsed solution, `S-hat = 0`.
 fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -> Solution {
     let errors = channel.test_errors(&vec![Point { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
     let observed = |zero: &AtZero, [test, test_clean]: [f64; 2]| {
@@ -119,7 +119,7 @@ fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -
             objective: equations.alpha * test,
             errors: Errors { test, test_clean, train: test },
             alignment: 0.0,
-            // Weights that stay at zero do not respond, and no proximal point is anywhere else.
+            // Weights that stay at zero do not respond, and every proximal point is where its field is.
             gauges: [0.0; 2],
         }
     };
@@ -132,7 +132,7 @@ fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -
     }
 }
 
-/// Everything that is reported, and that most of has a standard error.
+/// All results of a solution, most of which have a standard error.
 struct Observed {
     order: Order,
     trace: f64,
@@ -195,8 +195,9 @@ impl Observed {
 }
 
 fn solution(equations: &Equations<'_>, channel: &dyn Losses, found: &Solved<Point, Averages>) -> Solution {
-    // The part of the weights in the replicon takes as long as many iterations. That of a replicate differs from the common one like the
-    // degrees of freedom V Vhat, of which it is the second moment.
+    // The factor of the weights in the replicon takes as long as many iterations, and is computed only once.
+    // Its integrand is the square of that of the degrees of freedom V Vhat, so that the factor of a replicate
+    // is taken to be proportional to the degrees of freedom of the replicate.
     let freedom = |order: &Order| order.v * order.v_hat;
     let per_freedom = equations
         .integrals(&found.point, &found.averages)

@@ -1,7 +1,9 @@
-//! The averages over the output channel by quasi-Monte-Carlo, in logits multiplied by the inverse temperature.
+//! The averages over the output channel by quasi-Monte-Carlo, in logits multiplied by the inverse
+//! temperature.
 //!
-//! Per coordinate, `t = s z_1` are the logits of the label, `s^2 = 2 Q0 + Delta`, and `omega = (2M/s) z_1 + r z_2` with
-//! `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates that softmax sees are sampled.
+//! Per coordinate, the logits of the label are `t = s z_1` with `s^2 = 2 Q0 + Delta`, and the field is
+//! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates
+//! that softmax sees are sampled.
 
 use super::averages::{AtZero, Averages, COUNT, Label, Losses, Point, term};
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
@@ -19,7 +21,7 @@ struct Block<const T: usize, const K: usize> {
     y: Matrix<T>,
 }
 
-/// The last proximal points of a block, and whether the starts led to different ones.
+/// The last proximal points of a block, and whether its starts led to different minima.
 #[derive(Clone)]
 struct Known<const K: usize> {
     h: Vector<K>,
@@ -27,11 +29,11 @@ struct Known<const K: usize> {
 }
 
 impl<const K: usize> Known<K> {
-    /// Before the first evaluation.
+    /// The state before the first evaluation.
     const NOTHING: Self = Self { h: [[f64::NAN; LANES]; K], contested: true };
 }
 
-/// Nodes of several scrambles.
+/// The nodes of several scrambles.
 pub(super) struct Nodes<const T: usize, const K: usize> {
     label: Label,
     samples: Samples<Block<T, K>, Known<K>>,
@@ -54,7 +56,7 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
     }
 }
 
-/// Coordinates, orthogonal to `u`, of the matrices made of the given standard normals.
+/// Coordinates of the matrices that are orthogonal to `u` and have the given standard normals as coordinates.
 fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> Vector<K> {
     let mut block = [[[0.0; LANES]; T]; T];
     for l in 0..LANES {
@@ -80,8 +82,8 @@ fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K>
     sum
 }
 
-/// Adds the terms of [`Averages`] for every sample of a block to `sums`. All starts of the proximal point are tried if `thorough`, else
-/// only where they led to different minima before.
+/// Adds the terms of [`Averages`] for every sample of a block to `sums`. If `thorough`, all starts of the
+/// proximal point are tried; else they are tried only in blocks whose starts led to different minima before.
 #[inline(always)]
 fn accumulate<const T: usize, const K: usize>(
     label: &Label,
@@ -150,7 +152,7 @@ impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
         self.evaluate(level, pass, pass == Pass::Fresh, point)
     }
 
-    /// Tries all starts of every proximal point.
+    /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
     fn prepare(&mut self, level: usize, point: &Point) {
         self.evaluate(level, Pass::Complete, true, point);
     }
@@ -205,7 +207,8 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
                     scramble.blocks.len(),
                     |block, [gradient2, label, stiffness]: &mut [Lane; 3]| {
                         let block = &scramble.blocks[block];
-                        // The quadratic pull only adds to the diagonal of the Hessian.
+                        // The quadratic pull adds 1/(2V) = 0.5 to the diagonal of the Hessian, and the sum leaves
+                        // it out.
                         let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
                         let curvatures = prox.curvatures(&[[0.0; LANES]; K]);
                         for k in 0..K {
@@ -244,7 +247,7 @@ mod tests {
     fn memory_is_foreseen() {
         let kept = size_of::<Block<8, 36>>() + size_of::<Known<36>>();
         let foreseen = Workload::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
-        // A flag per block counts as a number per node.
+        // One flag per block counts as one number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
     }
 }

@@ -1,4 +1,5 @@
-//! Where the state evolution of softmax pre-training is started: a guess, or the end of a path that begins at a large ridge.
+//! The starts of the state evolution of softmax pre-training: a guess, or the end of a path that begins at a
+//! large ridge.
 
 use super::averages::{Averages, Label, Losses, Point};
 use super::equations::Equations;
@@ -9,16 +10,17 @@ use crate::options::Options;
 use crate::state_evolution::{Attempt, Solved, StateEvolution, Tuning};
 use crate::status::Status;
 
-/// Residual of an approach that is close enough to go on.
+/// Residual below which an approach is close enough for the search to go on.
 const CLOSE: f64 = 1e-2;
-/// Norm of the learned weights, over that of the truth and its noise, beyond which an iteration has run away.
+/// Norm of the learned weights, relative to that of the truth and its noise, above which an iteration has run
+/// away.
 const RUNAWAY: f64 = 25.0;
-/// Ridges, over that of collapse, from which a continuation may begin.
+/// Ridges, relative to that of collapse, from which a continuation may begin.
 const FIRST_RIDGES: [f64; 4] = [0.5, 0.7, 0.85, 0.95];
-/// Ridge, over that of collapse, below which a cold start is not tried.
+/// Ridge, relative to that of collapse, below which no cold start is tried.
 const COLD: f64 = 0.1;
 
-/// The state evolution of softmax pre-training, and where to start it.
+/// The state evolution of softmax pre-training, and its starts.
 pub(super) struct Starts<'a> {
     evolution: StateEvolution<'a, dyn Losses + 'a, Equations<'a>>,
     /// The solution of a similar problem.
@@ -32,7 +34,7 @@ struct Sizes {
     v: f64,
 }
 
-/// A fixed point, and the estimator of the divergences that it belongs to.
+/// A fixed point, and the estimator of the divergences with which it was found.
 pub(super) struct Found {
     pub(super) solved: Solved<Point, Averages>,
     pub(super) divergence: Divergence,
@@ -53,8 +55,8 @@ impl<'a> Starts<'a> {
         Self { evolution: self.evolution.accompanied(tuning, observer), ..self }
     }
 
-    /// `collapse` is the ridge of collapse, above the one of the equations. `None` where the parameters are so extreme that there is no
-    /// start in double precision.
+    /// Runs the search. `collapse` is the ridge of collapse, which is above the ridge of the equations. The
+    /// result is `None` if the parameters are so extreme that there is no start in double precision.
     pub(super) fn run(mut self, collapse: f64) -> Result<Option<Found>, Error> {
         let closeness = self.evolution.input.ridge / collapse;
         let possible =
@@ -68,7 +70,7 @@ impl<'a> Starts<'a> {
         Ok(Some(Found { solved, divergence: self.evolution.input.divergence }))
     }
 
-    /// The neighbourhood of the fixed point, at the cheapest level.
+    /// A point near the fixed point, found at the cheapest level.
     fn start(&mut self, collapse: f64) -> Result<Attempt<Point>, Error> {
         let target = self.evolution.input.ridge;
         if let Some(warm) = self.warm.filter(|warm| self.plausible(warm))
@@ -86,7 +88,8 @@ impl<'a> Starts<'a> {
         self.continue_to(target, collapse)
     }
 
-    /// From far outside of what solutions are like, the nodes would remember nonsense.
+    /// Whether `warm` is in the range of solutions. A point far outside would leave useless proximal points
+    /// in the memory of the nodes.
     fn plausible(&self, warm: &Point) -> bool {
         let Label { q0, delta } = self.evolution.input.label;
         let Sizes { m, s2, v } = self.sizes();
@@ -106,8 +109,9 @@ impl<'a> Starts<'a> {
         Point { m, s2: (0.25 * m * m / norm).max(s2 * shrink * shrink), v }
     }
 
-    /// The sizes of solutions far from collapse. At a large inverse temperature the softmax is steep, and scaled overlaps of much less
-    /// than the label's are enough to fit it: they were measured to grow like the inverse temperature, not like its square.
+    /// The sizes of solutions far from collapse. At a large inverse temperature the softmax is steep, and
+    /// scaled overlaps much smaller than that of the label are enough to fit it. Measured: these overlaps
+    /// grow like the inverse temperature, not like its square.
     fn sizes(&self) -> Sizes {
         let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
         let norm = q0 + 0.5 * delta;
@@ -118,8 +122,8 @@ impl<'a> Starts<'a> {
         }
     }
 
-    /// Continuation in the ridge, downwards; the steps adapt. If the path cannot be followed, its last point: the residual
-    /// will tell.
+    /// Continuation in the ridge, downwards, with steps that adapt. If the path cannot be followed, the
+    /// result is its last point, and the residual will show it.
     fn continue_to(&mut self, target: f64, collapse: f64) -> Result<Attempt<Point>, Error> {
         const SMALLEST_STEP: f64 = 0.02;
         let mut position = 0.0;
@@ -133,12 +137,12 @@ impl<'a> Starts<'a> {
                 break;
             }
         }
-        // The list of first ridges is not empty.
+        // The list of first ridges is not empty, so that the second case does not occur.
         let mut here = match here {
             Some(attempt) => attempt,
             None => self.approach_at(target, &self.guess(0.5))?,
         };
-        // A ridge of zero is the end of the path like any other small one.
+        // A ridge of zero ends the path at a small positive ridge.
         let end = target.max(1e-6 * collapse).ln();
         let mut step: f64 = 1.0;
         while position > end && step > SMALLEST_STEP && here.status != Status::Interrupted {
