@@ -14,8 +14,8 @@ const WORD_BITS: usize = u32::BITS as usize;
 /// The direction matrix of one dimension.
 ///
 /// Column `j` is the direction number `v_(j+1) = m_(j+1) / 2^(j+1)` as a binary fraction of 32
-/// Columns of full word size make the number of trailing zeros of any non-zero `u32` the index of a valid
-/// column.
+/// bits. With a matrix of full word size, the number of trailing zeros of any non-zero `u32` is the index of a
+/// valid column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Directions([u32; WORD_BITS]);
 
