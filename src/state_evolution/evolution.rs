@@ -375,7 +375,7 @@ struct Settled<P, A> {
     averages: A,
     residual: f64,
     replicates: Vec<A>,
-    /// The residual of every replicate by itself, minus the residual of their mean.
+    /// The residual of every replicate by itself, minus the residual of all replicates together.
     differences: Vec<Vec<f64>>,
 }
 

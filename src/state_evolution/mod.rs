@@ -4,10 +4,10 @@
 //! channels close the equations for them:
 //!
 //! - The [`OutputChannel`] describes the losses. It averages proximal points over Gaussian fields whose
-//! covariance is fixed by the overlaps, and returns [`Averages`]. The averages may be closed forms, or
-//! quasi-Monte-Carlo averages in several independent replicates, at several levels of accuracy.
+//!   covariance is fixed by the overlaps, and returns [`Averages`]. The averages may be closed forms, or
+//!   quasi-Monte-Carlo averages in several independent replicates, at several levels of accuracy.
 //! - The [`InputChannel`] describes the weights. It turns averages back into overlaps: a ridge, a spectral
-//! soft threshold, a posterior mean.
+//!   soft threshold, a posterior mean.
 //!
 //! [`StateEvolution`] finds a point that the two channels map to itself. It approaches the fixed point on the
 //! cheapest level, measures the slopes of the map, and climbs the levels with quasi-Newton steps. It then
