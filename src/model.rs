@@ -71,8 +71,9 @@ impl Teacher {
     }
 }
 
-/// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens, `h(S) = D^{-1}(X S X^T - Tr S
-/// I)`, with labels `y = sigma(h(S*) + sqrt(delta) xi) X`. A value of this type is always valid.
+/// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens,
+/// `h(S) = D^{-1}(X S X^T - Tr S I)`, with labels `y = sigma(h(S*) + sqrt(delta) xi) X`. A value of this type
+/// is always valid.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Teacher};

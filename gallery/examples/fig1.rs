@@ -1,6 +1,6 @@
 //! The figure shows the fine-tuning error `E'` against the pre-training ridge `lambda`, for several
-//! `lambda'`, and the frozen baseline (no fine-tuning). The parameters are softmax attention, `T = 3`, `alpha
-//! = .1`, `alpha' = 3`, `kappa0 = kappa = 1`, `Delta = .5`, fresh sequences.
+//! `lambda'`, and the frozen baseline (no fine-tuning). The parameters are softmax attention, `T = 3`,
+//! `alpha = .1`, `alpha' = 3`, `kappa0 = kappa = 1`, `Delta = .5`, fresh sequences.
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig1

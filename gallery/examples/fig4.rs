@@ -1,8 +1,8 @@
 //! The figure shows active fine-tuning: of `100 D` new sequences, those with the smallest frozen logits are
 //! kept. It has test error `E'` and alignment `o_w` against the fraction kept, for both scores and for a
-//! random selection of the same size, at `lambda' = .5` and at the best `lambda'`. The parameters are `T =
-//! 3`, `Delta = 0`, `alpha = .1`, `kappa0 = kappa = 1`, and the pre-training ridge of least error, which is
-//! the smallest allowed one because there is no label noise. Linear frozen weights are then so good (`M/Q`
+//! random selection of the same size, at `lambda' = .5` and at the best `lambda'`. The parameters are
+//! `T = 3`, `Delta = 0`, `alpha = .1`, `kappa0 = kappa = 1`, and the pre-training ridge of least error, which
+//! is the smallest allowed one because there is no label noise. Linear frozen weights are then so good (`M/Q`
 //! near 1) that the selection hardly matters, and the curves coincide.
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! The figure shows the spectrum of the learned weights `S-hat/sqrt(D)`: the density of the positive
 //! eigenvalues for several pre-training ridges, and that of the truth. With `--simulate` it also shows the
-//! eigenvalues of trained networks. The parameters are softmax attention, `T = 2`, `alpha = .2`, `Delta =
-//! .5`, `kappa0 = .5`, `kappa = 1`.
+//! eigenvalues of trained networks. The parameters are softmax attention, `T = 2`, `alpha = .2`,
+//! `Delta = .5`, `kappa0 = .5`, `kappa = 1`.
 //!
 //! ```text
 //! cargo run --release -p gallery --example learned_spectrum -- --simulate

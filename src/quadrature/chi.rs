@@ -153,8 +153,8 @@ pub fn chi_square_cdf(dof: usize, x: f64) -> f64 {
 
 /// Quantile of the chi-square law with `dof` degrees of freedom, at the probability `p`.
 ///
-/// The relative error is below 1e-12 for `dof` up to 64 and `1e-300 < p < 1 - 1e-16`. The quantile is 0 at `p
-/// = 0` and where it underflows, and `+inf` at `p = 1`. It is `NaN` outside `[0, 1]`, for a `NaN`, and for
+/// The relative error is below 1e-12 for `dof` up to 64 and `1e-300 < p < 1 - 1e-16`. The quantile is 0 at
+/// `p = 0` and where it underflows, and `+inf` at `p = 1`. It is `NaN` outside `[0, 1]`, for a `NaN`, and for
 /// more than 10,000 degrees of freedom. With zero degrees of freedom the law is the unit mass at the origin.
 #[must_use]
 pub fn chi_square_quantile(dof: usize, p: f64) -> f64 {
@@ -260,8 +260,9 @@ impl ChiLaw {
     /// The radius at which `ln P(norm > r)` has the given value, which is at most `ln 1/2`.
     ///
     /// Newton's iteration solves for `r`, of which `ln P` is a decreasing and concave function because the
-    /// density is log-concave. It starts at the root of the concentration bound `P(norm > sqrt(dof) + s) <=
-    /// exp(-s^2 / 2)`. The start lies above the solution, and tangents lead down to it but never beyond.
+    /// density is log-concave. It starts at the root of the concentration bound
+    /// `P(norm > sqrt(dof) + s) <= exp(-s^2 / 2)`. The start lies above the solution, and tangents lead down
+    /// to it but never beyond.
     fn radius_of_upper_tail(&self, ln_upper: f64) -> f64 {
         let start = self.dof.sqrt() + (-2.0 * ln_upper).sqrt();
         newton(start, |radius| {

@@ -53,8 +53,8 @@ impl Directions {
     }
 }
 
-/// The recurrence for a direction number from the `s` preceding ones, where `s` is the degree: `v_j = a_1
-/// v_(j-1) + ... + a_(s-1) v_(j-s+1) + v_(j-s) + v_(j-s) / 2^s`, with sums modulo two.
+/// The recurrence for a direction number from the `s` preceding ones, where `s` is the degree:
+/// `v_j = a_1 v_(j-1) + ... + a_(s-1) v_(j-s+1) + v_(j-s) + v_(j-s) / 2^s`, with sums modulo two.
 fn next_column(previous: &[u32], polynomial: u16) -> u32 {
     let overflow = previous.first().map_or(0, |v| v >> previous.len());
     // Position i of the slice belongs to v_(j-s+i), whose coefficient a_(s-i) is bit i.

@@ -1,10 +1,10 @@
 //! The loss of the attention layer on actual sequences, and its gradient.
 //!
-//! Let `Y = X W` be the projected tokens of a sequence, and `S = scale W W^T`. The logits are `h_ab =
-//! (scale/D)(y_a.y_b - |W|^2 delta_ab)`, plus those of the frozen weights if there are any. For the residual
-//! `r = sigma(h) - y`, the loss is `D^{-1}|r X|_F^2 = tr(r G r^T)` with `G = X X^T/D`. Let `A` be its
-//! symmetrised derivative with respect to `h`. The gradient is then `dL/dW = (2 scale/D) sum_mu (X^T A Y -
-//! tr(A) W)`.
+//! Let `Y = X W` be the projected tokens of a sequence, and `S = scale W W^T`. The logits are
+//! `h_ab = (scale/D)(y_a.y_b - |W|^2 delta_ab)`, plus those of the frozen weights if there are any. For the
+//! residual `r = sigma(h) - y`, the loss is `D^{-1}|r X|_F^2 = tr(r G r^T)` with `G = X X^T/D`. Let `A` be
+//! its symmetrised derivative with respect to `h`. The gradient is then
+//! `dL/dW = (2 scale/D) sum_mu (X^T A Y - tr(A) W)`.
 
 use nalgebra::DMatrix;
 

@@ -84,9 +84,9 @@ pub trait TeacherSpectrum: Send + Sync {
     /// The right end of the support of `y = snr s* + Z`.
     fn top_edge(&self, snr: f64) -> f64;
 
-    /// `[Re G, Im G]` at `x - i0`, with `G(z) = int rho(y) dy / (z - y)`. The imaginary part is `pi rho(x) >=
-    /// 0`, and the real part is the principal value. The error is about 1e-15, and 1e-8 at the square-root
-    /// edges.
+    /// `[Re G, Im G]` at `x - i0`, with `G(z) = int rho(y) dy / (z - y)`. The imaginary part is
+    /// `pi rho(x) >= 0`, and the real part is the principal value. The error is about 1e-15, and 1e-8 at the
+    /// square-root edges.
     fn stieltjes(&self, snr: f64, x: f64) -> [f64; 2];
 
     /// The density `rho(x)` of `y = snr s* + Z`.

@@ -257,8 +257,9 @@ impl Uniformised {
 
     /// The point of the curve `Im z = 0` above `xi`.
     ///
-    /// With `w = xi + i eta` and `R = |w|^2`, the equation `Im z = 0` is `(1 - 1/R)(R - 2 a xi + a^2) =
-    /// snr^2`, a quadratic equation in `R` with one root above 1. The point is therefore explicit in `xi`.
+    /// With `w = xi + i eta` and `R = |w|^2`, the equation `Im z = 0` is
+    /// `(1 - 1/R)(R - 2 a xi + a^2) = snr^2`, a quadratic equation in `R` with one root above 1. The point is
+    /// therefore explicit in `xi`.
     fn on_the_curve(&self, xi: f64) -> WishartOnCurve {
         let Self { snr, a, .. } = *self;
         let snr2 = snr * snr;

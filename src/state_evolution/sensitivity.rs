@@ -45,8 +45,8 @@ impl Sensitivity {
         self.secants.iter().filter(finite).cloned().collect()
     }
 
-    /// The first-order shift `dx` of a fixed point if the map changes by each of `differences`: `(1 - F') dx
-    /// = difference`. The shift is NaN if the map is degenerate.
+    /// The first-order shift `dx` of a fixed point if the map changes by each of `differences`:
+    /// `(1 - F') dx = difference`. The shift is NaN if the map is degenerate.
     pub(super) fn shifts(&self, differences: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let dimension = self.secants.len();
         let slope = |i: usize, j: usize| -self.secants[j].residual_change[i] / self.step;
