@@ -7,10 +7,10 @@
 //! G = sum_i p_i/(w - a_i),    z = w + G,    H = sum_i p_i s_i/(w - a_i)
 //! ```
 //!
-//! A real `z = x` in the support belongs to a point `w = u + i v` of the curve `v(u)` on which `sum_i p_i/|w
-//! - a_i|^2 = 1`. There, `rho = v/pi` and `E[s* | y] = sum_i p_i s_i/|w - a_i|^2`. The integrals of the soft
-//! threshold are contour integrals in the upper half-plane (see [`super::soft_threshold`]). Their paths pass
-//! far above the eigenvalues, however many there are.
+//! A real `z = x` in the support belongs to a point `w = u + i v` of the curve `v(u)` on which
+//! `sum_i p_i/|w - a_i|^2 = 1`. There, `rho = v/pi` and `E[s* | y] = sum_i p_i s_i/|w - a_i|^2`. The integrals
+//! of the soft threshold are contour integrals in the upper half-plane (see [`super::soft_threshold`]). Their
+//! paths pass far above the eigenvalues, however many there are.
 
 use nalgebra::Complex;
 use std::cell::Cell;
