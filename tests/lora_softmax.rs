@@ -65,7 +65,8 @@ fn collapse_threshold() {
     };
     for (alpha, expected) in [(2.0, 1.690), (5.0, 2.644), (10.0, 4.400)] {
         let found = threshold(alpha).unwrap().value;
-        // The tolerance allows for the published digits and the error of the nodes. A few samples are close to the pole of R.
+        // The tolerance allows for the published digits and the error of the nodes. A few samples are
+        // close to the pole of R.
         assert_close("lambda'_c", found, expected, 4e-3);
     }
     assert_eq!(threshold(0.3), None);

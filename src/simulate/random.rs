@@ -52,8 +52,8 @@ pub(super) fn gaussian(rng: &mut Pcg64, rows: usize, columns: usize) -> DMatrix<
     DMatrix::from_fn(rows, columns, |_, _| normal(rng))
 }
 
-/// A Gaussian matrix scaled to the root mean square of its norm. The scale is `1 + O(1/D)`, and therefore has no effect
-/// in the limit, but without it most of the scatter between instances would come from the norm.
+/// A Gaussian matrix scaled to the root mean square of its norm. The scale is `1 + O(1/D)`, and therefore has
+/// no effect in the limit, but without it most of the scatter between instances would come from the norm.
 pub(super) fn normalised(rng: &mut Pcg64, rows: usize, columns: usize) -> DMatrix<f64> {
     let matrix = gaussian(rng, rows, columns);
     let scale = ((rows * columns) as f64).sqrt() / matrix.norm();
