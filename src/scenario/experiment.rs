@@ -181,11 +181,12 @@ impl Scenario {
         self.solve_with(Run::default().starting_from(previous))
     }
 
-    /// The same, with company: the outcome of a similar scenario, an observer that is shown every iterate of both stages and may end them,
-    /// other constants of the search. A pre-training that was interrupted has no fine-tuning.
+    /// Like [`Scenario::solve`], with optional companions: the outcome of a similar scenario, an observer that is
+    /// shown every iterate of both stages and may end them, and other constants of the search. After a
+    /// pre-training that was interrupted there is no fine-tuning.
     ///
     /// # Errors
-    /// Those of [`Scenario::solve`].
+    /// The errors of [`Scenario::solve`].
     pub fn solve_with(&self, run: Run<'_, Outcome>) -> Result<Outcome, Error> {
         self.validate()?;
         let mut outcome = match self.estimator {

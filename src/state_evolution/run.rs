@@ -43,7 +43,7 @@ impl<'a, S> Run<'a, S> {
         self.observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer)
     }
 
-    /// The same company for a part of the solve, which has solutions of its own.
+    /// The same companions for a part of the solve, which has its own type of solution.
     #[cfg(feature = "scenario")]
     pub(crate) fn for_stage<'b, P>(&'b mut self, previous: Option<&'b P>) -> Run<'b, P> {
         let tuning = self.tuning;
