@@ -1,12 +1,14 @@
-//! Which pre-training ridge is best for LoRA on *reused* sequences? It depends on what "best" means.
+//! Which pre-training ridge is best for LoRA on *reused* sequences? The answer depends on the meaning of
+//! "best".
 //!
 //! ```text
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! Linear attention with two tokens, fine-tuned on a subset of its own pre-training sequences. The ridge `lambda` of the
-//! pre-training that aligns the LoRA weights best with the true ones (largest `o_w`) is the smallest one; the ridge that
-//! predicts best (least test error `E'`) is finite. Prints a table, and writes `target/quickstart/mismatch.csv` and `.svg`.
+//! The example is linear attention with two tokens, fine-tuned on a subset of its own pre-training sequences.
+//! The pre-training ridge `lambda` that aligns the LoRA weights best with the true ones (largest `o_w`) is
+//! the smallest one. The ridge that predicts best (least test error `E'`) is finite. The program prints a
+//! table, and writes `target/quickstart/mismatch.csv` and `.svg`.
 
 use std::error::Error;
 use std::fs;
@@ -25,15 +27,15 @@ use serde::Serialize;
 #[derive(Serialize)]
 struct Row {
     lambda: f64,
-    /// `o_w`, the cosine between learned and true perturbation.
+    /// `o_w`, the cosine between the learned and the true perturbation.
     alignment: f64,
     alignment_std: f64,
-    /// `E'`, with noisy labels.
+    /// `E'`, the test error with noisy labels.
     test_error: f64,
     test_error_std: f64,
     /// `E'` without LoRA.
     frozen_error: f64,
-    /// `Delta_eff` on the training sequences, and on new ones.
+    /// `Delta_eff` on the training sequences, and on new sequences.
     noise_train: f64,
     noise_test: f64,
     verdict: lora::Verdict,
@@ -113,7 +115,7 @@ fn best(rows: &[Row], cost: impl Fn(&Row) -> f64) -> &Row {
     rows.iter().fold(&rows[0], |best, row| if cost(row) < cost(best) { row } else { best })
 }
 
-/// Two panels over the same logarithmic axis.
+/// Two panels with the same logarithmic abscissa.
 fn picture(rows: &[Row]) -> String {
     let panel = |value: fn(&Row) -> f64, color: &str, label: &str| {
         let points = rows.iter().map(|row| (row.lambda, value(row))).collect::<Vec<_>>();
@@ -126,7 +128,7 @@ fn picture(rows: &[Row]) -> String {
             .with_y_label(label);
         (plots, layout)
     };
-    // Colour-blind safe (Okabe-Ito).
+    // The colours (Okabe-Ito) can be told apart by the colour-blind.
     let (left, left_layout) = panel(|row| row.alignment, "#0072B2", "alignment o_w of the LoRA weights");
     let (right, right_layout) = panel(|row| row.test_error, "#D55E00", "test error E' (units of the loss)");
     let figure = Figure::new(1, 2)

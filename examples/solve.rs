@@ -4,11 +4,12 @@
 //! cargo run --release --example solve < scenarios.jsonl > outcomes.jsonl
 //! ```
 //!
-//! Lines are flushed one by one, so that the program composes with pipes and schedulers. A line that is not a valid
-//! scenario gives `{"error": {"kind", "message"}}` in its place; the others are solved, and the exit status is 1 at the end.
-//! A solve that does not converge says so in its status, and does not change the exit status. Empty lines are passed over. If
-//! the reader of the outcomes closes the pipe, the program ends quietly with exit status 141, as shells report that case.
-//! Ctrl-C finishes the line in hand, and ends with exit status 130; a second Ctrl-C ends at once.
+//! Lines are flushed one by one, so that the program can be used in pipes and by schedulers. A line that is
+//! not a valid scenario gives `{"error": {"kind", "message"}}` in its place; the others are solved, and the
+//! exit status is 1 at the end. A solve that does not converge is marked by its status, and does not change
+//! the exit status. Empty lines are skipped. If the reader of the outcomes closes the pipe, the program ends
+//! without a message and with exit status 141, as shells report that case. After Ctrl-C the program finishes
+//! the current line and ends with exit status 130; a second Ctrl-C ends it at once.
 
 mod interrupt;
 
@@ -20,10 +21,10 @@ use std::thread;
 use interrupt::Interrupt;
 use lora_asymptotics::lines;
 
-/// 128 and the number of SIGPIPE.
+/// The exit status 128 plus the number of SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
 
-/// What the program waits for.
+/// The events that the program waits for.
 enum Event {
     /// A line of the input with its end, or the error that ended the input.
     Line(io::Result<Vec<u8>>),
@@ -31,20 +32,21 @@ enum Event {
     End,
 }
 
-/// The lines of the input, up to its end or to Ctrl-C, whichever comes first. A thread that reads the input itself could not be
-/// woken by Ctrl-C.
+/// The lines of the input, up to its end or to Ctrl-C, whichever comes first. Another thread reads the input,
+/// because Ctrl-C could not wake a thread that waits for input.
 struct Lines {
     events: Receiver<Event>,
     interrupt: Interrupt,
-    /// What is left of the line in hand.
+    /// The part of the current line that has not been read.
     rest: io::Cursor<Vec<u8>>,
-    /// Whether there is nothing after it.
+    /// Whether the current line is the last one.
     ended: bool,
 }
 
 impl Read for Lines {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Never more than one line at a time: a line that has begun is read to its end, and no other one is.
+        // One call never reads more than one line. A line that has begun is read to its end, and no other
+        // line is begun.
         let read = self.rest.read(buffer)?;
         if read > 0 || self.ended || self.interrupt.is_set() {
             return Ok(read);
@@ -54,7 +56,7 @@ impl Read for Lines {
                 self.rest = io::Cursor::new(line?);
                 self.rest.read(buffer)
             }
-            // A reader asks again after the end, and no other event would come.
+            // The caller reads again after the end, when no other event would come.
             Ok(Event::End) | Err(_) => {
                 self.ended = true;
                 Ok(0)
@@ -63,7 +65,7 @@ impl Read for Lines {
     }
 }
 
-/// Sends every line of standard input, until it ends or nobody receives them.
+/// Sends every line of standard input, until the input ends or the receiver is dropped.
 fn read(events: &SyncSender<Event>) {
     let mut input = io::stdin().lock();
     loop {

@@ -1,6 +1,8 @@
-//! Solves scenarios as often as asked, to be timed from outside by `benches/yardstick/compare.py`.
+//! Solves scenarios a given number of times, so that `benches/yardstick/compare.py` can time them from
+//! outside.
 //!
-//! Reads lines `{"scenario": .., "repetitions": ..}` from standard input, and answers each by the outcome of the last repetition.
+//! Reads lines `{"scenario": .., "repetitions": ..}` from standard input, and answers each line by the
+//! outcome of the last repetition.
 
 use std::error::Error;
 use std::hint::black_box;

@@ -26,7 +26,7 @@ pub(crate) fn integer(field: &'static str, value: usize, low: usize, high: usize
     }
 }
 
-/// The ridge, which the estimator needs.
+/// Returns the ridge, which the estimator needs.
 pub(crate) fn ridge(field: &'static str, lambda: Option<f64>) -> Result<f64, Error> {
     lambda.ok_or(Error::MissingField { field, reason: "empirical risk minimisation needs a ridge" })
 }

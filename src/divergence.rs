@@ -1,17 +1,19 @@
-//! Which estimator of the divergences of an output channel was used.
+//! The two estimators of the divergences of an output channel.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which estimator gave the divergences of `g`. Both are exact on average; the better one is chosen by regime.
+/// The estimator that gave the divergences of `g`. Both estimators are exact on average; the more accurate
+/// one is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Divergence {
-    /// The Jacobian of the proximal point, plus the surface terms where it jumps: least noise where jumps are rare.
+    /// The Jacobian of the proximal point, plus the surface terms where the proximal point jumps. It has the
+    /// least noise where jumps are rare.
     PointwiseAndJump,
-    /// Gaussian integration by parts: where jumps dominate.
+    /// Gaussian integration by parts, which is used where jumps dominate.
     IntegrationByParts,
 }
 

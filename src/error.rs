@@ -1,4 +1,4 @@
-//! The error type of everything that is solved. Journals of records have their own, `journal::JournalError`.
+//! The error type of all solves. Journals of records have their own error type, `journal::JournalError`.
 //!
 //! | variant | [`kind`](Error::kind) | what it means | [`source`](std::error::Error::source) |
 //! |---|---|---|---|
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::status::Status;
 
-/// Everything that can go wrong before a number exists, and the refusal to treat an unconverged number as one.
+/// Every error that prevents a result, and the refusal to treat an unconverged result as one.
 ///
 /// An invalid input is always an `Err`; a solve that does not converge is an `Ok(Solution)` with a
 /// [`Status`] that says so, until the caller asks for
@@ -32,7 +32,7 @@ pub enum Error {
     InvalidParameter {
         /// Path of the field, as in the JSON schema (`lora.alpha`).
         field: &'static str,
-        /// What was given.
+        /// The value that was given.
         value: String,
         /// The allowed range, in words.
         allowed: String,
@@ -41,14 +41,14 @@ pub enum Error {
     MissingField {
         /// Path of the field, as in the JSON schema.
         field: &'static str,
-        /// Why it is needed.
+        /// The reason why the field is needed.
         reason: &'static str,
     },
     /// Two fields that exclude each other were both given.
     Conflict {
         /// Path of the superfluous field.
         field: &'static str,
-        /// What it conflicts with.
+        /// The field that it conflicts with.
         with: &'static str,
     },
     /// The student is too narrow: the learned rank fraction exceeds `pretrain.kappa`, so that the equations of
@@ -61,7 +61,7 @@ pub enum Error {
     },
     /// The nodes of the averages of a stage would take more memory than allowed.
     TooMuchMemory {
-        /// `pretrain` or `lora`.
+        /// The stage, `pretrain` or `lora`.
         stage: &'static str,
         /// `log2` of the number of nodes of one scramble.
         log2_nodes: usize,
@@ -72,37 +72,38 @@ pub enum Error {
         /// Bytes that they may take.
         limit: u64,
     },
-    /// An optimisation without a single point to compare.
+    /// An optimisation found no point that can be used.
     NoOptimum {
         /// Number of scenarios solved.
         solves: usize,
-        /// How many of them could not be used.
+        /// Number of scenarios that could not be used.
         excluded: usize,
     },
-    /// A line that is not a scenario: broken JSON, an unknown field, a value of the wrong type.
+    /// A text is not a scenario: broken JSON, an unknown field, a value of the wrong type.
     Syntax(Cause),
-    /// The threads of the global pool cannot be started: the operating system has no more of them, or no memory for their stacks.
-    /// A program that builds a pool of its own, and calls the library inside it, does not need the global one.
+    /// The threads of the global pool cannot be started, because the operating system has no more threads, or
+    /// no memory for their stacks. A program that builds its own pool, and calls the library inside it, does
+    /// not need the global one.
     Threads(Cause),
     /// The solve ended without a fixed point (see `into_converged`).
     NotConverged {
-        /// `pretrain` or `lora`.
+        /// The stage, `pretrain` or `lora`.
         stage: &'static str,
         /// How the iteration ended.
         status: Status,
-        /// Undamped residual of the returned iterate.
+        /// The undamped residual of the iterate that was returned.
         residual: f64,
         /// Number of iterations.
         iterations: usize,
-        /// The last (best) iterate, as text.
+        /// The best iterate, as text.
         point: String,
-        /// What to try next.
+        /// Advice on what to try next.
         hint: &'static str,
     },
 }
 
-/// Why an error happened: a message, and the error of another library that it comes from, if there is one. Two causes are equal
-/// if their messages are.
+/// The cause of an error: a message, and the error of another library from which it comes, if there is one.
+/// Two causes are equal if their messages are equal.
 #[derive(Debug, Clone)]
 pub struct Cause {
     message: String,
@@ -129,7 +130,8 @@ impl Cause {
     }
 }
 
-/// The ends of a long message. Messages quote what they refuse, which may be as long as a line; the second end tells the place.
+/// The two ends of a long message. Messages quote the text that they refuse, which may be as long as a line.
+/// The second end tells the place in the text.
 fn shortened(message: &str) -> String {
     const HEAD: usize = 300;
     const TAIL: usize = 100;
@@ -238,7 +240,7 @@ impl Error {
     }
 }
 
-/// A number as messages show it: with an exponent where it would be mostly zeros otherwise.
+/// A number as messages show it: with an exponent if it would otherwise be mostly zeros.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Number(pub(crate) f64);
 
@@ -255,9 +257,9 @@ impl Display for Number {
     }
 }
 
-/// What a refused value can be.
+/// A type of values that can be refused.
 pub(crate) trait Shown {
-    /// The value as messages show it.
+    /// The value in the form in which messages show it.
     fn shown(&self) -> String;
 }
 

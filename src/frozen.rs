@@ -1,4 +1,5 @@
-//! The frozen weights as fine-tuning sees them. Neither stage owns them: pre-training makes them, fine-tuning takes them.
+//! The frozen weights as fine-tuning uses them. Neither stage owns them: pre-training makes them, and
+//! fine-tuning takes them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +7,12 @@ use crate::check;
 use crate::error::{Error, Number};
 use crate::observables::{self, WeightOverlaps};
 
-/// What fine-tuning sees of the frozen weights: the overlaps that fix the joint law of the true logits `h*` and the frozen
-/// logits `h`, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate on new sequences. Frozen weights that exist are possible.
+/// The overlaps of the frozen weights. They fix the joint law of the true logits `h*` and the frozen logits
+/// `h` on new sequences, `N(0, 2 [[Q0, M], [M, Q]])` per orthonormal coordinate. A value of this type always
+/// has possible overlaps.
 ///
-/// Made by [`pretrain::Solution::freeze`](crate::pretrain::Solution::freeze), or by hand from measured overlaps, see [`Frozen::new`].
+/// Frozen weights are made by [`pretrain::Solution::freeze`](crate::pretrain::Solution::freeze), or by hand
+/// from measured overlaps with [`Frozen::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "FrozenFields", into = "FrozenFields")]
 pub struct Frozen(FrozenFields);
@@ -36,7 +39,8 @@ impl TryFrom<FrozenFields> for Frozen {
         if let Some(v) = v {
             check::non_negative("frozen.v", v)?;
         }
-        // Overlaps of a solved pre-training, or typed in with all their digits, may touch the bound.
+        // The overlaps of a solved pre-training, or overlaps typed in with all their digits, may be at the
+        // bound.
         let bound = observables::largest_overlap(q, q0);
         if !observables::is_possible(m, bound) {
             return Err(Error::invalid("frozen.m", m, format!("<= sqrt(q q0) = {}", Number(bound))));
@@ -60,8 +64,8 @@ impl Frozen {
         FrozenFields { q0, q, m, v: None }.try_into()
     }
 
-    /// The same, with the linear response `V` of the pre-training, as fine-tuning on reused sequences needs it: 0 for frozen weights that
-    /// do not know those sequences.
+    /// Sets the linear response `V` of the pre-training, which fine-tuning on reused sequences needs. It is 0
+    /// for frozen weights that do not know those sequences.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `v` is finite and >= 0.
@@ -93,7 +97,7 @@ impl Frozen {
         self.0.v
     }
 
-    /// `Q0, Q, M`.
+    /// The overlaps `[Q0, Q, M]`.
     #[must_use]
     pub fn overlaps(&self) -> WeightOverlaps {
         let FrozenFields { q0, q, m, .. } = self.0;
@@ -104,7 +108,8 @@ impl Frozen {
     pub(crate) fn true_logits(&self) -> TrueLogits {
         let FrozenFields { q0, q, m, .. } = self.0;
         let slope = if q > 0.0 { m / q } else { 0.0 };
-        // Rounding, of overlaps typed in with all their digits, may leave more than there is.
+        // The overlaps may be typed in with all their digits, and rounding may then make the known part
+        // larger than Q0.
         let known = (m * slope).min(q0);
         TrueLogits { slope, known, unknown: q0 - known }
     }
@@ -113,10 +118,10 @@ impl Frozen {
 /// The law of the true logits `h*` on new sequences, given the frozen logits `h`: `N(slope h, 2 unknown)` per orthonormal coordinate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct TrueLogits {
-    /// `M/Q`; 0 without frozen weights.
+    /// The slope `M/Q`; 0 without frozen weights.
     pub(crate) slope: f64,
-    /// `M^2/Q`, the part of `Q0` that the frozen weights explain.
+    /// The part `M^2/Q` of `Q0` that the frozen weights explain.
     pub(crate) known: f64,
-    /// `Q0 - M^2/Q`, the rest.
+    /// The part `Q0 - M^2/Q` of `Q0` that the frozen weights do not explain.
     pub(crate) unknown: f64,
 }

@@ -1,8 +1,9 @@
-//! A file of finished records, one JSON line each, from which an interrupted computation goes on.
+//! A file of finished records, one JSON line each, from which an interrupted computation continues.
 //!
-//! Beside the file `results.jsonl` there is `results.description.json`, which says what the records are of, so that the records of
-//! another computation are never mixed with them. A process can be killed at any time: at most the line that it was writing is lost.
-//! What is written is handed to the operating system at once, and is not forced to the disk.
+//! The file `results.jsonl` has a companion `results.description.json`, which describes the computation, so
+//! that the records of two computations are never mixed. A process can be killed at any time, and loses at
+//! most the line that it was writing. Every record is handed to the operating system at once, but is not
+//! forced to the disk.
 //!
 //! ```
 //! use lora_asymptotics::journal::Journal;
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Why a journal cannot be used.
+/// The reason why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
@@ -35,23 +36,23 @@ pub enum JournalError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error that the operating system reports.
         source: io::Error,
     },
-    /// The file is not empty, and its description is missing or another one. The file is left as it is.
+    /// The file is not empty, and its description is missing or differs. The file is left unchanged.
     #[error("{} is of another computation: remove it, or choose another file", path.display())]
     OtherComputation {
         /// The file.
         path: PathBuf,
     },
-    /// A line is complete, but not a record. The file is left as it is.
+    /// A line is complete, but is not a record. The file is left unchanged.
     #[error("{}, line {line}: {source}", path.display())]
     NotARecord {
         /// The file.
         path: PathBuf,
         /// Number of the line, from 1.
         line: usize,
-        /// What is wrong with the line.
+        /// The error in the line.
         source: serde_json::Error,
     },
 }
@@ -61,17 +62,18 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Length of the file after each record.
+    /// The lengths of the file after each record.
     ends: Vec<u64>,
 }
 
 impl Journal {
-    /// Opens a journal, or begins one: with the records that it holds already, in the order in which they were appended. A last line
-    /// without an end of line was being written when the process was killed: it is removed. `description` is anything that tells
-    /// this computation from others. The folder is created if need be.
+    /// Opens a journal, or begins a new one. Returns it with the records that it holds already, in the order
+    /// in which they were appended. If the last line has no end of line, the process was killed while writing
+    /// it, and the line is removed. `description` is any value that distinguishes this computation from
+    /// others. The folder is created if it does not exist.
     ///
     /// # Errors
-    /// [`JournalError`].
+    /// [`JournalError`] if the file cannot be used.
     pub fn open<R: DeserializeOwned>(
         path: &Path,
         description: &impl Serialize,
@@ -115,10 +117,10 @@ impl Journal {
         Ok((journal, records))
     }
 
-    /// Removes all records but the first ones.
+    /// Removes all records after the first `records` ones.
     ///
     /// # Errors
-    /// [`JournalError::Io`].
+    /// [`JournalError::Io`] if the file cannot be written.
     pub fn truncate(&mut self, records: usize) -> Result<(), JournalError> {
         self.ends.truncate(records);
         let end = self.ends.last().copied().unwrap_or(0);
@@ -126,10 +128,10 @@ impl Journal {
         cut.map(|_| ()).map_err(|source| self.failed(source))
     }
 
-    /// Appends a record, on a line of its own. If that fails, the file holds the records that it held before.
+    /// Appends a record, on its own line. If that fails, the file holds the same records as before.
     ///
     /// # Errors
-    /// [`JournalError::Io`].
+    /// [`JournalError::Io`] if the file cannot be written.
     pub fn append(&mut self, record: &impl Serialize) -> Result<(), JournalError> {
         let mut line = serde_json::to_vec(record).map_err(|error| self.failed(error.into()))?;
         line.push(b'\n');

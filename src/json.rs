@@ -1,13 +1,13 @@
-//! Reading JSON as it comes from files and pipes of any system.
+//! Reading JSON from files and pipes of any operating system.
 
 use serde::de::DeserializeOwned;
 
 use crate::error::{Cause, Error};
 
-/// The mark with which some programs begin a text in UTF-8. It carries no information.
+/// The byte order mark, with which some programs begin a text in UTF-8. It carries no information.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// A line without the mark.
+/// The line without a byte order mark at its beginning.
 pub(crate) fn without_mark(line: &[u8]) -> &[u8] {
     let mut buffer = [0; 4];
     line.strip_prefix(BYTE_ORDER_MARK.encode_utf8(&mut buffer).as_bytes()).unwrap_or(line)

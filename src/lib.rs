@@ -3,8 +3,9 @@
 //!
 //! # The model, on one page
 //!
-//! Sequences `X` of `T` tokens with Gaussian entries, a `T x D` matrix, `T` fixed and `D` large. A symmetric `D x D` matrix `S` of
-//! attention weights gives centred logits, and a tied attention head with identity values gives the output:
+//! A sequence `X` of `T` tokens is a `T x D` matrix with Gaussian entries, where `T` is fixed and `D` is
+//! large. A symmetric `D x D` matrix `S` of attention weights gives centred logits, and a tied attention head
+//! with identity values gives the output:
 //!
 //! ```text
 //! h(S) = (X S X^T - Tr(S) I_T)/D,    yhat = sigma(h) X,
@@ -19,9 +20,9 @@
 //! recalibrated to `beta S-hat`, LoRA learns `w`, a vector of `D` entries, with ridge `lambda'`. The fixed point of `(q, m, v)`
 //! describes it: see [`lora`].
 //!
-//! The equations are those of O. Duranthon, F. Boncoraglio and L. Zdeborova, *High-Dimensional Theory of LoRA Fine-Tuning
-//! in a Solvable Attention Model*, arXiv:2606.05899. They are replica symmetric; every fine-tuning solution carries gauges
-//! that say whether to trust it, see [`lora::Validity`].
+//! The equations are those of O. Duranthon, F. Boncoraglio and L. Zdeborova, *High-Dimensional Theory of LoRA
+//! Fine-Tuning in a Solvable Attention Model*, arXiv:2606.05899. They are replica symmetric. Every
+//! fine-tuning solution carries gauges that tell whether it can be trusted, see [`lora::Validity`].
 //!
 //! # Quickstart
 //!
@@ -45,7 +46,8 @@
 //!
 //! # Notation
 //!
-//! In words, a star marks the truth, a hat what is learned, `Qhat` the conjugate of `Q`, and a prime what belongs to fine-tuning.
+//! A star marks the truth, and a hat marks learned weights. `Qhat` is the conjugate of `Q`, and a prime marks
+//! quantities of fine-tuning.
 //!
 //! | paper | here | meaning |
 //! |---|---|---|
@@ -64,18 +66,19 @@
 //!
 //! # Prescribe, sweep, check
 //!
-//! [`optimize`] finds the best ridges, the best recalibration, or the best split of a budget of data; [`sweep`] solves grids of scenarios,
-//! in pieces if need be, and [`journal`] lets them go on where they were interrupted. [`lines`] maps lines of scenarios to lines of
-//! outcomes.
-//! [`simulate`] trains the network itself at finite dimension, and puts what it measures beside any prediction.
+//! [`optimize`] finds the best ridges, the best recalibration, or the best split of a budget of data.
+//! [`sweep`] solves grids of scenarios, in several parts if needed, and [`journal`] lets an interrupted sweep
+//! continue. [`lines`] turns lines of scenarios into lines of outcomes. [`simulate`] trains the network
+//! itself at finite dimension, and compares its measurements with any prediction.
 //!
-//! These are features of the package, which a plain dependency does not compile: `optimize`, `sweep`, `simulate`, and `scenario` for
-//! [`Scenario`] and [`Outcome`] as JSON, which the others need; `full` for all of them.
+//! These modules are features of the package, which a plain dependency does not compile: `optimize`, `sweep`,
+//! `simulate`, and `scenario` for [`Scenario`] and [`Outcome`] as JSON, which the others need. The feature
+//! `full` turns on all of them.
 //!
 //! # Threads
 //!
-//! The number of threads is that of the pool of rayon that a function is called in, `pool.install(|| ..)`, or else that of rayon's
-//! global pool (all processors, or `RAYON_NUM_THREADS`). No function starts threads of its own.
+//! A function uses the threads of the pool of rayon in which it is called, `pool.install(|| ..)`, or else
+//! those of rayon's global pool (all processors, or `RAYON_NUM_THREADS`). No function starts other threads.
 //!
 //! | what | in parallel | on one thread |
 //! |---|---|---|
@@ -85,19 +88,22 @@
 //! | [`sweep`] | rows; inside each solve if there are fewer rows than threads | every row |
 //! | [`simulate`] | instances; inside each instance if there are fewer of them than threads | every instance |
 //!
-//! Solves in a parallel loop of your own are correct, but a thread that waits inside one of them may begin another one on top of it,
-//! and needs stack for both. Prefer [`sweep`], or give every solve a pool of one thread.
+//! Solves inside a parallel loop of the caller are correct. However, a thread that waits inside one solve may
+//! begin another solve on top of it, and needs stack for both. Prefer [`sweep`], or give every solve a pool
+//! of one thread.
 //!
-//! # What to expect of a number
+//! # How accurate the numbers are
 //!
-//! Pre-training of linear attention is convex, and its equations are solved to about 1e-12; where they are not (extreme corners), the
-//! status says so. All else is an average over Gaussian fields by scrambled quasi-Monte-Carlo: `std_error` has the standard errors of
-//! the numbers that it names (1e-5 to 3e-4 at the default options for fine-tuning of linear attention, in the reliable region; up to
-//! 1e-3 for softmax). A single token is done by quadrature, to 1e-7. A solve that does not converge says so in its
-//! [`Status`].
+//! Pre-training of linear attention is convex, and its equations are solved to about 1e-12; where they are
+//! not (at extreme parameters), the status tells. All other results are averages over Gaussian fields by
+//! scrambled quasi-Monte-Carlo. The field `std_error` has the standard errors of the numbers that it names:
+//! 1e-5 to 3e-4 at the default options for fine-tuning of linear attention, in the reliable region, and up to
+//! 1e-3 for softmax. The averages for a single token are computed by quadrature, to 1e-7. The [`Status`] of a
+//! solve tells whether it has converged.
 //!
 //! On one platform (processor architecture, operating system, compiler) the same input gives the same bits, on any number of threads.
-//! From one platform to another the last digits may differ, because the exponential and the logarithm of the standard library do.
+//! From one platform to another the last digits may differ, because the standard library computes the
+//! exponential and the logarithm differently.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

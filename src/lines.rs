@@ -1,4 +1,5 @@
-//! Scenarios as lines of text, outcomes as lines of text: the library as a filter, for pipes, schedulers and other languages.
+//! Scenarios as lines of text in, outcomes as lines of text out. The library can be used as a filter in
+//! pipes, by schedulers and from other languages.
 //!
 //! ```
 //! use lora_asymptotics::lines;
@@ -20,24 +21,25 @@ use crate::json::without_mark;
 use crate::parallel;
 use crate::scenario::{Outcome, Scenario};
 
-/// How many lines [`solve`] answered.
+/// The number of lines that [`solve`] answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Lines of output: one for each line of input that is not empty.
+    /// Number of lines of output: one for each line of input that is not empty.
     pub answered: usize,
-    /// How many of them are errors.
+    /// Number of lines of output that are errors.
     pub failed: usize,
 }
 
 /// Reads one scenario per line, and writes one outcome per line, in order. Every line is flushed as soon as it is solved.
 ///
-/// A line that is not a valid scenario is answered by `{"error": {"kind", "message"}}` (see [`Error::kind`]), and the lines after it
-/// are solved. Empty lines are passed over. Lines may end as on any system, the last one without an end, and a byte order mark
-/// at the beginning of a line is skipped.
+/// A line that is not a valid scenario is answered by `{"error": {"kind", "message"}}` (see [`Error::kind`]),
+/// and the lines after it are solved. Empty lines are skipped. Lines may have the line ends of any operating
+/// system, and the last line may have none. A byte order mark at the beginning of a line is skipped.
 ///
 /// # Errors
-/// Those of reading and writing. After an error of the output, as of kind [`io::ErrorKind::BrokenPipe`], nothing more is read or solved.
+/// The errors of reading and writing. After an error of the output, such as [`io::ErrorKind::BrokenPipe`],
+/// nothing more is read or solved.
 pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary> {
     let mut summary = Summary::default();
     for line in input.split(b'\n') {
@@ -62,7 +64,7 @@ pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary>
 fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
     let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(Cause::of(error)))?;
     let scenario = Scenario::from_json(text)?;
-    // Without threads, a solve would panic.
+    // A solve would panic if no threads can be started.
     parallel::threads()?;
     scenario.solve()
 }

@@ -1,4 +1,4 @@
-//! What is fixed before any training: the attention layer, its activation, the noise and the teacher.
+//! The model of the attention layer, which is fixed before any training: activation, noise and teacher.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,9 +40,11 @@ pub enum Teacher {
         /// Width of the teacher, `kappa0 = P0/D`, in [`Wishart::WIDTHS`] (1e-5 to 1e6).
         kappa0: f64,
     },
-    /// A list of eigenvalues of `s*`, in any order, each of the same weight: those of a measured matrix, for example.
+    /// A list of eigenvalues of `s*`, in any order, each of the same weight. They can be those of a measured
+    /// matrix.
     Spectrum {
-        /// 1 to 10,000 numbers, finite and >= 0, not all of them 0. They fix `Q0` and `tr s*`: nothing is rescaled.
+        /// 1 to 10,000 numbers, finite and >= 0, not all of them 0. They fix `Q0` and `tr s*`, because
+        /// nothing is rescaled.
         eigenvalues: Vec<f64>,
     },
     /// Eigenvalues `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
@@ -69,8 +71,9 @@ impl Teacher {
     }
 }
 
-/// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens, `h(S) = D^{-1}(X S X^T - Tr S I)`,
-/// with labels `y = sigma(h(S*) + sqrt(delta) xi) X`. A model that exists is valid.
+/// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens,
+/// `h(S) = D^{-1}(X S X^T - Tr S I)`, with labels `y = sigma(h(S*) + sqrt(delta) xi) X`. A value of this type
+/// is always valid.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Teacher};
@@ -109,7 +112,7 @@ impl PartialEq for Taught {
     }
 }
 
-/// A model as it is read and written.
+/// A model in the form in which it is read and written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename = "Model")]
 pub(crate) struct ModelFields {
@@ -168,7 +171,7 @@ impl Model {
     /// A layer with linear attention and no teacher.
     ///
     /// # Errors
-    /// Those of [`Model::new`].
+    /// The errors of [`Model::new`].
     pub fn linear(tokens: usize, delta: f64) -> Result<Self, Error> {
         Self::new(Activation::Linear, tokens, delta)
     }
@@ -176,7 +179,7 @@ impl Model {
     /// A layer with softmax attention, inverse temperature 1 and no teacher.
     ///
     /// # Errors
-    /// Those of [`Model::new`].
+    /// The errors of [`Model::new`].
     pub fn softmax(tokens: usize, delta: f64) -> Result<Self, Error> {
         Self::new(Activation::Softmax, tokens, delta)
     }
@@ -208,16 +211,16 @@ impl Model {
         Ok(Self { inverse_temperature: Some(inverse_temperature), ..self })
     }
 
-    /// The same layer, taught by `teacher`. Its spectrum is built here, once.
+    /// The same layer with the given teacher. The spectrum of the teacher is built here, once.
     ///
     /// # Errors
-    /// Those of [`Teacher::spectrum`].
+    /// The errors of [`Teacher::spectrum`].
     pub fn with_teacher(self, teacher: Teacher) -> Result<Self, Error> {
         let spectrum = teacher.spectrum()?;
         Ok(Self { taught: Some(Taught { teacher, spectrum }), ..self })
     }
 
-    /// The same layer without a teacher, as fine-tuning on top of given frozen weights has it.
+    /// The same layer without a teacher. Fine-tuning on given frozen weights needs no teacher.
     #[must_use]
     pub fn without_teacher(self) -> Self {
         Self { taught: None, ..self }
@@ -241,7 +244,8 @@ impl Model {
         self.delta
     }
 
-    /// What multiplies the logits: 1 if not given, and for linear attention.
+    /// The inverse temperature `b`, which multiplies the logits. It is 1 if not given, and for linear
+    /// attention.
     #[must_use]
     pub fn inverse_temperature(&self) -> f64 {
         self.inverse_temperature.unwrap_or(1.0)

@@ -1,8 +1,11 @@
-//! Prescriptions: the ridge, the recalibration, or the split of a budget of data at which an error is least.
+//! Prescriptions: the ridge, the recalibration, or the split of a budget of data at which an error is
+//! smallest.
 //!
-//! One variable is scanned and then refined by Brent's method, several at once are searched by the simplex of Nelder and Mead, in
-//! logarithms of ridges and of the recalibration, within bounds. Every solve begins with the last one. The nodes of the averages
-//! are the same throughout, so that their error hardly moves an optimum; what it could do is reported as its `uncertainty`.
+//! A single variable is scanned and then refined by Brent's method. Several variables at once are searched by
+//! the simplex method of Nelder and Mead. The search is in logarithms of ridges and of the recalibration,
+//! within bounds. Every solve begins with the solution of the last one. All solves use the same nodes for
+//! their averages, so that the error of the averages hardly moves an optimum. A bound on this effect is
+//! reported as `uncertainty`.
 //!
 //! ```
 //! use lora_asymptotics::Scenario;
@@ -31,23 +34,24 @@ use crate::error::{Error, Number};
 use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};
 
-/// What is to be as good as possible.
+/// The quantity to optimise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Target {
-    /// Least `E`, the test error of pre-training.
+    /// The test error `E` of pre-training, which is minimised.
     PretrainTest,
-    /// Least `E'`, the test error of fine-tuning.
+    /// The test error `E'` of fine-tuning, which is minimised.
     LoraTest,
-    /// Largest `o_w`, the alignment of fine-tuning.
+    /// The alignment `o_w` of fine-tuning, which is maximised.
     LoraAlignment,
-    /// Least `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q` on new sequences: all that linear fine-tuning on fresh sequences sees of
-    /// pre-training; a guide, not exact, for softmax.
+    /// The effective noise `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q` on new sequences, which is
+    /// minimised. Linear fine-tuning on fresh sequences depends on pre-training through it only. For softmax
+    /// it is a guide and not exact.
     EffectiveNoise,
 }
 
-/// What may be chosen.
+/// A parameter that may be optimised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -62,12 +66,12 @@ pub enum Parameter {
     FinetuningShare {
         /// The budget, in units of `alpha`.
         total: f64,
-        /// What a unit of `alpha'` costs, in units of `alpha`.
+        /// The cost of a unit of `alpha'`, in units of `alpha`.
         price: f64,
     },
 }
 
-/// A parameter, and the bounds it is searched in.
+/// A parameter, and the bounds within which it is searched.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "VariableWire")]
 pub struct Variable {
@@ -112,7 +116,7 @@ impl Variable {
         Ok(Self { parameter, low, high })
     }
 
-    /// The coordinate that is searched in: the logarithm, or for a share the logarithm of the odds.
+    /// The coordinate of the search: the logarithm of the value, or for a share the logarithm of the odds.
     fn coordinate(&self, value: f64) -> f64 {
         match self.parameter {
             Parameter::FinetuningShare { .. } => (value / (1.0 - value)).ln(),
@@ -122,7 +126,7 @@ impl Variable {
 
     fn value(&self, coordinate: f64) -> f64 {
         let [low, high] = self.ends();
-        // The bounds as they were given, without rounding.
+        // The bounds are returned as they were given, without rounding.
         if coordinate <= low {
             return self.low;
         }
@@ -148,7 +152,7 @@ impl Variable {
                 *first = first.with_alpha((1.0 - value) * total)?;
                 *second = second.with_alpha(value * total / price)?;
             }
-            // Refused before the search.
+            // Such a variable is refused before the search.
             _ => {}
         }
         Ok(())
@@ -163,15 +167,15 @@ impl Variable {
     }
 }
 
-/// How to search.
+/// The settings of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Relative accuracy of the parameters; in `[1e-8, 0.1]`.
     pub tolerance: f64,
-    /// Points of the scan that brackets the optimum of one variable; 3 to 1000.
+    /// Number of points of the scan that brackets the optimum of one variable; 3 to 1000.
     pub scan: usize,
-    /// Solves at most; 10 to 1,000,000.
+    /// Largest number of solves; 10 to 1,000,000.
     pub max_solves: usize,
     /// Whether to leave out points where replica symmetry cannot be trusted, in either stage.
     pub reliable_only: bool,
@@ -189,7 +193,7 @@ impl Default for Settings {
 pub enum SearchBound {
     /// The smallest value allowed.
     Lower,
-    /// The largest one.
+    /// The largest value allowed.
     Upper,
 }
 
@@ -197,13 +201,14 @@ pub enum SearchBound {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BestValue {
-    /// Which.
+    /// The parameter.
     pub parameter: Parameter,
-    /// Its best value.
+    /// The best value of the parameter.
     pub value: f64,
-    /// The bound it sits on: the optimum is there or beyond.
+    /// The bound at which the best value lies, if any. The optimum is then at the bound or beyond.
     pub at_bound: Option<SearchBound>,
-    /// Within this factor up or down, less 1, the target changes by less than its standard error; `None` if it has none, on a
+    /// If the parameter changes up or down by a factor of at most 1 plus this number, the target changes by
+    /// less than its standard error. It is `None` if the target has no standard error, if the value is at a
     /// bound, or if several variables were searched together.
     pub uncertainty: Option<f64>,
 }
@@ -214,26 +219,29 @@ pub struct BestValue {
 pub struct Optimum {
     /// The variables, in the order given.
     pub found: Vec<BestValue>,
-    /// The target there.
+    /// The target at the optimum.
     pub value: f64,
-    /// Its standard error.
+    /// The standard error of the target.
     pub std_error: Option<f64>,
-    /// Everything else there.
+    /// The complete outcome at the optimum.
     pub outcome: Outcome,
     /// Number of scenarios solved.
     pub solves: usize,
-    /// How many of them did not converge, could not be, or (see [`Settings::reliable_only`]) could not be trusted.
+    /// Number of scenarios that did not converge, could not be solved, or (see [`Settings::reliable_only`])
+    /// could not be trusted.
     pub excluded: usize,
-    /// Whether the tolerance was reached.
+    /// Whether the search reached the tolerance.
     pub converged: bool,
 }
 
-/// The values of the variables within their bounds that make the target of a scenario as good as possible.
+/// Finds the values of the variables within their bounds that make the target of a scenario as good as
+/// possible.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for settings out of range, or no variable; [`Error::Conflict`] for the same variable twice, or the
-/// Bayes-optimal estimator, which has none; [`Error::MissingField`] for a stage that the target or a variable needs;
-/// [`Error::NoOptimum`] if no point could be used; those of [`Scenario::solve`].
+/// [`Error::InvalidParameter`] for settings out of range, or for no variable. [`Error::Conflict`] if the same
+/// variable is given twice, and for the Bayes-optimal estimator, which has no variables.
+/// [`Error::MissingField`] for a stage that the target or a variable needs. [`Error::NoOptimum`] if no point
+/// could be used. The errors of [`Scenario::solve`].
 pub fn minimize(
     scenario: &Scenario,
     target: Target,
@@ -253,11 +261,11 @@ pub fn minimize(
     search.optimum(scenario, &point, converged)
 }
 
-/// The split of a budget `alpha + price alpha' = total` between pre-training and fine-tuning that minimises `E'`, with other variables
-/// chosen at the same time.
+/// Finds the split of a budget `alpha + price alpha' = total` between pre-training and fine-tuning that
+/// minimises `E'`. Other variables can be optimised at the same time.
 ///
 /// # Errors
-/// Those of [`Variable::new`] and [`minimize`].
+/// The errors of [`Variable::new`] and [`minimize`].
 pub fn best_split(
     scenario: &Scenario,
     total: f64,
@@ -270,16 +278,16 @@ pub fn best_split(
     minimize(scenario, Target::LoraTest, &variables, settings)
 }
 
-/// What has been evaluated so far.
+/// The evaluations so far.
 #[derive(Default)]
 struct Log {
     solves: usize,
     excluded: usize,
-    /// Where the next solve begins.
+    /// The outcome with which the next solve begins.
     last: Option<Outcome>,
-    /// Coordinates, the function to minimise there, and its standard error.
+    /// Coordinates, the function to minimise at them, and the standard error of the function.
     points: Vec<(Vec<f64>, f64, Option<f64>)>,
-    /// What ended the search.
+    /// The error that ended the search.
     error: Option<Error>,
 }
 
@@ -287,9 +295,9 @@ struct Minimisation<'a> {
     target: Target,
     variables: &'a [Variable],
     settings: &'a Settings,
-    /// The scenario, less what the target does not depend on.
+    /// The scenario, without the parts on which the target does not depend.
     reduced: Scenario,
-    /// Recalibration that the effective noise is for, unless it varies.
+    /// Recalibration at which the effective noise is evaluated, unless the recalibration is a variable.
     beta: f64,
     log: RefCell<Log>,
 }
@@ -336,12 +344,12 @@ impl<'a> Minimisation<'a> {
         if !of_finetuning && reduced.pretrain.is_some() && !variables.iter().any(|v| v.needs()[1]) {
             reduced.lora = None;
         } else if of_finetuning && !variables.iter().any(|v| v.needs()[0]) && reduced.pretrain.is_some() {
-            // Only fine-tuning varies: pre-training is solved once.
+            // Only fine-tuning varies, so that pre-training is solved once.
             let base = Scenario { lora: None, ..reduced.clone() }.solve()?;
             log.solves += 1;
             let solution = base.pretrain.map(crate::pretrain::Solution::into_converged).transpose()?;
             if solution.as_ref().is_some_and(|stage| settings.reliable_only && !stage.validity.reliable) {
-                // It is part of every point.
+                // The pre-training is a part of every point, so that no point can be used.
                 return Err(Error::NoOptimum { solves: log.solves, excluded: log.solves });
             }
             reduced.frozen = solution.map(|solution| solution.freeze()).transpose()?;
@@ -360,7 +368,7 @@ impl<'a> Minimisation<'a> {
         Ok(scenario)
     }
 
-    /// What is minimised, and its standard error.
+    /// The function to minimise, and its standard error.
     fn read(&self, scenario: &Scenario, outcome: &Outcome) -> Option<(f64, Option<f64>)> {
         let Outcome { pretrain, lora, .. } = outcome;
         let beta = scenario.lora.as_ref().map_or(self.beta, |training| training.beta());
@@ -387,7 +395,7 @@ impl<'a> Minimisation<'a> {
         .filter(|(value, _)| usable && value.is_finite())
     }
 
-    /// The function at a point; infinite where it cannot be used.
+    /// The function at a point; infinite if the point cannot be used.
     fn evaluate(&self, point: &[f64]) -> Result<f64, Error> {
         let mut log = self.log.borrow_mut();
         log.solves += 1;
@@ -413,7 +421,7 @@ impl<'a> Minimisation<'a> {
         Ok(value)
     }
 
-    /// The same for argmin, which stops at an error.
+    /// The function at a point, for argmin. It is an error if the search has to end.
     fn cost(&self, point: &[f64]) -> Result<f64, argmin::core::Error> {
         let stop = || ArgminError::ConditionViolated { text: "the search ends".to_owned() };
         if self.log.borrow().solves >= self.settings.max_solves {
@@ -430,7 +438,7 @@ impl<'a> Minimisation<'a> {
         self.log.borrow_mut().error.take().map_or(Ok(()), Err)
     }
 
-    /// The best point so far; `None` if none could be used.
+    /// The best point so far; `None` if no point could be used.
     fn best(&self) -> Option<(Vec<f64>, f64)> {
         let log = self.log.borrow();
         let points = log.points.iter().map(|(point, value, _)| (point, *value));
@@ -442,7 +450,8 @@ impl<'a> Minimisation<'a> {
         Error::NoOptimum { solves: log.solves, excluded: log.excluded }
     }
 
-    /// One variable: a scan from the upper bound down, where softmax can be continued, and Brent's method around the best point.
+    /// Searches one variable: a scan from the upper bound down, along which softmax solutions can be
+    /// continued, and Brent's method around the best point.
     fn line(&self, variable: &Variable) -> Result<(Vec<f64>, bool), Error> {
         let [low, high] = variable.ends();
         let count = self.settings.scan;
@@ -465,7 +474,8 @@ impl<'a> Minimisation<'a> {
         Ok((best, converged))
     }
 
-    /// Several variables: a simplex in the box of the bounds, and another, smaller one around its optimum.
+    /// Searches several variables: a simplex in the box of the bounds, and then another, smaller simplex
+    /// around its optimum.
     fn simplex(&self) -> Result<(Vec<f64>, bool), Error> {
         let ends: Vec<[f64; 2]> = self.variables.iter().map(Variable::ends).collect();
         let mut centre: Vec<f64> = ends.iter().map(|[low, high]| 0.5 * (low + high)).collect();
@@ -537,8 +547,8 @@ impl<'a> Minimisation<'a> {
     }
 }
 
-/// How far from the minimum the function has risen by `error`, by the parabola through the minimum and the nearest points on
-/// either side that are clearly above it.
+/// The distance from the minimum at which the function has risen by `error`. The function is taken to be the
+/// parabola through the minimum and the nearest points on either side that are clearly above it.
 fn half_width(points: &[(Vec<f64>, f64, Option<f64>)], minimum: f64, error: f64) -> Option<f64> {
     let at_minimum = points.iter().find(|(x, ..)| x[0].to_bits() == minimum.to_bits())?.1;
     let curvature = |side: f64| {
@@ -554,7 +564,7 @@ fn half_width(points: &[(Vec<f64>, f64, Option<f64>)], minimum: f64, error: f64)
     Some((error / steepness).sqrt())
 }
 
-/// One variable, for argmin.
+/// The function of one variable, for argmin.
 struct Line<'a>(&'a Minimisation<'a>);
 
 impl CostFunction for Line<'_> {
@@ -562,12 +572,13 @@ impl CostFunction for Line<'_> {
     type Output = f64;
 
     fn cost(&self, x: &f64) -> Result<f64, argmin::core::Error> {
-        // Brent's method needs numbers: where there is none, a large one.
+        // Brent's method needs finite numbers. A point that cannot be used gets a large one.
         self.0.cost(&[*x]).map(|value| if value.is_finite() { value } else { 1e100 })
     }
 }
 
-/// Several variables, for argmin: outside the box, the function on its surface, and more with the distance.
+/// The function of several variables, for argmin. Outside the box it is the function at the nearest point of
+/// the surface, plus a term that grows with the distance.
 struct Boxed<'a>(&'a Minimisation<'a>);
 
 impl CostFunction for Boxed<'_> {

@@ -1,4 +1,4 @@
-//! How to solve, as opposed to what to solve.
+//! Options for the solution of a scenario.
 
 use std::fmt;
 
@@ -8,16 +8,18 @@ use crate::check;
 use crate::error::Error;
 use crate::fixed_point::Tolerance;
 
-/// Which fixed point of the fine-tuning equations to return.
+/// The choice among several fixed points of the fine-tuning equations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Start {
-    /// Iterate from near-perfect overlap, `m` close to `sqrt(q q0)`.
+    /// The iteration starts at a near-perfect overlap, `m` close to `sqrt(q q0)`.
     Informed,
-    /// Iterate from a vanishing overlap: what an algorithm without side information reaches.
+    /// The iteration starts at a vanishing overlap. It finds the fixed point that an algorithm without side
+    /// information reaches.
     Uninformed,
-    /// Both; the lower train objective wins where replica symmetry can be trusted, else the informed one.
+    /// Both fixed points are computed. The one with the lower train objective is returned where replica
+    /// symmetry can be trusted, and else the informed one.
     #[default]
     Best,
 }
@@ -32,7 +34,7 @@ impl fmt::Display for Start {
     }
 }
 
-/// Numerical options, shared by both stages. Options that exist are valid.
+/// Numerical options, shared by both stages. A value of this type is always valid.
 ///
 /// ```
 /// use lora_asymptotics::Options;
@@ -46,7 +48,7 @@ impl fmt::Display for Start {
 #[serde(try_from = "OptionsFields", into = "OptionsFields")]
 pub struct Options(OptionsFields);
 
-/// The options as they are read and written.
+/// The options in the form in which they are read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename = "Options")]
 pub(crate) struct OptionsFields {
@@ -107,25 +109,27 @@ impl Options {
 
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve.
     ///
-    /// `None` (left out in JSON, and the default) is automatic. Every iteration aims at 1e-10. The map of an average over quasi-Monte-Carlo
-    /// nodes has jumps, at which an iteration may stall; with a residual of at most a twentieth of the standard error of the
-    /// image, in its noisiest coordinate, it is converged then, too: the tolerance belongs to the noise. With a single scramble
-    /// nothing is known about the noise, and only 1e-10 is converged. A given tolerance holds as it is, noise or not.
+    /// `None` (the default, left out in JSON) is an automatic tolerance. Every iteration aims at a residual
+    /// of 1e-10. The map of an average over quasi-Monte-Carlo nodes has jumps, at which an iteration may
+    /// stall. It then counts as converged as well if its residual is at most a twentieth of the standard
+    /// error of the image, in its noisiest coordinate, because a smaller residual would not make the result
+    /// more accurate. With a single scramble the noise is unknown, and only 1e-10 counts as converged. A
+    /// tolerance that is given is used for all maps, with noise or without.
     #[must_use]
     pub fn tolerance(&self) -> Option<f64> {
         self.0.tolerance
     }
 
-    /// Bound on the iterations per fixed point, and on the number of iterations that is reported; 1000 by default. Evaluations that do
-    /// not move the iterate are not counted: those that measure slopes, errors, and the residual of the point where the
-    /// iterations ended.
+    /// Bound on the number of iterations per fixed point, which is also the largest number that is reported;
+    /// 1000 by default. Evaluations that do not move the iterate are not counted. They measure slopes,
+    /// errors, and the residual of the point where the iterations ended.
     #[must_use]
     pub fn max_iterations(&self) -> usize {
         self.0.max_iterations
     }
 
-    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 14 by default. The nodes of a stage may take 2 GiB of memory at
-    /// most, all scrambles together: at 8 tokens, `2^20` of them do.
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 14 by default. The nodes of a stage,
+    /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {
         self.0.log2_nodes
@@ -143,7 +147,7 @@ impl Options {
         self.0.seed
     }
 
-    /// Which fixed point of the fine-tuning stage to return.
+    /// The choice among several fixed points of the fine-tuning stage.
     #[must_use]
     pub fn start(&self) -> Start {
         self.0.start
@@ -193,7 +197,7 @@ impl Options {
         Self(OptionsFields { start, ..self.0 })
     }
 
-    /// Which residual is small enough.
+    /// The residual at which an iteration counts as converged.
     pub(crate) fn accuracy(&self) -> Tolerance {
         self.0.tolerance.map_or(Tolerance::Automatic, Tolerance::Fixed)
     }

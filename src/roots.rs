@@ -1,18 +1,20 @@
 //! Roots of scalar functions in a bracket, for the hot paths.
 //!
-//! Chandrupatla's method (T. R. Chandrupatla, Adv. Eng. Softw. 28, 145 (1997)): inverse quadratic interpolation where
-//! it can be trusted, bisection elsewhere. An executor of a general optimisation library costs more per iteration than
-//! the functions solved here (0.5 microseconds).
+//! The method is that of T. R. Chandrupatla, Adv. Eng. Softw. 28, 145 (1997): inverse quadratic interpolation
+//! where it is safe, and bisection elsewhere. An executor of a general optimisation library costs more per
+//! iteration than the functions that are solved here (0.5 microseconds).
 
-/// A point and the value of the function there. Infinite values are welcome: they only have a sign.
+/// A point and the value of the function there. The value may be infinite, because only its sign matters
+/// then.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
     pub(crate) x: f64,
     pub(crate) f: f64,
 }
 
-/// The root of `f` between `a` and `b`, where it has opposite signs, to `tolerance` relative to the larger of `|x|` and
-/// `floor`. Also returns when `f` is not a number, or after 200 evaluations: the caller checks the residual.
+/// The root of `f` between `a` and `b`, at which `f` has opposite signs. The accuracy is `tolerance` relative
+/// to the larger of `|x|` and `floor`. The function also returns when `f` is NaN, and after 200 evaluations,
+/// so that the caller has to check the residual.
 pub(crate) fn bracketed(a: End, b: End, tolerance: f64, floor: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
     let (mut a, mut b) = (a, b);
     let mut fraction: f64 = 0.5;
@@ -37,8 +39,8 @@ pub(crate) fn bracketed(a: End, b: End, tolerance: f64, floor: f64, mut f: impl 
     if a.f.abs() < b.f.abs() { a.x } else { b.x }
 }
 
-/// The position of the root between `a` (0) and `b` (1) by inverse quadratic interpolation through a third point, if
-/// the inverse function is monotone between them.
+/// The position of the root between `a` (0) and `b` (1) by inverse quadratic interpolation through a third
+/// point, if the inverse function is monotone between them.
 fn interpolate(a: End, b: End, c: End) -> Option<f64> {
     let xi = (a.x - b.x) / (c.x - b.x);
     let phi = (a.f - b.f) / (c.f - b.f);

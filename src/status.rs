@@ -1,36 +1,38 @@
-//! How a solve ended.
+//! The status of a solve tells how it ended.
 
 use serde::{Deserialize, Serialize};
 
-/// How a solve ended.
+/// The way in which a solve ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Status {
     /// The residual is within the tolerance.
     Converged,
-    /// The learned weights are exactly zero, by the collapse criterion: the right answer, not a failure.
+    /// The learned weights are exactly zero, by the collapse criterion. This is the correct solution and not
+    /// a failure.
     Collapsed,
-    /// The quasi-Monte-Carlo map stalls at its own jumps, below its own statistical error.
+    /// The quasi-Monte-Carlo map stalls at its own jumps, at a residual below its own statistical error.
     NoiseLimited,
-    /// The residual stopped improving above the tolerance.
+    /// The residual stopped improving, at a value above the tolerance.
     Stalled,
     /// The bound on the number of iterations was reached.
     MaxIterations,
-    /// The observer ended the solve: the best iterate so far.
+    /// The observer ended the solve. The solution is the best iterate so far.
     Interrupted,
-    /// The map left the finite numbers, or the result overflows: the numbers are then NaN (`null` in JSON).
+    /// The map gave values that are not finite, or the result overflows. The numbers are then NaN (`null` in
+    /// JSON).
     NonFinite,
 }
 
 impl Status {
-    /// Whether the solution is what was asked for: converged or collapsed.
+    /// Whether the solution is a fixed point: the solve converged or collapsed.
     #[must_use]
     pub fn is_success(self) -> bool {
         matches!(self, Self::Converged | Self::Collapsed)
     }
 
-    /// What to try next.
+    /// Advice on what to try next.
     #[must_use]
     pub fn hint(self) -> &'static str {
         match self {

@@ -2,77 +2,80 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Standard errors, under the names of what they qualify. A field is absent where the value is exact to quadrature, and
-/// where there is no estimate: with a single scramble, or for a solve that has not converged (see its status).
+/// Standard errors, under the names of the quantities that they belong to. A field is absent if the value is
+/// exact to quadrature, and if there is no estimate: with a single scramble, or for a solve that has not
+/// converged (see its status).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct StdError {
-    /// Of `order.q`.
+    /// The standard error of `order.q`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<f64>,
-    /// Of `order.m`.
+    /// The standard error of `order.m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub m: Option<f64>,
-    /// Of `order.v`.
+    /// The standard error of `order.v`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v: Option<f64>,
-    /// Of `order.q_hat`.
+    /// The standard error of `order.q_hat`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q_hat: Option<f64>,
-    /// Of `order.m_hat`.
+    /// The standard error of `order.m_hat`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub m_hat: Option<f64>,
-    /// Of `order.v_hat`.
+    /// The standard error of `order.v_hat`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v_hat: Option<f64>,
-    /// Of `order.eta`.
+    /// The standard error of `order.eta`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
-    /// Of `trace`.
+    /// The standard error of `trace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<f64>,
-    /// Of `rank_fraction`.
+    /// The standard error of `rank_fraction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank_fraction: Option<f64>,
-    /// Of `objective`.
+    /// The standard error of `objective`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<f64>,
-    /// Of `errors.test`.
+    /// The standard error of `errors.test`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test: Option<f64>,
-    /// Of `errors.test_clean`.
+    /// The standard error of `errors.test_clean`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_clean: Option<f64>,
-    /// Of `errors.train`.
+    /// The standard error of `errors.train`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train: Option<f64>,
-    /// Of `errors.frozen`.
+    /// The standard error of `errors.frozen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<f64>,
-    /// Of `alignment`.
+    /// The standard error of `alignment`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alignment: Option<f64>,
-    /// Of `validity.jump`.
+    /// The standard error of `validity.jump`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jump: Option<f64>,
-    /// Of `validity.contested`.
+    /// The standard error of `validity.contested`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contested: Option<f64>,
-    /// Of `validity.replicon`.
+    /// The standard error of `validity.replicon`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicon: Option<f64>,
-    /// Of `alpha_c`.
+    /// The standard error of `alpha_c`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_c: Option<f64>,
 }
 
-/// Numbers of one replicate under the names by which their standard errors are reported; those that a stage does not have are `None`.
+/// Numbers of one replicate, under the names by which their standard errors are reported. Numbers that a
+/// stage does not have are `None`.
 pub(crate) type Named = StdError;
 
 impl StdError {
-    /// The standard errors of numbers of which every replicate has its own. Absent with fewer than two replicates, where they are not
-    /// finite, and where all replicates agree to the last bit: such a number is exact, or has not been seen to vary at all.
+    /// The standard errors of numbers of which every replicate has its own value. A standard error is absent
+    /// with fewer than two replicates, if it is not finite, and if all replicates agree to the last bit. Such
+    /// a number is exact, or no variation was seen.
     pub(crate) fn over(replicates: &[Named]) -> Self {
         let of = |number: fn(&Named) -> Option<f64>| {
             let values = replicates.iter().map(|named| number(named).unwrap_or(f64::NAN));
@@ -102,7 +105,7 @@ impl StdError {
     }
 }
 
-/// Standard deviation of the mean; `None` if it is not finite.
+/// The standard deviation of the mean; `None` if it is not finite.
 pub(crate) fn standard_error(values: impl ExactSizeIterator<Item = f64> + Clone) -> Option<f64> {
     let count = values.len() as f64;
     let mean = values.clone().sum::<f64>() / count;

@@ -1,7 +1,9 @@
-//! Grids of scenarios: solved in rows along the innermost axis, each point beginning with the one before, and streamed in order.
+//! Grids of scenarios. They are solved in rows along the innermost axis, where each point begins with the
+//! solution of the one before, and are streamed in order.
 //!
-//! Rows do not depend on each other, nor on who else runs: a grid can be cut into shards, for as many processes or machines as
-//! there are, and the lines of all shards, one shard after the other, are those of one run, to the last byte.
+//! Rows do not depend on each other, nor on other processes. A grid can therefore be cut into shards, for any
+//! number of processes or machines. The lines of all shards, one shard after the other, are those of one run,
+//! to the last byte.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -36,18 +38,18 @@ use crate::parallel;
 use crate::scenario::{Outcome, Scenario, ScenarioFields};
 use crate::status::Status;
 
-/// Points of a grid at most.
+/// Largest number of points of a grid.
 const MAX_POINTS: usize = 100_000_000;
 
-/// How a range is divided.
+/// The spacing of the values of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Scale {
-    /// Equal differences.
+    /// The differences are equal.
     #[default]
     Linear,
-    /// Equal ratios.
+    /// The ratios are equal.
     Log,
 }
 
@@ -59,7 +61,7 @@ pub struct Axis {
     values: Vec<f64>,
 }
 
-/// An axis as it is written.
+/// An axis in the form in which it is written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AxisWire {
@@ -77,7 +79,7 @@ struct AxisWire {
 }
 
 impl AxisWire {
-    /// Number of values, given one by one or as a range.
+    /// The number of values, whether they are given one by one or as a range.
     fn count(&self) -> usize {
         self.values.as_ref().map(Vec::len).or(self.count).unwrap_or(0)
     }
@@ -123,8 +125,8 @@ impl From<Axis> for AxisWire {
 }
 
 impl Axis {
-    /// Given values, in the order given. The field is a path of the JSON schema: `"lora.lambda"`,
-    /// `"model.teacher.wishart.kappa0"`.
+    /// An axis with the given values, in the given order. The field is a path of the JSON schema:
+    /// `"lora.lambda"`, `"model.teacher.wishart.kappa0"`.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] for an empty list, or a value that is not finite.
@@ -135,11 +137,11 @@ impl Axis {
         Ok(Self { field: field.into(), values })
     }
 
-    /// `count` values from one end to the other, both included; `to` may be below `from`.
+    /// An axis with `count` values from one end to the other, both included; `to` may be below `from`.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for ends that are not finite, or whose difference is not, or that are not positive on a
-    /// logarithmic scale, and for a count of 0 or above 10,000,000.
+    /// [`Error::InvalidParameter`] for ends that are not finite, whose difference is not finite, or that are
+    /// not positive on a logarithmic scale, and for a count of 0 or above 10,000,000.
     pub fn range(
         field: impl Into<String>,
         from: f64,
@@ -149,7 +151,7 @@ impl Axis {
     ) -> Result<Self, Error> {
         check::integer("axes.count", count, 1, 10_000_000)?;
         let positive = from > 0.0 && to > 0.0;
-        // A difference that overflows would put infinities between the ends.
+        // If the difference overflowed, the values between the ends would be infinite.
         let bounded = (to - from).is_finite();
         if !(bounded && (positive || scale == Scale::Linear)) {
             let allowed = "finite, with a finite difference, and > 0 on a logarithmic scale";
@@ -160,7 +162,7 @@ impl Axis {
             let share = k as f64 / last;
             match (k, scale) {
                 (0, _) => from,
-                // The ends as they were given, without rounding.
+                // The ends are returned as they were given, without rounding.
                 (k, _) if k + 1 == count => to,
                 (_, Scale::Linear) => from + share * (to - from),
                 (_, Scale::Log) => (from.ln() + share * (to.ln() - from.ln())).exp(),
@@ -182,7 +184,7 @@ impl Axis {
     }
 }
 
-/// A grid: the scenario, and the fields that vary; the last axis is the innermost.
+/// A grid: the scenario, and the fields that vary. The last axis is the innermost one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "SweepWire")]
 pub struct Sweep {
@@ -201,19 +203,20 @@ impl TryFrom<SweepWire> for Sweep {
     type Error = Error;
 
     fn try_from(SweepWire { scenario, axes }: SweepWire) -> Result<Self, Error> {
-        // Before the values of any range are made: a short text may describe more of them than there is memory.
+        // The number of points is checked before the values of any range are made, because a short text may
+        // describe more values than there is memory for.
         check_points(axes.iter().map(AxisWire::count))?;
         Self::new(scenario.try_into()?, axes.into_iter().map(Axis::try_from).collect::<Result<_, _>>()?)
     }
 }
 
-/// What went wrong at a point.
+/// The error at a point of the grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Failure {
-    /// [`Error::kind`].
+    /// The name of the variant, [`Error::kind`].
     pub kind: String,
-    /// The error, in words.
+    /// The text of the error.
     pub message: String,
 }
 
@@ -221,20 +224,20 @@ pub struct Failure {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Record {
-    /// Its number: the innermost axis varies fastest.
+    /// The number of the point. The innermost axis varies fastest.
     pub index: usize,
     /// The values of the fields, in the order of the axes.
     pub values: Vec<f64>,
-    /// The outcome, if the point could be solved.
+    /// The outcome, if the point was solved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The error, if it could not be.
+    /// The error, if the point was not solved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
 }
 
-/// A part of a grid, in whole rows. Parts are contiguous, so that their outputs can be joined, and counted from 1, as they are written:
-/// the parts of a grid in four are `"1/4"`, `"2/4"`, `"3/4"` and `"4/4"`.
+/// A part of a grid, in whole rows. Parts are contiguous, so that their outputs can be joined. They are
+/// counted from 1: the four parts of a grid in four are `"1/4"`, `"2/4"`, `"3/4"` and `"4/4"`.
 ///
 /// ```
 /// use lora_asymptotics::sweep::Shard;
@@ -251,7 +254,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// All of the grid.
+    /// The whole grid.
     pub const WHOLE: Self = Self { part: 1, of: 1 };
 
     /// Part number `part`, counted from 1, of `of` parts: `Shard::new(1, 4)` is the first of four, `"1/4"`.
@@ -266,7 +269,7 @@ impl Shard {
         }
     }
 
-    /// The share of `count` things.
+    /// The range of this part among `count` items.
     fn share(self, count: usize) -> Range<usize> {
         let end = |part: usize| (count as u128 * part as u128 / self.of as u128) as usize;
         end(self.part - 1)..end(self.part)
@@ -274,7 +277,7 @@ impl Shard {
 }
 
 impl std::fmt::Display for Shard {
-    /// As `"i/n"`.
+    /// Writes the shard as `"i/n"`.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}/{}", self.part, self.of)
     }
@@ -283,7 +286,7 @@ impl std::fmt::Display for Shard {
 impl std::str::FromStr for Shard {
     type Err = Error;
 
-    /// From `"i/n"`.
+    /// Reads a shard from `"i/n"`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = || Error::invalid("shard", text, "i/n with 1 <= i <= n");
         let (part, of) = text.split_once('/').ok_or_else(invalid)?;
@@ -295,16 +298,16 @@ impl std::str::FromStr for Shard {
 }
 
 impl Sweep {
-    /// Checks that there are axes, that their fields are numbers of the scenario, and that every value is a valid one, the others
-    /// being those of the scenario.
+    /// Checks that there are axes, that their fields are numbers of the scenario, and that every value is
+    /// valid in the scenario, with the other axes at their first values.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for no axis, too many points, or a value out of range; [`Error::Syntax`] for a field that
-    /// is none; those of [`Scenario::validate`].
+    /// [`Error::InvalidParameter`] for no axis, too many points, or a value out of range; [`Error::Syntax`]
+    /// for a field that does not exist; the errors of [`Scenario::validate`].
     pub fn new(scenario: Scenario, axes: Vec<Axis>) -> Result<Self, Error> {
         let sweep = Self { scenario, axes };
         check_points(sweep.axes.iter().map(|axis| axis.values.len()))?;
-        // The first point of the grid, and every value of every axis from there.
+        // The first point of the grid is checked, and from there every value of every axis.
         let first: Vec<f64> = sweep.axes.iter().map(|axis| axis.values[0]).collect();
         for (which, axis) in sweep.axes.iter().enumerate() {
             for value in &axis.values {
@@ -336,7 +339,7 @@ impl Sweep {
         self.axes.iter().map(|axis| axis.values.len()).product()
     }
 
-    /// Number of points in a row: values of the innermost axis.
+    /// Number of points in a row, which is the number of values of the innermost axis.
     #[must_use]
     pub fn row_length(&self) -> usize {
         self.axes.last().map_or(1, |axis| axis.values.len())
@@ -350,8 +353,8 @@ impl Sweep {
         start * length..end * length
     }
 
-    /// How many points of a shard an interrupted run has left in `records`, in whole rows: what [`Sweep::run`] takes as `done`.
-    /// Records after the first one that is out of order do not count.
+    /// The number of points of a shard that an interrupted run has left in `records`, in whole rows.
+    /// [`Sweep::run`] takes it as `done`. Records after the first one that is out of order do not count.
     #[must_use]
     pub fn finished(&self, shard: Shard, records: &[Record]) -> usize {
         let in_order =
@@ -378,12 +381,14 @@ impl Sweep {
         values
     }
 
-    /// The scenario with the given values of the axes; axes without a value keep that of the scenario.
+    /// The scenario with the given values of the axes. An axis without a value keeps the value of the
+    /// scenario.
     ///
     /// # Errors
-    /// [`Error::Syntax`] for a field that is none; [`Error::InvalidParameter`] for a value that is not finite.
+    /// [`Error::Syntax`] for a field that does not exist; [`Error::InvalidParameter`] for a value that is not
+    /// finite.
     pub fn at(&self, values: &[f64]) -> Result<Scenario, Error> {
-        // JSON has no such numbers: they would read as a field that was left out.
+        // JSON has no such numbers, and would read them as a field that was left out.
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::invalid("axes.values", *value, "finite"));
         }
@@ -395,14 +400,16 @@ impl Sweep {
         Scenario::from_value(scenario)
     }
 
-    /// Solves the points of a shard, but the first `done` ones (rounded down to whole rows), and gives them to `emit`, one at a
-    /// time and in order, as soon as they and all before are there. `emit` may stop everything. Returns the number of points
-    /// emitted. An error at a point is a record like others.
+    /// Solves the points of a shard after the first `done` ones (rounded down to whole rows). Each point is
+    /// given to `emit`, one at a time and in order, as soon as it and all points before it are solved. `emit`
+    /// may end the run. The function returns the number of points emitted. An error at a point is emitted as
+    /// a record.
     ///
-    /// The threads are those of the pool that this is called in, `pool.install(|| sweep.run(..))`, or else those of rayon's global
-    /// one. Rows are solved in parallel, each on one thread; where there are fewer rows than threads, one row after the other,
-    /// each point on all threads. `emit` is called on a thread of the pool, and must not run parallel loops of its own there, which
-    /// might begin another row on top of it; solves of this library inside `emit` are serial.
+    /// The function uses the threads of the pool that it is called in, `pool.install(|| sweep.run(..))`, or
+    /// else those of rayon's global pool. Rows are solved in parallel, each on one thread. If there are fewer
+    /// rows than threads, they are solved one after the other, each point on all threads. `emit` is called on
+    /// a thread of the pool, and must not run parallel loops of its own there, because they might begin
+    /// another row on top of the call. Solves of this library inside `emit` are serial.
     ///
     /// # Errors
     /// [`Error::Threads`] if the global pool cannot be started.
@@ -472,15 +479,16 @@ fn is_usable(outcome: &Outcome) -> bool {
     pretrain && lora
 }
 
-/// Puts what several workers produce in order.
+/// Puts the results of several workers in order.
 struct InOrder<F> {
     emit: F,
     /// The row that is being emitted.
     next: usize,
-    /// Rows after that one, as far as they are solved, and whether they are complete.
+    /// The rows after the one that is being emitted, as far as they are solved, and whether they are
+    /// complete.
     waiting: BTreeMap<usize, (Vec<Record>, bool)>,
     emitted: usize,
-    /// Whether `emit` has had enough: what was still being solved is dropped.
+    /// Whether `emit` has ended the run. Points that were still being solved are then dropped.
     stopped: bool,
 }
 
@@ -495,7 +503,8 @@ impl<F: FnMut(&Record) -> ControlFlow<()>> InOrder<F> {
         while let Some((records, complete)) = self.waiting.get_mut(&self.next) {
             for record in records.drain(..) {
                 self.emitted += 1;
-                // The stream is locked: another row on top of this call would wait for it for ever.
+                // The stream is locked. Without `alone`, this thread might begin another row on top of this
+                // call, which would wait for the lock for ever.
                 if parallel::alone(|| (self.emit)(&record)).is_break() {
                     self.stopped = true;
                     return ControlFlow::Break(());
@@ -522,7 +531,7 @@ fn set(scenario: &mut Value, path: &str, value: f64) -> Result<(), Error> {
             here = object.get_mut(name).ok_or_else(unknown)?;
             continue;
         }
-        // What is counted stays an integer; a field that was left out may be given.
+        // A number that counts stays an integer. A field that was left out may be given.
         let counted = match object.get(name) {
             Some(Value::Number(known)) => known.is_u64(),
             Some(_) => return Err(unknown()),

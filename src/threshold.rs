@@ -1,4 +1,4 @@
-//! Thresholds: a number, how well it is known, and how the solve for it ended.
+//! Thresholds: a critical value, its standard error, and the status of the solve for it.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,16 +12,17 @@ pub struct Threshold {
     /// The critical value.
     #[serde(deserialize_with = "number")]
     pub value: f64,
-    /// Its standard error, from independent scrambles. `None` where the value is exact to quadrature, and where there is no estimate, as with
-    /// a single scramble.
+    /// The standard error of the value, from independent scrambles. It is `None` if the value is exact to
+    /// quadrature, and if there is no estimate, as with a single scramble.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std_error: Option<f64>,
-    /// How the solve at the threshold ended; [`Status::NonFinite`] if the value leaves the range of double precision.
+    /// The status of the solve at the threshold; [`Status::NonFinite`] if the value leaves the range of
+    /// double precision.
     pub status: Status,
 }
 
 impl Threshold {
-    /// A threshold that is the value of a formula, with the standard error of that value.
+    /// A threshold given by a formula, with the standard error of the value.
     pub(crate) fn new(value: f64, std_error: Option<f64>) -> Self {
         let status = if value.is_finite() { Status::Converged } else { Status::NonFinite };
         Self { value, std_error, status }

@@ -1,25 +1,25 @@
-//! What a gauge of replica symmetry says, in either stage.
+//! The verdict of the gauges of replica symmetry, in either stage.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How far a replica-symmetric prediction can be trusted.
+/// A verdict tells how far a replica-symmetric prediction can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Agrees with simulation within error bars, everywhere it was compared.
+    /// The prediction agrees with simulation within error bars, everywhere it was compared.
     Good,
-    /// Off by a few percent at most (`o_w` within 0.04).
+    /// The prediction is off by a few percent at most (`o_w` within 0.04).
     Marginal,
-    /// Do not use.
+    /// The prediction must not be used.
     Unreliable,
 }
 
 impl Verdict {
-    /// Good if `good`, else marginal if `marginal`, else unreliable. A comparison with a gauge that is not a number is false, so that such a
-    /// gauge is no reason to trust.
+    /// Good if `good`, else marginal if `marginal`, else unreliable. A comparison with a NaN is false, so
+    /// that a gauge that is NaN is never a reason to trust the prediction.
     pub(crate) fn of(good: bool, marginal: bool) -> Self {
         if good {
             Self::Good

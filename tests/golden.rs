@@ -1,7 +1,8 @@
-//! Golden outcomes: scenarios that go through every branch of `Scenario::solve`, and what came out when they were recorded.
+//! Golden outcomes: scenarios that cover every branch of `Scenario::solve`, and their outcomes when they were
+//! recorded.
 //!
-//! They say nothing about what is right (the other tests do), but everything about what has changed. `tests/data/README.md` says how
-//! they are compared, and how they are written again.
+//! They do not show that an outcome is right, as the other tests do, but that it has changed.
+//! `tests/data/README.md` says how they are compared, and how they are recorded again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -16,7 +17,7 @@ use lora_asymptotics::Scenario;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The environment variable that chooses what is done, and its values.
+/// The environment variable that chooses the action of the test, and its values.
 const VARIABLE: &str = "GOLDEN";
 const WRITE: &str = "write";
 const BITS: &str = "bits";
@@ -26,12 +27,12 @@ const BITS: &str = "bits";
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
-    /// A scenario, or a text that is to be read as one.
+    /// A scenario, or a text that is read as one.
     scenario: Value,
     tolerance: Option<Tolerance>,
 }
 
-/// How a case is compared that cannot be compared to rounding.
+/// The way of comparing a case that cannot be compared to rounding.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Tolerance {
@@ -87,7 +88,7 @@ fn records() -> Vec<Record> {
     lines("golden.jsonl")
 }
 
-/// Whether the outcomes are being recorded, so that there is nothing to compare with.
+/// Whether the outcomes are being recorded. There is then nothing to compare with.
 fn is_recording() -> bool {
     std::env::var(VARIABLE).as_deref() == Ok(WRITE)
 }
@@ -97,7 +98,7 @@ fn write() {
     std::fs::write(path("golden.jsonl"), solved.collect::<String>()).unwrap();
 }
 
-/// One line per difference between what is solved now and what was recorded, for the cases that are.
+/// One line per difference between the outcomes now and the recorded ones, over the recorded cases.
 fn changes(to_the_last_bit: bool) -> Vec<String> {
     let recorded: BTreeMap<_, _> = records().into_iter().map(|record| (record.name, record.result)).collect();
     let mut changes = Vec::new();
@@ -130,7 +131,7 @@ fn outcomes_are_the_recorded_ones() {
     assert!(changes.is_empty(), "{} differences:\n{}", changes.len(), changes.join("\n"));
 }
 
-/// What is recorded belongs to the list of scenarios, case by case.
+/// The recorded outcomes belong to the list of scenarios, case by case.
 #[test]
 fn every_scenario_is_recorded() {
     if is_recording() {

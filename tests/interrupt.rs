@@ -13,9 +13,9 @@ use serde_json::Value;
 /// Both stages of linear attention.
 const SCENARIO: &str = r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}}, "pretrain": {"alpha": 0.2, "lambda": 0.1}, "lora": {"alpha": 3.0, "lambda": 0.5}}"#;
 
-/// The program, between two pipes.
+/// Starts the program, with a pipe for its input and a pipe for its output.
 fn solve() -> Child {
-    // Beside the folder of this test.
+    // The program is in a folder next to that of this test.
     let mut program: PathBuf = std::env::current_exe().unwrap();
     program.pop();
     program.pop();
@@ -31,7 +31,7 @@ fn interrupt(child: &Child) {
     assert!(status.unwrap().success());
 }
 
-/// The exit status of a program that ended by itself, after it has said nothing to the user.
+/// The exit status of a program that ended by itself and wrote no message to the user.
 fn status(mut child: Child) -> Option<i32> {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -46,7 +46,7 @@ fn is_outcome(line: &str) -> bool {
 #[test]
 fn a_program_that_waits_for_input_ends() {
     let mut child = solve();
-    // It stays open: there is no end of the input.
+    // The input stays open, so that it has no end.
     let mut input = child.stdin.take().unwrap();
     writeln!(input, "{SCENARIO}").unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -63,7 +63,7 @@ fn a_program_that_waits_for_input_ends() {
 #[test]
 fn the_line_in_hand_is_finished() {
     let mut child = solve();
-    // Lines without end.
+    // The input is lines without end.
     let mut input = child.stdin.take().unwrap();
     let writer = thread::spawn(move || while writeln!(input, "{SCENARIO}").is_ok() {});
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -80,7 +80,7 @@ fn the_line_in_hand_is_finished() {
 fn the_end_of_the_input_is_no_interrupt() {
     let mut child = solve();
     let mut input = child.stdin.take().unwrap();
-    // The last line has no end.
+    // The last line has no end of line.
     write!(input, "\n{SCENARIO}\nnonsense\n{SCENARIO}").unwrap();
     drop(input);
     let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! Journals: records survive whatever interrupts the process that writes them.
+//! Journals: the records survive any interruption of the process that writes them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lora_asymptotics::journal::{Journal, JournalError};
 
-/// A folder of its own for a test, removed at its end.
+/// A folder for one test, which is removed at the end of the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -83,21 +83,21 @@ fn nothing_of_another_computation_is_touched() {
     assert!(matches!(other, JournalError::OtherComputation { .. }), "{other}");
     assert!(other.to_string().contains("records.jsonl"), "{other}");
 
-    // A complete line that is not a record was not torn by an interruption.
+    // A line that is complete, but not a record, was not torn by an interruption.
     let damaged = text.replace("5.0]", "five]");
     fs::write(&path, &damaged).unwrap();
     let error = Journal::open::<[f64; 2]>(&path, &"numbers").unwrap_err();
     assert!(matches!(error, JournalError::NotARecord { line: 3, .. }), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
 
-    // A file of the user's, without a description.
+    // The user has a file of this name, without a description.
     let notes = folder.0.join("notes.txt");
     fs::write(&notes, "not a journal").unwrap();
     let error = Journal::open::<[f64; 2]>(&notes, &"numbers").unwrap_err();
     assert!(matches!(error, JournalError::OtherComputation { .. }), "{error}");
     assert_eq!(fs::read_to_string(&notes).unwrap(), "not a journal");
 
-    // A folder cannot be written to.
+    // A folder cannot be opened as a file.
     let error = Journal::open::<[f64; 2]>(&folder.0, &"numbers").unwrap_err();
     assert!(matches!(error, JournalError::Io { .. }), "{error}");
 }

@@ -1,13 +1,15 @@
 //! The order of the modules: nothing imports what stands above it, and no two files import each other, directly or in a circle.
 //!
-//! What counts are the paths that begin with `crate`, `self` or `super` in `src/`, unit tests and documentation aside.
+//! The test reads the paths that begin with `crate`, `self` or `super` in `src/`, except in unit tests and
+//! documentation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms of the library from the ground up. A room may use those in lines before its own, and no other.
+/// The layers of the library from the ground up. A module may use the modules in the lines before its own,
+/// and no others.
 const LAYERS: &[&[&str]] = &[
     &["status", "verdict", "divergence", "nullable", "std_error", "roots", "observables"],
     &["error", "threshold"],
@@ -24,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["lines", "optimize", "sweep", "simulate"],
 ];
 
-/// A source file as the path of its module, `["lora", "linear", "prox"]`; empty for `lib.rs`.
+/// A source file as the path of its module, `["lora", "linear", "prox"]`. The path of `lib.rs` is empty.
 type Module = Vec<String>;
 
 fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
@@ -61,7 +63,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     for root in ["crate", "self", "super"] {
         for (start, _) in code.match_indices(&format!("{root}::")) {
             let before = code[..start].chars().next_back();
-            // Who may see something is not who is imported.
+            // A visibility names a module, but does not import it.
             let visibility = code[..start].ends_with("pub(in ");
             if !visibility && !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$')
             {
@@ -73,7 +75,7 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Names, `::`, braces and commas, up to what does not belong to a path.
+/// The names, `::`, braces and commas, up to the first token that does not belong to a path.
 fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -103,7 +105,7 @@ fn tokens(text: &str) -> Vec<String> {
     }
 }
 
-/// Reads one path, or a list of paths in braces, from `tokens[*at..]` on.
+/// Reads one path, or a list of paths in braces, beginning with `tokens[*at]`.
 fn expand(tokens: &[String], at: &mut usize, prefix: &[String], found: &mut Vec<Vec<String>>) {
     let mut path = prefix.to_vec();
     while let Some(token) = tokens.get(*at) {
@@ -123,7 +125,7 @@ fn expand(tokens: &[String], at: &mut usize, prefix: &[String], found: &mut Vec<
             }
             "," | "}" => break,
             "as" => {
-                // The new name is no part of the path.
+                // The new name after `as` is not part of the path.
                 *at += 2;
                 break;
             }
@@ -159,7 +161,7 @@ fn resolve(path: &[String], from: &Module, modules: &BTreeSet<Module>) -> Module
     here
 }
 
-/// The modules that every module imports from.
+/// Every module with the modules that it imports from.
 fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -172,7 +174,7 @@ fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
             let code = code(&std::fs::read_to_string(file).unwrap());
             let mut used: BTreeSet<Module> =
                 paths(&code).iter().map(|path| resolve(path, &module, &modules)).collect();
-            // What a module declares, it is made of.
+            // A module uses the modules that it declares.
             used.extend(
                 modules.iter().filter(|m| m.len() == module.len() + 1 && m.starts_with(&module)).cloned(),
             );
@@ -211,7 +213,8 @@ fn nothing_imports_what_stands_above_it() {
 #[test]
 fn there_is_no_circle_of_files() {
     let imports = imports();
-    // Take away what imports nothing that is left, until nothing is left but circles and what leads to them.
+    // Modules that import no remaining module are removed, until only circles and the modules that lead to
+    // them remain.
     let mut left: BTreeMap<&Module, BTreeSet<&Module>> =
         imports.iter().map(|(module, used)| (module, used.iter().collect())).collect();
     loop {

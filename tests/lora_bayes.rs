@@ -32,7 +32,7 @@ fn perfectly_frozen_softmax(tokens: usize, delta_bo: f64) -> (Model, Frozen) {
 #[test]
 fn reference_values() {
     let records = include_str!("data/lora_bayes.jsonl");
-    // A sample of softmax attention with three tokens is a double integral.
+    // A sample of softmax attention with three tokens needs a double integral.
     let double = |line: &&str| line.contains("\"tokens\": 3, \"activation\": \"softmax\"");
     let some =
         |keep: bool| records.lines().filter(|line| double(line) == keep).collect::<Vec<_>>().join("\n");
@@ -40,7 +40,8 @@ fn reference_values() {
     reference::compare(&some(true), 8);
 }
 
-/// Real phase retrieval without noise, the uninformed branch of the published state evolution.
+/// The model is real phase retrieval without noise, and the reference is the uninformed branch of the
+/// published state evolution.
 #[test]
 fn noiseless_single_token_is_phase_retrieval() {
     let (model, frozen) = perfectly_frozen(1, 0.0);
@@ -50,7 +51,7 @@ fn noiseless_single_token_is_phase_retrieval() {
         let error = 1.0 - solution.order.q;
         assert!((error - expected).abs() < 1e-3, "{alpha}: {error}, published {expected}");
     }
-    // Weak recovery at 1/2; perfect recovery is possible above 1, and easy above 1.128.
+    // Weak recovery begins at 1/2. Perfect recovery is possible above 1, and easy above 1.128.
     assert_close("weak recovery", curve.weak_recovery().value, 0.5, 2e-3);
     let [low, high] = curve.spinodals().unwrap();
     assert_close("possible", low, 1.0, 1e-3);
@@ -61,7 +62,7 @@ fn noiseless_single_token_is_phase_retrieval() {
     assert!(curve.solve(1.2).unwrap().order.q >= 1.0);
 }
 
-/// Linear attention, `T = 1`, hardly any noise: two stable fixed points between the spinodals.
+/// Linear attention with `T = 1` and very little noise has two stable fixed points between the spinodals.
 #[test]
 fn coexistence_at_little_noise() {
     let (model, frozen) = perfectly_frozen(1, 1e-4);
@@ -98,14 +99,16 @@ fn weak_recovery_without_noise() {
     assert!((threshold - 1.0 / 6.0).abs() < 4.0 * error.unwrap() + 1e-3, "{threshold} +- {error:?}");
 }
 
-/// Loud noise: `E|E[chi chi^T|Y] - I|^2` is the signal-to-noise ratio of the coordinates that are seen, each of variance 2.
+/// For loud noise, `E|E[chi chi^T|Y] - I|^2` is the signal-to-noise ratio of the coordinates that are seen,
+/// each of variance 2.
 #[test]
 fn weak_recovery_in_loud_noise() {
     let noise = 1e4;
     for tokens in [1, 2, 3] {
         let k = (tokens * (tokens + 1) / 2) as f64;
         let (model, frozen) = perfectly_frozen(tokens, noise);
-        // Covariance of chi chi^T in orthonormal coordinates: 2 each; noise 2 Delta each; the posterior mean is linear.
+        // In orthonormal coordinates, chi chi^T has variance 2 per coordinate and the noise 2 Delta. The
+        // posterior mean is linear.
         let expected = noise / (2.0 * k);
         let Threshold { value: threshold, std_error: error, .. } = curve(&model, &frozen, 12).weak_recovery();
         assert!(
@@ -125,8 +128,9 @@ fn weak_recovery_in_loud_noise() {
     }
 }
 
-/// Nishimori: the overlap of the posterior mean with itself is that with the truth. By plain Monte Carlo, with the posterior mean by
-/// sums over a fine grid, both are `G` at the fixed point.
+/// The Nishimori identity: the overlap of the posterior mean with itself is its overlap with the truth. Both
+/// are computed by plain Monte Carlo, with the posterior mean from sums over a fine grid, and both are `G` at
+/// the fixed point.
 #[test]
 fn brute_force_posterior_means_give_the_same_overlap() {
     let (noise, alpha) = (0.3, 0.9);
@@ -157,7 +161,7 @@ fn brute_force_posterior_means_give_the_same_overlap() {
                 mean.iter().zip(&omega).zip(&truth).map(|((m, w), c)| (m - w) * (c - w)).sum::<f64>();
             by_truth.push(overlap / v / v);
         }
-        // qhat = alpha' G(q)
+        // The fixed point has qhat = alpha' G(q).
         let expected = q / v / alpha;
         for values in [by_mean, by_truth] {
             let mean = values.iter().sum::<f64>() / f64::from(samples);
@@ -171,7 +175,7 @@ fn brute_force_posterior_means_give_the_same_overlap() {
     }
 }
 
-/// `E[chi | Y, omega]` by sums over a grid; one token or two.
+/// `E[chi | Y, omega]` by sums over a grid, for one token or two.
 fn grid_posterior_mean(y: &[Vec<f64>], omega: &[f64], v: f64, noise: f64) -> Vec<f64> {
     let tokens = omega.len();
     let points: i32 = if tokens == 1 { 4001 } else { 161 };
@@ -212,10 +216,10 @@ fn limits_of_little_and_of_plenty_of_data() {
         assert!(nothing.order.q <= 0.0 && nothing.alignment <= 0.0 && nothing.order.q_hat <= 0.0);
         assert_close("no use", nothing.errors.test, nothing.errors.frozen, 1e-13);
         assert_eq!(nothing.status, Status::Converged);
-        // Just above the threshold the overlap is small, and grows from there.
+        // The overlap is small just above the threshold, and grows with alpha'.
         let [a, b] = [1.003, 1.03].map(|f| curve.solve(f * threshold).unwrap().order.q);
         assert!(a > 0.0 && a < b && b < 0.1, "{a} {b}");
-        // 1 - q = 1/(alpha' G(1)) for much data.
+        // For much data, 1 - q = 1/(alpha' G(1)).
         let [a, b] = [1e4, 1e7].map(|alpha| 1.0 / curve.solve(alpha).unwrap().order.q_hat);
         assert_close("much data", 1e3 * b, a, 1e-2);
         let plenty = curve.solve(1e9).unwrap();
@@ -232,7 +236,7 @@ fn the_size_of_the_perturbation_is_a_unit() {
     assert_close("q", b.order.q, 3.0 * a.order.q, 1e-12);
     assert_close("error", b.errors.test, 9.0 * a.errors.test, 1e-12);
     assert_close("alignment", b.alignment, a.alignment, 1e-12);
-    // Scaling the frozen weights changes nothing: what they tell is the same.
+    // A scaling of the frozen weights changes nothing, because it does not change their information.
     let scaled = Frozen::new(frozen.q0(), 4.0 * frozen.q(), 2.0 * frozen.m()).unwrap();
     let c = bayes_optimal(&Model::linear(2, 0.5).unwrap(), &scaled, 0.8, 1.0, &nodes(9)).unwrap();
     assert_close("recalibrated", c.order.q, a.order.q, 1e-12);
@@ -303,7 +307,7 @@ fn stability_of_no_overlap_by_empirical_risk_minimisation() {
         let solution = lora::solve(&model, &frozen, &training, &uninformed).unwrap();
         assert_eq!(solution.alignment > 0.0, recovers, "{solution:?}");
     }
-    // The errors of the growth and of the threshold are those of their spread.
+    // The standard errors of the growth and of the threshold are those of their spread.
     let (growths, thresholds): (Vec<_>, Vec<_>) = (0..24)
         .map(|seed| {
             let options = options
@@ -322,7 +326,7 @@ fn stability_of_no_overlap_by_empirical_risk_minimisation() {
         .unzip();
     assert_honest("growth", &growths);
     assert_honest("threshold", &thresholds);
-    // No algorithm recovers before the Bayes-optimal one.
+    // No algorithm recovers before the Bayes-optimal one does.
     let bound = curve(&model, &frozen, 9).weak_recovery().value;
     assert!(threshold.alpha.value > bound || threshold.at.validity.verdict == Verdict::Unreliable);
 }
@@ -330,7 +334,7 @@ fn stability_of_no_overlap_by_empirical_risk_minimisation() {
 proptest! {
     #![proptest_config(cases(24))]
 
-    /// In the reliable region, nothing beats the bound.
+    /// In the reliable region, no estimator beats the bound.
     #[test]
     fn reliable_solutions_are_not_better_than_the_bound(
         tokens in 1_usize..=4,
@@ -373,7 +377,7 @@ fn bad_input_is_named() {
         let error = bayes_optimal(&model, &frozen, 1.0, q0, &options).unwrap_err().to_string();
         assert!(error.contains("lora.q0"), "{error}");
     }
-    // Extremes end in a number or in a status, never in a panic.
+    // Extreme parameters end in a number or in a status, never in a panic.
     for (delta, alpha) in [(1e300, 1.0), (1e-300, 1e-300), (1.0, 1e300), (1e150, 1e200)] {
         for model in [Model::linear(2, delta).unwrap(), Model::softmax(2, delta).unwrap()] {
             let solution = bayes_optimal(&model, &frozen, alpha, 1.0, &options).unwrap();

@@ -37,7 +37,7 @@ fn converged(model: &Model, frozen: &Frozen, training: &Training, options: &Opti
         .unwrap_or_else(|error| panic!("{model:?}, {frozen:?}, {training:?}: {error}"))
 }
 
-/// Fresh sequences with a given effective noise, and nothing else that matters.
+/// Fresh sequences with a given effective noise. The solution depends on nothing else of the frozen weights.
 fn fresh(tokens: usize, delta_eff: f64, alpha: f64, lambda: f64, options: &Options) -> Solution {
     let (model, frozen) = perfectly_frozen(tokens, delta_eff);
     solve_with(&model, &frozen, &Training::fresh(alpha, lambda).unwrap(), options)
@@ -47,12 +47,12 @@ fn active(fraction: f64, score: Score) -> Sequences {
     Sequences::Active(Selection::new(fraction, score).unwrap())
 }
 
-/// `K = T(T+1)/2`.
+/// The number of coordinates, `K = T(T+1)/2`.
 fn coordinates(tokens: usize) -> f64 {
     0.5 * (tokens * (tokens + 1)) as f64
 }
 
-/// Mean and its standard error.
+/// The mean and its standard error.
 fn estimate(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -106,7 +106,7 @@ mod reference {
             .unwrap()
     }
 
-    /// Every leaf within 4 combined standard errors; the number of leaves.
+    /// Asserts that every leaf agrees within 4 combined standard errors, and returns the number of leaves.
     fn compare(record: &Record) -> usize {
         let Record { model, frozen, training, expected } = record;
         let solution = converged(model, frozen, training, &ACCURATE);
@@ -138,7 +138,8 @@ mod reference {
         }
     }
 
-    /// Random and active selection. The reference replaces the law of the label noise by a Gaussian of the same variance.
+    /// The reference for random and active selection replaces the law of the label noise by a Gaussian of the
+    /// same variance.
     #[test]
     fn selected_sequences() {
         let records = records(include_str!("data/lora_active_linear.jsonl"));
@@ -220,7 +221,8 @@ mod identities {
             - (2.0 * x / std::f64::consts::PI).sqrt() * (-0.5 * x).exp()
     }
 
-    /// The same with two more degrees of freedom: `F_{K+2}(x) = F_K(x) - 2 x f_K(x)/K` with `f_K` the density.
+    /// Distribution function with five degrees of freedom: `F_{K+2}(x) = F_K(x) - 2 x f_K(x)/K` with `f_K`
+    /// the density.
     fn chi2_5(x: f64) -> f64 {
         let density = (x / (2.0 * std::f64::consts::PI)).sqrt() * (-0.5 * x).exp();
         chi2_3(x) - 2.0 * x * density / 3.0
@@ -270,8 +272,9 @@ mod identities {
         assert_close("reused at beta = 1", noise(1.0, Sequences::Reused).train.unwrap(), special, 1e-12);
     }
 
-    /// The clean error does not go through the noisy one: with a label noise that is eighteen orders of magnitude larger, it is the
-    /// closed form of a model without label noise, to its last digits. The ridge keeps the perturbation at zero.
+    /// The clean error is not computed from the noisy one. With a label noise that is eighteen orders of
+    /// magnitude larger, the clean error has the closed form of a model without label noise, to its last
+    /// digits. The ridge keeps the perturbation at zero.
     #[test]
     fn clean_error_beside_huge_label_noise() {
         let (tokens, q0) = (2, 1e-9);
@@ -286,8 +289,8 @@ mod identities {
         assert_close("noisy", solution.errors.test, 1.5 * 0.5e6, 1e-12);
     }
 
-    /// Only the effective noise matters: reused sequences, and fresh ones with the same noise on the label, agree bit by
-    /// bit up to rounding, except for the test errors.
+    /// Fine-tuning depends on the effective noise only. Reused sequences, and fresh ones with the same noise
+    /// on the label, agree up to rounding, except for the test errors.
     #[test]
     fn pretraining_enters_through_the_effective_noise() {
         let (model, frozen) =
@@ -461,14 +464,14 @@ mod starts {
             assert_eq!(solution.status, Status::Converged);
             assert!(solution.order.m <= 0.0 && solution.alignment <= 0.0, "{solution:?}");
             assert!(solution.order.q > 0.0, "for linear attention there is no collapse to w = 0");
-            // The weights fit noise: worse than nothing.
+            // The weights fit noise, and the test error is larger than without them.
             assert!(solution.errors.test > solution.errors.frozen, "{solution:?}");
             assert!(solution.errors.train < solution.errors.frozen, "{solution:?}");
         }
     }
 
-    /// `best` never returns the branch with the larger objective where both can be trusted, and never the uninformed one
-    /// where the informed one is flagged.
+    /// Where both branches can be trusted, `best` never returns the one with the larger objective. Where the
+    /// informed branch is flagged, `best` never returns the uninformed one.
     #[test]
     fn best_compares_objectives_or_flags() {
         for (alpha, lambda) in
@@ -595,8 +598,9 @@ fn the_same_bits_on_any_number_of_threads() {
     }
 }
 
-/// The averages at the fixed point, computed by other means: plain token coordinates instead of eigenbases, a proximal
-/// operator by brute force instead of the secular equation, divergences by integration by parts alone.
+/// The averages at the fixed point are computed by other means: plain token coordinates instead of
+/// eigenbases, a proximal operator by brute force instead of the secular equation, divergences by integration
+/// by parts alone.
 mod independent_averages {
     use super::*;
 
@@ -627,10 +631,11 @@ mod independent_averages {
         }
     }
 
-    /// Every local minimum of the quartic `(chi^2 - b)^2 + (chi - omega)^2/(2v)` is a root of a cubic: take the best.
+    /// Every local minimum of the quartic `(chi^2 - b)^2 + (chi - omega)^2/(2v)` is a root of a cubic. The
+    /// lowest one is returned.
     fn prox_1(sample: &Sample<1>, v: f64) -> [f64; 1] {
         let (p, r) = (0.25 / v - sample.label[0][0], -sample.omega[0] / (4.0 * v));
-        // chi^3 + p chi + r = 0.
+        // The cubic is chi^3 + p chi + r = 0.
         let discriminant = 0.25 * r * r + p * p * p / 27.0;
         let roots: Vec<f64> = if discriminant >= 0.0 {
             let s = discriminant.sqrt();
@@ -668,7 +673,8 @@ mod independent_averages {
         (gradient, [norm + 2.0 * x * x - a + 1.0 / v, 2.0 * x * y - b, norm + 2.0 * y * y - d + 1.0 / v])
     }
 
-    /// Newton's method, shifted where the Hessian is not positive definite, with step halving: to a local minimum.
+    /// Descends to a local minimum by Newton's method with step halving. The Hessian is shifted where it is
+    /// not positive definite.
     fn descend(sample: &Sample<2>, v: f64, start: [f64; 2]) -> [f64; 2] {
         let mut chi = start;
         let mut cost = sample.moreau(&chi, v);
@@ -699,7 +705,8 @@ mod independent_averages {
         chi
     }
 
-    /// From six directions at two radii: minima come as points near `+-` the top eigenvector of the label.
+    /// The search starts from six directions at two radii. Minima occur as points near `+-` the top
+    /// eigenvector of the label.
     fn prox_2(sample: &Sample<2>, v: f64) -> [f64; 2] {
         let radius = sample.label.iter().flatten().map(|x| x.abs()).sum::<f64>().sqrt();
         let starts = (0..12).map(|k| {
@@ -711,11 +718,11 @@ mod independent_averages {
         least(starts.map(|start| descend(sample, v, start)), |chi| sample.moreau(chi, v))
     }
 
-    /// What is averaged: `vhat, mhat, qhat, eta, train`, and `vhat` without jumps.
+    /// The averages `vhat, mhat, qhat, eta, train`, and `vhat` without jumps.
     type Averages = [f64; 6];
 
-    /// The averages of one scramble at the fixed point `(q, m, v)`, `q0 = 1`. `curvature` gives `tr H^{-1}` at the prox, `H` the
-    /// Hessian of the Moreau objective.
+    /// The averages of one scramble at the fixed point `(q, m, v)`, with `q0 = 1`. `curvature` gives
+    /// `tr H^{-1}` at the proximal point, with `H` the Hessian of the Moreau objective.
     fn averages<const T: usize>(
         solution: &Solution,
         alpha: f64,
@@ -726,7 +733,7 @@ mod independent_averages {
     ) -> Averages {
         let Order { q, m, v, .. } = solution.order;
         let dimensions = 2 * T + T * (T + 1) / 2;
-        // A seed that the solver was not given: other points.
+        // The solver did not use this seed, so that the points are different.
         let points = ScrambledSobol::new(dimensions, log2_nodes, 77_777, scramble).unwrap();
         let columns: Vec<Vec<f64>> = (0..dimensions).map(|d| points.normals(d).unwrap()).collect();
         let per_node: Vec<[f64; 6]> = (0..points.nodes())
@@ -755,7 +762,7 @@ mod independent_averages {
                     dot(&g, &sample.omega),
                     dot(&g, &sample.star),
                     dot(&g, &g),
-                    // d/dq of T^{-2} |chi chi^T - B|^2 with dB/dq = I.
+                    // This is d/dq of T^{-2} |chi chi^T - B|^2 with dB/dq = I.
                     2.0 / (T * T) as f64 * (trace - dot(&chi, &chi)),
                     sample.loss(&chi),
                     (trace_inverse(&sample, v, &chi) / v - T as f64) / v,
@@ -805,7 +812,7 @@ mod independent_averages {
         }
     }
 
-    /// At the first point the prox jumps for many samples, at the last for none.
+    /// At the first point the proximal point jumps for many samples, and at the last for none.
     #[test]
     fn two_tokens() {
         let mut jumps = Vec::new();
@@ -853,7 +860,7 @@ mod validity {
         }
     }
 
-    /// On the way from many sequences to few, all verdicts are passed through, in order.
+    /// From many sequences to few, all verdicts occur in order.
     #[test]
     fn a_solve_that_has_not_converged_is_never_reliable() {
         let options = Options::default()
@@ -909,8 +916,8 @@ mod effects {
         }
     }
 
-    /// The mismatched part of the frozen logits is noise on the label; the selected sequences have little of it. For the fraction
-    /// tending to 0, all of it is gone: `Delta_eff -> Delta/2 + Q0 - M^2/Q`.
+    /// The mismatched part of the frozen logits is noise on the label, and the selected sequences have little
+    /// of it. For the fraction tending to 0, all of it is gone: `Delta_eff -> Delta/2 + Q0 - M^2/Q`.
     #[test]
     fn active_selection_helps_where_the_frozen_weights_are_miscalibrated() {
         let (model, frozen) = (Model::linear(2, 0.5).unwrap(), Frozen::new(2.0, 4.0, 0.8).unwrap());
@@ -923,7 +930,7 @@ mod effects {
             assert!(pair[1].alignment > pair[0].alignment, "{pair:?}");
             assert!(pair[1].errors.test < pair[0].errors.test, "{pair:?}");
         }
-        // The values of the theory, section 8: everything, and one sequence in a thousand.
+        // The reference values are from the theory, section 8: all sequences, and one sequence in a thousand.
         let [all, few] = [&path[0], &path[6]];
         assert!((all.alignment - 0.8979).abs() < 3e-4 && (all.errors.test - 7.687).abs() < 2e-3, "{all:?}");
         assert!((few.alignment - 0.9557).abs() < 3e-4 && (few.errors.test - 7.250).abs() < 2e-3, "{few:?}");
@@ -958,7 +965,7 @@ mod effects {
         assert!((path[5].errors.test - 0.7302).abs() < 1e-3, "{}", path[5].errors.test);
     }
 
-    /// Collapsed pre-training: the frozen weights are zero, and the whole teacher is noise.
+    /// If pre-training has collapsed, the frozen weights are zero, and the whole teacher is noise.
     #[test]
     fn fine_tuning_on_collapsed_weights() {
         let frozen = Frozen::new(1.5, 0.0, 0.0).unwrap().with_response(0.0).unwrap();
@@ -981,7 +988,7 @@ mod effects {
                 );
             }
         }
-        // The same through an actual pre-training.
+        // An actual pre-training leads to the same solution.
         let model = Model::linear(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
         let collapsed =
             pretrain::solve(&model, &pretrain::Training::new(0.2, 50.0).unwrap(), &Options::default())
@@ -990,11 +997,12 @@ mod effects {
         assert_eq!(collapsed.freeze().unwrap(), frozen);
     }
 
-    /// For one token the centred score looks at nothing at all.
+    /// For one token the centred score does not depend on the sequence.
     #[test]
     fn one_token_with_a_sharply_selected_noise() {
-        // Without recalibration and nearly without noise, the law of N is a Gaussian cut at two edges of width 0.01, which a
-        // rule must resolve. Reference: the same product rule with 4/3 to 2 times the nodes, and no break at the edges.
+        // Without recalibration and nearly without noise, the law of N is a Gaussian cut at two edges of
+        // width 0.01, which a rule must resolve. The reference is the same product rule with 4/3 to 2 times
+        // the nodes, and no break at the edges.
         let selection = Sequences::Active(Selection::new(0.5, Score::Frobenius).unwrap());
         for (delta, q) in [(1e-2, 1.011_566_99), (1e-4, 1.010_102_28)] {
             let training = Training::fresh(4.0, 0.2).unwrap().recalibrated(0.0).unwrap().on(selection);
@@ -1040,7 +1048,7 @@ mod inputs {
         assert_labelled(&solution, training.q0());
     }
 
-    /// Inputs with one number of them given: none if it is refused.
+    /// The inputs with one number of them given, or `None` if the number is refused.
     fn with(field: &str, x: f64) -> Result<(Frozen, Training), Error> {
         let (frozen, training) = (*FROZEN, Training::fresh(3.0, 0.3)?);
         let (q0, q, m) = (frozen.q0(), frozen.q(), frozen.m());
@@ -1108,7 +1116,7 @@ mod inputs {
 
     #[test]
     fn a_nearly_perfect_fit_has_no_negative_error() {
-        // The loss is a difference of terms of size one, of which nothing is left.
+        // The loss is a difference of terms of size one, and nothing of it is left.
         let training = Training::fresh(9.469_959_414_848_077e-68, 5e-4)
             .unwrap()
             .with_variance(4.160_505_573_227_761e35)
@@ -1127,7 +1135,7 @@ mod inputs {
         assert!(missing(lora::solve(&model, &frozen, &training, &OPTIONS).unwrap_err()));
         assert!(missing(lora::weak_recovery(&model, &frozen, &training, &OPTIONS).unwrap_err()));
         assert!(missing(lora::lambda_collapse(&model, &frozen, &training, &OPTIONS).unwrap_err()));
-        // Other sequences do not, and a response of zero may be given.
+        // Other sequences need no response, and a response of zero may be given.
         accepted(&frozen, &Training::fresh(3.0, 0.3).unwrap());
         accepted(&frozen.with_response(0.0).unwrap(), &training);
     }
@@ -1204,7 +1212,7 @@ mod inputs {
         ]
     }
 
-    /// None if it is refused.
+    /// Any rule for the sequences, or `None` if it is refused.
     fn sequences() -> impl Strategy<Value = Option<Sequences>> {
         prop_oneof![
             Just(Some(Sequences::Fresh)),
@@ -1226,7 +1234,7 @@ mod inputs {
             sequences in sequences(),
             start in prop_oneof![Just(Start::Informed), Just(Start::Uninformed), Just(Start::Best)],
         ) {
-            // Half of the time an overlap that is allowed.
+            // Half of the time the overlap is allowed.
             let m = if overlap < 1.0 { overlap * q.sqrt() * q0_frozen.sqrt() } else { overlap };
             let frozen = Frozen::new(q0_frozen, q, m).and_then(|frozen| frozen.with_response(v));
             let training = Training::fresh(alpha, lambda)
@@ -1237,7 +1245,8 @@ mod inputs {
                 return Ok(());
             };
             let training = training.on(sequences);
-            // One token is done by quadrature with many more nodes: a bound on the time of extreme points.
+            // One token is solved by quadrature with many more nodes. The bound limits the time that extreme
+            // points take.
             let max_iterations = if tokens == 1 { 15 } else { OPTIONS.max_iterations() };
             let options = OPTIONS.with_start(start).with_max_iterations(max_iterations).unwrap();
             match lora::solve(&model, &frozen, &training, &options) {

@@ -65,7 +65,8 @@ fn collapse_threshold() {
     };
     for (alpha, expected) in [(2.0, 1.690), (5.0, 2.644), (10.0, 4.400)] {
         let found = threshold(alpha).unwrap().value;
-        // The published digits, and the error of the nodes: a few samples are close to the pole of R.
+        // The tolerance allows for the published digits and the error of the nodes. A few samples are
+        // close to the pole of R.
         assert_close("lambda'_c", found, expected, 4e-3);
     }
     assert_eq!(threshold(0.3), None);
@@ -99,7 +100,8 @@ fn identities_of_the_fixed_point() {
     assert_close("objective", solution.objective, 5.0 * solution.errors.train + 0.5 * q, 1e-9);
 }
 
-/// `d(objective)/d lambda' = q`, within the errors of the divergences by parts on frozen nodes.
+/// The identity is `d(objective)/d lambda' = q`, within the errors of the divergences by parts on frozen
+/// nodes.
 #[test]
 fn envelope() {
     let options = Options::default().with_log2_nodes(14).unwrap();
@@ -108,7 +110,8 @@ fn envelope() {
     assert_close("d objective/d lambda'", (up.objective - down.objective) / 0.04, here.order.q, 0.02);
 }
 
-/// Units: an inverse temperature multiplies all logits, so that `b`, or `sqrt(b)` on the weights, is the same problem.
+/// An inverse temperature multiplies all logits, so that `b`, or `sqrt(b)` on the weights, is the same
+/// problem in other units.
 #[test]
 fn inverse_temperature_is_a_unit() {
     let b = 1.7;
@@ -147,7 +150,7 @@ fn selecting_everything_is_fresh_and_reusing_without_response_too() {
     assert_eq!(fresh.effective_noise, None);
 }
 
-/// The pre-training ridge that aligns best and the one that predicts best differ on reused sequences.
+/// On reused sequences, the pre-training ridge that aligns best and the one that predicts best differ.
 #[test]
 fn mismatch_on_reused_sequences() {
     let model = Model::softmax(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
@@ -191,8 +194,9 @@ fn up_to_six_tokens() {
     }
 }
 
-/// Averages over proximal points of plain random samples, found by steepest descent, at the fixed point of the largest layers: the
-/// output channel, the errors, and `alpha' E[g.chi*] = m (2 lambda' + 2 eta)`, `alpha' E[g.chi_p] = q (2 lambda' + 2 eta)`.
+/// Averages over proximal points of plain random samples, found by steepest descent, at the fixed point of
+/// the largest layers. The averages are the output channel, the errors, and the identities
+/// `alpha' E[g.chi*] = m (2 lambda' + 2 eta)` and `alpha' E[g.chi_p] = q (2 lambda' + 2 eta)`.
 #[test]
 fn seven_and_eight_tokens_agree_with_plain_sampling() {
     let (alpha, lambda, delta) = (5.0, 0.5, 0.5_f64);

@@ -1,4 +1,4 @@
-//! Optima against fine grids, closed forms, and what the theory says of them.
+//! Optima are compared with fine grids, closed forms, and statements of the theory about them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ fn variable(parameter: Parameter, low: f64, high: f64) -> Variable {
     Variable::new(parameter, low, high).unwrap()
 }
 
-/// The mismatch of the paper: linear, T = 2.
+/// The mismatch of the paper, for linear attention and T = 2.
 fn mismatch(sequences: &str) -> Scenario {
     scenario(&format!(
         r#"{{"model": {{"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
@@ -46,7 +46,7 @@ fn the_optimum_is_that_of_a_fine_grid() {
     assert!((best.found[0].value / lambda).ln().abs() < 1e3_f64.ln() / 400.0, "{best:?}, grid {lambda}");
     assert!(best.value <= error + 1e-9 && best.value > error - 1e-4, "{} and {error}", best.value);
     assert!(best.solves < 40, "{} solves", best.solves);
-    // The paper's mismatch: E' is least near 0.1, at .7299.
+    // In the paper's mismatch, E' is smallest near 0.1, at .7299.
     assert!((best.value - 0.7299).abs() < 1e-3);
     let uncertainty = best.found[0].uncertainty.unwrap();
     assert!(uncertainty > 0.0 && uncertainty < 1.0, "{uncertainty}");
@@ -89,7 +89,7 @@ fn the_best_recalibration_of_linear_attention_is_in_closed_form() {
 
 #[test]
 fn the_best_recalibration_of_softmax_attention_is_below_that_of_the_overlaps() {
-    // T = 3, alpha' = 4, lambda' = .5: beta = .608 with E' = .4887, against M/Q = .917.
+    // The reference for T = 3, alpha' = 4, lambda' = .5 is beta = .608 with E' = .4887, while M/Q = .917.
     let scenario = scenario(
         r#"{"model": {"tokens": 3, "activation": "softmax", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.2, "m": 1.1},
             "lora": {"alpha": 4.0, "lambda": 0.5}, "options": {"log2_nodes": 12, "tolerance": 1e-7}}"#,
@@ -120,7 +120,7 @@ fn several_variables_at_once() {
     let settings = Settings { tolerance: 1e-3, ..Settings::default() };
     let joint = minimize(&scenario, Target::LoraTest, &variables, &settings).unwrap();
     assert!(joint.converged && joint.found.iter().all(|one| one.at_bound.is_none()), "{joint:?}");
-    // Along each of them, it is the best by itself.
+    // Along each of the two variables, the joint optimum is the best point as well.
     for (k, other) in [(0, 1), (1, 0)] {
         let mut fixed = scenario.clone();
         let finetuning = fixed.lora.as_mut().unwrap();
@@ -132,7 +132,7 @@ fn several_variables_at_once() {
         assert!((alone.found[0].value / joint.found[k].value).ln().abs() < 1e-2, "{alone:?}\n{joint:?}");
         assert!(joint.value < alone.value + 1e-6);
     }
-    // The recalibration is the closed form here, too.
+    // The recalibration has its closed form here as well.
     let outcome = joint.outcome.pretrain.as_ref().unwrap();
     let expected = observables::optimal_recalibration(outcome.order.q, outcome.order.m).unwrap();
     assert!((joint.found[1].value / expected).ln().abs() < 1e-2);
@@ -153,7 +153,7 @@ fn a_budget_of_data_is_split() {
     assert!(best.found[0].at_bound.is_none() && (at(share).errors.test - best.value).abs() < 1e-6);
     let others = (1..40).map(|k| at(f64::from(k) / 40.0)).filter(|solution| solution.validity.reliable);
     assert!(others.map(|solution| solution.errors.test).all(|error| error > best.value - 1e-6));
-    // With the ridge chosen at the same time, it is no worse.
+    // If the ridge is chosen at the same time, the optimum is no worse.
     let ridge = [variable(Parameter::LoraLambda, 0.02, 5.0)];
     let settings = Settings { tolerance: 1e-3, ..Settings::default() };
     assert!(best_split(&scenario, total, price, &ridge, &settings).unwrap().value < best.value + 1e-6);
@@ -190,7 +190,7 @@ fn what_cannot_be_optimised_is_an_error() {
         minimize(&alone, Target::LoraTest, &[variable(PretrainLambda, 0.1, 1.0)], &settings),
         Err(Error::MissingField { field: "lora", .. })
     ));
-    // No data to speak of: nothing can be trusted.
+    // With almost no data, no point can be trusted.
     let mut hopeless = scenario.clone();
     hopeless.lora = hopeless.lora.map(|training| training.with_alpha(0.1).unwrap());
     let result = minimize(&hopeless, Target::LoraTest, &[variable(LoraLambda, 1e-3, 1e-2)], &settings);
@@ -200,7 +200,8 @@ fn what_cannot_be_optimised_is_an_error() {
     );
 }
 
-/// Whatever the fine-tuning looks like: it is that of frozen weights of which nothing is known.
+/// A pre-training that cannot be trusted gives frozen weights of which nothing is known, so that a fine-tuning
+/// on top of it cannot be trusted either.
 #[test]
 fn what_stands_on_an_untrusted_pretraining_is_left_out() {
     let untrusted = scenario(

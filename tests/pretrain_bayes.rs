@@ -32,8 +32,8 @@ fn reference_values() {
     reference::compare(include_str!("data/pretrain_bayes.jsonl"), 14);
 }
 
-/// Tables of earlier work, each to its own accuracy: Bayes-optimal (softmax and linear attention), and empirical risk minimisation
-/// with a power-law teacher.
+/// The tables are from earlier work, each with its own accuracy: Bayes-optimal (softmax and linear
+/// attention), and empirical risk minimisation with a power-law teacher.
 #[test]
 fn published_tables() {
     reference::compare(include_str!("data/published.jsonl"), 10);
@@ -48,7 +48,7 @@ fn the_threshold_of_perfect_recovery() {
     }
     let two = listed(2, 0.0, &[0.0, 0.0, 0.0, 1.0]);
     assert_close("listed", alpha_perfect_recovery(&two).unwrap(), (1.0 - 0.625) / 6.0, 1e-14);
-    // Just below, some error; above, none.
+    // Just below the threshold there is some error, and above it there is none.
     for model in [model(3, 0.0, 0.3), model(2, 0.0, 2.0), two, softmax] {
         let threshold = alpha_perfect_recovery(&model).unwrap();
         let [below, above] = [1.0 - 1e-6, 1.0].map(|f| bayes_optimal(&model, f * threshold, &few()).unwrap());
@@ -65,12 +65,12 @@ fn the_threshold_of_perfect_recovery() {
 #[test]
 fn limits_of_no_data_and_of_noise() {
     for (model, mean2) in [(model(3, 0.5, 0.7), 0.7), (listed(2, 0.5, &[0.0, 1.0, 2.0]), 1.0)] {
-        // What is left is the mean of the spectrum, which the prior knows.
+        // Only the mean of the spectrum is learned, which the prior knows.
         let nothing = bayes_optimal(&model, 1e-8, &few()).unwrap();
         assert_close("alpha -> 0", nothing.order.q, mean2, 1e-6);
         let loud = bayes_optimal(&model.clone().with_delta(1e9).unwrap(), 1.0, &few()).unwrap();
         assert_close("Delta -> infinity", loud.order.q, mean2, 1e-6);
-        // Much data: the error of a Gaussian channel of all D^2/2 dimensions of the orbit of S*.
+        // With much data, the error is that of a Gaussian channel of all D^2/2 dimensions of the orbit of S*.
         let alpha = 1e6;
         let plenty = bayes_optimal(&model, alpha, &few()).unwrap();
         let dimension = 2.0 * alpha_perfect_recovery(&model).unwrap() * model.observed_coordinates();
@@ -79,7 +79,8 @@ fn limits_of_no_data_and_of_noise() {
     }
 }
 
-/// `Q_BO` from its definition: one spectrum, one matrix of noise, the posterior mean by the spectrum of their sum.
+/// `Q_BO` is computed from its definition: one spectrum, one matrix of noise, the posterior mean by the
+/// spectrum of their sum.
 #[test]
 fn four_hundred_eigenvalues_against_explicit_matrices() {
     let dimension = 400;
@@ -94,7 +95,8 @@ fn four_hundred_eigenvalues_against_explicit_matrices() {
     let spectrum = LearnedSpectrum::new(&model, &training, &solution).unwrap();
     let bound = bayes_optimal(&model, 0.5, &few()).unwrap();
 
-    // Sixteen draws of Y = Mhat s* + sqrt(Qhat) Z, of the learned weights, and of the Bayes-optimal channel.
+    // The test makes sixteen draws of Y = Mhat s* + sqrt(Qhat) Z, of the learned weights, and of the
+    // Bayes-optimal channel.
     let draws: Vec<[f64; 7]> = (0..16)
         .map(|_| {
             let mut noise =
@@ -107,7 +109,7 @@ fn four_hundred_eigenvalues_against_explicit_matrices() {
             let mean = |f: &dyn Fn(f64) -> f64| learned.iter().map(|s| f(*s)).sum::<f64>() / dimension as f64;
             let overlap = weights.component_mul(&teacher).sum() / dimension as f64;
             let below = |x: f64| mean(&|s| f64::from(u8::from(s <= x)));
-            // Bayes: y = snr s* + Z, the best estimate is (y - 2 Re G(y))/snr in the eigenbasis of y.
+            // For y = snr s* + Z, the Bayes-optimal estimate is (y - 2 Re G(y))/snr in the eigenbasis of y.
             let snr = bound.order.q_hat.sqrt();
             let seen = SymmetricEigen::new(&teacher * snr + &noise);
             let law = model.teacher().unwrap().spectrum().unwrap();
@@ -137,8 +139,8 @@ fn four_hundred_eigenvalues_against_explicit_matrices() {
     for (k, expected) in expected.into_iter().enumerate() {
         let mean = draws.iter().map(|draw| draw[k]).sum::<f64>() / 16.0;
         let variance = draws.iter().map(|draw| (draw[k] - mean).powi(2)).sum::<f64>() / 15.0;
-        // One eigenvalue of 400 is the grain of a count, and the scale of corrections to traces; the largest eigenvalue is below the
-        // edge by a distance of order 400^(-2/3).
+        // A count changes in steps of one eigenvalue of 400, which is also the scale of corrections to
+        // traces. The largest eigenvalue is below the edge by a distance of order 400^(-2/3).
         let allowance =
             if k == 5 { 3.0 * 400f64.powf(-2.0 / 3.0) * expected } else { 1.0 / 400.0 * expected.max(0.2) };
         let error = 4.0 * (variance / 16.0).sqrt() + allowance;
@@ -193,7 +195,7 @@ fn atoms_that_stand_out_become_outliers() {
     assert_eq!(outliers.len(), 2, "{outliers:?}");
     for (outlier, s) in outliers.iter().zip([6.0, 9.0]) {
         assert_close("weight", outlier.weight, 0.01, 1e-9);
-        // s-hat = (Mhat s + Qhat G(Mhat s) - threshold)/Vhat, near the atom: G is about 1/(Mhat s).
+        // Near the atom, s-hat = (Mhat s + Qhat G(Mhat s) - threshold)/Vhat, where G is about 1/(Mhat s).
         let pretrain::Order { q_hat, m_hat, v_hat, .. } = solution.order;
         let expected = (m_hat * s + q_hat / (m_hat * s) - 2.0 * training.lambda().unwrap()) / v_hat;
         assert_close("position", 0.5 * (outlier.low + outlier.high), expected, 2e-2);
@@ -214,7 +216,8 @@ fn collapse_with_a_listed_spectrum() {
 proptest! {
     #![proptest_config(cases(64))]
 
-    /// Nothing beats the bound, whatever the teacher; the overlap is between that of the prior and of the truth, and grows with data.
+    /// No estimator beats the bound, whatever the teacher. The overlap is between that of the prior and that
+    /// of the truth, and grows with the amount of data.
     #[test]
     fn empirical_risk_minimisation_is_not_better(
         tokens in 1_usize..=8,

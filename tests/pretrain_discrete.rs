@@ -1,4 +1,5 @@
-//! Linear pre-training with listed teachers: every point of a hard table, and of thousands of random spectra, is solved.
+//! Linear pre-training with listed teachers. Every point of a difficult table, and of thousands of random
+//! spectra, is solved.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -11,8 +12,8 @@ use lora_asymptotics::{Model, Options, Teacher};
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
-/// `(Q, M, V)` by the plain iteration of one step of the state evolution, another search than that of the solver. (Accelerated, it
-/// may overshoot to `Q0 - 2M + Q < 0`.)
+/// `(Q, M, V)` by the plain iteration of one step of the state evolution, which is another search than that
+/// of the solver. (An accelerated iteration may overshoot to `Q0 - 2M + Q < 0`.)
 fn iterated(model: &Model, training: &Training) -> [f64; 3] {
     let start = [0.5, 0.5, 0.25 * (model.tokens() * model.tokens()) as f64];
     let options = fixed_point::Options {
@@ -24,12 +25,12 @@ fn iterated(model: &Model, training: &Training) -> [f64; 3] {
     let problem = Problem::new(start, Coordinate::Log);
     let step = |x: &[f64; 3]| pretrain::linear_step(model, training, *x).unwrap();
     let report = fixed_point::solve(&problem, &options, step).unwrap();
-    // Where V is large, rounding errors end the iteration first.
+    // Where V is large, rounding errors may end the iteration before its tolerance.
     assert!(report.residual < 1e-10, "{model:?}, {training:?}: {report:?}");
     report.point
 }
 
-/// Solves the table with one power law, T = 2 and 4, and compares with the iteration.
+/// Solves the table with one power law, T = 2 and 4, and compares the solutions with the iteration.
 fn table(exponent: f64, delta: f64) {
     let points: Vec<(usize, f64, f64)> = [2, 4]
         .into_iter()
@@ -78,7 +79,8 @@ fn an_example_with_its_value() {
         .with_teacher(Teacher::PowerLaw { exponent: 1.25, dimension: 400 })
         .unwrap();
     let solution = solve(&model, &Training::new(0.18, 0.0729).unwrap()).into_converged().unwrap();
-    // The plain iteration ends here; so did the integrals over the density on the real axis.
+    // The reference is the end of the plain iteration. The integrals over the density on the real axis gave
+    // the same value.
     approx::assert_abs_diff_eq!(solution.order.q, 0.957_542_9, epsilon = 1e-7);
 }
 
@@ -110,7 +112,7 @@ fn random_teacher(random: &mut impl RngExt) -> Teacher {
     Teacher::Spectrum { eigenvalues }
 }
 
-/// A number whose decimal logarithm is evenly spread.
+/// A number whose decimal logarithm is uniformly distributed.
 fn decades(random: &mut impl RngExt, low: f64, high: f64) -> f64 {
     10f64.powf(random.random_range(low..high))
 }

@@ -15,7 +15,8 @@ use lora_asymptotics::{Error, Model, Options, Teacher, observables};
 use proptest::prelude::*;
 use serde_json::Value;
 
-/// Ordinary points, `(T, Delta, kappa0, alpha, lambda)`: no small ridge, no threshold close by.
+/// Ordinary points, `(T, Delta, kappa0, alpha, lambda)`, without a small ridge and without a threshold
+/// nearby.
 const ORDINARY: [(usize, f64, f64, f64, f64); 12] = [
     (1, 0.5, 1.0, 0.5, 0.1),
     (1, 0.1, 0.3, 0.8, 0.3),
@@ -46,7 +47,7 @@ fn geometry(model: &Model) -> (f64, f64) {
     (0.5 * tokens * (tokens + 1.0), tokens * tokens)
 }
 
-/// `Q0 - 2M + Q + Delta/2`, as it is written.
+/// `Q0 - 2M + Q + Delta/2`, computed as written.
 fn noisy_mse(model: &Model, solution: &Solution) -> f64 {
     solution.q0 - 2.0 * solution.order.m + solution.order.q + 0.5 * model.delta()
 }
@@ -67,7 +68,8 @@ fn order(solution: &Solution) -> [f64; 3] {
     [solution.order.q, solution.order.m, solution.order.v]
 }
 
-/// `M <= sqrt(Q Q0)`, on finite numbers of which `Q` and `V` are positive. One root at a time: products overflow.
+/// Whether `Q` and `V` are positive, `Q` is finite, and `0 <= M <= sqrt(Q Q0)`. The roots are taken one
+/// at a time, because products overflow.
 fn makes_sense(solution: &Solution) -> bool {
     let [q, m, v] = order(solution);
     q.is_finite() && q > 0.0 && v > 0.0 && m >= 0.0 && m <= q.sqrt() * solution.q0.sqrt() * (1.0 + 1e-9)
@@ -103,7 +105,7 @@ mod reference {
         record.model.tokens() == 4 && record.model.delta() <= 0.0
     }
 
-    /// Every leaf of `expected` against the same path of `found`; the number of leaves.
+    /// Compares every leaf of `expected` with the same path of `found`, and returns the number of leaves.
     fn compare(path: &str, expected: &Value, found: &Value) -> usize {
         match expected {
             Value::String(_) => {
@@ -133,8 +135,8 @@ mod reference {
         }
     }
 
-    /// The code that made the records clips `M` at `0.999 sqrt(Q (Q0 + Delta/2))`. At `Delta = 0` and nearly perfect
-    /// recovery the clip acts, and what it returned is no fixed point.
+    /// The code that made the records clips `M` at `0.999 sqrt(Q (Q0 + Delta/2))`. At `Delta = 0` and nearly
+    /// perfect recovery the clip is active, and the values that the code returned are not a fixed point.
     #[test]
     fn the_record_that_disagrees_is_wrong() {
         let records = records();
@@ -145,7 +147,8 @@ mod reference {
         let Some(&Teacher::Wishart { kappa0 }) = model.teacher() else { panic!("a Wishart teacher") };
         let ours = solved(model, training);
 
-        // Its Qhat is not the closed form at its own (Q, M, V), but the one at the clipped M. Ours is at its own M.
+        // The Qhat of the record is not the closed form at its own (Q, M, V), but the one at the clipped M.
+        // Our Qhat is at our own M.
         let [q, m, v, q_hat] = ["order/q", "order/m", "order/v", "order/q_hat"].map(leaf);
         let closed_form = |m: f64| output_channel(model, training.alpha(), v, 1.0 + kappa0 - 2.0 * m + q).1;
         let clipped = 0.999 * (q * (1.0 + kappa0)).sqrt();
@@ -155,14 +158,16 @@ mod reference {
         let q_hat = output_channel(model, training.alpha(), ours.order.v, own_mse).1;
         assert_close("our Qhat", ours.order.q_hat, q_hat, 1e-12);
 
-        // S = S* is feasible and has no train error at Delta = 0: a lower loss than the "global minimum" of the record.
+        // S = S* is feasible and has no train error at Delta = 0, so that its loss is lower than the "global
+        // minimum" of the record.
         let feasible =
             training.lambda().unwrap() * training.kappa().sqrt() * Wishart::new(kappa0).unwrap().mean();
         assert_close("objective at S*", feasible, 1e-3 * 0.3_f64.sqrt(), 1e-14);
         assert!(leaf("objective") > 1.1 * feasible);
         assert!(ours.objective < feasible);
 
-        // The same code without the clip. Its test error is a difference of numbers of order 1.
+        // The reference is the same code without the clip. Its test error is a difference of numbers of order
+        // 1.
         assert_close("Q", ours.order.q, 1.298_404_558_190_487_3, 1e-9);
         assert_close("M", ours.order.m, 1.299_201_931_115_516_7, 1e-9);
         assert_close("V", ours.order.v, 0.371_203_456_887_533_4, 1e-9);
@@ -175,7 +180,7 @@ mod reference {
 mod grid {
     use super::*;
 
-    /// Every point is solved, and collapsed exactly on the far side of the threshold.
+    /// Asserts that every point is solved, and collapsed exactly on the far side of the threshold.
     fn check(model: &Model, n: usize) {
         let (mut converged, mut collapsed) = (0, 0);
         for alpha in log_grid(1e-2, 10.0, n) {
@@ -268,10 +273,11 @@ mod raw_equations {
         }
     }
 
-    /// The input channel from the density of `Y = Mhat s* + sqrt(Qhat) Z` alone, as the theory writes it.
+    /// The input channel is computed from the density of `Y = Mhat s* + sqrt(Qhat) Z` alone, in the form of
+    /// the theory.
     #[test]
     fn input_channel_is_the_integral_over_the_density() {
-        // x = mid + half cos(theta) resolves the square-root edges.
+        // The substitution x = mid + half cos(theta) resolves the square-root edges.
         let rule = GaussLegendre::new(NonZeroUsize::new(1000).unwrap());
         for (model, training, solution) in ordinary() {
             let Some(&Teacher::Wishart { kappa0 }) = model.teacher() else { panic!("a Wishart teacher") };
@@ -280,7 +286,7 @@ mod raw_equations {
             let noise = order.q_hat.sqrt();
             let snr = order.m_hat / noise;
             let threshold = 2.0 * training.lambda().unwrap() * training.kappa().sqrt();
-            // int weight(x, Re G(x)) rho(x) dx over x above the threshold.
+            // The integral of weight(x, Re G(x)) rho(x) over x above the threshold.
             let integral = |weight: &dyn Fn(f64, f64) -> f64| -> f64 {
                 let pieces = teacher.support(snr).into_iter().map(|[low, high]| {
                     let (mid, half) = (0.5 * (low + high), 0.5 * (high - low));
@@ -360,7 +366,7 @@ mod identities {
             let prefactor = 2.0 * k / tokens_squared;
             let mse = noisy_mse(&model, &solution);
             let errors = solution.errors;
-            // The left side has no cancellation, the right side has.
+            // The left side has no cancellation, but the right side has.
             let rounding = 1e-13 * solution.q0 / mse;
             assert_close("test", errors.test, prefactor * mse, 1e-12 + rounding);
             assert_close(
@@ -397,7 +403,7 @@ mod interpolation {
         let threshold = alpha_interp(&layer()).unwrap().unwrap().value;
         assert!((threshold - 0.102_321).abs() < 1e-6, "{threshold}");
         assert_eq!(alpha_interp(&model(2, 0.0, 0.5)), Ok(None));
-        // It separates a train error that vanishes with the ridge from one that does not.
+        // The threshold separates a train error that vanishes with the ridge from one that does not.
         let train = |factor: f64| at(factor * threshold, 1e-7).errors.train;
         assert!(train(0.98) < 1e-8, "{}", train(0.98));
         assert!(train(1.02) > 1e-4, "{}", train(1.02));
@@ -593,7 +599,7 @@ mod limits {
     }
 }
 
-/// Teachers of almost no width, whose eigenvalues grow beyond what double precision resolves.
+/// Teachers of almost no width, whose eigenvalues grow beyond the range that double precision resolves.
 mod vanishing_teachers {
     use super::*;
     use lora_asymptotics::spectrum::Wishart;
@@ -603,7 +609,8 @@ mod vanishing_teachers {
         for (alpha, lambda) in [(0.05, 0.01), (0.5, 0.1), (5.0, 1e-3)] {
             let at = |kappa0: f64| solved(&model(2, 0.5, kappa0), &Training::new(alpha, lambda).unwrap());
             let [wide, narrow, narrowest] = [1e-3, 1e-4, Wishart::WIDTHS[0]].map(|kappa0| at(kappa0).order.q);
-            // The corrections are of order sqrt(kappa0): a factor sqrt(10) from one to the next.
+            // The corrections are of order sqrt(kappa0), and decrease by a factor of sqrt(10) from one
+            // teacher to the next.
             assert!((narrowest - narrow).abs() < 0.5 * (narrow - wide).abs(), "{wide} {narrow} {narrowest}");
         }
     }
@@ -638,7 +645,7 @@ mod invalid_input {
 
     const NOT_POSITIVE: [f64; 6] =
         [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE, 0.0];
-    /// The same without zero.
+    /// The values that are not positive, without zero.
     const NOT_NON_NEGATIVE: [f64; 5] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE];
 
     fn good() -> (Model, Training, Options) {
@@ -772,7 +779,7 @@ mod unconverged {
 
     #[test]
     fn a_full_width_student_always_fits() {
-        // The learned rank is full here: rounding must not make it more than that.
+        // The learned rank is full here, and rounding must not make it larger.
         let training =
             Training::new(0.346_736_850_452_531_6, 2f64.sqrt() * 0.101_589_239_873_607_59).unwrap();
         let solution = solved(&model(2, 0.5, 5.0), &training);
@@ -801,7 +808,8 @@ mod unconverged {
         assert!(succeeded);
     }
 
-    /// Every number within an ulp (the parser of JSON does not promise more), and all else equal.
+    /// Whether every number is within an ulp (the parser of JSON does not promise more), and all else is
+    /// equal.
     fn same(a: &Value, b: &Value) -> bool {
         match (a, b) {
             (Value::Object(a), Value::Object(b)) => {
@@ -828,7 +836,7 @@ mod unconverged {
             assert_eq!(back.status, solution.status);
             assert_eq!(back.order.q.is_nan(), solution.order.q.is_nan());
         }
-        // NaN has no JSON: it is null, and NaN again.
+        // JSON has no NaN. It is written as null, and read as NaN again.
         let overflown = solve(&model(1, 1e-8, 7e-3), &Training::new(2.5e299, 7e181).unwrap());
         assert_eq!(overflown.status, Status::NonFinite);
         let text = serde_json::to_string(&overflown).unwrap();
@@ -843,7 +851,8 @@ mod properties {
     use super::*;
     use common::cases;
 
-    /// Any bit pattern; half of them valid numbers of any size, lest every case ends at the validation.
+    /// Any bit pattern, and in half of the cases valid numbers of any size, because otherwise every case
+    /// would end at the validation.
     fn any_number() -> impl Strategy<Value = f64> {
         prop_oneof![
             1 => any::<u64>().prop_map(f64::from_bits),
@@ -881,7 +890,7 @@ mod properties {
                 .and_then(|options| options.with_scrambles(scrambles));
             let options = if default_options { Ok(Options::default()) } else { options };
             let (Ok(model), Ok(training), Ok(options)) = (model, training, options) else { return Ok(()) };
-            // The outcomes are free: an error, or a solution whose status says what it is worth.
+            // The outcome may be an error, or a solution with any status that agrees with its numbers.
             let _ = alpha_interp(&model);
             let _ = lambda_collapse(&model, &training, &Options::default());
             let _ = linear_step(&model, &training, point);
@@ -921,7 +930,7 @@ mod properties {
             }
             prop_assert!(errors.train <= errors.test && errors.test_clean <= errors.test);
             prop_assert!((0.0..=1.0).contains(&rank_fraction) && (0.0..=1.0).contains(&alignment));
-            // S = 0 is feasible: the minimum is not above it.
+            // S = 0 is feasible, so that the minimum is not above its loss.
             let nothing = alpha * observables::linear_pretraining_error(tokens, solution.q0 + 0.5 * delta);
             prop_assert!(objective <= nothing * (1.0 + 1e-12), "{} > {}", objective, nothing);
         }

@@ -70,7 +70,7 @@ fn up_to_six_tokens() {
     }
 }
 
-/// `d(objective)/d lambda = sqrt(kappa) tr s-hat`, on frozen nodes.
+/// The identity is `d(objective)/d lambda = sqrt(kappa) tr s-hat`, on frozen nodes.
 #[test]
 fn envelope() {
     let model = model(2, 0.5, 0.5);
@@ -84,8 +84,8 @@ fn envelope() {
     assert_close("d objective/d lambda", slope, 1.5_f64.sqrt() * here.trace, 1e-4);
 }
 
-/// At high temperature the loss is `(b/T)^2 |(h - t) P|^2`, `P = I - 11^T/T`. In Sym(T) that is the quadratic form with
-/// eigenvalue 1 on the `T(T-1)/2` matrices with zero row sums and 1/2 on `T - 1` others.
+/// At high temperature the loss is `(b/T)^2 |(h - t) P|^2` with `P = I - 11^T/T`. In Sym(T) that is a
+/// quadratic form, with eigenvalue 1 on the `T(T-1)/2` matrices with zero row sums and 1/2 on `T - 1` others.
 #[test]
 fn high_temperature_is_linear() {
     let (b, tokens) = (1e-3, 3.0_f64);
@@ -97,7 +97,7 @@ fn high_temperature_is_linear() {
     let noisy = solution.q0 - 2.0 * m + q + 0.25;
     let [mut first, mut second, mut error] = [0.0; 3];
     for (count, eigenvalue) in [(tokens * (tokens - 1.0) / 2.0, 1.0), (tokens - 1.0, 0.5)] {
-        // l = e |h - t|^2: g = -2e (omega - t)/(1 + 4 V e).
+        // The loss l = e |h - t|^2 gives g = -2e (omega - t)/(1 + 4 V e).
         let e = eigenvalue * (b / tokens).powi(2);
         let c = 2.0 * e / (1.0 + 4.0 * v * e);
         first += count * c;
@@ -111,7 +111,8 @@ fn high_temperature_is_linear() {
     assert_close("test_clean", solution.errors.test_clean, error * (noisy - 0.25), 2e-3);
 }
 
-/// Below the interpolation threshold with a small ridge there are several minima: integration by parts.
+/// Below the interpolation threshold with a small ridge there are several minima, and integration by parts is
+/// used.
 #[test]
 fn divergence_is_chosen_where_the_prox_jumps() {
     let small = solved(&model(2, 0.5, 0.5), &Training::new(0.2, 0.003).unwrap(), &few_nodes());
@@ -235,7 +236,8 @@ fn standard_errors_are_honest() {
     assert_honest("lambda_collapse", &thresholds);
 }
 
-/// What the gauges say where they are known: nothing learned, a smooth proximal point, and proximal points that jump.
+/// The gauges have their known values if nothing is learned, for a smooth proximal point, and for proximal
+/// points that jump.
 #[test]
 fn gauges() {
     let nothing = solved(&model(3, 0.5, 1.0), &Training::new(0.1, 1.0).unwrap(), &few_nodes()).validity;
@@ -248,8 +250,9 @@ fn gauges() {
     println!("{ordinary:?} {small:?}");
 }
 
-/// At high temperature softmax attention is linear on the two coordinates that it sees with two tokens, with curvatures `b^2/2` and `b^2/4`: the
-/// replicon is `8 alpha sum_i c_i^2/Vhat^2` times an integral between the square of the rank fraction and `V Vhat`, and below 1.
+/// At high temperature and with two tokens, softmax attention is linear on the two coordinates that it
+/// depends on, with curvatures `b^2/2` and `b^2/4`. The replicon is `8 alpha sum_i c_i^2/Vhat^2` times an
+/// integral between the square of the rank fraction and `V Vhat`, and below 1.
 #[test]
 fn high_temperature_is_convex() {
     let (alpha, b) = (0.2, 1e-3);
@@ -302,13 +305,14 @@ fn models_out_of_range_are_refused() {
     }
     let linear = Model::linear(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 1.0 }).unwrap();
     assert!(refused(linear.with_inverse_temperature(1.0)));
-    // As extreme as it gets: no number rather than an error about the first iterate.
+    // At the most extreme parameters the solve ends without success, but not with an error about its first
+    // iterate.
     let extreme = good.with_delta(1e308).unwrap();
     let solution = pretrain::solve(&extreme, &Training::new(1e-300, 1e-300).unwrap(), &few_nodes()).unwrap();
     assert!(!solution.status.is_success() || solution.order.q <= 0.0);
 }
 
-/// This took half a minute and more to end in the same way.
+/// This solve once took half a minute and more to end in the same way.
 #[test]
 fn a_softmax_that_is_a_step_function_is_not_searched() {
     let model = Model::softmax(2, 0.5)
@@ -319,7 +323,7 @@ fn a_softmax_that_is_a_step_function_is_not_searched() {
     let solution = pretrain::solve(&model, &training, &Options::default()).unwrap();
     assert_eq!((solution.status, solution.iterations), (Status::NonFinite, 0));
     assert!(solution.order.q.is_nan() && !solution.validity.reliable);
-    // A ridge above that of collapse is none of that: the answer is known.
+    // Above the ridge of collapse there is no such failure, because the solution is known.
     let collapse = pretrain::lambda_collapse(&model, &training, &Options::default()).unwrap();
     let above = Training::new(0.2, 1.01 * collapse.value).unwrap();
     let collapsed = pretrain::solve(&model, &above, &Options::default()).unwrap();

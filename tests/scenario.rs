@@ -122,7 +122,7 @@ mod schema {
                 .with_start(Start::Uninformed),
         };
         assert_eq!(scenario, expected);
-        // What is written is what was read: the schema has no other names.
+        // The text that is written is the text that was read, so that the schema has no other names.
         assert_eq!(serde_json::to_value(&scenario).unwrap(), full);
     }
 
@@ -197,7 +197,8 @@ mod schema {
         for scenario in (0..300).map(|seed| random(seed).1) {
             let text = serde_json::to_string(&scenario).unwrap();
             let back = Scenario::from_json(&text).unwrap();
-            // Digits, not bits: reading may be off by a unit in the last place.
+            // The comparison is of digits and not of bits, because reading may be off by a unit in the last
+            // place.
             let mut pairs = Vec::new();
             numbers("", &serde_json::to_value(&scenario).unwrap(), &mut pairs);
             let mut others = Vec::new();
@@ -206,7 +207,7 @@ mod schema {
         }
     }
 
-    /// Every leaf with its path.
+    /// Collects every leaf with its path.
     fn numbers(path: &str, value: &Value, into: &mut Vec<(String, Value)>) {
         match value {
             Value::Object(fields) => {
@@ -238,7 +239,7 @@ mod schema {
         let mut one_token = frozen();
         one_token["model"]["tokens"] = json!(1);
         let centred = json!({"active": {"fraction": 0.1, "score": "centred"}});
-        // Overflows: no numbers at all.
+        // The result overflows, so that there are no numbers.
         let huge = with(frozen(), "lora/alpha", Some(json!(1e300)));
         let scenarios = [
             pretrained(),
@@ -264,7 +265,7 @@ mod schema {
         }
     }
 
-    /// The numbers of a stage with their paths, but for its standard errors.
+    /// Collects the numbers of a stage with their paths, without its standard errors.
     fn leaves(path: &str, value: &Value, into: &mut Vec<String>) {
         match value {
             Value::Object(fields) => {
@@ -299,13 +300,13 @@ mod schema {
                 let path = row.name.split('.').collect::<Vec<_>>();
                 let value = path.iter().fold(&written, |at, name| &at[*name]);
                 assert!((value.as_f64().unwrap() - row.value).abs() <= 0.0, "{row:?}");
-                // A standard error has the last name of what it qualifies.
+                // A standard error has the last name of the number that it belongs to.
                 let stage =
                     if path[0] == "bayes_optimal" { &written[path[0]][path[1]] } else { &written[path[0]] };
                 let claimed = &stage["std_error"][*path.last().unwrap()];
                 assert!(row.std_error.is_none() || claimed.as_f64() == row.std_error, "{row:?}");
             }
-            // Every standard error is in a row.
+            // Every standard error belongs to a row.
             for (prefix, stage) in [("pretrain", "/pretrain"), ("lora", "/lora")] {
                 let Some(claimed) = written.pointer(&format!("{stage}/std_error")) else { continue };
                 let with_error =
@@ -364,7 +365,8 @@ mod schema {
         assert_eq!(serde_json::from_value::<Outcome>(unversioned).unwrap(), outcome);
         let refused = |value: Value| serde_json::from_value::<Outcome>(value).unwrap_err().to_string();
         assert!(refused(with(written.clone(), "version", Some(json!(2)))).contains("version 2"));
-        // A solution by empirical risk minimisation with a field missing is not one of the posterior mean.
+        // A solution by empirical risk minimisation with a missing field must not be read as one of the
+        // posterior mean.
         let error = refused(with(written, "pretrain/validity", None));
         assert!(error.contains("missing field `validity`"), "{error}");
     }
@@ -499,7 +501,7 @@ fn random(seed: u64) -> (f64, Scenario) {
     (q0, scenario)
 }
 
-/// Over the whole domain: no panic, nothing that is not finite, every outcome labelled.
+/// Over the whole domain there is no panic and no number that is not finite, and every outcome has a status.
 #[test]
 fn random_scenarios() {
     const COUNT: u64 = 2000;
@@ -532,7 +534,7 @@ fn random_scenarios() {
     println!("{counts:?}");
     let reliable = labels.iter().filter(|(_, reliable)| *reliable).count();
     let solved = labels.iter().filter(|(status, reliable)| {
-        // On few nodes the map has jumps of its own, and says so.
+        // With few nodes the map has jumps, and the status reports them.
         *reliable && (status.is_success() || *status == Status::NoiseLimited)
     });
     let solved = solved.count();
@@ -577,7 +579,7 @@ mod lines {
         (summary, answers)
     }
 
-    /// Takes a number of bytes, and is a closed pipe then.
+    /// A pipe that takes a number of bytes, and is closed afterwards.
     struct Pipe {
         room: usize,
     }
@@ -599,7 +601,7 @@ mod lines {
         let line = format!("{}\n", frozen());
         let (_, answers) = run(line.as_bytes());
         let length = answers[0].to_string().len();
-        // A pipe that is closed before the first answer, within it, and after it.
+        // The pipe is closed before the first answer, within it, and after it.
         for room in [0, length / 2, length + 1] {
             let input = line.repeat(1000);
             let mut rest = input.as_bytes();
@@ -609,7 +611,7 @@ mod lines {
         }
     }
 
-    /// The answer repeated the megabyte that it refused.
+    /// The answer once repeated the megabyte that it refused.
     #[test]
     fn a_refusal_does_not_repeat_long_lines() {
         let long = "\u{e9}".repeat(1_000_000);
@@ -636,13 +638,13 @@ mod lines {
         let line = frozen().to_string();
         let (_, expected) = run(line.as_bytes());
         assert_eq!(expected[0]["lora"]["status"], "converged");
-        // At the beginning, as a line of its own, and where two files were joined.
+        // The mark is at the beginning, on its own line, and where two files were joined.
         let marked = format!("\u{feff}{line}\r\n\u{feff}\n\u{feff} \n\u{feff}{line}");
         let (summary, answers) = run(marked.as_bytes());
         assert_eq!((summary.answered, summary.failed), (2, 0));
         assert!(answers.iter().all(|answer| *answer == expected[0]));
         assert_eq!(Scenario::from_json(&format!("\u{feff}{line}")), Scenario::from_json(&line));
-        // Elsewhere it is an error.
+        // At any other place the mark is an error.
         let (summary, _) = run(format!("{line}\u{feff}").as_bytes());
         assert_eq!(summary.failed, 1);
     }
@@ -666,7 +668,7 @@ mod lines {
             })
             .collect();
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        // Without a final end of line, and with the line ends of another system.
+        // The input has no final end of line, or the line ends of another operating system.
         for input in [text.clone(), text.trim_end().to_owned(), text.replace('\n', "\r\n")] {
             let (summary, answers) = run(input.as_bytes());
             assert_eq!((summary.answered, summary.failed), (lines.len(), 0));
@@ -684,7 +686,7 @@ mod lines {
 
     #[test]
     fn bad_lines_are_answered_by_errors_and_do_not_stop_the_others() {
-        /// Kind and cause of the error, if there is to be one.
+        /// The kind and the cause of the error, if an error is expected.
         type Expected = Option<(&'static str, &'static str)>;
         let good = frozen().to_string();
         let unknown = with(frozen(), "lora/gamma", Some(json!(1))).to_string();
@@ -703,7 +705,7 @@ mod lines {
         let mut input = Vec::new();
         for (line, _) in &lines {
             input.extend_from_slice(line);
-            // Empty lines are passed over.
+            // Empty lines are skipped.
             input.extend_from_slice(b"\n \n\n");
         }
         let (summary, answers) = run(&input);
@@ -770,7 +772,7 @@ mod estimators {
         let options = parse(&pretrained()).unwrap().options;
         let frozen = bound.pretrain.as_ref().unwrap().freeze().unwrap();
         assert_eq!(lora::bayes_optimal(&model, &frozen, 3.0, 1.0, &options).unwrap(), bound.lora.unwrap());
-        // What is written is what is read.
+        // The outcome that is written is the outcome that is read.
         let back: Outcome = serde_json::from_value(written).unwrap();
         assert_eq!(back, outcome);
     }
@@ -802,7 +804,7 @@ mod estimators {
         assert!(
             outcome.pretrain.as_ref().unwrap().errors.test > bound.pretrain.as_ref().unwrap().errors.test
         );
-        // The stages are those of empirical risk minimisation by itself.
+        // The stages are the same as those of empirical risk minimisation alone.
         let (mut alone, _) = solved(&with(both, "estimator", None));
         let validity = &mut alone.lora.as_mut().unwrap().validity;
         assert_eq!(validity.above_bound, None);
@@ -811,7 +813,8 @@ mod estimators {
         assert_eq!(serde_json::from_value::<Outcome>(written).unwrap(), outcome);
     }
 
-    /// Little data and hardly any ridge: the informed replica-symmetric solution claims more than anyone can know.
+    /// With little data and a very small ridge, the informed replica-symmetric solution claims more than any
+    /// algorithm can learn.
     #[test]
     fn an_alignment_above_the_bound_is_told_beside_the_verdict() {
         let scenario = json!({

@@ -1,5 +1,5 @@
-//! The theory against the network itself: trained at finite dimension `D` on its actual loss, measured, extrapolated to
-//! `D -> infinity`, and compared.
+//! The theory is compared with the network itself, which is trained at finite dimension `D` on its actual
+//! loss. Its measurements are extrapolated to `D -> infinity`.
 //!
 //! Every comparison also has to reject a wrong prediction, so that agreement means something.
 
@@ -13,7 +13,7 @@ use lora_asymptotics::simulate::{
 };
 use lora_asymptotics::{Error, Model, Options, Outcome, Scenario, Teacher, lora};
 
-/// Standard errors that a right prediction may be off by.
+/// Number of standard errors by which a right prediction may be off.
 const THRESHOLD: f64 = 5.0;
 
 fn sizes(sizes: &[(usize, usize)]) -> Vec<Size> {
@@ -32,7 +32,7 @@ fn run(experiment: &Experiment) -> Vec<Measurement> {
     experiment.run_all(Vec::new(), |_| ControlFlow::Continue(())).unwrap()
 }
 
-/// Runs an experiment that agrees with its prediction; with the measurements, for more questions.
+/// Runs an experiment, asserts that it agrees with its prediction, and returns it with its measurements.
 fn agrees(scenario: &Scenario, laboratory: &Laboratory) -> (Experiment, Vec<Measurement>) {
     let experiment = Experiment::new(scenario, laboratory).unwrap();
     let measurements = run(&experiment);
@@ -43,7 +43,7 @@ fn agrees(scenario: &Scenario, laboratory: &Laboratory) -> (Experiment, Vec<Meas
     (experiment, measurements)
 }
 
-/// Observables that a wrong prediction gets wrong.
+/// The number of observables that a wrong prediction gets wrong.
 fn rejected(comparison: &Comparison) -> usize {
     comparison.rows.iter().filter(|row| row.z.abs() > THRESHOLD).count()
 }
@@ -101,8 +101,8 @@ fn pretraining_with_a_narrow_student_and_a_power_law() {
     pretraining_agrees(json, &[(30, 96), (60, 48), (90, 16)], 1);
 }
 
-/// The fixed point of the same equations with `eta` dropped from `r = vhat + 2 lambda + 2 eta`. Solving with the ridge
-/// `lambda' = lambda - eta(lambda')` instead makes the full equations those.
+/// The fixed point of the same equations without `eta` in `r = vhat + 2 lambda + 2 eta`. The full equations
+/// with the ridge `lambda' = lambda - eta(lambda')` are the same as these equations.
 fn without_eta(scenario: &Scenario) -> Outcome {
     let lambda = scenario.lora.unwrap().lambda().unwrap();
     let mut shifted = scenario.clone();
@@ -124,14 +124,14 @@ fn without_eta(scenario: &Scenario) -> Outcome {
     outcome
 }
 
-/// The prediction for all sequences, where the fine-tuning has selected some.
+/// The prediction for all sequences, although the fine-tuning has selected some of them.
 fn without_selection(scenario: &Scenario) -> Outcome {
     let mut wrong = scenario.clone();
     wrong.lora = wrong.lora.map(|training| training.on(lora::Sequences::Fresh));
     wrong.solve().unwrap()
 }
 
-/// Fine-tuning on synthetic frozen logits: no large corrections at a single size.
+/// Fine-tuning on synthetic frozen logits, which has no large corrections at a single size.
 fn finetuning_agrees(json: &str, dimension: usize, instances: usize, wrong: fn(&Scenario) -> Outcome) {
     let scenario = scenario(json);
     let (experiment, measurements) = agrees(&scenario, &laboratory(&[(dimension, instances)]));
@@ -230,7 +230,7 @@ fn cheap() -> Scenario {
     )
 }
 
-/// What `work` gives on a pool of so many threads.
+/// Returns the result of `work` on a pool with the given number of threads.
 fn on<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
@@ -271,9 +271,9 @@ fn the_number_of_threads_changes_nothing() {
     });
     assert_eq!(results[0], results[1]);
     assert_eq!(results[0], results[2]);
-    // With fewer instances than threads, one after the other, with all threads for each.
+    // With fewer instances than threads, the instances run one after the other, each on all threads.
     assert_eq!(results[0], results[3]);
-    // One by one, with all threads for each.
+    // The instances are run one by one, each on all threads.
     let experiment = Experiment::new(&cheap(), &laboratory(&[(20, 4), (40, 2)])).unwrap();
     let alone: Vec<String> = experiment
         .instances()
@@ -295,7 +295,8 @@ fn an_experiment_stops_and_goes_on() {
     };
     let some = on(2, || experiment.run_all(Vec::new(), stop)).unwrap();
     assert!((3..12).contains(&some.len()), "{} instances", some.len());
-    // Through a file, with one instance that is not of this experiment, and one twice.
+    // The measurements are read from a file. One instance is not of this experiment, and another occurs
+    // twice.
     let mut known: Vec<Measurement> =
         some.iter().map(|one| serde_json::from_str(&serde_json::to_string(one).unwrap()).unwrap()).collect();
     let mut foreign = known[0].clone();
@@ -311,13 +312,13 @@ fn an_experiment_stops_and_goes_on() {
         .unwrap();
     assert_eq!(new + some.len(), 12);
     assert_eq!(all, run(&experiment));
-    // A single instance has a value, and no standard error.
+    // A single instance has a value, but no standard error.
     let one = experiment.compare(&all[..1]);
     assert!(one.rows.iter().all(|row| row.simulation.mean.is_finite() && row.z.is_nan()), "{one}");
     assert!(one.rms_z().is_nan() && one.worst_z().abs() <= 0.0);
 }
 
-/// The name of the field that an experiment is refused for.
+/// The name of the field for which an experiment is refused.
 fn refused(scenario: &Scenario, laboratory: &Laboratory) -> String {
     match Experiment::new(scenario, laboratory).unwrap_err() {
         Error::InvalidParameter { field, .. }
@@ -337,7 +338,7 @@ fn what_cannot_be_simulated_is_an_error() {
         ("laboratory.sizes.dimension", with(&[(20, 4), (20, 5)])),
         ("laboratory.sizes.dimension", with(&[(usize::MAX, 4)])),
         ("laboratory.sizes.instances", with(&[(20, 1)])),
-        // alpha D^2 = 72.25
+        // The number of sequences would be alpha D^2 = 72.25.
         ("laboratory.sizes.dimension", with(&[(3, 4)])),
         ("laboratory.test_sequences", Laboratory { test_sequences: 0, ..good.clone() }),
         ("laboratory.pretraining_starts", Laboratory { pretraining_starts: 0, ..good.clone() }),
@@ -345,7 +346,8 @@ fn what_cannot_be_simulated_is_an_error() {
         ("laboratory.gradient_tolerance", Laboratory { gradient_tolerance: f64::NAN, ..good.clone() }),
         ("laboratory.max_iterations", Laboratory { max_iterations: 0, ..good.clone() }),
         ("laboratory.order", Laboratory { order: Some(1), ..good.clone() }),
-        // 10^9 sequences of two tokens in 60,000 dimensions: refused without an attempt to allocate 10^15 bytes.
+        // There would be 10^9 sequences of two tokens in 60,000 dimensions. The experiment is refused without
+        // an attempt to allocate 10^15 bytes.
         ("laboratory.sizes.dimension", with(&[(60_000, 2)])),
         ("laboratory.sizes.dimension", Laboratory { memory_limit: 1000, ..good.clone() }),
         ("laboratory.memory_limit", Laboratory { memory_limit: u64::MAX, ..good.clone() }),
@@ -394,7 +396,7 @@ fn message_passing_follows_state_evolution(model: &Model, noise: f64, alpha: f64
         println!("{model:?}, iteration {step}: {now:?}, m: {m:.2}, q: {q:.2} standard errors");
         assert!(m.abs() < THRESHOLD && q.abs() < THRESHOLD, "{now:?}");
     }
-    // Where it ends is the algorithmic branch.
+    // Message passing ends on the algorithmic branch.
     let bound = lora::bayes_optimal(model, &frozen, alpha, 1.0, &options).unwrap();
     let last = steps[settings.iterations];
     assert!((last.state_evolution - bound.order.q).abs() < 1e-3, "{last:?}, {:?}", bound.order);
@@ -423,7 +425,7 @@ fn message_passing_recovers_everything_without_noise() {
     let last = found[0].iterations[settings.iterations];
     // At finite size, the sign of a sequence with small chi may stay wrong.
     assert!(last.m.mean > 0.98 && last.state_evolution > 0.999, "{last:?}");
-    // The same again, bit by bit, on one thread.
+    // On one thread the result is the same, bit by bit.
     let again =
         on(1, || message_passing(&model, &frozen, 2.0, 1.0, &settings, &laboratory(&[(300, 16)]), &options));
     assert_eq!(found, again.unwrap());

@@ -1,4 +1,4 @@
-//! The state-evolution engine from outside: observers, interruption, constants of the search.
+//! The public interface of the state-evolution engine: observers, interruption, constants of the search.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use lora_asymptotics::pretrain;
 use lora_asymptotics::state_evolution::{Effort, Run, Tuning};
 use lora_asymptotics::{Model, Options, Teacher};
 
-/// Ends a solve after so many iterations.
+/// Ends a solve after the given number of iterations.
 struct AtMost(usize);
 
 impl Observer for AtMost {
@@ -19,13 +19,14 @@ impl Observer for AtMost {
     }
 }
 
-/// One stage of one activation, solved in company.
+/// One stage of one activation.
 enum Stage {
     Pretrain(Model, pretrain::Training),
     Lora(Model, Frozen, lora::Training),
 }
 
-/// What a solve came to: `q`, `m`, `v` and the test error with their standard errors, the status, the iterations.
+/// The result of a solve: `q`, `m`, `v` and the test error with their standard errors, the status, the
+/// iterations.
 struct Answer {
     numbers: [f64; 4],
     errors: [Option<f64>; 4],
@@ -120,12 +121,12 @@ fn an_observer_ends_a_solve_with_the_best_iterate_so_far() {
     }
 }
 
-/// Every constant of the default tuning, doubled and halved.
+/// Every constant of the default tuning is doubled and halved.
 fn variations() -> Vec<(String, Tuning)> {
     let mut all = Vec::new();
     for factor in [0.5, 2.0] {
         let times = |n: usize| (n as f64 * factor) as usize;
-        // A mixing or a damping of more than 1 is none.
+        // A mixing or a damping of more than 1 is not allowed.
         let stretched = |method: Method| match method {
             Method::Damped { mixing } => Method::Damped { mixing: (mixing * factor).min(1.0) },
             Method::Anderson { memory, mixing, warmup, max_step } => Method::Anderson {
@@ -169,7 +170,7 @@ fn constants_that_steer_the_speed_do_not_decide_answers() {
             let answer = stage.solve(None, tuning);
             assert_eq!(answer.status, Status::Converged, "{name}, {change}");
             for ((x, y), error) in answer.numbers.iter().zip(reference.numbers).zip(reference.errors) {
-                // Far less than a standard error: the fixed point of the same nodes.
+                // The change is far less than a standard error, because the fixed point is on the same nodes.
                 let error = error.unwrap();
                 assert!((x - y).abs() < 1e-3 * error, "{name}, {change}: {x} against {y} +- {error}");
             }

@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use lora_asymptotics::sweep::{Axis, Record, Scale, Shard, Sweep};
 use lora_asymptotics::{Error, Scenario};
 
-/// Six rows of five points, in both stages; the narrow student of the last rows does not fit.
+/// Six rows of five points, in both stages. In the last rows the student is narrow, and its rank does not
+/// fit.
 fn small() -> Sweep {
     Sweep::from_json(
         r#"{"scenario": {"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
@@ -20,7 +21,7 @@ fn small() -> Sweep {
     .unwrap()
 }
 
-/// What `work` gives on a pool of so many threads.
+/// Returns the result of `work` on a pool with the given number of threads.
 fn on<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
@@ -54,7 +55,7 @@ fn shards_and_threads_make_the_same_bytes() {
         let record: Record = serde_json::from_str(line).unwrap();
         assert_eq!((record.index, record.values.clone()), (index, sweep.values(index)));
         assert!(record.outcome.is_some() != record.error.is_some());
-        // Where the learned rank does not fit, and only there, the line says so.
+        // The line reports that the learned rank does not fit where this is so, and only there.
         assert_eq!(
             record.error.is_some_and(|error| error.kind == "rank_does_not_fit"),
             index >= 15,
@@ -73,7 +74,7 @@ fn a_journal_of_a_sweep_is_counted_in_whole_rows() {
     for (kept, finished) in [(0, 0), (4, 0), (5, 5), (9, 5), (14, 10), (15, 15)] {
         assert_eq!(sweep.finished(half, &records[..kept]), finished, "{kept} records");
     }
-    // Records of another shard, too many, or out of order.
+    // The records are those of another shard, too many, or out of order.
     assert_eq!(sweep.finished(Shard::new(1, 2).unwrap(), &records), 0);
     assert_eq!(sweep.finished(half, &[records.clone(), records.clone()].concat()), 15);
     let mut disordered = records;
@@ -167,7 +168,8 @@ fn any_previous_outcome_will_do() {
                 }
                 let warm = scenario.solve_from(&previous).unwrap();
                 let (warm_base, warm_tuned) = (warm.pretrain.unwrap(), warm.lora.unwrap());
-                // From far away, the divergences may be estimated in the other way: a difference of standard errors.
+                // From a distant start, the divergences may be estimated in the other way, with a difference
+                // of standard errors.
                 let close = |a: f64, b: f64, error: Option<f64>| {
                     (a - b).abs() < 1e-4 * b + 4.0 * error.unwrap_or(0.0)
                 };

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table "against a solver written by hand" of benches/README.md. Needs Linux, and Python 3.9 or newer with the packages of
+# Makes the table "against a solver written by hand" of benches/README.md. It needs Linux, and Python 3.9 or newer with the packages of
 # requirements.txt. Arguments go to compare.py: `--runs 1` for one run of each, `--only linear` for some rows.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,4 +1,4 @@
-//! Trains the real network at finite size, and puts what it measures beside the prediction.
+//! Trains the real network at finite size, and compares its measurements with the prediction.
 //!
 //! ```text
 //! cargo run --release -p gallery --example compare                              # some seconds
@@ -7,10 +7,12 @@
 //! cargo run --release -p gallery --example compare -- gallery/examples/data/validation.jsonl  # several, with a summary
 //! ```
 //!
-//! An experiment is `{"name": .., "scenario": .., "laboratory": ..}`: what `examples/solve.rs` reads, and the fields of
-//! `simulate::Laboratory`. Every finished instance is written to `records.jsonl` in the folder `--out` at once. Ctrl-C finishes the
-//! instances that are running, compares what there is, and ends with exit status 130; the same command goes on from there. Writes `comparison.csv` and
-//! `comparison.svg`, too; of several experiments each to a folder of its own, numbered from 1.
+//! An experiment is `{"name": .., "scenario": .., "laboratory": ..}`: a scenario as `examples/solve.rs` reads
+//! it, and the fields of `simulate::Laboratory`. Every instance is written to `records.jsonl` in the folder
+//! `--out` as soon as it is finished. Ctrl-C finishes the instances that are running, compares the instances
+//! so far, and ends with exit status 130. The same command then continues the experiment. The program also
+//! writes `comparison.csv` and `comparison.svg`. Each of several experiments gets its own folder, numbered
+//! from 1.
 
 #[path = "../../examples/interrupt/mod.rs"]
 mod interrupt;
@@ -47,7 +49,7 @@ struct Arguments {
     print: bool,
 }
 
-/// What is simulated.
+/// A simulation and its scenario.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
@@ -58,7 +60,7 @@ struct Description {
     laboratory: Laboratory,
 }
 
-/// Both stages of softmax attention, fine-tuned on sequences of the pre-training.
+/// Both stages of softmax attention, with fine-tuning on sequences of the pre-training.
 const SMALL: &str = r#"{
     "model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
     "pretrain": {"alpha": 0.2, "lambda": 0.05},
@@ -165,7 +167,7 @@ fn sizes(laboratory: &Laboratory) -> Vec<usize> {
     laboratory.sizes.iter().map(|size| size.dimension).collect()
 }
 
-/// A line for each experiment, and one for each stage over all of them.
+/// Prints a line for each experiment, and a line for each stage over all experiments.
 fn summarise(compared: &[(String, Comparison)]) {
     println!("\n{:62} {:>4} {:>7} {:>7}", "experiment", "rows", "rms z", "worst z");
     for (name, comparison) in compared {
@@ -183,7 +185,7 @@ fn summarise(compared: &[(String, Comparison)]) {
     }
 }
 
-/// One line of the table: an observable at one dimension, or (no dimension) extrapolated.
+/// One line of the table: an observable at one dimension, or, without a dimension, its extrapolation.
 #[derive(Serialize)]
 struct Line<'a> {
     stage: Stage,
@@ -226,12 +228,12 @@ fn write_csv(path: &Path, comparison: &Comparison) -> Result<(), Box<dyn Error>>
     Ok(table.flush()?)
 }
 
-/// Okabe-Ito: colour-blind safe.
+/// The colours (Okabe-Ito) can be told apart by the colour-blind.
 const BLUE: &str = "#0072B2";
 const ORANGE: &str = "#D55E00";
 const GREY: &str = "#777777";
 
-/// One panel per observable: measured against `1/D`, the extrapolation at 0, and the prediction.
+/// One panel per observable: the measurements against `1/D`, their extrapolation at 0, and the prediction.
 fn picture(comparison: &Comparison) -> String {
     let names = ["objective", "test", "train", "alignment"];
     let shown: Vec<&Row> = [Stage::Pretrain, Stage::Lora]
@@ -272,7 +274,7 @@ fn panel(row: &Row) -> (Vec<Plot>, Layout) {
     let ends = measured.iter().chain(&extrapolated).flat_map(|(_, y, error)| [y - error, y + error]);
     let (low, high) =
         ends.fold((row.theory.mean, row.theory.mean), |(low, high), y| (low.min(y), high.max(y)));
-    // Enough decimals to tell the ticks apart.
+    // There are enough decimals to tell the ticks apart.
     let decimals = (1.0 - (high - low).log10().floor()).clamp(0.0, 9.0) as usize;
     let mut plots =
         vec![Plot::Line(LinePlot::new().with_data(theory).with_color(GREY).with_stroke_width(2.0))];

@@ -1,5 +1,6 @@
-//! Fine-tuning error `E'` against the pre-training ridge `lambda`, for several `lambda'`, and the frozen baseline (no fine-tuning):
-//! softmax attention, `T = 3`, `alpha = .1`, `alpha' = 3`, `kappa0 = kappa = 1`, `Delta = .5`, fresh sequences.
+//! The figure shows the fine-tuning error `E'` against the pre-training ridge `lambda`, for several
+//! `lambda'`, and the frozen baseline (no fine-tuning). The parameters are softmax attention, `T = 3`,
+//! `alpha = .1`, `alpha' = 3`, `kappa0 = kappa = 1`, `Delta = .5`, fresh sequences.
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig1
@@ -54,7 +55,7 @@ fn grid(full: bool) -> String {
     )
 }
 
-/// Networks trained in both stages at one dimension.
+/// Trains networks in both stages at one dimension.
 fn markers(full: bool) -> Result<Vec<Marker>, lora_asymptotics::Error> {
     let sweep = Sweep::from_json(&grid(false))?;
     let mut markers = Vec::new();

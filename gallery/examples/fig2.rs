@@ -1,6 +1,8 @@
-//! Optimal pre-training for LoRA on fresh sequences: test error `E'` and alignment `o_w` against the pre-training ridge, with and
-//! without recalibration `beta = M/Q`, for several amounts of fine-tuning data; for linear attention also the effective noise, whose
-//! minimum is that of all the others. `T = 3`, `lambda' = .5`, `alpha = .1`, `kappa0 = kappa = 1`, `Delta = .5`.
+//! The figure shows optimal pre-training for LoRA on fresh sequences: test error `E'` and alignment `o_w`
+//! against the pre-training ridge, with and without recalibration `beta = M/Q`, for several amounts of
+//! fine-tuning data. For linear attention it also shows the effective noise, whose minimum is at the same
+//! ridge as all the other optima. The parameters are `T = 3`, `lambda' = .5`, `alpha = .1`,
+//! `kappa0 = kappa = 1`, `Delta = .5`.
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig2
@@ -34,7 +36,7 @@ struct Row {
     verdict: String,
 }
 
-/// Both recalibrations for every amount of data, on one pre-training.
+/// The rows of both recalibrations for every amount of data, on one pre-training.
 fn rows(
     model: &Model,
     activation: &'static str,
@@ -67,10 +69,10 @@ fn rows(
     Ok(rows)
 }
 
-/// Amount of fine-tuning data at which networks are trained, without recalibration.
+/// The amount of fine-tuning data at which networks are trained, without recalibration.
 const MARKED: f64 = 5.0;
 
-/// Networks trained in both stages.
+/// Results of networks trained in both stages.
 #[derive(Serialize)]
 struct Marker {
     activation: &'static str,
@@ -91,7 +93,8 @@ struct Recalibration {
     overlaps: f64,
 }
 
-/// For softmax attention, `M/Q` is not the best recalibration: that of least `E'` at `alpha' = 5`.
+/// For softmax attention, `M/Q` is not the best recalibration. The best one gives the least `E'` at
+/// `alpha' = 5`.
 fn recalibrations(full: bool) -> Result<Vec<Recalibration>, lora_asymptotics::Error> {
     let (count, log2_nodes) = if full { (13, 13) } else { (5, 10) };
     let settings = Settings { tolerance: 1e-2, scan: 5, ..Settings::default() };

@@ -1,6 +1,7 @@
-//! The mismatch on reused sequences: the pre-training ridge that aligns the LoRA weights best is not the one that predicts best.
-//! Alignment `o_w` and test error `E'` against `lambda`; linear (`alpha' = 3`, `lambda' = .2`) and softmax (`alpha' = 3, 5`, `lambda' = .5`);
-//! `T = 2`, `Delta = .5`, `kappa0 = .5`, `kappa = 1`, `alpha = .2`.
+//! The figure shows the mismatch on reused sequences: the pre-training ridge that aligns the LoRA weights
+//! best is not the one that predicts best. It has alignment `o_w` and test error `E'` against `lambda`, for
+//! linear attention (`alpha' = 3`, `lambda' = .2`) and softmax attention (`alpha' = 3, 5`, `lambda' = .5`).
+//! The other parameters are `T = 2`, `Delta = .5`, `kappa0 = .5`, `kappa = 1`, `alpha = .2`.
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig3
@@ -30,7 +31,7 @@ struct Row {
     verdict: String,
 }
 
-/// Networks trained in both stages.
+/// Results of networks trained in both stages.
 #[derive(Serialize)]
 struct Marker {
     activation: &'static str,
@@ -57,7 +58,7 @@ fn row(activation: &'static str, record: &Record) -> Option<Row> {
     })
 }
 
-/// The grid of one activation, with the fine-tuning data and the pre-training ridge as axes.
+/// The grid of one activation. Its axes are the fine-tuning data and the pre-training ridge.
 fn grid(activation: &str, full: bool) -> String {
     let (lora_lambda, alphas, count, log2_nodes) = match (activation, full) {
         ("linear", _) => (0.2, "[3.0]", if full { 60 } else { 31 }, 13),

@@ -1,7 +1,9 @@
-//! Active fine-tuning: of `100 D` new sequences, those with the smallest frozen logits are kept. Test error `E'` and alignment `o_w`
-//! against the fraction kept, for both scores, beside a random selection of as many, at `lambda' = .5` and at the best `lambda'`.
-//! `T = 3`, `Delta = 0`, `alpha = .1`, `kappa0 = kappa = 1`, the pre-training ridge of least error: without label noise, the smallest
-//! allowed. Linear frozen weights are then so good (`M/Q` near 1) that it hardly matters what is selected: the curves coincide.
+//! The figure shows active fine-tuning: of `100 D` new sequences, those with the smallest frozen logits are
+//! kept. It has test error `E'` and alignment `o_w` against the fraction kept, for both scores and for a
+//! random selection of the same size, at `lambda' = .5` and at the best `lambda'`. The parameters are
+//! `T = 3`, `Delta = 0`, `alpha = .1`, `kappa0 = kappa = 1`, and the pre-training ridge of least error, which
+//! is the smallest allowed one because there is no label noise. Linear frozen weights are then so good (`M/Q`
+//! near 1) that the selection hardly matters, and the curves coincide.
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig4
@@ -22,11 +24,12 @@ use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize
 use lora_asymptotics::{Scenario, lora};
 use serde::Serialize;
 
-/// Sequences at hand, over `D`.
+/// Number of available sequences, over `D`.
 const POOL: f64 = 100.0;
-/// Fractions that are marked.
+/// The fractions at which networks are trained.
 const MARKED: [f64; 3] = [0.04, 0.02, 0.015];
-/// Rules of selection, and their colours; the random one last, on top of the others.
+/// The rules of selection and their colours. The random rule is last, so that it is drawn on top of the
+/// others.
 const RULES: [(&str, &str); 3] = [("frobenius", COLOURS[1]), ("centred", COLOURS[2]), ("random", GREY)];
 
 #[derive(Serialize)]
@@ -34,7 +37,7 @@ struct Row {
     activation: &'static str,
     rule: &'static str,
     fraction: f64,
-    /// Whether `lambda'` is the best.
+    /// Whether `lambda'` is the best one.
     best_ridge: bool,
     lora_lambda: f64,
     test: f64,
@@ -43,7 +46,7 @@ struct Row {
     verdict: String,
 }
 
-/// Networks fine-tuned on synthetic frozen logits, at `lambda' = .5`.
+/// Results of networks fine-tuned on synthetic frozen logits, at `lambda' = .5`.
 #[derive(Serialize)]
 struct Marker {
     activation: &'static str,
@@ -87,7 +90,7 @@ fn row(
                 }
                 best.outcome.lora
             }
-            // With so few sequences, nothing can be trusted.
+            // With so few sequences, no point can be trusted.
             Err(lora_asymptotics::Error::NoOptimum { .. }) => None,
             Err(error) => return Err(error),
         }
@@ -108,7 +111,8 @@ fn row(
     }))
 }
 
-/// Frozen weights of the pre-training with the ridge of least error, under fine-tuning to be filled in.
+/// The frozen weights of the pre-training with the ridge of least error. The fine-tuning is still to be
+/// filled in.
 fn base(activation: &str, log2_nodes: usize) -> Result<Scenario, lora_asymptotics::Error> {
     let mut scenario = Scenario::from_json(&format!(
         r#"{{"model": {{"tokens": 3, "activation": "{activation}", "delta": 0.0, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
@@ -205,7 +209,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ("test error E'", true, |row: &Row| row.test),
         ] {
             let mut plots = Vec::new();
-            // On top of everything else.
+            // The markers are drawn on top of everything else.
             let mut trained = Vec::new();
             for (rule, colour) in RULES {
                 let dots: Vec<Dot> = table

@@ -1,6 +1,7 @@
-//! The spectrum of the learned weights `S-hat/sqrt(D)`: density of the positive eigenvalues for several pre-training ridges, beside that
-//! of the truth; and, if asked for, the eigenvalues of trained networks. Softmax attention, `T = 2`, `alpha = .2`, `Delta = .5`,
-//! `kappa0 = .5`, `kappa = 1`.
+//! The figure shows the spectrum of the learned weights `S-hat/sqrt(D)`: the density of the positive
+//! eigenvalues for several pre-training ridges, and that of the truth. With `--simulate` it also shows the
+//! eigenvalues of trained networks. The parameters are softmax attention, `T = 2`, `alpha = .2`,
+//! `Delta = .5`, `kappa0 = .5`, `kappa = 1`.
 //!
 //! ```text
 //! cargo run --release -p gallery --example learned_spectrum -- --simulate
@@ -61,7 +62,7 @@ fn trained(
     let mut steps = Vec::new();
     for bin in 0..bins {
         let (from, to) = (BIN * bin as f64, BIN * (bin + 1) as f64);
-        // What is not learned is a positive number only by rounding.
+        // Eigenvalues that are not learned are positive only by rounding.
         let inside = eigenvalues.iter().filter(|s| **s > from.max(1e-4) && **s <= to).count();
         let density = inside as f64 / eigenvalues.len() as f64 / BIN;
         steps.extend([(from, density), (to, density)]);

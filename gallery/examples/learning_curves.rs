@@ -1,6 +1,7 @@
-//! Learning curves beside the Bayes-optimal bound: `E` and `o_W` against the pre-training data `alpha`, `E'` and `o_w` against the
-//! fine-tuning data `alpha'`; `T = 2`, `Delta = .5`, `kappa0 = .5`, `kappa = 1`; `lambda = .05`, `lambda' = .5`, fine-tuning on top of
-//! `alpha = .2`, fresh sequences.
+//! The figure shows learning curves and the Bayes-optimal bound: `E` and `o_W` against the pre-training data
+//! `alpha`, `E'` and `o_w` against the fine-tuning data `alpha'`. The parameters are `T = 2`, `Delta = .5`,
+//! `kappa0 = .5`, `kappa = 1`, `lambda = .05`, `lambda' = .5`. Fine-tuning is on top of `alpha = .2`, on
+//! fresh sequences.
 //!
 //! ```text
 //! cargo run --release -p gallery --example learning_curves
@@ -111,7 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             };
             let title = if stage == "pretrain" { "pre-training" } else { "fine-tuning" };
             let (plots, layout) = log_panel(plots, title, x, name, legend);
-            // Room for the markers.
+            // The axis leaves room for the markers.
             let highest = rows.iter().filter(|row| row.stage == stage).map(value).fold(0.0, f64::max);
             panels.push((plots, layout.with_y_axis_max(1.1 * highest)));
         }

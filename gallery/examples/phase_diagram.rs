@@ -1,6 +1,7 @@
-//! Phase diagram of the fine-tuning stage: alignment `o_w` over the data `alpha'` and the ridge `lambda'`, with the region where replica
-//! symmetry cannot be trusted hatched; softmax attention, `T = 2`, `(Q0, Q, M, Delta) = (2, 1.2, 1.1, .5)`, fresh sequences. Above the line,
-//! LoRA collapses to `w = 0`.
+//! The figure is a phase diagram of the fine-tuning stage: the alignment `o_w` over the data `alpha'` and the
+//! ridge `lambda'`. The region where replica symmetry cannot be trusted is hatched. The parameters are
+//! softmax attention, `T = 2`, `(Q0, Q, M, Delta) = (2, 1.2, 1.1, .5)`, fresh sequences. Above the line, LoRA
+//! collapses to `w = 0`.
 //!
 //! ```text
 //! cargo run --release -p gallery --example phase_diagram
@@ -30,7 +31,7 @@ struct Row {
     verdict: String,
 }
 
-/// Classes of the alignment: from, colour, name.
+/// Classes of the alignment: their lower ends, colours and names.
 const CLASSES: [(f64, &str, &str); 5] = [
     (0.9, "#00366b", "o_w > 0.9"),
     (0.7, "#0072B2", "0.7 to 0.9"),
@@ -70,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "little data and ridge is the bad corner",
     )?;
 
-    // The ridge of collapse, where there is one.
+    // The ridge of collapse, if there is one.
     let model = Model::softmax(2, 0.5)?;
     let frozen = lora::Frozen::new(2.0, 1.2, 1.1)?;
     let options = Options::default().with_log2_nodes(12)?;

@@ -1,4 +1,5 @@
-//! The teacher is a real attention head: how much of it does pre-training recover, and what does LoRA reach on top?
+//! The teacher is a real attention head. How much of it does pre-training recover, and how much does LoRA
+//! add?
 //!
 //! ```text
 //! cargo run --release -p gallery --example real_head                        # layer 0, head 2 of all-MiniLM-L6-v2
@@ -6,11 +7,12 @@
 //! cargo run --release -p gallery --example real_head -- --spectrum my_eigenvalues.json
 //! ```
 //!
-//! The theory's teacher is a symmetric positive matrix; of a head it takes the singular values of `W_Q^T W_K`, zeros included, scaled to
-//! `Q0 = 1 + rank/D`, which is the `Q0` of a Wishart teacher of the same rank. Any JSON list of eigenvalues (or of singular
-//! values) will do instead; it is scaled in the same way. Linear attention with two tokens; every ridge of the pre-training is the one of
-//! least test error. Prints tables, and writes `learning_curves.csv`, `spectrum.csv`, `heads.csv` and `real_head.svg` to
-//! `target/real_head`.
+//! The theory's teacher is a symmetric positive matrix. For a head, its eigenvalues are the singular values
+//! of `W_Q^T W_K`, zeros included, scaled to `Q0 = 1 + rank/D`, which is the `Q0` of a Wishart teacher of the
+//! same rank. Any JSON list of eigenvalues (or of singular values) can be used instead; it is scaled in the
+//! same way. The model is linear attention with two tokens, and every ridge of the pre-training is the one of
+//! least test error. The program prints tables, and writes `learning_curves.csv`, `spectrum.csv`, `heads.csv`
+//! and `real_head.svg` to `target/real_head`.
 
 use std::error::Error;
 use std::fs;
@@ -28,11 +30,11 @@ use lora_asymptotics::pretrain::LearnedSpectrum;
 use lora_asymptotics::{Estimator, Model, Options, Scenario, Teacher, lora, pretrain};
 use serde::{Deserialize, Serialize};
 
-/// Label noise, and the fine-tuning: `alpha'` and `lambda'`.
+/// The label noise, and the parameters `alpha'` and `lambda'` of the fine-tuning.
 const DELTA: f64 = 0.1;
 const LORA_ALPHA: f64 = 2.0;
 const LORA_LAMBDA: f64 = 0.5;
-/// Amount of data at which spectra are shown and heads compared.
+/// The amount of data at which spectra are shown and heads are compared.
 const SHOWN_ALPHA: f64 = 0.05;
 
 #[derive(Parser)]
@@ -75,14 +77,14 @@ struct Row {
     teacher: &'static str,
     alpha: f64,
     best_lambda: f64,
-    /// `o_W` of empirical risk minimisation, and the largest that any algorithm reaches.
+    /// `o_W` of empirical risk minimisation, and the largest `o_W` that any algorithm reaches.
     alignment: f64,
     bayes_alignment: f64,
-    /// Learned rank over `D`.
+    /// The learned rank over `D`.
     rank_fraction: f64,
     test_error: f64,
     bayes_test_error: f64,
-    /// LoRA on fresh sequences: `o_w` and `E'`, without LoRA, and the bound.
+    /// `o_w` and `E'` of LoRA on fresh sequences, `E'` without LoRA, and the bound.
     lora_alignment: f64,
     lora_test_error: f64,
     lora_test_error_std: f64,
@@ -96,7 +98,7 @@ struct Row {
 struct HeadRow {
     layer: usize,
     head: usize,
-    /// `(sum s)^2 / sum s^2`: how many directions the head really uses.
+    /// The effective number of directions of the head, `(sum s)^2 / sum s^2`.
     effective_rank: f64,
     alignment: f64,
     bayes_alignment: f64,
@@ -104,7 +106,7 @@ struct HeadRow {
     outliers: usize,
 }
 
-/// One row of the spectra: the eigenvalue below which a fraction of all of them lies.
+/// One row of the spectra: a fraction of all eigenvalues, and the eigenvalue below which that fraction lies.
 #[derive(Serialize)]
 struct SpectrumRow {
     fraction: f64,
@@ -202,9 +204,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The model with the given spectrum, scaled to `Q0 = 1 + rank/D`; its eigenvalues in decreasing order; and `rank/D`.
+/// Returns the model with the given spectrum, scaled to `Q0 = 1 + rank/D`, its eigenvalues in decreasing
+/// order, and `rank/D`.
 fn normalised(mut spectrum: Vec<f64>) -> Result<(Model, Vec<f64>, f64), lora_asymptotics::Error> {
-    // Reports what is wrong with a list before it is scaled.
+    // This reports an error in the list before the list is scaled.
     Model::linear(2, DELTA)?.with_teacher(Teacher::Spectrum { eigenvalues: spectrum.clone() })?;
     spectrum.sort_by(|a, b| b.total_cmp(a));
     let count = spectrum.len() as f64;
@@ -217,7 +220,7 @@ fn normalised(mut spectrum: Vec<f64>) -> Result<(Model, Vec<f64>, f64), lora_asy
     Ok((model, eigenvalues, rank_fraction))
 }
 
-/// Pre-training with the ridge of least test error.
+/// Solves the pre-training with the ridge of least test error.
 fn best(
     model: &Model,
     alpha: f64,
@@ -314,7 +317,7 @@ fn write<R: Serialize>(path: &Path, rows: &[R]) -> Result<(), Box<dyn Error>> {
     Ok(table.flush()?)
 }
 
-/// Okabe-Ito: colour-blind safe.
+/// The colours (Okabe-Ito) can be told apart by the colour-blind.
 const BLUE: &str = "#0072B2";
 const ORANGE: &str = "#D55E00";
 const GREY: &str = "#777777";
@@ -354,7 +357,7 @@ fn picture(
     let error = curves(|row| row.lora_test_error, |row| row.bayes_lora_test_error);
     let error_axes = log(axes(&error, data, "LoRA test error E'", LegendPosition::InsideTopRight));
 
-    // The largest eigenvalues only: all others are zero.
+    // Only the largest eigenvalues are shown. All others are zero.
     let shown = &spectra[..spectra.len().min(64)];
     let ranked = |value: fn(&SpectrumRow) -> f64| {
         shown.iter().enumerate().map(|(k, row)| (k as f64 + 1.0, value(row))).collect::<Vec<_>>()

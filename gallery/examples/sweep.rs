@@ -6,11 +6,12 @@
 //! cat part?.jsonl > all.jsonl                                                         # the same bytes as one run
 //! ```
 //!
-//! The grid (TOML or JSON) has a `scenario`, what `examples/solve.rs` reads, and `axes`: a `field` of the scenario, and its `values`, or
-//! `from`, `to`, `count` and `scale` (linear or log). Every point begins with the one before it on the last axis. A process that
-//! was killed goes on where it was, with the same command. Ctrl-C
-//! stops after the points in hand, with exit status 130; a second Ctrl-C stops at once. A file `.description.json` beside the results says which grid and part
-//! they are of.
+//! The grid (TOML or JSON) has a `scenario`, as `examples/solve.rs` reads it, and `axes`. An axis has a
+//! `field` of the scenario, and either its `values`, or `from`, `to`, `count` and `scale` (linear or log).
+//! Every point begins with the solution of the one before it on the last axis. After a process was killed,
+//! the same command continues where it stopped. Ctrl-C stops after the points that are being solved, with
+//! exit status 130; a second Ctrl-C stops at once. A file `.description.json` beside the results describes
+//! their grid and part.
 
 #[path = "../../examples/interrupt/mod.rs"]
 mod interrupt;
@@ -63,12 +64,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     };
     let (mut journal, records) = Journal::open(out, &(&sweep, shard.to_string()))?;
     let done = sweep.finished(*shard, &records);
-    // What is left of an interrupted row is solved again.
+    // The points of an interrupted row are solved again.
     journal.truncate(done)?;
     let total = sweep.indices(*shard).len();
 
     let interrupt = Interrupt::listen(|| {})?;
-    // Without a number, as many threads as rayon chooses.
+    // Without a number, rayon chooses the number of threads.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, NonZeroUsize::get)).build()?;
     let bar = ProgressBar::new(total as u64)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} points, {eta} left")?);

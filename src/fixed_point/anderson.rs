@@ -2,7 +2,7 @@
 
 use super::problem::{Secant, Vector, from_fn};
 
-/// Memory of the last differences, newest first.
+/// The last differences of points and residuals, newest first.
 pub(super) struct Anderson<X> {
     memory: usize,
     mixing: f64,
@@ -20,7 +20,7 @@ impl<X: Vector> Anderson<X> {
         Self { memory, mixing, warmup, max_step, secants, previous: None, steps: 0 }
     }
 
-    /// The point after `x`, whose residual is `residual`.
+    /// The next iterate, given the point `x` and its residual.
     pub(super) fn next(&mut self, x: &X, residual: &X) -> X {
         if let Some((old_x, old_residual)) = self.previous.replace((x.clone(), residual.clone())) {
             self.secants.truncate(self.memory - 1);
@@ -46,9 +46,10 @@ impl<X: Vector> Anderson<X> {
 
     /// `mixing r - sum_j gamma_j (dx_j + mixing dr_j)` with `gamma` the least-squares solution of `sum_j gamma_j dr_j = r`.
     ///
-    /// Modified Gram-Schmidt from the newest difference on; one that is nearly in the span of newer ones carries
-    /// only rounding errors and is left out, which bounds the condition number. The same combinations are applied to
-    /// the steps, so that no triangular system remains to be solved.
+    /// The vectors `dr_j` are orthogonalised by modified Gram-Schmidt, beginning with the newest. A difference
+    /// that is nearly in the span of newer ones carries only rounding errors and is left out, which bounds the
+    /// condition number. The same combinations are applied to the steps, so that no triangular system remains
+    /// to be solved.
     fn accelerated_step(&self, residual: &X) -> X {
         const NEGLIGIBLE: f64 = 1e-8;
         let dimension = residual.as_ref().len();

@@ -1,4 +1,4 @@
-//! The rules of iteration, and the iteration itself.
+//! The update rules, the options and the loop of a fixed-point iteration.
 
 use std::ops::ControlFlow;
 
@@ -8,7 +8,7 @@ use super::problem::{Problem, Secant, Vector, from_fn};
 use crate::error::Error;
 use crate::status::Status;
 
-/// The update rule. `r = F(x) - x` is the residual.
+/// The update rule. The residual is `r = F(x) - x`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Method {
@@ -39,7 +39,7 @@ impl Default for Method {
     }
 }
 
-/// When to stop.
+/// The update rule of an iteration, and when the iteration stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     /// Largest undamped residual of a converged point; finite and >= 0.
@@ -48,8 +48,8 @@ pub struct Options {
     pub max_iterations: usize,
     /// The update rule.
     pub method: Method,
-    /// Number of evaluations without a 10% lower residual after which the iteration has stalled, at least 1. An iteration
-    /// that has to leave the neighbourhood of an unstable fixed point first needs more of it.
+    /// Number of evaluations without a 10% lower residual after which the iteration has stalled, at least 1. An
+    /// iteration that first has to leave the neighbourhood of an unstable fixed point needs a larger number.
     pub patience: usize,
 }
 
@@ -86,12 +86,12 @@ impl Options {
     }
 }
 
-/// How an iteration ended.
+/// The result of an iteration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report<X> {
     /// The iterate with the smallest residual, in physical coordinates.
     pub point: X,
-    /// Its undamped residual, `max_i |F(x)_i - x_i|` in the coordinates iterated on.
+    /// The undamped residual of `point`, `max_i |F(x)_i - x_i|` in the coordinates iterated on.
     pub residual: f64,
     /// Number of evaluations of the map.
     pub iterations: usize,
@@ -99,7 +99,7 @@ pub struct Report<X> {
     pub status: Status,
 }
 
-/// The best point so far, in the coordinates iterated on.
+/// The point with the smallest residual so far, in the coordinates iterated on.
 struct Best<X> {
     point: X,
     residual: X,
@@ -120,11 +120,11 @@ pub fn solve<X: Vector>(
     solve_observed(problem, options, &mut Unobserved, map)
 }
 
-/// The same, with an [`Observer`] that is shown every evaluation and may end the iteration: the status is then
-/// [`Status::Interrupted`], and the point the best one so far.
+/// Like [`solve`], with an [`Observer`] that is shown every evaluation and may end the iteration. The status is
+/// then [`Status::Interrupted`], and the point is the best one so far.
 ///
 /// # Errors
-/// Those of [`solve`].
+/// The errors of [`solve`].
 pub fn solve_observed<X: Vector>(
     problem: &Problem<X>,
     options: &Options,
@@ -193,7 +193,7 @@ pub fn solve_observed<X: Vector>(
             rule = Rule::Mix(0.5);
             x = step_from(&best.point, &best.residual, 0.5);
         } else if norm > 10.0 * best.norm && rule.forget() {
-            // An extrapolation that went astray: go back, and build the memory anew.
+            // The extrapolation went astray: the iteration returns to the best point and builds a new memory.
             x = step_from(&best.point, &best.residual, 0.5);
         } else {
             x = rule.next(&x, &residual);
@@ -226,7 +226,7 @@ impl<X: Vector> Rule<X> {
         }
     }
 
-    /// Drops the memory; tells whether there was any.
+    /// Drops the memory, and returns whether there was any.
     fn forget(&mut self) -> bool {
         match self {
             Self::Mix(_) => false,

@@ -2,7 +2,8 @@
 //!
 //! State evolutions are iterated maps of a handful of order parameters. This module iterates any such map, given
 //! as a closure on arrays `[f64; N]` or on `Vec<f64>`, by Picard iteration, damped iteration or Anderson acceleration,
-//! in linear or logarithmic coordinates. The solvers of this crate use it, and yours may:
+//! in linear or logarithmic coordinates. The solvers of this crate use it, and other programs can use it as
+//! well:
 //!
 //! ```
 //! use lora_asymptotics::fixed_point::{self, Coordinate, Options, Problem, Status};
@@ -16,7 +17,7 @@
 //! # Ok::<(), lora_asymptotics::Error>(())
 //! ```
 //!
-//! What it promises:
+//! The iteration has these properties:
 //! - It stops on the *undamped* residual `max_i |F(x)_i - x_i|`, in the coordinates iterated on; neither damping nor
 //!   a small step can fake convergence.
 //! - It returns the iterate with the smallest residual it has seen, together with that residual.

@@ -1,4 +1,4 @@
-//! Watching an iteration from outside: progress, history, cancellation.
+//! An observer watches an iteration from outside: for progress, for a history, or to cancel it.
 
 use std::ops::ControlFlow;
 
@@ -8,13 +8,13 @@ use std::ops::ControlFlow;
 pub struct Iterate<'a> {
     /// The point, in physical coordinates.
     pub point: &'a [f64],
-    /// Its undamped residual (infinite where the map was not finite).
+    /// The undamped residual of the point (infinite where the map was not finite).
     pub residual: f64,
     /// Number of evaluations so far, this one included.
     pub iteration: usize,
 }
 
-/// Is shown every iterate of a solve, and may end it.
+/// An observer is shown every iterate of a solve, and may end the solve.
 ///
 /// The solvers may call an observer from another thread than the caller's, but never from two at once.
 /// A solve that is ended has the status `interrupted` and returns the best iterate so far.
@@ -41,7 +41,7 @@ pub trait Observer: Send {
     fn iterate(&mut self, iterate: &Iterate<'_>) -> ControlFlow<()>;
 }
 
-/// Watches nothing.
+/// An observer that does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Unobserved;
 
@@ -51,7 +51,7 @@ impl Observer for Unobserved {
     }
 }
 
-/// Remembers every point and its residual, in order.
+/// An observer that records every point and its residual, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct History {
     /// The points in physical coordinates, each with its undamped residual.

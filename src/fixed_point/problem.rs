@@ -1,8 +1,8 @@
-//! What is iterated: a vector, the coordinates of its components, and what is known about the slopes of the map.
+//! The problem to iterate on: a start, the coordinates of its components, and known slopes of the map.
 
 use crate::error::Error;
 
-/// The components of a point: an array `[f64; N]`, or a `Vec<f64>` where their number is known at run time only.
+/// The components of a point: an array `[f64; N]`, or a `Vec<f64>` if their number is only known at run time.
 pub trait Vector: Clone + AsRef<[f64]> + AsMut<[f64]> {}
 
 impl<X: Clone + AsRef<[f64]> + AsMut<[f64]>> Vector for X {}
@@ -16,12 +16,12 @@ pub(super) fn from_fn<X: Vector>(x: &X, component: impl Fn(usize) -> f64) -> X {
     result
 }
 
-/// How one component of the vector is iterated on.
+/// The coordinate in which one component of the vector is iterated on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coordinate {
-    /// As it is.
+    /// The component itself.
     Linear,
-    /// Through its logarithm: for quantities that are positive, and whose relative error matters.
+    /// The logarithm of the component: for quantities that are positive, and whose relative error matters.
     Log,
 }
 
@@ -41,8 +41,8 @@ impl Coordinate {
     }
 }
 
-/// A pair of differences between two iterates, in the coordinates iterated on: what is known about the slope of the
-/// residual before the iteration starts.
+/// A pair of differences between two iterates, in the coordinates iterated on. The pair tells what is known
+/// about the slope of the residual before the iteration starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Secant<X> {
     /// Difference of two points.
@@ -51,15 +51,15 @@ pub struct Secant<X> {
     pub residual_change: X,
 }
 
-/// Where to start, and in which coordinates.
+/// The start of an iteration, and the coordinates iterated on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem<X> {
     /// First iterate (positive where the coordinate is [`Coordinate::Log`]).
     pub start: X,
     /// The coordinates iterated on: one entry per component, or a single one for all of them.
     pub coordinates: Vec<Coordinate>,
-    /// Known slopes, for Anderson acceleration: finite differences of a cheaper version of the same map, say. With
-    /// any, there is no warm-up.
+    /// Known slopes, for Anderson acceleration. They may be finite differences of a cheaper version of the same
+    /// map. If there are any, the iteration has no warm-up.
     pub secants: Vec<Secant<X>>,
 }
 
@@ -70,13 +70,13 @@ impl<X: Vector> Problem<X> {
         Self { start, coordinates: vec![coordinate], secants: Vec::new() }
     }
 
-    /// How component `i` is iterated on.
+    /// The coordinate of component `i`.
     pub(super) fn coordinate(&self, i: usize) -> Coordinate {
         let last = self.coordinates.last().copied().unwrap_or(Coordinate::Linear);
         self.coordinates.get(i).copied().unwrap_or(last)
     }
 
-    /// `point` in the coordinates iterated on.
+    /// Converts `point` to the coordinates iterated on.
     #[must_use]
     pub fn iterated(&self, point: &X) -> X {
         from_fn(point, |i| self.coordinate(i).to_iterated(point.as_ref()[i]))

@@ -1,21 +1,21 @@
-//! Which residual is small enough, for maps with and without statistical noise.
+//! The residual at which a map with or without statistical noise counts as solved.
 
-/// How small a residual has to be.
+/// The residual at which an iteration ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Tolerance {
-    /// As chosen by the caller, whatever the map is made of.
+    /// A residual chosen by the caller, for any map.
     Fixed(f64),
-    /// [`Tolerance::EXACT`] for a map without statistical noise. The map of an average over nodes jumps where a node changes
-    /// sides; an iteration may come to rest between two jumps, and the tolerance that such an average deserves is a small
-    /// part of its own standard error.
+    /// [`Tolerance::EXACT`] for a map without statistical noise. The map of an average over nodes jumps where a
+    /// node changes sides, and an iteration may come to rest between two jumps. For such an average, a residual
+    /// that is a small part of the standard error of the average is accepted.
     Automatic,
 }
 
 impl Tolerance {
     /// The automatic tolerance of a map without statistical noise.
     pub(crate) const EXACT: f64 = 1e-10;
-    /// Largest residual of an iteration that has stalled, over the standard error of the image: it moves the fixed point by
-    /// a small part of its error bar.
+    /// Largest accepted residual of an iteration that has stalled, in units of the standard error of the image.
+    /// Such a residual moves the fixed point by a small part of its error bar.
     const OF_THE_STANDARD_ERROR: f64 = 0.05;
 
     /// The residual at which an iteration ends.
@@ -26,8 +26,9 @@ impl Tolerance {
         }
     }
 
-    /// Whether an iteration that has stalled above its aim is solved as well as its average deserves. `standard_error` is that of
-    /// the image of the map, in its noisiest coordinate; without an estimate of it (a single scramble) the answer is no.
+    /// Whether an iteration that has stalled above its aim is solved as well as the noise of its average
+    /// allows. `standard_error` is the standard error of the image of the map, in its noisiest coordinate.
+    /// Without an estimate of it (a single scramble) the answer is no.
     pub(crate) fn excuses(self, residual: f64, standard_error: Option<f64>) -> bool {
         self == Self::Automatic
             && standard_error.is_some_and(|error| residual <= Self::OF_THE_STANDARD_ERROR * error)
@@ -44,7 +45,7 @@ mod tests {
         assert!(!Tolerance::Automatic.excuses(0.0501e-3, Some(1e-3)));
         assert!(!Tolerance::Automatic.excuses(f64::NAN, Some(1e-3)));
         assert!(!Tolerance::Automatic.excuses(1e-9, Some(f64::NAN)));
-        // A chosen tolerance is strict.
+        // A tolerance that the caller has chosen is strict.
         assert!(!Tolerance::Fixed(1e-10).excuses(1e-9, Some(1.0)));
         assert!(!Tolerance::Fixed(1.0).excuses(0.0, Some(1.0)));
     }

@@ -21,16 +21,16 @@ use std::sync::OnceLock;
 /// Largest number of degrees of freedom of a [`ChiQuantile`].
 pub const MAX_CHI_DOF: usize = 64;
 
-/// Largest number of degrees of freedom of the chi-square functions: their series have as many
-/// terms.
+/// Largest number of degrees of freedom of the chi-square functions. The number of terms of their series
+/// grows with it.
 const MAX_SERIES_DOF: usize = 10_000;
 
-/// Half-width of the grid: more than the largest normal a point set can hold, 8.21.
+/// Half-width of the grid. It is more than the largest normal that a point set can hold, 8.21.
 const LIMIT: f64 = 8.3125;
 
 const CELLS_PER_UNIT: f64 = 32.0;
 
-/// `2 LIMIT CELLS_PER_UNIT`.
+/// Number of cells, `2 LIMIT CELLS_PER_UNIT`.
 const CELLS: usize = 532;
 
 /// The coefficients of a polynomial of degree five on each cell, lowest power first.
@@ -131,9 +131,9 @@ fn hermite(left: &Jet, right: &Jet) -> [f64; 6] {
 
 /// Distribution function of the chi-square law with `dof` degrees of freedom, at `x`.
 ///
-/// The relative error is below 1e-12 for `dof` up to 64. It is 0 for negative `x`; zero degrees
-/// of freedom are the unit mass at the origin. `NaN` gives `NaN`, and so do more than
-/// 10,000 degrees of freedom, which the series is not made for.
+/// The relative error is below 1e-12 for `dof` up to 64. The function is 0 for negative `x`; with zero
+/// degrees of freedom the law is the unit mass at the origin. It is `NaN` for a `NaN`, and for more than
+/// 10,000 degrees of freedom, for which the series is not meant.
 #[must_use]
 pub fn chi_square_cdf(dof: usize, x: f64) -> f64 {
     if dof > MAX_SERIES_DOF {
@@ -147,16 +147,15 @@ pub fn chi_square_cdf(dof: usize, x: f64) -> f64 {
     }
     let law = ChiLaw::new(dof);
     let y = 0.5 * x;
-    // Beyond the mean the complement is the smaller part, and the series becomes long.
+    // Beyond the mean the complement is the smaller part, and the series of the lower tail becomes long.
     if y < law.half + 1.0 { law.lower_tail(y) } else { 1.0 - law.upper_tail(y) }
 }
 
 /// Quantile of the chi-square law with `dof` degrees of freedom, at the probability `p`.
 ///
-/// The relative error is below 1e-12 for `dof` up to 64 and `1e-300 < p < 1 - 1e-16`. It is 0 at
-/// `p = 0` and where the quantile underflows, `+inf` at `p = 1`, and `NaN` outside `[0, 1]` or
-/// for a `NaN` or more than 10,000 degrees of freedom; zero degrees of freedom are the unit mass
-/// at the origin.
+/// The relative error is below 1e-12 for `dof` up to 64 and `1e-300 < p < 1 - 1e-16`. The quantile is 0 at
+/// `p = 0` and where it underflows, and `+inf` at `p = 1`. It is `NaN` outside `[0, 1]`, for a `NaN`, and for
+/// more than 10,000 degrees of freedom. With zero degrees of freedom the law is the unit mass at the origin.
 #[must_use]
 pub fn chi_square_quantile(dof: usize, p: f64) -> f64 {
     if !(0.0..=1.0).contains(&p) || dof > MAX_SERIES_DOF {
@@ -172,13 +171,13 @@ pub fn chi_square_quantile(dof: usize, p: f64) -> f64 {
     let radius = if p <= 0.5 {
         law.radius_of_lower_tail(p.ln())
     } else {
-        // The difference is exact for p > 1/2.
+        // The difference 1 - p is exact for p > 1/2.
         law.radius_of_upper_tail((1.0 - p).ln())
     };
     radius * radius
 }
 
-/// The chi law, with what does not depend on the radius.
+/// The chi law, with the quantities that do not depend on the radius.
 struct ChiLaw {
     dof: f64,
     /// Half the degrees of freedom.
@@ -187,7 +186,7 @@ struct ChiLaw {
     ln_factorial: f64,
     /// Number of terms of the finite sum of the upper tail.
     terms: usize,
-    /// Whether that sum has a remainder, the two tails of a single Gaussian.
+    /// Whether the finite sum has a remainder, the two tails of a single Gaussian.
     odd: bool,
 }
 
@@ -197,16 +196,16 @@ impl ChiLaw {
         Self { dof: dof as f64, half, ln_factorial: ln_gamma(half + 1.0), terms: dof / 2, odd: dof % 2 == 1 }
     }
 
-    /// `ln w`, from the logarithm of the radius: `y` underflows long before `w` matters no more.
+    /// `ln w`, from the logarithm of the radius, because `y` underflows long before `w` is negligible.
     fn ln_weight(&self, ln_radius: f64, y: f64) -> f64 {
         self.half * (2.0 * ln_radius - LN_2) - y - self.ln_factorial
     }
 
-    /// The series of the lower tail, in units of `w`. It converges for all `y`, fast while `y`
-    /// is not far above `half + 1`.
+    /// The series of the lower tail, in units of `w`. It converges for all `y`, and fast while `y` is not far
+    /// above `half + 1`.
     fn lower_series(&self, y: f64) -> f64 {
         let (mut sum, mut term, mut divisor) = (1.0, 1.0, self.half);
-        // Past the largest term the terms fall at least geometrically.
+        // After the largest term, the terms fall at least geometrically.
         while term > f64::EPSILON / 8.0 * sum {
             divisor += 1.0;
             term *= y / divisor;
@@ -220,7 +219,7 @@ impl ChiLaw {
         self.ln_weight(ln_radius, y).exp() * self.lower_series(y)
     }
 
-    /// The finite sum, from its last term `a w / y` down.
+    /// The finite sum of the upper tail, beginning with its last term `a w / y`.
     fn upper_tail(&self, y: f64) -> f64 {
         let radius = (2.0 * y).sqrt();
         let mut sum = if self.odd { 2.0 * normal_cdf(-radius) } else { 0.0 };
@@ -242,11 +241,11 @@ impl ChiLaw {
         self.ln_weight(r.ln(), half_square(r)).exp()
     }
 
-    /// The radius with `ln P(norm < r)` as given, at most `ln 1/2`.
+    /// The radius at which `ln P(norm < r)` has the given value, which is at most `ln 1/2`.
     ///
-    /// Newton's iteration for `ln P` as a function of `ln r`, which is increasing and concave,
-    /// from the root of the bound `P < y^a / Gamma(a+1)`. The start lies below the solution,
-    /// where the tangents of a concave function lead up to its root but never beyond.
+    /// Newton's iteration solves for `ln r`, of which `ln P` is an increasing and concave function. It starts
+    /// at the root of the bound `P < y^a / Gamma(a+1)`. The start lies below the solution, where the tangents
+    /// of a concave function lead up to its root but never beyond.
     fn radius_of_lower_tail(&self, ln_lower: f64) -> f64 {
         let start = 0.5 * (LN_2 + (ln_lower + self.ln_factorial) / self.half);
         let ln_radius = newton(start, |ln_radius| {
@@ -258,12 +257,12 @@ impl ChiLaw {
         ln_radius.exp()
     }
 
-    /// The radius with `ln P(norm > r)` as given, at most `ln 1/2`.
+    /// The radius at which `ln P(norm > r)` has the given value, which is at most `ln 1/2`.
     ///
-    /// Newton's iteration for `ln P`, which is decreasing and concave in `r` as the density is
-    /// log-concave, from the root of the concentration bound
-    /// `P(norm > sqrt(dof) + s) <= exp(-s^2 / 2)`. The start lies above the solution, and
-    /// tangents lead down to it but never beyond.
+    /// Newton's iteration solves for `r`, of which `ln P` is a decreasing and concave function because the
+    /// density is log-concave. It starts at the root of the concentration bound
+    /// `P(norm > sqrt(dof) + s) <= exp(-s^2 / 2)`. The start lies above the solution, and tangents lead down
+    /// to it but never beyond.
     fn radius_of_upper_tail(&self, ln_upper: f64) -> f64 {
         let start = self.dof.sqrt() + (-2.0 * ln_upper).sqrt();
         newton(start, |radius| {
@@ -273,14 +272,15 @@ impl ChiLaw {
     }
 }
 
-/// `ln Gamma(x)` for `x >= 1/2`, to 1e-14 relative, or 4e-15 where it is small: Lanczos' approximation (G. R. Pugh, An analysis of the Lanczos gamma
-/// approximation, thesis, University of British Columbia (2004), page 116: eleven terms, `r = 10.900511`).
+/// `ln Gamma(x)` for `x >= 1/2`, with a relative error of 1e-14, or an absolute error of 4e-15 where it is
+/// small. Lanczos' approximation (G. R. Pugh, An analysis of the Lanczos gamma approximation, thesis,
+/// University of British Columbia (2004), page 116: eleven terms, `r = 10.900511`).
 fn ln_gamma(x: f64) -> f64 {
     const R: f64 = 10.900_511;
     /// `ln(2 sqrt(e/pi))`.
     const LN_2_SQRT_E_OVER_PI: f64 = 0.620_782_237_635_245_2;
     const CONSTANT: f64 = 2.485_740_891_387_535_5e-5;
-    /// Residues at `x = 0, -1, -2, ...`
+    /// The residues at `x = 0, -1, -2, ...`.
     const RESIDUES: [f64; 10] = [
         1.051_423_785_817_219_7,
         -3.456_870_972_220_162_5,
@@ -304,8 +304,8 @@ fn half_square(r: f64) -> f64 {
     0.5 * r * r
 }
 
-/// Adds steps until one is so small that the next, its square in order of magnitude, is below
-/// rounding. The bound on their number is never met by the monotone iterations above.
+/// Adds steps until one is so small that the next, of the order of its square, is below rounding. The
+/// monotone iterations above never reach the bound on the number of steps.
 fn newton(start: f64, step: impl Fn(f64) -> f64) -> f64 {
     const MAX_STEPS: usize = 200;
     const SMALL: f64 = 1e-9;
@@ -327,10 +327,11 @@ mod tests {
     use approx::assert_relative_eq;
     use statrs::distribution::{ChiSquared, ContinuousCDF};
 
-    /// Reference values of this module were computed with forty digits.
+    /// The reference values of this module were computed with forty digits.
     #[test]
     fn logarithm_of_the_gamma_function() {
-        // Gamma(1/2 + n) = (n - 1/2) Gamma(n - 1/2), and factorials; sums of 200 logarithms are good to some 1e-14.
+        // The references are Gamma(1/2 + n) = (n - 1/2) Gamma(n - 1/2) and factorials. Sums of 200 logarithms
+        // are accurate to about 1e-14.
         let (mut half, mut whole) = (0.5 * std::f64::consts::PI.ln(), 0.0);
         for n in 0..200 {
             let n = f64::from(n);
@@ -398,7 +399,7 @@ mod tests {
         }
     }
 
-    /// Against the regularised incomplete gamma function of another implementation.
+    /// The comparison is with the regularised incomplete gamma function of another implementation.
     #[test]
     fn distribution_function_inverts_the_quantile() {
         for dof in 1..=MAX_CHI_DOF {
@@ -412,7 +413,7 @@ mod tests {
         }
     }
 
-    /// Between the nodes, where the interpolation is least accurate.
+    /// The interpolation is least accurate between the nodes.
     #[test]
     fn table_is_as_accurate_as_promised_for_every_law() {
         for dof in 1..=MAX_CHI_DOF {

@@ -24,7 +24,7 @@
 //!   that an average over a rotation-invariant vector costs one coordinate;
 //! * [`chi_square_cdf`], [`chi_square_quantile`]: the chi-square law, far tails included.
 //!
-//! Everything is a deterministic function of its arguments, on any number of threads.
+//! Every result is a deterministic function of its arguments, on any number of threads.
 //!
 //! # References
 //!

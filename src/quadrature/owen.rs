@@ -3,27 +3,27 @@
 //! The unit interval is a binary tree: the node of depth `k` and index `i` is the interval
 //! `[i, i+1) / 2^k`. A scramble swaps the two halves of each node or not, by one fair coin per
 //! node, independent of all others (A. B. Owen, Lecture Notes in Statistics 106, 299 (1995)).
-//! The coins of the first `n` levels are drawn one by one. Below, a net of `2^n` points has a
-//! single point in each leaf, so its remaining digits are independent fair bits, and the
+//! The coins of the first `n` levels are drawn one by one. Below these levels, a net of `2^n` points has a
+//! single point in each leaf. The remaining digits of that point are independent fair bits, so that the
 //! scramble is exact to the last of its [`DIGITS`] digits.
 //!
 //! # Random bits
 //!
-//! Bits come from a counter, not from a state, so any column can be made on its own. The
-//! coordinates of a stream (seed, scramble, dimension, depth) are absorbed one after the other
-//! by the finaliser of SplitMix64, in two chains from different constants; they give a start
-//! `s` and an odd increment `g`. Word `c` of the stream is `mix(s + c g)`. This is the
-//! generator of G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number
-//! generators", OOPSLA 2014, with one instance for each stream; as the increment belongs to the
-//! stream, two streams are not pieces of one common sequence.
+//! Random bits come from a counter and not from a state, so that any column can be made independently of the
+//! others. The coordinates of a stream (seed, scramble, dimension, depth) are absorbed one after the other by
+//! the finaliser of SplitMix64, in two chains from different constants. The chains give a start `s` and an
+//! odd increment `g`, and word `c` of the stream is `mix(s + c g)`. This is the generator of G. L. Steele, D.
+//! Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, with one instance for
+//! each stream. Every stream has its own increment, so that two streams are not pieces of one common
+//! sequence.
 
 /// Binary digits of a scrambled coordinate.
 pub(super) const DIGITS: u32 = 52;
 
-/// Label of the stream of the digits below the leaves; the depths of the nodes are smaller.
+/// Label of the stream of the digits below the leaves. The depths of the nodes are smaller numbers.
 const BELOW_LEAVES: u64 = 64;
 
-/// What a scramble is a function of.
+/// The seed and the numbers that fix one scramble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ScrambleKey {
     pub(super) seed: u64,
@@ -32,18 +32,18 @@ pub(super) struct ScrambleKey {
 }
 
 impl ScrambleKey {
-    /// Where the scramble sends each interval of length `2^-log2_nodes`.
+    /// The image of each interval of length `2^-log2_nodes` under the scramble.
     ///
-    /// The nodes above depth `m` of a larger tree are those of a smaller one, so the leading
-    /// digits do not depend on `log2_nodes`.
+    /// A larger tree has the same nodes above depth `m` as a smaller one, so that the leading digits do not
+    /// depend on `log2_nodes`.
     pub(super) fn permutation(&self, log2_nodes: u32) -> Vec<u32> {
         (0..log2_nodes).fold(vec![0], |images, depth| split_nodes(&images, &self.stream(u64::from(depth))))
     }
 
     /// A scrambled point in each interval of length `2^-log2_nodes`, in increasing order.
     ///
-    /// A point is `(k + 1/2) / 2^52` with `k` an integer below `2^52`, hence inside `(0, 1)`
-    /// and exact; so is its distance to one. `log2_nodes` must be at most [`DIGITS`].
+    /// A point is `(k + 1/2) / 2^52` with `k` an integer below `2^52`. It is therefore inside `(0, 1)` and
+    /// exact, and so is its distance to one. `log2_nodes` must be at most [`DIGITS`].
     pub(super) fn points_by_image(&self, log2_nodes: u32) -> impl Iterator<Item = f64> {
         // Trees of different sizes get different digits below their leaves: the leaf of the
         // smaller tree is not a leaf of the larger one.
@@ -60,7 +60,7 @@ impl ScrambleKey {
     }
 }
 
-/// Images one level down: child `b` of node `i` goes to child `b ^ coin(i)` of the image of `i`.
+/// The images one level down. Child `b` of node `i` goes to child `b ^ coin(i)` of the image of `i`.
 fn split_nodes(images: &[u32], coins: &BitStream) -> Vec<u32> {
     let mut children = vec![0; 2 * images.len()];
     let (pairs, _) = children.as_chunks_mut::<2>();
@@ -79,7 +79,7 @@ fn split_nodes(images: &[u32], coins: &BitStream) -> Vec<u32> {
 /// The centre of cell `k` of the grid of `2^DIGITS` cells.
 fn centre(k: u64) -> f64 {
     const CELL: f64 = 1.0 / (1_u64 << DIGITS) as f64;
-    // Through a signed integer, whose conversion is a single instruction on common machines.
+    // The conversion of a signed integer is a single instruction on common machines.
     (k as i64 as f64 + 0.5) * CELL
 }
 
@@ -92,7 +92,7 @@ struct BitStream {
 
 impl BitStream {
     fn new(coordinates: [u64; 4]) -> Self {
-        // Initial constants: the fractional digits of sqrt(2) and sqrt(3).
+        // The initial constants are the fractional digits of sqrt(2) and sqrt(3).
         let start = absorb(0x6a09_e667_f3bc_c908, coordinates);
         let increment = absorb(0xbb67_ae85_84ca_a73b, coordinates);
         Self { start, increment: well_mixed_odd(increment) }
@@ -112,8 +112,8 @@ fn absorb(initial: u64, coordinates: [u64; 4]) -> u64 {
     })
 }
 
-/// An odd increment with enough changes between neighbouring bits, as SplittableRandom asks:
-/// an increment such as one would leave successive counters too alike for the mixer.
+/// An odd increment with enough changes between neighbouring bits, as in SplittableRandom. With an increment
+/// such as one, successive counters would be too similar for the mixer.
 fn well_mixed_odd(bits: u64) -> u64 {
     let odd = bits | 1;
     if (odd ^ (odd >> 1)).count_ones() < 24 { odd ^ 0xaaaa_aaaa_aaaa_aaaa } else { odd }
@@ -158,8 +158,8 @@ mod tests {
         }
     }
 
-    /// All 2^7 coin patterns of a tree of depth three must be equally likely: this is what
-    /// separates a nested uniform scramble from a shift or from a swap shared by a level.
+    /// All 2^7 coin patterns of a tree of depth three must be equally likely. This property separates a
+    /// nested uniform scramble from a shift, and from a swap shared by a level.
     #[test]
     fn all_coin_patterns_are_equally_likely() {
         const DRAWS: u64 = 128 * 400;
@@ -169,7 +169,7 @@ mod tests {
         }
         assert_eq!(counts.len(), 128);
         let chi_square: f64 = counts.values().map(|&count| (f64::from(count) - 400.0).powi(2) / 400.0).sum();
-        // 127 degrees of freedom: mean 127, standard deviation 16.
+        // The law has 127 degrees of freedom, with mean 127 and standard deviation 16.
         assert!((chi_square - 127.0).abs() < 5.0 * 16.0, "{chi_square}");
     }
 
@@ -185,7 +185,7 @@ mod tests {
             words(ScrambleKey { scramble: 4, ..KEY }, 4),
             words(ScrambleKey { dimension: 6, ..KEY }, 4),
             words(KEY, 5),
-            // The coordinates are absorbed in order: exchanging two gives another stream.
+            // The coordinates are absorbed in order, so that exchanging two of them gives another stream.
             words(ScrambleKey { seed: 3, scramble: 7, dimension: 5 }, 4),
         ];
         for other in others {
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(numerators, PINNED_POINTS);
     }
 
-    /// From an independent implementation of the same definitions; points are numerators over
+    /// The values are from an independent implementation of the same definitions. Points are numerators over
     /// 2^53.
     const PINNED_IMAGES: [u32; 16] = [3, 2, 0, 1, 6, 7, 5, 4, 11, 10, 8, 9, 12, 13, 15, 14];
     const PINNED_POINTS: [u64; 4] =

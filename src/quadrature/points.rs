@@ -11,16 +11,15 @@ use crate::parallel;
 
 /// `2^log2_nodes` points of the Sobol sequence under Owen's nested uniform scramble.
 ///
-/// The set is a deterministic function of its four arguments. Sets with another `seed` or
-/// another `scramble` are independent; `scramble` is meant to number the replicates of one
-/// average, from whose spread its error is estimated.
+/// The set is a deterministic function of its four arguments. Sets with another `seed` or another `scramble`
+/// are independent. The argument `scramble` is meant to number the replicates of one average, whose spread
+/// gives the error of the average.
 ///
 /// Columns are made on demand and do not depend on each other, so they may be filled in any
 /// order and on any thread. Entry `i` of each column belongs to point `i`.
 ///
-/// The first `2^m` points are a scrambled net for every `m` up to `log2_nodes`. They are not
-/// bit by bit the set of `2^m` nodes of the same seed: they agree in the leading `m` digits of
-/// each coordinate.
+/// The first `2^m` points are a scrambled net for every `m` up to `log2_nodes`. They agree with the set of
+/// `2^m` nodes of the same seed in the leading `m` digits of each coordinate, but not in the other digits.
 ///
 /// # Examples
 ///
@@ -72,7 +71,7 @@ impl ScrambledSobol {
         1 << self.log2_nodes
     }
 
-    /// Coordinate `dimension` of all points, as standard normals.
+    /// Returns coordinate `dimension` of all points, as standard normals.
     ///
     /// # Errors
     ///
@@ -83,7 +82,7 @@ impl ScrambledSobol {
         Ok(column)
     }
 
-    /// Coordinates `range` of all points, as standard normals, in parallel.
+    /// Returns the coordinates in `range` of all points, as standard normals, computed in parallel.
     pub(crate) fn columns(&self, range: Range<usize>) -> Result<Vec<Vec<f64>>, Error> {
         parallel::map(range.len(), 1, &|index| self.normals(range.start + index)).into_iter().collect()
     }
@@ -115,8 +114,8 @@ impl ScrambledSobol {
         let directions = self.directions(dimension)?;
         self.check_length(out)?;
         let key = ScrambleKey { seed: self.seed, scramble: self.scramble, dimension: dimension as u64 };
-        // Mapping in increasing order, before the points are put in the order of the sequence,
-        // makes the branches of a quantile predictable: this more than pays for the table.
+        // The points are mapped in increasing order, before they are put in the order of the sequence. This
+        // order makes the branches of a quantile predictable, which saves more time than the table costs.
         let by_image: Vec<f64> = key.points_by_image(self.log2_nodes).map(map).collect();
         let images = key.permutation(self.log2_nodes);
         // Leaves and images are permutations of 0..nodes, the common length of both tables.
@@ -158,14 +157,14 @@ mod tests {
         values.sum::<f64>() / count
     }
 
-    /// Mean and standard deviation.
+    /// The mean and the standard deviation.
     fn moments(values: &[f64]) -> (f64, f64) {
         let centre = mean(values.iter().copied());
         let squares: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
         (centre, (squares / (values.len() - 1) as f64).sqrt())
     }
 
-    /// Cell of each value among `2^bits` equal ones.
+    /// The cell of each value among `2^bits` equal ones.
     fn cells(values: &[f64], bits: u32) -> Vec<usize> {
         let scale = f64::from(1 << bits);
         values.iter().map(|u| (u * scale) as usize).collect()
@@ -235,8 +234,8 @@ mod tests {
         }
     }
 
-    /// The mean of the identity over a scrambled net of n points is that of a stratified sample:
-    /// unbiased, of variance 1 / (12 n^3) exactly.
+    /// The mean of the identity over a scrambled net of n points is the mean of a stratified sample. It is
+    /// unbiased and has variance 1 / (12 n^3) exactly.
     #[test]
     fn one_dimensional_variance_is_that_of_a_stratified_sample() {
         const REPLICATES: u64 = 2000;
@@ -253,7 +252,7 @@ mod tests {
         assert!((deviation / exact - 1.0).abs() < 5.0 / (2.0 * replicates).sqrt());
     }
 
-    /// Means of `f(x_1 + ... + x_4)` over 32 scrambles, for columns `x` of one kind.
+    /// The means of `f(x_1 + ... + x_4)` over 32 scrambles, for columns `x` of one kind.
     fn replicate_means(
         log2_nodes: u32,
         column: impl Fn(&ScrambledSobol, usize) -> Vec<f64>,
@@ -268,8 +267,8 @@ mod tests {
             .collect()
     }
 
-    /// Standard deviation of the replicates, once it has accounted for their distance to the
-    /// truth: this is what makes it an honest error bar.
+    /// The standard deviation of the replicates, once it is verified to explain their distance from the
+    /// truth: only then is it an honest error bar.
     fn honest_deviation(means: &[f64], exact: f64) -> f64 {
         let (centre, deviation) = moments(means);
         let error = deviation / (means.len() as f64).sqrt();
@@ -277,7 +276,7 @@ mod tests {
         deviation
     }
 
-    /// `exp(u_1 + ... + u_4)`. The rate in theory is 3/2 up to logarithms.
+    /// The integrand is `exp(u_1 + ... + u_4)`. The rate in theory is 3/2 up to logarithms.
     #[test]
     fn smooth_integral_converges_faster_than_independent_draws() {
         let exact = 1.0_f64.exp_m1().powi(4);
@@ -290,7 +289,7 @@ mod tests {
         assert!(fine < independent / 400.0, "{fine} against {independent}");
     }
 
-    /// `cos(z_1 + ... + z_4)`, of average `exp(-2)` and of variance almost 1/2.
+    /// The integrand is `cos(z_1 + ... + z_4)`, with average `exp(-2)` and variance almost 1/2.
     #[test]
     fn oscillating_gaussian_average_is_unbiased_and_beats_independent_draws() {
         let normals = |points: &ScrambledSobol, d| points.normals(d).unwrap();
@@ -318,7 +317,7 @@ mod tests {
         assert_eq!(numerators(159), PINNED_LAST);
     }
 
-    /// Numerators over 2^53, from an independent implementation of the same definitions.
+    /// The values are numerators over 2^53, from an independent implementation of the same definitions.
     const PINNED_FIRST: [u64; 8] = [
         2_129_939_649_175_419,
         5_662_425_911_500_267,

@@ -1,9 +1,8 @@
 //! One coordinate of the Sobol sequence, as base-two digits.
 //!
-//! The sequence is visited in Gray-code order (I. A. Antonov and V. M. Saleev, USSR Comput.
-//! Math. Math. Phys. 19, 252 (1979)): successive points differ by one column of the direction
-//! matrix, and for every `m` the first `2^m` points are those of the natural order, hence
-//! themselves a net.
+//! The points are visited in Gray-code order (I. A. Antonov and V. M. Saleev, USSR Comput. Math. Math. Phys.
+//! 19, 252 (1979)), in which successive points differ by one column of the direction matrix. For every `m`,
+//! the first `2^m` points are the same as in the natural order, and are therefore a net.
 
 use super::sobol_directions::{RECURRENCES, Recurrence};
 
@@ -15,7 +14,7 @@ const WORD_BITS: usize = u32::BITS as usize;
 /// The direction matrix of one dimension.
 ///
 /// Column `j` is the direction number `v_(j+1) = m_(j+1) / 2^(j+1)` as a binary fraction of 32
-/// bits. A matrix of full word size makes the number of trailing zeros of any non-zero `u32` a
+/// bits. With a matrix of full word size, the number of trailing zeros of any non-zero `u32` is the index of a
 /// valid column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Directions([u32; WORD_BITS]);
@@ -54,8 +53,8 @@ impl Directions {
     }
 }
 
-/// The recurrence for a direction number from the `s` preceding ones, `s` the degree:
-/// `v_j = a_1 v_(j-1) + ... + a_(s-1) v_(j-s+1) + v_(j-s) + v_(j-s) / 2^s`, sums modulo two.
+/// The recurrence for a direction number from the `s` preceding ones, where `s` is the degree:
+/// `v_j = a_1 v_(j-1) + ... + a_(s-1) v_(j-s+1) + v_(j-s) + v_(j-s) / 2^s`, with sums modulo two.
 fn next_column(previous: &[u32], polynomial: u16) -> u32 {
     let overflow = previous.first().map_or(0, |v| v >> previous.len());
     // Position i of the slice belongs to v_(j-s+i), whose coefficient a_(s-i) is bit i.
@@ -78,7 +77,7 @@ mod tests {
         Directions::new(dimension).unwrap().leaves(log2_nodes).collect()
     }
 
-    /// Numerators over 2^10 and 2^11 of unscrambled points, from an independent implementation
+    /// The values are numerators over 2^10 and 2^11 of unscrambled points, from an independent implementation
     /// (`scipy.stats.qmc.Sobol` of SciPy 1.17).
     #[test]
     fn points_match_reference_values() {

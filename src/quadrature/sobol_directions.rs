@@ -40,10 +40,10 @@
 //! THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
 //! ```
 
-/// Largest number of coordinates a point set may have.
+/// Largest number of coordinates that a point set may have.
 ///
-/// The tables end here. The source file goes on to 21201 dimensions, of which far fewer are
-/// ever needed by an average over Gaussian fields.
+/// The tables end here. The source file has 21201 dimensions, but averages over Gaussian fields need far
+/// fewer.
 pub const MAX_DIMENSIONS: usize = 160;
 
 /// The recurrence of one dimension: a primitive polynomial over GF(2) and its first `m_i`.
@@ -54,8 +54,8 @@ pub(super) type Recurrence = (u16, &'static [u16]);
 
 /// One recurrence per dimension.
 ///
-/// The first dimension is the van der Corput sequence: all its `m_i` are one, which no
-/// polynomial generates, so it has degree zero and no initial numbers.
+/// The first dimension is the van der Corput sequence. All its `m_i` are one, which no polynomial generates,
+/// so that it has degree zero and no initial numbers.
 pub(super) const RECURRENCES: [Recurrence; MAX_DIMENSIONS] = [
     (1, &[]),
     (3, &[1]),
@@ -227,7 +227,7 @@ mod tests {
         polynomial.ilog2() as usize
     }
 
-    /// Multiplies by `x` modulo the polynomial, over GF(2).
+    /// Multiplies `value` by `x` modulo the polynomial, over GF(2).
     fn times_x(value: u32, polynomial: u32, degree: usize) -> u32 {
         let shifted = value << 1;
         if shifted >> degree & 1 == 1 { shifted ^ polynomial } else { shifted }
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// The first rows as printed in the paper's file: `s`, `a` and `m_i` of dimensions 2 to 8.
+    /// The values are the first rows printed in the paper's file: `s`, `a` and `m_i` of dimensions 2 to 8.
     #[test]
     fn first_rows_match_the_published_file() {
         let published: [(u16, u16, &[u16]); 7] = [

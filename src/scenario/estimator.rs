@@ -1,10 +1,10 @@
-//! Which estimator of the weights is studied.
+//! The estimator of the weights that a scenario studies.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which estimator of the weights is studied.
+/// The estimator of the weights that a scenario studies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -12,9 +12,9 @@ pub enum Estimator {
     /// Empirical risk minimisation: the global minimum of the regularised train loss.
     #[default]
     Erm,
-    /// The posterior mean: the least error that any algorithm can reach.
+    /// The posterior mean, which has the least error that any algorithm can reach.
     BayesOptimal,
-    /// Empirical risk minimisation, and the bound beside it.
+    /// Empirical risk minimisation, with the Bayes-optimal bound beside it.
     Both,
 }
 

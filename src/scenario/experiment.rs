@@ -1,4 +1,4 @@
-//! What to solve, and the solution of every stage of it.
+//! A scenario says what to solve; solving it gives the solution of every stage.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use crate::state_evolution::Run;
 
 /// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
 ///
-/// At least one of `pretrain` and `lora` must be there; `lora` needs `pretrain` or `frozen`.
+/// At least one of `pretrain` and `lora` must be given; `lora` needs `pretrain` or `frozen`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "ScenarioFields")]
 pub struct Scenario {
@@ -28,7 +28,7 @@ pub struct Scenario {
     /// The pre-training stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<pretrain::Training>,
-    /// Overlaps of the frozen weights, instead of a pre-training and of a teacher.
+    /// Overlaps of the frozen weights, in place of a pre-training and a teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
     /// The fine-tuning stage.
@@ -40,7 +40,7 @@ pub struct Scenario {
     pub options: Options,
 }
 
-/// A scenario as it is read, before the values of its fields are looked at.
+/// A scenario as it is read, before the values of its fields are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename = "Scenario")]
 pub(crate) struct ScenarioFields {
@@ -94,7 +94,8 @@ impl Scenario {
     /// Checks that the parts fit together.
     ///
     /// # Errors
-    /// [`Error::MissingField`], [`Error::Conflict`] or [`Error::TooMuchMemory`].
+    /// [`Error::MissingField`] if a part is missing, [`Error::Conflict`] if two parts do not fit together, and
+    /// [`Error::TooMuchMemory`] if the nodes would take too much memory.
     pub fn validate(&self) -> Result<(), Error> {
         self.check_memory()?;
         match (&self.pretrain, &self.frozen) {
@@ -141,7 +142,8 @@ impl Scenario {
         }
     }
 
-    /// Refuses more nodes than there may be memory for, in any of the stages. Model and options are valid.
+    /// Refuses numbers of nodes that would take more memory than allowed, in any of the stages. The model and
+    /// the options must be valid.
     fn check_memory(&self) -> Result<(), Error> {
         let Self { pretrain, lora, estimator, model, options, .. } = self;
         let pretraining = pretrain.map(|_| [Workload::Pretraining, Workload::PretrainingBound]);
@@ -159,29 +161,32 @@ impl Scenario {
 
     /// Solves every stage.
     ///
-    /// If both estimators are asked for, [`lora::Validity::above_bound`] tells whether the alignment of fine-tuning is above that of the
-    /// information-theoretic branch of the bound, which is outside the validity of replica symmetry.
+    /// If both estimators are asked for, [`lora::Validity::above_bound`] tells whether the alignment of
+    /// fine-tuning is above the information-theoretic branch of the bound. Such an alignment is outside the
+    /// validity of replica symmetry.
     ///
     /// # Errors
-    /// Those of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`] and
-    /// [`lora::bayes_optimal`]. A stage that does not converge is not an error: see its status.
+    /// The errors of [`Scenario::validate`], [`pretrain::solve`], [`lora::solve`], [`pretrain::bayes_optimal`]
+    /// and [`lora::bayes_optimal`]. A stage that does not converge is not an error: its status tells.
     pub fn solve(&self) -> Result<Outcome, Error> {
         self.solve_with(Run::default())
     }
 
-    /// The same, beginning with the outcome of a similar scenario (see [`pretrain::solve_from`] and [`lora::solve_from`]).
+    /// Like [`Scenario::solve`], beginning with the outcome of a similar scenario (see [`pretrain::solve_from`]
+    /// and [`lora::solve_from`]).
     ///
     /// # Errors
-    /// Those of [`Scenario::solve`]. Any `previous` will do.
+    /// The errors of [`Scenario::solve`]. Any `previous` is accepted.
     pub fn solve_from(&self, previous: &Outcome) -> Result<Outcome, Error> {
         self.solve_with(Run::default().starting_from(previous))
     }
 
-    /// The same, with company: the outcome of a similar scenario, an observer that is shown every iterate of both stages and may end them,
-    /// other constants of the search. A pre-training that was interrupted has no fine-tuning.
+    /// Like [`Scenario::solve`], with optional companions: the outcome of a similar scenario, an observer that is
+    /// shown every iterate of both stages and may end them, and other constants of the search. After a
+    /// pre-training that was interrupted there is no fine-tuning.
     ///
     /// # Errors
-    /// Those of [`Scenario::solve`].
+    /// The errors of [`Scenario::solve`].
     pub fn solve_with(&self, run: Run<'_, Outcome>) -> Result<Outcome, Error> {
         self.validate()?;
         let mut outcome = match self.estimator {
@@ -246,7 +251,7 @@ impl Scenario {
     }
 }
 
-/// The Bayes-optimal estimator has no ridge.
+/// Refuses a ridge, which the Bayes-optimal estimator does not have.
 fn refuse_ridge(field: &'static str, lambda: Option<f64>) -> Result<(), Error> {
     match lambda {
         Some(_) => Err(Error::Conflict { field, with: "estimator = bayes_optimal" }),

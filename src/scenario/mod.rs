@@ -1,7 +1,8 @@
 //! One experiment end to end, as plain data: the public JSON schema.
 //!
-//! A [`Scenario`] says what to solve, an [`Outcome`] what came out; both are plain structs that serde turns into JSON with
-//! the same names. `examples/solve.rs` maps lines of one to lines of the other.
+//! A [`Scenario`] says what to solve, and an [`Outcome`] holds the solutions. Both are plain structs that serde
+//! turns into JSON with the same names. `examples/solve.rs` reads scenarios line by line and writes one outcome
+//! for each.
 //!
 //! ```
 //! use lora_asymptotics::Scenario;

@@ -1,4 +1,4 @@
-//! What a scenario leads to.
+//! The outcome of a scenario.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use super::skipped::Skipped;
 use super::wire::{BoundWire, OutcomeWire, StageWire};
 use crate::{lora, pretrain};
 
-/// What a scenario leads to, one entry per stage that was asked for.
+/// The outcome of a scenario, with one entry per stage that was asked for.
 ///
-/// In JSON, an outcome begins with the version of its schema, [`Outcome::VERSION`]; the stages of a scenario that asks for the Bayes-optimal
-/// estimator alone are in the places of the others; and a stage that was skipped says so in its place. A reader ignores fields that it
-/// does not know, and refuses other versions.
+/// In JSON, an outcome begins with the version of its schema, [`Outcome::VERSION`]. If a scenario asks for the
+/// Bayes-optimal estimator alone, its stages are written under `pretrain` and `lora`. A stage that was skipped
+/// is written as such in its place. A reader ignores fields that it does not know, and refuses other versions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "OutcomeWire", into = "OutcomeWire")]
 #[non_exhaustive]
@@ -91,7 +91,7 @@ impl TryFrom<OutcomeWire> for Outcome {
         }
         let (pretrain, pretrain_bound, _) = StageWire::split(wire.pretrain);
         let (lora, lora_bound, skipped) = StageWire::split(wire.lora);
-        // Both stages of a line are of the same estimator.
+        // Both stages of an outcome belong to the same estimator.
         let alone = pretrain_bound.is_some() || lora_bound.is_some();
         let (lora_skipped, bound_skipped) = if alone { (None, skipped) } else { (skipped, None) };
         let bound = alone.then_some(Bound {

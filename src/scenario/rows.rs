@@ -8,11 +8,11 @@ use crate::pretrain;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Quantity {
-    /// Its path in the outcome, as in the JSON schema: `pretrain.order.q`.
+    /// The path of the number in the outcome, as in the JSON schema: `pretrain.order.q`.
     pub name: String,
     /// The number; NaN where JSON has `null`.
     pub value: f64,
-    /// Its standard error; `None` where there is none (see [`StdError`](crate::StdError)).
+    /// The standard error of the number; `None` where there is none (see [`StdError`](crate::StdError)).
     pub std_error: Option<f64>,
 }
 
@@ -38,7 +38,7 @@ impl Outcome {
         rows.extend(self.pretrain.iter().flat_map(|stage| named("pretrain", pretraining(stage))));
         rows.extend(self.lora.iter().flat_map(|stage| named("lora", finetuning(stage))));
         if let Some(Bound { pretrain, lora, .. }) = &self.bayes_optimal {
-            // Alone, the Bayes-optimal stages are in the places of the others.
+            // If the Bayes-optimal estimator is alone, its stages take the names of the others.
             let beside = self.pretrain.is_some() || self.lora.is_some();
             let [first, second] =
                 if beside { ["bayes_optimal.pretrain", "bayes_optimal.lora"] } else { ["pretrain", "lora"] };

@@ -1,15 +1,17 @@
-//! Why a stage has no solution.
+//! The reason why a stage has no solution.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a stage that was asked for has no solution. In JSON `{"status": "skipped", "reason": ..}`, in the place of the solution.
+/// The reason why a stage that was asked for has no solution. JSON has `{"status": "skipped", "reason": ..}` in
+/// the place of the solution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Skipped {
-    /// The pre-training did not converge: there is nothing to fine-tune. See its status.
+    /// The pre-training did not converge, so that there is nothing to fine-tune. The status of the pre-training
+    /// tells why.
     PretrainNotConverged,
 }
 

@@ -1,4 +1,4 @@
-//! Outcomes as they are written.
+//! The form in which outcomes are written to JSON.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::skipped::Skipped;
 use crate::{lora, pretrain};
 
-/// An outcome as it is written.
+/// An outcome in the form in which it is written.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct OutcomeWire {
     #[serde(default = "first_version")]
@@ -20,7 +20,7 @@ pub(super) struct OutcomeWire {
     pub(super) bayes_optimal: Option<BoundWire>,
 }
 
-/// Bayes-optimal stages as they are written.
+/// Bayes-optimal stages in the form in which they are written.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct BoundWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +29,7 @@ pub(super) struct BoundWire {
     pub(super) lora: Option<StageWire<Never, lora::BayesSolution>>,
 }
 
-/// A solution that no stage has.
+/// The type of a solution that no stage has.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Never {}
 
@@ -62,14 +62,14 @@ impl From<Skipped> for Absence {
     }
 }
 
-/// Of outcomes that do not say.
+/// The version of outcomes that do not state one.
 fn first_version() -> u32 {
     1
 }
 
 impl<'de, E: DeserializeOwned, B: DeserializeOwned> Deserialize<'de> for StageWire<E, B> {
-    /// The status tells whether a stage was skipped, and the objective, which the posterior mean does not have, which estimator it is of. Any
-    /// other field that is missing is an error.
+    /// The status tells whether a stage was skipped. The objective tells the estimator, because the posterior
+    /// mean has no objective. Any other field that is missing is an error.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let stage = if value.get("status").is_some_and(|status| status == "skipped") {

@@ -11,26 +11,26 @@ use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
 use crate::model::{Activation, Model};
 
-/// Sequences and what goes with them: one flat `T x T` matrix each.
+/// Sequences with their logits: one flat `T x T` matrix per sequence and kind.
 pub(super) struct Batch {
     pub(super) sequences: Corpus,
-    /// `h(S*)`, and the same with noise.
+    /// The logits `h(S*)`, and the same with noise.
     pub(super) clean: Vec<f64>,
     pub(super) noisy: Vec<f64>,
-    /// `h(S-hat)`, before recalibration.
+    /// The logits `h(S-hat)`, before recalibration.
     pub(super) frozen: Vec<f64>,
 }
 
-/// Where the logits come from.
+/// The origin of the logits.
 pub(super) enum Source<'a> {
-    /// From actual weights.
+    /// The logits of actual weights.
     Weights {
         teacher: &'a Weights,
         student: &'a Weights,
-        /// What the student was trained on.
+        /// The sequences and labels that the student was trained on.
         data: &'a Labelled,
     },
-    /// From their law in the limit.
+    /// Logits drawn from their law in the limit.
     Law(Frozen),
 }
 
@@ -39,7 +39,7 @@ fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
     a
 }
 
-/// `h(S*)`, and the same with noise, on sequences.
+/// The logits `h(S*)` of sequences, and the same with noise.
 pub(super) fn labelled(rng: &mut Pcg64, sequences: &Corpus, teacher: &Weights, delta: f64) -> [Vec<f64>; 2] {
     let clean = sequences.logits(teacher);
     let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
@@ -48,7 +48,7 @@ pub(super) fn labelled(rng: &mut Pcg64, sequences: &Corpus, teacher: &Weights, d
 }
 
 impl Source<'_> {
-    /// New sequences.
+    /// Draws new sequences.
     pub(super) fn fresh(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
         let sequences = Corpus::sample(rng, instance.shape, count);
         let frozen = match self {
@@ -58,7 +58,7 @@ impl Source<'_> {
         self.label(rng, instance.model, sequences, frozen)
     }
 
-    /// The `count` sequences of lowest score, out of `pool` new ones.
+    /// Returns the `count` sequences of lowest score, out of `pool` new ones.
     pub(super) fn selected(
         &self,
         rng: &mut Pcg64,
@@ -86,7 +86,7 @@ impl Source<'_> {
             kept.iter().flat_map(|mu| &frozen[square * mu..square * (mu + 1)]).copied().collect();
         let sequences = match sequences {
             Some(sequences) => sequences.select(&kept),
-            // The scores do not depend on the sequences: any will do.
+            // The scores do not depend on the sequences, so that any sequences can be attached.
             None => Corpus::sample(rng, instance.shape, count),
         };
         self.label(rng, instance.model, sequences, frozen)
@@ -106,7 +106,7 @@ impl Source<'_> {
         Batch { sequences, clean, noisy, frozen }
     }
 
-    /// The first sequences of the pre-training, with the noise they had there.
+    /// Returns the first sequences of the pre-training, with the noise that they had there.
     pub(super) fn reused(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
         if let Self::Weights { student, data, .. } = self {
             let sequences = data.sequences.select(&(0..count).collect::<Vec<_>>());
@@ -134,7 +134,8 @@ pub(super) struct Labelled {
     pub(super) noisy: Vec<f64>,
 }
 
-/// What pre-training with the response `v` makes of logits `omega` on sequences that it was trained on: the proximal point.
+/// The proximal point to which pre-training with the response `v` moves logits `omega` on sequences that it
+/// was trained on.
 fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
     match model.activation() {
         Activation::Linear => {
@@ -168,7 +169,8 @@ struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    /// The lowest of the minima downhill from `omega`, from the label's logits, and from the point between.
+    /// The lowest of the minima found downhill from `omega`, from the logits of the label, and from the
+    /// midpoint of the two.
     fn proximal_point(&self, label: &[f64]) -> Vec<f64> {
         if self.v <= 0.0 {
             return self.omega.to_vec();
@@ -197,7 +199,7 @@ impl Objective for Memory<'_> {
     }
 }
 
-/// Sequences, as fine-tuning is asked to take them.
+/// Draws or takes the sequences of fine-tuning, in the way that the scenario asks for.
 pub(super) fn finetuning_batch(
     source: &Source<'_>,
     rng: &mut Pcg64,
@@ -238,7 +240,8 @@ mod tests {
         let law = Frozen::new(2.0, 1.2, 1.1).unwrap();
         with_instance(&Model::linear(3, 0.5).unwrap(), |instance, rng| {
             let Batch { clean, noisy, frozen, .. } = Source::Law(law).fresh(rng, instance, 20_000);
-            // Of an entry of the T x T matrix: 2 Q on the diagonal and Q off it, so Q (T + 1)/T on average.
+            // The unit is the variance of an entry of the T x T matrix: 2 Q on the diagonal and Q off it, so
+            // Q (T + 1)/T on average.
             let unit = 4.0 / 3.0;
             for (moment, expected) in [
                 (second_moment(&frozen, &frozen), law.q()),
@@ -247,7 +250,7 @@ mod tests {
                 (second_moment(&noisy, &noisy), law.q0() + 0.25),
                 (second_moment(&noisy, &clean), law.q0()),
             ] {
-                // 120,000 independent coordinates.
+                // The mean is over 120,000 independent coordinates.
                 assert!((moment / unit - expected).abs() < 0.03 * expected, "{moment}, {expected}");
             }
         });
@@ -270,7 +273,7 @@ mod tests {
                 };
                 let (kept, all) = (scores(&kept), scores(&all));
                 assert_eq!(kept.len(), 1000);
-                // The largest that is kept is at the quartile of all.
+                // The largest score that is kept is at the quartile of all scores.
                 assert!((kept[999] / all[999] - 1.0).abs() < 0.1, "{} {}", kept[999], all[999]);
             });
         }

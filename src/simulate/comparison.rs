@@ -1,4 +1,4 @@
-//! Theory beside simulation.
+//! A comparison of theory and simulation.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub enum Stage {
 }
 
 impl fmt::Display for Stage {
-    /// The name of the stage in the schema.
+    /// Writes the name of the stage in the schema.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(match self {
             Self::Pretrain => "pretrain",
@@ -39,11 +39,11 @@ impl fmt::Display for Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AtSize {
-    /// `D`.
+    /// The dimension `D`.
     pub dimension: usize,
     /// Number of instances.
     pub instances: usize,
-    /// Mean over them.
+    /// The mean over the instances.
     #[serde(flatten)]
     pub estimate: Estimate,
 }
@@ -52,18 +52,19 @@ pub struct AtSize {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Row {
-    /// Its stage.
+    /// The stage of the observable.
     pub stage: Stage,
-    /// Its name, as in the schema; `quantile_50` and so on are of the eigenvalues of `s-hat`.
+    /// The name of the observable, as in the schema. `quantile_50`, `quantile_75` and `quantile_90` are
+    /// quantiles of the eigenvalues of `s-hat`.
     pub observable: String,
-    /// The prediction, and its standard error (0 if it is exact).
+    /// The prediction and its standard error (0 if the prediction is exact).
     pub theory: Estimate,
-    /// What was measured: extrapolated if there are several sizes.
+    /// The result of the simulation, extrapolated if there are several sizes.
     pub simulation: Estimate,
-    /// `(simulation - theory)` over both standard errors.
+    /// `(simulation - theory)`, divided by the two standard errors added in quadrature.
     #[serde(deserialize_with = "number")]
     pub z: f64,
-    /// What was measured at every size.
+    /// The result of the simulation at every size.
     pub sizes: Vec<AtSize>,
 }
 
@@ -73,7 +74,7 @@ pub struct Row {
 pub struct Comparison {
     /// One row per observable.
     pub rows: Vec<Row>,
-    /// Trainings that ended before their gradient was below the tolerance.
+    /// Number of trainings that ended before their gradient was below the tolerance.
     pub unconverged: usize,
 }
 
@@ -160,14 +161,14 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// How observables depend on the dimension: a polynomial in `D^{-power}`.
+/// The form in which observables depend on the dimension: a polynomial in `D^{-power}`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expansion {
     pub(super) power: f64,
     pub(super) order: usize,
 }
 
-/// Name, prediction, and how to read the measurement.
+/// Name, prediction, and the function that reads the observable from a measurement.
 type Observable<M> = (&'static str, Estimate, fn(&M) -> f64);
 
 fn predicted(mean: f64, std_error: Option<f64>) -> Estimate {
@@ -203,7 +204,7 @@ fn finetuning_observables(solution: &lora::Solution) -> [Observable<Finetuned>; 
     ]
 }
 
-/// The eigenvalue at a fraction of all, interpolated between those at `(i + 1/2)/D`.
+/// The eigenvalue at a fraction of all of them, interpolated between the eigenvalues at `(i + 1/2)/D`.
 fn quantile(sorted: &[f64], probability: f64) -> f64 {
     let position = (probability * sorted.len() as f64 - 0.5).max(0.0);
     let below = position as usize;
@@ -214,8 +215,8 @@ fn quantile(sorted: &[f64], probability: f64) -> f64 {
     }
 }
 
-/// Whether a quantile is well above the atom at 0, near whose edge corrections decay more slowly than `1/D`, and not near a gap of the
-/// spectrum.
+/// Whether a quantile is neither near the atom at 0 nor near a gap of the spectrum. Near the edge of the
+/// atom, corrections decay more slowly than `1/D`.
 fn is_regular(law: &LearnedSpectrum, probability: f64) -> bool {
     const FROM_ATOM: f64 = 0.1;
     const FROM_GAP: f64 = 0.02;
@@ -228,7 +229,7 @@ fn is_regular(law: &LearnedSpectrum, probability: f64) -> bool {
     regular
 }
 
-/// One row; `None` without measurements.
+/// One row, or `None` without measurements.
 fn row(
     stage: Stage,
     observable: &str,
@@ -247,7 +248,7 @@ fn row(
             AtSize { dimension, instances: here.len(), estimate: Estimate::of(&here) }
         })
         .collect();
-    // An interrupted experiment may have a single instance of some size.
+    // An interrupted experiment may have a single instance of some size, which has no standard error.
     let points: Vec<(usize, Estimate)> = sizes
         .iter()
         .filter(|size| size.estimate.std_error > 0.0)

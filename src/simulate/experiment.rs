@@ -1,4 +1,4 @@
-//! Simulating a scenario: instances, one by one or all at once.
+//! The simulation of a scenario: instances are run one by one or all at once.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -22,7 +22,8 @@ use crate::scenario::{Estimator, Outcome, Scenario};
 
 /// A scenario, its prediction, and a laboratory to check it in.
 ///
-/// Instances can be run in any order, on any machine, and put together afterwards: each depends on its number only.
+/// Instances can be run in any order, on any machine, and put together afterwards, because each instance
+/// depends on its number only.
 #[derive(Debug, Clone)]
 pub struct Experiment {
     scenario: Scenario,
@@ -30,17 +31,18 @@ pub struct Experiment {
     outcome: Outcome,
     pretraining: Option<(Teacher, pretrain::Training)>,
     finetuning: Option<lora::Training>,
-    /// Overlaps of the frozen weights, where their logits are synthetic.
+    /// The overlaps of the frozen weights, if their logits are synthetic.
     law: Option<Frozen>,
 }
 
 impl Experiment {
-    /// Checks everything, memory included, and solves the theory.
+    /// Checks the scenario, the laboratory and the memory that they need, and solves the theory.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the global thread pool cannot be started. Those of [`Laboratory::validate`] and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of
-    /// sequences are not integers, or that would take more memory than allowed: before anything is allocated.
-    /// [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
+    /// [`Error::Threads`] if the global thread pool cannot be started. The errors of [`Laboratory::validate`]
+    /// and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of sequences are
+    /// not integers, or that would take more memory than allowed; this is checked before anything is
+    /// allocated. [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
     /// [`message_passing`](super::message_passing)). [`Error::NotConverged`] if the theory has no prediction.
     pub fn new(scenario: &Scenario, laboratory: &Laboratory) -> Result<Self, Error> {
         laboratory.validate()?;
@@ -93,15 +95,15 @@ impl Experiment {
         &self.laboratory
     }
 
-    /// Dimension and number of every instance: first all of the first size.
+    /// Dimension and number of every instance, in the order of the sizes.
     #[must_use]
     pub fn instances(&self) -> Vec<[usize; 2]> {
         let sizes = self.laboratory.sizes.iter();
         sizes.flat_map(|size| (0..size.instances).map(|instance| [size.dimension, instance])).collect()
     }
 
-    /// One instance. On a thread of a pool, it stays on that thread: the caller is taken to run several of them. Elsewhere, it uses
-    /// all threads of rayon's global pool.
+    /// Runs one instance. On a thread of a pool, the instance stays on that thread, because the caller may
+    /// run several instances in parallel. Elsewhere, the instance uses all threads of rayon's global pool.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] if there is no such instance; [`Error::Threads`] if the global pool cannot be started.
@@ -147,17 +149,19 @@ impl Experiment {
         Ok(Measurement { dimension, instance, pretrain: stage.map(|stage| stage.measured), lora })
     }
 
-    /// All instances that are not among `known`, and those, in the order of [`Experiment::instances`]. `progress` is called
-    /// after each new one, one at a time, and may stop the experiment: what was running is finished then, nothing new is begun,
-    /// and what there is is returned.
+    /// Runs all instances that are not among `known`, and returns all of them, in the order of
+    /// [`Experiment::instances`]. `progress` is called after each new instance, one call at a time, and may
+    /// stop the experiment. Instances that are running are then finished, no new ones are begun, and the
+    /// measurements so far are returned.
     ///
-    /// The threads are those of the pool that this is called in, or else those of rayon's global one. Instances run in parallel, each
-    /// on one thread; where there are fewer than threads, one after the other, each on all threads. `progress` is called on a
-    /// thread of the pool, and must not run parallel loops of its own there.
+    /// The function uses the threads of the pool that it is called in, or else those of rayon's global pool.
+    /// Instances run in parallel, each on one thread. If there are fewer instances than threads, they run one
+    /// after the other, each on all threads. `progress` is called on a thread of the pool, and must not run
+    /// parallel loops of its own there.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if so many instances at the same time would take more memory than allowed; [`Error::Threads`] if
-    /// the global pool cannot be started.
+    /// [`Error::InvalidParameter`] if the instances that run at the same time would take more memory than
+    /// allowed; [`Error::Threads`] if the global pool cannot be started.
     pub fn run_all(
         &self,
         known: Vec<Measurement>,
@@ -183,9 +187,10 @@ impl Experiment {
             let measurement = self.measure(dimension, instance).inspect_err(|_| {
                 stopped.store(true, Ordering::Relaxed);
             })?;
-            // A panic of the caller's closure on another thread is reported there.
+            // If the caller's closure panics on another thread, the panic is reported there.
             let mut report = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // Another instance on top of this call would wait for the lock for ever.
+            // Without `alone`, this thread might begin another instance on top of this call, which would wait
+            // for the lock for ever.
             if parallel::alone(|| report(&measurement)).is_break() {
                 stopped.store(true, Ordering::Relaxed);
             }
@@ -202,18 +207,19 @@ impl Experiment {
         Ok(all.into_iter().map(|(_, measurement)| measurement).collect())
     }
 
-    /// The prediction beside what was measured.
+    /// Compares the prediction of the scenario with measurements.
     #[must_use]
     pub fn compare(&self, measurements: &[Measurement]) -> Comparison {
         self.compare_to(&self.outcome, measurements)
     }
 
-    /// Any prediction beside what was measured.
+    /// Compares any prediction with measurements.
     #[must_use]
     pub fn compare_to(&self, outcome: &Outcome, measurements: &[Measurement]) -> Comparison {
         let order = self.laboratory.order();
         let integer = Expansion { power: 1.0, order };
-        // With trained weights, h(S) and chi chi^T share the sequences: corrections of order D^{-1/2}.
+        // With trained weights, h(S) and chi chi^T share the sequences, which gives corrections of order
+        // D^{-1/2}.
         let half_integer = Expansion { power: 0.5, order: 2 * order };
         let lora = if self.law.is_some() { integer } else { half_integer };
         let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {

@@ -12,7 +12,7 @@ use super::sequences::{TEST_BATCH, Weights};
 use crate::lora::Training;
 use crate::observables;
 
-/// Power iterations for the spectral start.
+/// Number of power iterations for the spectral start.
 const POWER_ITERATIONS: usize = 60;
 
 /// Rank-one weights `w w^T`.
@@ -28,7 +28,7 @@ fn scaled(a: &[f64], factor: f64) -> Vec<f64> {
     a.iter().map(|a| factor * a).collect()
 }
 
-/// Draws a perturbation and data, trains from all starts, and measures at the lowest objective.
+/// Draws a perturbation and data, trains from all starts, and measures at the minimum of lowest objective.
 pub(super) fn run(
     instance: &Instance<'_>,
     training: &Training,
@@ -39,7 +39,7 @@ pub(super) fn run(
     let dimension = shape.dimension;
     let d = dimension as f64;
     let layer = Layer::new(model);
-    // |w*|^2 = D q0 exactly: its scatter has no counterpart in the theory.
+    // |w*|^2 = D q0 holds exactly, because a scatter of the norm has no counterpart in the theory.
     let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
     let star = star * training.q0().sqrt();
 
@@ -82,7 +82,7 @@ pub(super) fn run(
         .collect();
     let runs = trained.iter().map(|(_, run)| *run).collect();
     let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
-    // There are always two starts at least.
+    // There are always at least two starts.
     let (w, objective) =
         best.map_or((star.clone(), f64::NAN), |(minimum, run)| (task.matrix(&minimum.w), run.objective));
     let [test, test_clean, without] = test_errors(instance, training, source, [&star, &w]);
@@ -101,7 +101,8 @@ pub(super) fn run(
 
 /// The direction in which the loss at `w = 0` decreases most, by power iteration.
 fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norm: f64) -> DMatrix<f64> {
-    // The image of a random vector gives the root mean square of the eigenvalues; twice that is the edge of a semicircle.
+    // The image of a random vector gives the root mean square of the eigenvalues. Twice that is the edge of a
+    // semicircle.
     let shift = 2.0 * task.curvature(&random).norm() / random.norm();
     let mut w = random;
     for _ in 0..POWER_ITERATIONS {
@@ -115,7 +116,7 @@ fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norm: f64) -> DMatrix<f
     w
 }
 
-/// Losses per new sequence: with noisy labels, with clean ones, and with noisy ones at `w = 0`.
+/// The losses per new sequence: with noisy labels, with clean labels, and with noisy labels at `w = 0`.
 fn test_errors(
     instance: &Instance<'_>,
     training: &Training,

@@ -1,4 +1,4 @@
-//! What every part of the simulation of one instance needs to know.
+//! The properties of one instance that every part of its simulation needs.
 
 use super::laboratory::Laboratory;
 use super::random::Streams;

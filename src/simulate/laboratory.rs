@@ -1,4 +1,4 @@
-//! What is simulated, as opposed to what is predicted: sizes, instances, seeds, and bounds on time and memory.
+//! The settings of a simulation: sizes, instances, seeds, and bounds on time and memory.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +10,9 @@ use crate::lora::Sequences;
 use crate::model::Teacher;
 use crate::scenario::Scenario;
 
-/// Sizes of a laboratory at most.
+/// Largest number of sizes of a laboratory.
 const MAX_SIZES: usize = 100;
-/// Instances of all sizes together at most: lists of them are kept in memory.
+/// Largest number of instances of all sizes together. Lists of instances are kept in memory.
 const MAX_INSTANCES: usize = 10_000_000;
 
 /// How many instances are trained at one dimension.
@@ -20,31 +20,32 @@ const MAX_INSTANCES: usize = 10_000_000;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Size {
-    /// `D`, 2 to 100,000. The numbers of sequences and the widths must be integers to 1%.
+    /// The dimension `D`, 2 to 100,000. The numbers of sequences and the widths must be integers to 1%.
     pub dimension: usize,
-    /// Independent teachers and data; 2 to 1,000,000.
+    /// Number of independent teachers and data sets, 2 to 1,000,000.
     pub instances: usize,
 }
 
 impl Size {
-    /// `instances` of dimension `dimension`. [`Laboratory::validate`] checks both.
+    /// A size with `instances` instances of dimension `dimension`. [`Laboratory::validate`] checks both.
     #[must_use]
     pub fn new(dimension: usize, instances: usize) -> Self {
         Self { dimension, instances }
     }
 }
 
-/// Where the logits of the frozen weights come from.
+/// The origin of the logits of the frozen weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FrozenLogits {
-    /// From weights that were trained on sequences of the same dimension: the whole pipeline, with corrections of order
-    /// `D^{-1/2}` to the fine-tuning stage.
+    /// The logits are those of weights that were trained on sequences of the same dimension. The whole
+    /// pipeline is simulated, and the fine-tuning stage has corrections of order `D^{-1/2}`.
     #[default]
     Trained,
-    /// Drawn from their law in the limit, given the overlaps, independently of the sequences: fast, and with small
-    /// corrections. Only the fine-tuning stage is simulated. Always so for a scenario with `frozen`.
+    /// The logits are drawn from their law in the limit, given the overlaps, independently of the sequences.
+    /// This is fast, and corrections are small. Only the fine-tuning stage is simulated. A scenario with
+    /// `frozen` always has synthetic logits.
     Synthetic,
 }
 
@@ -63,27 +64,29 @@ pub enum FrozenLogits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Laboratory {
-    /// Dimensions and numbers of instances: one, or several to extrapolate from. At most 100 sizes, with 10,000,000 instances
-    /// together.
+    /// Dimensions and numbers of instances. Results are extrapolated from several sizes. There can be at most
+    /// 100 sizes, with 10,000,000 instances together.
     pub sizes: Vec<Size>,
-    /// Seed. The same seed gives the same bits, whatever the number of threads.
+    /// Seed of the random numbers. The same seed gives the same bits, whatever the number of threads.
     pub seed: u64,
-    /// Where the logits of the frozen weights come from.
+    /// The origin of the logits of the frozen weights.
     pub frozen: FrozenLogits,
-    /// New sequences per instance for the test errors; 1 to 10,000,000.
+    /// Number of new sequences per instance for the test errors; 1 to 10,000,000.
     pub test_sequences: usize,
-    /// Random starts of pre-training; the lowest objective is kept. 1 to 100.
+    /// Number of random starts of pre-training, 1 to 100. The minimum of lowest objective is kept.
     pub pretraining_starts: usize,
-    /// Random starts of fine-tuning, beside the informed and the spectral one; 0 to 100.
+    /// Number of random starts of fine-tuning, in addition to the informed and the spectral start; 0 to 100.
     pub random_starts: usize,
     /// Root mean square of the entries of the gradient at which training ends; > 0.
     pub gradient_tolerance: f64,
-    /// Iterations of L-BFGS per training at most; 1 to 10,000,000.
+    /// Largest number of iterations of L-BFGS per training; 1 to 10,000,000.
     pub max_iterations: usize,
-    /// Highest power of `1/D` in the extrapolation from several sizes: 0 to 4, and fewer than there are sizes; 1 if not given. Where
-    /// fine-tuning is on trained weights, half-integer powers are fitted, too, as far as there are sizes enough.
+    /// Highest power of `1/D` in the extrapolation from several sizes. It is 0 to 4, less than the number of
+    /// sizes, and 1 if not given. If fine-tuning is on trained weights, half-integer powers are fitted as
+    /// well, as far as the number of sizes allows.
     pub order: Option<usize>,
-    /// Bytes that all instances trained at the same time, one per thread, may take; an experiment that would need more is refused. At most 2^40.
+    /// Memory in bytes that all instances trained at the same time, one per thread, may take; at most 2^40.
+    /// An experiment that would need more is refused.
     pub memory_limit: u64,
 }
 
@@ -105,7 +108,7 @@ impl Default for Laboratory {
 }
 
 impl Laboratory {
-    /// Checks every field by itself.
+    /// Checks every field separately.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] names the first field that is out of range.
@@ -147,7 +150,7 @@ impl Laboratory {
         Ok(())
     }
 
-    /// The highest power of `1/D` in extrapolations.
+    /// The highest power of `1/D` in an extrapolation.
     pub(super) fn order(&self) -> usize {
         self.order.unwrap_or(1)
     }
@@ -157,13 +160,14 @@ impl Laboratory {
     }
 }
 
-/// Numbers of sequences and widths at one dimension, as floats: they are checked before anything is allocated.
+/// Numbers of sequences and widths at one dimension. They are floats, because they are checked before
+/// anything is allocated.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counts {
     dimension: f64,
-    /// Sequences of pre-training, and the widths of student and teacher.
+    /// Number of sequences of pre-training, and the widths of student and teacher.
     pretraining: Option<[f64; 3]>,
-    /// Sequences that are trained on, and those among which they are selected.
+    /// Number of sequences that are trained on, and number of those from which they are selected.
     finetuning: Option<[f64; 2]>,
 }
 
@@ -212,10 +216,10 @@ impl Counts {
         Ok(Self { dimension: d, pretraining, finetuning })
     }
 
-    /// Bytes that one instance takes, about.
+    /// The approximate number of bytes that one instance takes.
     pub(super) fn bytes(&self, tokens: usize) -> f64 {
         let (d, t) = (self.dimension, tokens as f64);
-        // Tokens, projections, and a dozen matrices of size T x T, per sequence.
+        // Every sequence has its tokens, their projections, and about twelve matrices of size T x T.
         let sequences = |count: f64, width: f64| count * t * (d + 3.0 * width + 12.0 * t);
         let vectors = (2 * minimise::MEMORY + 12 + MAX_CHUNKS) as f64;
         let pretraining = self.pretraining.map_or(0.0, |[count, width, teacher]| {
@@ -228,18 +232,18 @@ impl Counts {
         numbers * std::mem::size_of::<f64>() as f64
     }
 
-    /// Sequences of pre-training and width of the student.
+    /// The number of sequences of pre-training and the width of the student.
     pub(super) fn pretraining(&self) -> Option<[usize; 2]> {
         self.pretraining.map(|[count, width, _]| [count as usize, width as usize])
     }
 
-    /// Sequences of fine-tuning, and the pool they are selected from.
+    /// The number of sequences of fine-tuning, and the size of the pool from which they are selected.
     pub(super) fn finetuning(&self) -> Option<[usize; 2]> {
         self.finetuning.map(|counts| counts.map(|x| x as usize))
     }
 }
 
-/// Refuses what would take too much memory on so many threads.
+/// Refuses an experiment that would take too much memory on the given number of threads.
 pub(super) fn check_memory(
     scenario: &Scenario,
     laboratory: &Laboratory,

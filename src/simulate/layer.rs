@@ -1,8 +1,9 @@
 //! The loss of the attention layer on actual sequences, and its gradient.
 //!
-//! With `Y = X W` the projected tokens of a sequence and `S = scale W W^T`, the logits are
-//! `h_ab = (scale/D)(y_a.y_b - |W|^2 delta_ab)`, plus those of the frozen weights if there are any. For the residual `r = sigma(h) - y`
-//! the loss is `D^{-1}|r X|_F^2 = tr(r G r^T)` with `G = X X^T/D`; with `A` its derivative in `h`, made symmetric, the gradient is
+//! Let `Y = X W` be the projected tokens of a sequence, and `S = scale W W^T`. The logits are
+//! `h_ab = (scale/D)(y_a.y_b - |W|^2 delta_ab)`, plus those of the frozen weights if there are any. For the
+//! residual `r = sigma(h) - y`, the loss is `D^{-1}|r X|_F^2 = tr(r G r^T)` with `G = X X^T/D`. Let `A` be
+//! its symmetrised derivative with respect to `h`. The gradient is then
 //! `dL/dW = (2 scale/D) sum_mu (X^T A Y - tr(A) W)`.
 
 use nalgebra::DMatrix;
@@ -49,7 +50,7 @@ impl Layer {
         }
     }
 
-    /// The loss of one sequence at the logits `h`, which are replaced by the symmetric derivative `A`.
+    /// Returns the loss of one sequence at the logits `h`, and replaces `h` by the symmetric derivative `A`.
     pub(super) fn adjoint(&self, h: &mut [f64], label: &[f64], gram: &[f64], residual: &mut [f64]) -> f64 {
         let t = self.tokens;
         let mut loss = 0.0;
@@ -84,7 +85,7 @@ impl Layer {
         loss
     }
 
-    /// The losses of all sequences with given logits, summed.
+    /// The sum of the losses of all sequences with given logits.
     pub(super) fn loss(&self, sequences: &Corpus, logits: &[f64], labels: &[f64]) -> f64 {
         let square = sequences.square();
         let of_chunk = |chunk: Chunk<'_>| {
@@ -103,22 +104,22 @@ impl Layer {
     }
 }
 
-/// What is minimised: `sum_mu loss + lambda |W|^2`.
+/// A training task, whose objective is `sum_mu loss + lambda |W|^2`.
 pub(super) struct Task<'a> {
     pub(super) layer: Layer,
     pub(super) sequences: &'a Corpus,
-    /// `sigma` of the label's logits.
+    /// The labels, `sigma` of their logits.
     pub(super) labels: &'a [f64],
-    /// Logits of the frozen weights.
+    /// The logits of the frozen weights.
     pub(super) frozen: Option<&'a [f64]>,
     pub(super) lambda: f64,
-    /// `S = scale W W^T`.
+    /// The scale in `S = scale W W^T`.
     pub(super) scale: f64,
     pub(super) width: usize,
 }
 
 impl Task<'_> {
-    /// `W`, from its columns one after the other.
+    /// The matrix `W`, from its columns one after the other.
     pub(super) fn matrix(&self, w: &[f64]) -> DMatrix<f64> {
         DMatrix::from_column_slice(self.sequences.dimension(), self.width, w)
     }
@@ -128,15 +129,15 @@ impl Task<'_> {
         self.adjoints(w, w).0
     }
 
-    /// Minus the curvature of the loss at `W = 0`, of a single column, times a vector.
+    /// The negative curvature of the loss at `W = 0`, for a single column, times a vector.
     pub(super) fn curvature(&self, direction: &DMatrix<f64>) -> DMatrix<f64> {
-        // The logits are those of the frozen weights alone, the projections those of the direction.
+        // The logits are those of the frozen weights alone, and the projections are those of the direction.
         let zero = DMatrix::zeros(direction.nrows(), direction.ncols());
         let (_, trace, pulled) = self.adjoints(&zero, direction);
         direction * trace - pulled
     }
 
-    /// Loss at `w`; `sum tr A` and `sum X^T A X v` there.
+    /// The loss at `w`, and `sum tr A` and `sum X^T A X v` there.
     fn adjoints(&self, w: &DMatrix<f64>, v: &DMatrix<f64>) -> (f64, f64, DMatrix<f64>) {
         let t = self.layer.tokens;
         let square = t * t;
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_loss_is_that_of_the_outputs() {
-        // D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
+        // The reference is D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
         let model = Model::softmax(3, 0.5).unwrap();
         with_task(&model, 2, |task, w| {
             let s = Weights::attention(w.clone()).matrix();

@@ -1,20 +1,20 @@
-//! What is measured on one instance, under the names that the theory gives it.
+//! The measurements on one instance, under the names that the theory gives them.
 
 use serde::{Deserialize, Serialize};
 
 use super::minimise::Minimum;
 use crate::nullable::number;
 
-/// Where a training began.
+/// The start of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TrainingStart {
-    /// A Gaussian vector or matrix.
+    /// The training starts at a Gaussian vector or matrix.
     Random,
-    /// The truth.
+    /// The training starts at the truth.
     Informed,
-    /// The direction in which the loss at zero weights decreases most.
+    /// The training starts along the direction in which the loss at zero weights decreases most.
     Spectral,
 }
 
@@ -22,18 +22,18 @@ pub enum TrainingStart {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Run {
-    /// Where it began.
+    /// The start of the training.
     pub start: TrainingStart,
-    /// Objective at its end, in the units of the theory.
+    /// The objective at the end of the training, in the units of the theory.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
-    /// Alignment with the truth there.
+    /// The alignment with the truth at the end of the training.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
-    /// Root mean square of the entries of the gradient there.
+    /// The root mean square of the entries of the gradient at the end of the training.
     #[serde(deserialize_with = "number")]
     pub gradient: f64,
-    /// Iterations of L-BFGS.
+    /// Number of iterations of L-BFGS.
     pub iterations: usize,
     /// Whether the gradient is below the tolerance.
     pub converged: bool,
@@ -52,7 +52,7 @@ impl Run {
     }
 }
 
-/// The run with the lowest objective: its number, and itself.
+/// The run with the lowest objective, and its number.
 pub(super) fn lowest<T>(runs: impl Iterator<Item = T>, objective: impl Fn(&T) -> f64) -> Option<T> {
     runs.reduce(|best, next| if objective(&next) < objective(&best) { next } else { best })
 }
@@ -67,22 +67,22 @@ pub struct Pretrained {
     /// `M = Tr(S-hat S*)/D^2`.
     #[serde(deserialize_with = "number")]
     pub m: f64,
-    /// `tr s-hat`, normalised.
+    /// The normalised trace `tr s-hat`.
     #[serde(deserialize_with = "number")]
     pub trace: f64,
     /// Fraction of eigenvalues above 1e-5 of the largest.
     #[serde(deserialize_with = "number")]
     pub rank_fraction: f64,
-    /// `L/D^2`.
+    /// The objective `L/D^2`.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
-    /// Loss per new sequence.
+    /// The loss per new sequence.
     #[serde(deserialize_with = "number")]
     pub test: f64,
-    /// The same, without noise in the label.
+    /// The loss per new sequence, without noise in the label.
     #[serde(deserialize_with = "number")]
     pub test_clean: f64,
-    /// Loss per training sequence.
+    /// The loss per training sequence.
     #[serde(deserialize_with = "number")]
     pub train: f64,
     /// `o_W = M/sqrt(Q Q0)`, with the `Q0` of this instance.
@@ -90,7 +90,7 @@ pub struct Pretrained {
     pub alignment: f64,
     /// Eigenvalues of `s-hat = S-hat/sqrt(D)`, in increasing order.
     pub eigenvalues: Vec<f64>,
-    /// All trainings; what is measured is the one of lowest objective.
+    /// All trainings. The measurements are those of the training of lowest objective.
     pub runs: Vec<Run>,
 }
 
@@ -104,35 +104,35 @@ pub struct Finetuned {
     /// `m = |w-hat.w*|/D`.
     #[serde(deserialize_with = "number")]
     pub m: f64,
-    /// `L'/D`.
+    /// The objective `L'/D`.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
-    /// Loss per new sequence.
+    /// The loss per new sequence.
     #[serde(deserialize_with = "number")]
     pub test: f64,
-    /// The same, without noise in the label.
+    /// The loss per new sequence, without noise in the label.
     #[serde(deserialize_with = "number")]
     pub test_clean: f64,
-    /// Loss per training sequence.
+    /// The loss per training sequence.
     #[serde(deserialize_with = "number")]
     pub train: f64,
-    /// Loss per new sequence at `w = 0`.
+    /// The loss per new sequence at `w = 0`.
     #[serde(deserialize_with = "number")]
     pub frozen: f64,
     /// `o_w = m/sqrt(q q0)`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
-    /// All trainings; what is measured is the one of lowest objective.
+    /// All trainings. The measurements are those of the training of lowest objective.
     pub runs: Vec<Run>,
 }
 
-/// One instance: a teacher, its data, the trained weights, and what they do on new sequences.
+/// One instance: a teacher, its data, the trained weights, and their losses on new sequences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Measurement {
-    /// `D`.
+    /// The dimension `D`.
     pub dimension: usize,
-    /// Number of the instance, from 0.
+    /// The number of the instance, from 0.
     pub instance: usize,
     /// The pre-training stage, if it was simulated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,7 +143,7 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Trainings that ended before their gradient was below the tolerance.
+    /// The number of trainings that ended before their gradient was below the tolerance.
     #[must_use]
     pub fn unconverged(&self) -> usize {
         let pretrain = self.pretrain.iter().flat_map(|stage| &stage.runs);

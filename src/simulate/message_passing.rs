@@ -1,7 +1,8 @@
-//! Bayes-optimal fine-tuning at finite size: approximate message passing with the posterior mean of every sequence, beside its
-//! state evolution.
+//! Bayes-optimal fine-tuning at finite size. Approximate message passing with the posterior mean of every
+//! sequence is compared with its state evolution.
 //!
-//! In units with `q0 = 1`, and with `Y` what the labels say of `chi chi^T` (see [`lora::BayesCurve`]): from `w` of overlap `q`,
+//! In units with `q0 = 1`, let `Y` be the information of the labels on `chi chi^T` (see
+//! [`lora::BayesCurve`]). One iteration leads from `w` of overlap `q` to
 //!
 //! ```text
 //! omega = X w/sqrt(D) - (1 - q) g_before,
@@ -28,14 +29,14 @@ use crate::options::Options;
 use crate::parallel;
 use crate::scenario::{Estimator, Scenario};
 
-/// How message passing is run.
+/// The settings of message passing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MessagePassing {
     /// Number of iterations; 1 to 10,000.
     pub iterations: usize,
-    /// Overlap `q/q0` of the start with the truth, in `(0, 1)`: small for an uninformed start, which finds the algorithmic branch. From
-    /// exactly none, nothing would ever move.
+    /// Overlap `q/q0` of the start with the truth, in `(0, 1)`. A small overlap is an uninformed start, which
+    /// finds the algorithmic branch. The overlap cannot be 0, from which message passing would never move.
     pub start: f64,
 }
 
@@ -45,15 +46,15 @@ impl Default for MessagePassing {
     }
 }
 
-/// One iteration.
+/// The overlaps after one iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Iteration {
-    /// `w.w*/D`.
+    /// The overlap `w.w*/D`.
     pub m: Estimate,
-    /// `|w|^2/D`. For a Bayes-optimal algorithm, `q = m` on average.
+    /// The norm `|w|^2/D`. A Bayes-optimal algorithm has `q = m` on average.
     pub q: Estimate,
-    /// Both, according to state evolution.
+    /// The value of both according to state evolution.
     pub state_evolution: f64,
 }
 
@@ -61,16 +62,16 @@ pub struct Iteration {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Trajectory {
-    /// `D`.
+    /// The dimension `D`.
     pub dimension: usize,
     /// Number of instances.
     pub instances: usize,
-    /// The start, and every iteration.
+    /// The overlaps at the start, and after every iteration.
     pub iterations: Vec<Iteration>,
 }
 
-/// Message passing on synthetic frozen logits, one trajectory per size of the laboratory. Instances run in parallel, each on one
-/// thread of the pool that this is called in.
+/// Runs message passing on synthetic frozen logits, and returns one trajectory per size of the laboratory.
+/// Instances run in parallel, each on one thread of the pool in which the function is called.
 ///
 /// ```
 /// use lora_asymptotics::simulate::{Laboratory, MessagePassing, Size, message_passing};
@@ -113,7 +114,7 @@ pub fn message_passing(
         options: *options,
     };
     scenario.validate()?;
-    // Two numbers per iteration of every instance.
+    // Every instance keeps two numbers per iteration.
     let largest = laboratory.sizes.iter().map(|size| size.instances).max().unwrap_or(0);
     let paths = 16.0 * (settings.iterations + 1) as f64 * largest as f64;
     if paths > laboratory.memory_limit as f64 {
@@ -155,7 +156,8 @@ struct Planted {
 }
 
 impl Planted {
-    /// Frozen logits that explain all but `noise` of the label's: what they explain is known, and need not be drawn.
+    /// The frozen logits explain all but `noise` of the label's logits. The explained part is known, and need
+    /// not be drawn.
     fn new(model: &Model, noise: f64, count: usize, streams: &Streams) -> Result<Self, Error> {
         let (dimension, tokens) = (streams.dimension, model.tokens());
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
@@ -164,7 +166,7 @@ impl Planted {
         let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
         let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
         for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {
-            // h1(w*) is centred by |w*|^2/D = 1.
+            // h1(w*) is centred: |w*|^2/D = 1 is subtracted on the diagonal.
             let diagonal = i % (tokens * tokens) % (tokens + 1) == 0;
             *y += n + if diagonal { 1.0 } else { 0.0 };
         }
@@ -173,7 +175,7 @@ impl Planted {
         Ok(Self { sequences, star, start, denoiser })
     }
 
-    /// `m` and `q` of the start and of every iteration.
+    /// `m` and `q` at the start and after every iteration.
     fn run(&self, settings: &MessagePassing) -> Result<Vec<[f64; 2]>, Error> {
         let d = self.sequences.dimension() as f64;
         let root = d.sqrt();
@@ -183,7 +185,7 @@ impl Planted {
         let overlaps = |w: &DMatrix<f64>| [w.dot(&self.star) / d, w.norm_squared() / d];
         let mut path = vec![overlaps(&w)];
         for _ in 0..settings.iterations {
-            // Perfect recovery is reached to rounding only.
+            // Perfect recovery is only reached up to rounding.
             let v = (1.0 - q).max(1e-12);
             let projected = self.sequences.project(&w);
             let omega: Vec<f64> = projected.iter().zip(&g).map(|(x, g)| x / root - v * g).collect();

@@ -1,4 +1,4 @@
-//! Training: L-BFGS on the actual loss, from a given start.
+//! Training by L-BFGS on the actual loss, from a given start.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,15 +11,15 @@ pub(super) trait Objective {
     fn evaluate(&self, w: &[f64]) -> (f64, Vec<f64>);
 }
 
-/// Pairs of steps that L-BFGS remembers.
+/// Number of pairs of steps that L-BFGS remembers.
 pub(super) const MEMORY: usize = 10;
-/// A line search that fails, as it does near rounding, is followed by a steepest descent: so many times.
+/// Largest number of restarts. A line search may fail near rounding; a steepest descent follows it.
 const MAX_RESTARTS: usize = 5;
 
-/// Evaluations without improvement at most; a line search takes one or two.
+/// Largest number of evaluations without improvement. A line search takes one or two.
 const PATIENCE: usize = 30;
 
-/// Where training ended.
+/// The end of a training.
 #[derive(Debug, Clone)]
 pub(super) struct Minimum {
     pub(super) w: Vec<f64>,
@@ -30,7 +30,7 @@ pub(super) struct Minimum {
     pub(super) converged: bool,
 }
 
-/// When training ends.
+/// The conditions under which training ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stopping {
     pub(super) gradient_tolerance: f64,
@@ -56,7 +56,8 @@ impl Evaluated {
         (self.gradient.iter().map(|x| x * x).sum::<f64>() / self.gradient.len() as f64).sqrt()
     }
 
-    /// Whether this is the better end of a descent. Where rounding hides which objective is the lower, the gradient tells.
+    /// Whether this point is a better end of a descent than `other`. If rounding hides which objective is
+    /// lower, the gradients decide.
     fn improves_on(&self, other: &Self) -> bool {
         let rounding = 1e-13 * other.objective.abs();
         let lower = self.objective < other.objective - rounding;
@@ -64,13 +65,14 @@ impl Evaluated {
     }
 }
 
-/// The objective as argmin wants it. Objective and gradient are asked for one after the other, and cost the same products.
+/// The objective in the form that argmin asks for. Argmin evaluates objective and gradient one after the
+/// other, but both come from the same products, so that the last evaluation is kept.
 struct ArgminProblem<'a, F> {
     objective: &'a F,
     last: RefCell<Evaluated>,
-    /// Kept here, since argmin drops its state where a line search fails.
+    /// The best point is kept here, because argmin drops its state if a line search fails.
     best: RefCell<Evaluated>,
-    /// Evaluations since then.
+    /// Number of evaluations since the best point was found.
     in_vain: Cell<usize>,
 }
 
@@ -85,8 +87,8 @@ impl<'a, F: Objective> ArgminProblem<'a, F> {
         }
     }
 
-    /// What is wanted of the evaluation at `w`. An error ends the descent: close to rounding the line search may leave the
-    /// numbers, or never end.
+    /// Reads a quantity from the evaluation at `w`. An error ends the descent, because close to rounding the
+    /// line search may reach values that are not finite, or never end.
     fn at<R>(&self, w: &[f64], read: impl FnOnce(&Evaluated) -> R) -> Result<R, argmin::core::Error> {
         let mut last = self.last.borrow_mut();
         if last.w != w {
@@ -125,7 +127,7 @@ impl<F: Objective> Gradient for &ArgminProblem<'_, F> {
     }
 }
 
-/// Downhill from `start` to a minimum.
+/// Descends from `start` to a minimum.
 pub(super) fn minimise(objective: &impl Objective, start: &[f64], stopping: Stopping) -> Minimum {
     let problem = ArgminProblem::new(objective, start);
     let tolerance = stopping.gradient_tolerance * (start.len() as f64).sqrt();
@@ -166,7 +168,7 @@ pub(super) fn minimise(objective: &impl Objective, start: &[f64], stopping: Stop
 mod tests {
     use super::*;
 
-    /// `sum_i i x_i^2 + (sum_i x_i - 1)^4`, with the number of evaluations.
+    /// The function `sum_i i x_i^2 + (sum_i x_i - 1)^4`, which counts its evaluations.
     struct Bowl {
         size: usize,
         evaluations: Cell<usize>,
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_rounding_does_not_allow_ends_and_says_so() {
-        // Next to 1e6 nothing below 1e-10 is left of the objective: line searches fail.
+        // Next to an offset of 1e6, the part of the objective below 1e-10 is lost, and line searches fail.
         for (offset, gradient_tolerance) in [(1e6, 0.0), (0.0, 0.0), (1e6, 1e-12)] {
             let bowl = Bowl { size: 5, evaluations: Cell::new(0), offset };
             let stopping = Stopping { gradient_tolerance, max_iterations: 1000 };
@@ -213,7 +215,7 @@ mod tests {
             assert!(minimum.gradient < 1e-3, "{minimum:?}");
             assert!(bowl.evaluations.get() < 1000, "{}", bowl.evaluations.get());
         }
-        // One iteration is not enough.
+        // One iteration is not enough to converge.
         let bowl = Bowl { size: 5, evaluations: Cell::new(0), offset: 0.0 };
         let stopping = Stopping { gradient_tolerance: 1e-10, max_iterations: 1 };
         assert!(!minimise(&bowl, &[1.0; 5], stopping).converged);

@@ -1,9 +1,10 @@
-//! A finite-size laboratory: trains the real network on actual sequences, and puts what it measures beside the prediction.
+//! A finite-size laboratory. It trains the real network on actual sequences, and compares its measurements
+//! with the prediction.
 //!
 //! Sequences `X` of `T` tokens in `D` dimensions, a teacher, and label noise are drawn exactly as the model says. Pre-training
 //! minimises `sum_mu D^{-1}|yhat_mu - y_mu|_F^2 + lambda |W|_F^2` over `W` of shape `D x P`, and fine-tuning
 //! `sum_mu D^{-1}|sigma(beta h(S-hat) + h1(w)) X - y'_mu|_F^2 + lambda' |w|^2` over `w`, by L-BFGS with gradients by matrix
-//! products. Nothing here knows the equations of the theory.
+//! products. The simulation does not use the equations of the theory.
 //!
 //! ```
 //! use lora_asymptotics::Scenario;
@@ -55,10 +56,10 @@ pub use statistics::{Estimate, extrapolate};
 use crate::error::Error;
 use crate::scenario::Scenario;
 
-/// The prediction for a scenario beside its simulation.
+/// Solves a scenario, simulates it, and compares the two.
 ///
 /// # Errors
-/// Those of [`Experiment::new`] and [`Experiment::run_all`].
+/// The errors of [`Experiment::new`] and [`Experiment::run_all`].
 pub fn compare(scenario: &Scenario, laboratory: &Laboratory) -> Result<Comparison, Error> {
     let experiment = Experiment::new(scenario, laboratory)?;
     let measurements = experiment.run_all(Vec::new(), |_| ControlFlow::Continue(()))?;

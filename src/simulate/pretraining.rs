@@ -17,7 +17,7 @@ use crate::pretrain::Training;
 /// Eigenvalues below this fraction of the largest count as zero.
 const RANK_TOLERANCE: f64 = 1e-5;
 
-/// The stage as fine-tuning needs it.
+/// The results of pre-training that fine-tuning needs.
 pub(super) struct Stage {
     pub(super) teacher: Weights,
     pub(super) student: Weights,
@@ -93,9 +93,10 @@ pub(super) fn run(
     Ok(Stage { teacher, student, data: Labelled { sequences, clean, noisy }, measured })
 }
 
-/// Eigenvalues of `S/sqrt(D)`, in increasing order. Those of a product `W W^T` are not negative but for rounding.
+/// The eigenvalues of `S/sqrt(D)`, in increasing order. A product `W W^T` has no negative eigenvalues, except
+/// by rounding.
 fn spectrum(s: &DMatrix<f64>) -> Vec<f64> {
-    // Those of a matrix with a NaN would never be found.
+    // The search for the eigenvalues of a matrix with a NaN would never end.
     if !s.iter().all(|x| x.is_finite()) {
         return vec![f64::NAN; s.nrows()];
     }
@@ -105,7 +106,7 @@ fn spectrum(s: &DMatrix<f64>) -> Vec<f64> {
     eigenvalues
 }
 
-/// Losses per new sequence, with and without noise in the label.
+/// The losses per new sequence, with and without noise in the label.
 fn test_errors(instance: &Instance<'_>, [teacher, student]: [&Weights; 2]) -> [f64; 2] {
     let Instance { model, laboratory, streams, shape } = *instance;
     let rng = &mut streams.stream(Purpose::PretrainingTest);

@@ -1,12 +1,12 @@
-//! Named streams of random numbers: every use of randomness in an instance has its own, so that no result depends on the order
-//! or on the thread in which anything is drawn.
+//! Named streams of random numbers. Every use of random numbers in an instance has its own stream, so that no
+//! result depends on the order or on the thread in which the numbers are drawn.
 
 use nalgebra::DMatrix;
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
 
-/// What the numbers of a stream are for.
+/// The purpose of the numbers of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Teacher,
@@ -52,8 +52,8 @@ pub(super) fn gaussian(rng: &mut Pcg64, rows: usize, columns: usize) -> DMatrix<
     DMatrix::from_fn(rows, columns, |_, _| normal(rng))
 }
 
-/// A Gaussian matrix scaled to the norm that it has on average. The scale is `1 + O(1/D)`, and so without consequence in the
-/// limit, but it carries most of the scatter between instances.
+/// A Gaussian matrix scaled to the root mean square of its norm. The scale is `1 + O(1/D)`, and therefore has
+/// no effect in the limit, but without it most of the scatter between instances would come from the norm.
 pub(super) fn normalised(rng: &mut Pcg64, rows: usize, columns: usize) -> DMatrix<f64> {
     let matrix = gaussian(rng, rows, columns);
     let scale = ((rows * columns) as f64).sqrt() / matrix.norm();

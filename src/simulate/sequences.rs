@@ -1,4 +1,4 @@
-//! Sequences of tokens, matrices of weights, and the logits of one on the other.
+//! Sequences of tokens, matrices of weights, and the logits of the weights on the sequences.
 
 use nalgebra::{DMatrix, DMatrixView};
 use rand_pcg::Pcg64;
@@ -10,7 +10,7 @@ use crate::model::Teacher;
 use crate::parallel;
 use crate::spectrum::Discrete;
 
-/// New sequences that are held at once.
+/// Number of new sequences that are held at the same time.
 pub(super) const TEST_BATCH: usize = 256;
 /// Symmetric weights `S = scale F F^T`.
 #[derive(Debug, Clone)]
@@ -26,9 +26,9 @@ impl Weights {
         Self { factor: w, scale }
     }
 
-    /// One draw of the teacher. Wishart teachers have their mean trace. Listed spectra are diagonal: the law of the sequences
-    /// does not change under rotations, so that the eigenvectors do not matter; at sizes other than the number of eigenvalues,
-    /// the eigenvalues are quantiles of the list.
+    /// Draws a teacher. Wishart teachers are scaled to their mean trace. Listed spectra are diagonal
+    /// matrices: the law of the sequences does not change under rotations, so that the eigenvectors do not
+    /// matter. At a size other than the number of eigenvalues, the eigenvalues are quantiles of the list.
     pub(super) fn teacher(teacher: &Teacher, dimension: usize, rng: &mut Pcg64) -> Result<Self, Error> {
         let listed = match teacher {
             Teacher::Wishart { kappa0 } => {
@@ -58,7 +58,7 @@ impl Weights {
     }
 }
 
-/// What all sequences of an instance have in common.
+/// The shape that all sequences of an instance have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) dimension: usize,
@@ -69,13 +69,14 @@ pub(super) struct Shape {
 #[derive(Debug, Clone)]
 pub(super) struct Corpus {
     pub(super) tokens: usize,
-    /// One token per column, sequence after sequence.
+    /// The tokens, one per column, sequence after sequence.
     x: DMatrix<f64>,
-    /// `X X^T/D` of every sequence. It tends to the identity, but at finite `D` it is part of the loss.
+    /// The matrices `X X^T/D` of every sequence. They tend to the identity, but at finite `D` they are part
+    /// of the loss.
     gram: Vec<f64>,
 }
 
-/// `F`, and its transpose for the products of large matrices.
+/// The factor `F` of the weights, and its transpose for the products of large matrices.
 pub(super) struct Factor<'a> {
     columns: &'a DMatrix<f64>,
     transposed: DMatrix<f64>,
@@ -87,17 +88,17 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// Sequences that are worked on at once.
+/// The sequences that are processed together.
 pub(super) struct Chunk<'a> {
     pub(super) first: usize,
     pub(super) x: DMatrixView<'a, f64>,
     pub(super) gram: &'a [f64],
 }
 
-/// Chunks at most: the sums over them are taken in order, whatever the number of threads.
+/// Largest number of chunks. The sums over chunks are taken in order, whatever the number of threads.
 pub(super) const MAX_CHUNKS: usize = 16;
 const SMALLEST_CHUNK: usize = 32;
-/// Below this width, products are sums over columns.
+/// Below this width, products are computed as sums over columns.
 const NARROW: usize = 6;
 
 impl Corpus {
@@ -124,7 +125,7 @@ impl Corpus {
         self.x.nrows()
     }
 
-    /// Those with the given numbers.
+    /// The sequences with the given numbers.
     pub(super) fn select(&self, numbers: &[usize]) -> Self {
         let columns: Vec<usize> =
             numbers.iter().flat_map(|mu| self.tokens * mu..self.tokens * (mu + 1)).collect();
@@ -132,7 +133,7 @@ impl Corpus {
         Self::new(shape, self.x.select_columns(&columns))
     }
 
-    /// One sequence, a token per row.
+    /// One sequence, with one token per row.
     #[cfg(test)]
     pub(super) fn matrix(&self, mu: usize) -> DMatrix<f64> {
         self.x.columns(self.tokens * mu, self.tokens).transpose()
@@ -143,7 +144,7 @@ impl Corpus {
         self.tokens * self.tokens
     }
 
-    /// What `f` makes of every chunk, in order.
+    /// Applies `f` to every chunk, and returns the results in order.
     pub(super) fn chunks<R: Send>(&self, f: impl Fn(Chunk<'_>) -> R + Sync) -> Vec<R> {
         let size = self.count().div_ceil(MAX_CHUNKS).max(SMALLEST_CHUNK);
         parallel::map(self.count().div_ceil(size), 1, &|chunk| {
@@ -160,7 +161,7 @@ impl Corpus {
         self.chunks(|chunk| chunk.project(&factor).as_slice().to_vec()).concat()
     }
 
-    /// `X^T g`, for one number per token.
+    /// `X^T g`, for a vector `g` with one number per token.
     pub(super) fn pull(&self, g: &[f64]) -> DMatrix<f64> {
         let of_chunk = |chunk: Chunk<'_>| {
             let first = self.tokens * chunk.first;
@@ -183,7 +184,7 @@ impl Corpus {
 }
 
 impl Chunk<'_> {
-    /// `F^T X`: one column per token.
+    /// `F^T X`, with one column per token.
     pub(super) fn project(&self, factor: &Factor<'_>) -> DMatrix<f64> {
         let width = factor.columns.ncols();
         if width < NARROW {
@@ -193,7 +194,7 @@ impl Chunk<'_> {
         &factor.transposed * self.x
     }
 
-    /// `X Z^T`, for `Z` with one column per token.
+    /// `X Z^T`, for a matrix `Z` with one column per token.
     pub(super) fn pull(&self, z: &DMatrix<f64>) -> DMatrix<f64> {
         if z.nrows() < NARROW {
             let mut sum = DMatrix::zeros(self.x.nrows(), z.nrows());
@@ -215,7 +216,7 @@ impl Chunk<'_> {
             for a in 0..tokens {
                 for b in 0..tokens {
                     let product = if b < a {
-                        // The matrix is symmetric.
+                        // The entry is that of the transposed position, because the matrix is symmetric.
                         let above: f64 = logits[tokens * (first + b) + a];
                         logits.push(above);
                         continue;
@@ -247,7 +248,7 @@ pub(super) fn symmetric_noise(rng: &mut Pcg64, tokens: usize, count: usize, vari
     all
 }
 
-/// `|z|_F` of a matrix, or that of the part orthogonal to `u = 11^T/T`.
+/// The norm `|z|_F` of a matrix, or the norm of its part orthogonal to `u = 11^T/T`.
 pub(super) fn score_of(score: Score, tokens: usize, z: &[f64]) -> f64 {
     let norm2: f64 = z.iter().map(|x| x * x).sum();
     match score {

@@ -1,4 +1,4 @@
-//! Means, standard errors, and what they tend to with the dimension.
+//! Means, standard errors, and their extrapolation in the dimension.
 
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
@@ -12,19 +12,19 @@ pub struct Estimate {
     /// The mean.
     #[serde(deserialize_with = "number")]
     pub mean: f64,
-    /// Its standard error; NaN (`null` in JSON) for a single instance.
+    /// The standard error of the mean; NaN (`null` in JSON) for a single instance.
     #[serde(deserialize_with = "number")]
     pub std_error: f64,
 }
 
 impl Estimate {
-    /// A mean with its standard error, as measured elsewhere.
+    /// A mean with its standard error, measured elsewhere.
     #[must_use]
     pub fn new(mean: f64, std_error: f64) -> Self {
         Self { mean, std_error }
     }
 
-    /// Mean and standard error of independent values.
+    /// The mean and the standard error of independent values.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
         let count = values.len() as f64;
@@ -34,11 +34,12 @@ impl Estimate {
     }
 }
 
-/// The value at `D = infinity` of `a_0 + a_1 D^{-p} + a_2 D^{-2p} + ...`, with powers up to `order`, fitted to estimates at several
-/// dimensions `D` by least squares, weighted by their standard errors. Its standard error is that of the fit, if the
-/// form is right.
+/// Extrapolates to `D = infinity`. The form `a_0 + a_1 D^{-p} + a_2 D^{-2p} + ...`, with powers up to
+/// `order`, is fitted to estimates at several dimensions `D` by least squares, weighted by their standard
+/// errors. The result is `a_0`, with the standard error of the fit, which is right if the form is.
 ///
-/// NaN if there are not more dimensions than `order`, if `order` is above 32, or if a standard error is not positive.
+/// The result is NaN if the number of dimensions is not above `order`, if `order` is above 32, or if a
+/// standard error is not positive.
 #[must_use]
 pub fn extrapolate(points: &[(usize, Estimate)], power: f64, order: usize) -> Estimate {
     const MAX_ORDER: usize = 32;
@@ -47,7 +48,7 @@ pub fn extrapolate(points: &[(usize, Estimate)], power: f64, order: usize) -> Es
     if points.len() <= order || order > MAX_ORDER || !positive {
         return nowhere;
     }
-    // In units of the smallest dimension, to keep the system well conditioned.
+    // Dimensions are in units of the smallest one, to keep the system well conditioned.
     let unit = points.iter().map(|(dimension, _)| *dimension).min().unwrap_or(1) as f64;
     let design = DMatrix::from_fn(points.len(), order + 1, |row, column| {
         let (dimension, estimate) = points[row];
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn the_error_of_two_sizes_is_that_of_their_difference() {
         let point = |d: usize, std_error: f64| (d, Estimate { mean: 1.0, std_error });
-        // 2 x(80) - x(40)
+        // The extrapolation is 2 x(80) - x(40).
         let limit = extrapolate(&[point(40, 0.3), point(80, 0.2)], 1.0, 1);
         assert_relative_eq!(limit.std_error, (0.16_f64 + 0.09).sqrt(), max_relative = 1e-12);
         assert!(extrapolate(&[point(40, 0.3)], 1.0, 1).mean.is_nan());

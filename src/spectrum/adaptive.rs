@@ -1,6 +1,7 @@
 //! Adaptive quadrature of several integrands at once, by Gauss-Kronrod rules (R. Piessens et al., QUADPACK, 1983).
 
-/// Nodes of the Kronrod rule with 15 points on `[0, 1]`; every second one, from the second on, is a Gauss node.
+/// Nodes of the Kronrod rule with 15 points on `[0, 1]`. Every second node, beginning with the second, is a
+/// Gauss node.
 const NODES: [f64; 8] = [
     0.991_455_371_120_812_6,
     0.949_107_912_342_758_5,
@@ -23,12 +24,12 @@ const KRONROD: [f64; 8] = [
 ];
 const GAUSS: [f64; 4] =
     [0.129_484_966_168_869_7, 0.279_705_391_489_276_64, 0.381_830_050_505_118_9, 0.417_959_183_673_469_4];
-/// Panels at most.
+/// Largest number of panels.
 const MAX_PANELS: usize = 20_000;
-/// Largest error of a panel, over the whole integral, which is of order 1.
+/// Largest error of a panel. The integrals are of order 1.
 const TOLERANCE: f64 = 1e-13;
 
-/// `int_from^to f`, to about 1e-12 for integrals of order 1.
+/// `int_from^to f`, with an error of about 1e-12 for integrals of order 1.
 pub(super) fn integrate<const N: usize>(from: f64, to: f64, mut f: impl FnMut(f64) -> [f64; N]) -> [f64; N] {
     let mut total = [0.0; N];
     let mut open = vec![(from, to)];
@@ -50,7 +51,7 @@ pub(super) fn integrate<const N: usize>(from: f64, to: f64, mut f: impl FnMut(f6
             }
         }
         let difference = kronrod.iter().zip(&gauss).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        // The difference is the error of the Gauss rule; that of the Kronrod rule is far smaller.
+        // The difference estimates the error of the Gauss rule; the error of the Kronrod rule is far smaller.
         let error = (200.0 * difference).powf(1.5);
         if error <= TOLERANCE || panels >= MAX_PANELS || half <= 1e-13 * (to - from) {
             for (t, x) in total.iter_mut().zip(kronrod) {

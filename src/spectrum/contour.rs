@@ -12,13 +12,15 @@ use crate::lanes::widest;
 const NODES: usize = 14;
 /// Largest ratio of the half-length of a panel to the distance of its centre from the nearest singularity.
 const PANEL: f64 = 0.5;
-/// Bisections of the path at most: enough for end points at a relative distance of `2^-50` from a singularity.
+/// Largest number of bisections of the path: enough for end points at a relative distance of `2^-50` from a
+/// singularity.
 const MAX_DEPTH: usize = 50;
-/// Panels at most. Ordinary paths need some ten, a path that rounding errors have put onto a singularity would never end.
+/// Largest number of panels. Ordinary paths need about ten. The bound ends a path that rounding errors have
+/// put onto a singularity.
 const MAX_PANELS: usize = 1000;
 
-/// One complex number per node of a panel, parts apart: every operation is a loop over the nodes that the compiler turns
-/// into vector instructions.
+/// One complex number per node of a panel. Real and imaginary parts are stored apart, so that every operation
+/// is a loop over the nodes that the compiler turns into vector instructions.
 #[derive(Clone, Copy)]
 pub(super) struct Lanes {
     re: [f64; NODES],
@@ -37,7 +39,8 @@ impl Lanes {
         lanes
     }
 
-    /// `1/w`, without the scaling of a library's division: nothing here comes near the range of double precision.
+    /// `1/w`. It needs none of the scaling of a library's division, because no value here is near the limits
+    /// of the range of double precision.
     #[inline(always)]
     pub(super) fn reciprocal(&self) -> Self {
         Self::new(|k| {
@@ -77,7 +80,7 @@ impl Lanes {
     }
 }
 
-/// Sums over many real poles, at the nodes of a panel.
+/// Sums over many real poles, evaluated at the nodes of a panel.
 #[derive(Clone, Copy)]
 pub(super) struct PoleSums {
     /// `sum_i p_i/(w - a_i)`.
@@ -89,7 +92,7 @@ pub(super) struct PoleSums {
 }
 
 impl PoleSums {
-    /// For poles given as `(a_i, p_i, s_i)`.
+    /// The sums for poles given as `(a_i, p_i, s_i)`.
     pub(super) fn new(w: &Lanes, poles: impl Iterator<Item = (f64, f64, f64)>) -> Self {
         let mut sums = Self { first: Lanes::ZERO, second: Lanes::ZERO, marked: Lanes::ZERO };
         widest(
@@ -127,9 +130,11 @@ fn legendre() -> &'static Rule {
     })
 }
 
-/// `Im int f(w) dw` for the `N` components of `f`, from `start` to `end`, both in the closed upper half-plane, along a
-/// path over the midpoint that stays above the real axis. `f` is analytic but for singularities on the real axis, the nearest
-/// of which is at a distance of at least the root of `clearance`; NaN if the path starts or ends at one.
+/// `Im int f(w) dw` for the `N` components of `f`, along a path from `start` to `end` over a point above
+/// their midpoint. Both end points are in the closed upper half-plane, and the path stays above the real
+/// axis. The function `f` must be analytic apart from singularities on the real axis, the nearest of which is
+/// at a distance of at least the square root of `clearance`. The result is NaN if the path starts or ends at
+/// a singularity.
 pub(super) fn imaginary_integrals<const N: usize>(
     start: Complex<f64>,
     end: Complex<f64>,
@@ -143,7 +148,7 @@ pub(super) fn imaginary_integrals<const N: usize>(
     let mut total = [0.0; N];
     let mut panels = 0;
     for (from, to) in [(start, apex), (apex, end)] {
-        // A stack of the right ends that are still to be reached replaces the recursion.
+        // A stack of the right ends that are still to be reached takes the place of a recursion.
         let mut ends = [to; MAX_DEPTH + 1];
         let mut depth = 0;
         let mut left = from;
@@ -183,7 +188,8 @@ mod tests {
 
     #[test]
     fn half_residues() {
-        // Over the pole at 0 from -1 to 1 in the upper half-plane, int dw/w = -i pi; int dw/(w - 3) has no imaginary part.
+        // The path from -1 to 1 passes above the pole at 0, where int dw/w = -i pi; int dw/(w - 3) has no
+        // imaginary part.
         let start = Complex::new(-1.0, 0.0);
         let end = Complex::new(1.0, 0.0);
         let clearance = |w: Complex<f64>| w.norm_sqr().min((w - 3.0).norm_sqr());
@@ -195,7 +201,7 @@ mod tests {
 
     #[test]
     fn high_order_poles_at_small_distance() {
-        // Antiderivative of w^-5: -w^-4/4.
+        // The antiderivative of w^-5 is -w^-4/4.
         let start = Complex::new(1e-4, 1e-4);
         let end = Complex::new(2.0, 0.0);
         let [value] = imaginary_integrals(
@@ -208,7 +214,7 @@ mod tests {
             },
         );
         let exact = (0.25 * start.powi(-4) - 0.25 * end.powi(-4)).im;
-        // The real part at the start point dominates: the absolute error is relative to that.
+        // The antiderivative at the start point dominates, and the absolute error is relative to it.
         approx::assert_abs_diff_eq!(value, exact, epsilon = 1e-13 * start.norm().powi(-4));
     }
 }

@@ -7,9 +7,10 @@
 //! G = sum_i p_i/(w - a_i),    z = w + G,    H = sum_i p_i s_i/(w - a_i)
 //! ```
 //!
-//! Real `z = x` in the support belong to `w = u + i v` on the curve `v(u)` on which `sum_i p_i/|w - a_i|^2 = 1`, and there
-//! `rho = v/pi` and `E[s* | y] = sum_i p_i s_i/|w - a_i|^2`. The integrals of the soft threshold are contour integrals in the
-//! upper half-plane (see [`super::soft_threshold`]): they pass far above the eigenvalues, however many there are.
+//! A real `z = x` in the support belongs to a point `w = u + i v` of the curve `v(u)` on which
+//! `sum_i p_i/|w - a_i|^2 = 1`. There, `rho = v/pi` and `E[s* | y] = sum_i p_i s_i/|w - a_i|^2`. The integrals
+//! of the soft threshold are contour integrals in the upper half-plane (see [`super::soft_threshold`]). Their
+//! paths pass far above the eigenvalues, however many there are.
 
 use nalgebra::Complex;
 use std::cell::Cell;
@@ -26,23 +27,24 @@ use crate::roots::{self, End};
 /// The law of `s* = S*/sqrt(D)` for a listed spectrum: every eigenvalue has the same weight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Discrete {
-    /// Distinct eigenvalues, in increasing order, and their weights.
+    /// The distinct eigenvalues, in increasing order, and their weights.
     values: Vec<f64>,
     weights: Vec<f64>,
-    /// The same for the kernels, filled up with weightless copies of the largest one.
+    /// The same eigenvalues and weights in blocks for the kernels. Copies of the largest eigenvalue without
+    /// weight fill up the last block.
     blocks: Vec<Block>,
     mean: f64,
     second_moment: f64,
     variance: f64,
 }
 
-/// Eigenvalues and their weights.
+/// One block of eigenvalues and their weights.
 type Block = ([f64; LANES], [f64; LANES]);
 
 impl Discrete {
     /// The largest number of eigenvalues.
     pub const MAX_EIGENVALUES: usize = 10_000;
-    /// Range of the largest eigenvalue: what can be squared without a thought of the range of double precision.
+    /// Range of the largest eigenvalue. Squares of values in it are far from the limits of double precision.
     pub const SCALES: [f64; 2] = [1e-50, 1e50];
 
     /// The spectrum with the given eigenvalues of `s*`, in any order.
@@ -55,7 +57,7 @@ impl Discrete {
         Ok(Self::from_valid(eigenvalues.to_vec()))
     }
 
-    /// The checks of [`Self::new`] alone.
+    /// Makes the checks of [`Self::new`] only.
     pub(crate) fn check(eigenvalues: &[f64]) -> Result<(), Error> {
         const FIELD: &str = "model.teacher.spectrum.eigenvalues";
         let count = eigenvalues.len();
@@ -92,7 +94,7 @@ impl Discrete {
         Ok(Self::from_valid(raw.into_iter().map(|s| s / scale).collect()))
     }
 
-    /// The checks of [`Self::power_law`] alone.
+    /// Makes the checks of [`Self::power_law`] only.
     pub(crate) fn check_power_law(exponent: f64, dimension: usize) -> Result<(), Error> {
         if !(0.0..=100.0).contains(&exponent) {
             let field = "model.teacher.power_law.exponent";
@@ -149,7 +151,7 @@ impl TeacherSpectrum for Discrete {
     }
 
     fn orbit_dimension(&self) -> f64 {
-        // Without cancellation where nearly all weight is in one atom.
+        // This form does not cancel where nearly all weight is in one atom.
         let mut rest = 1.0;
         let mut pairs = 0.0;
         for p in &self.weights {
@@ -170,7 +172,7 @@ impl TeacherSpectrum for Discrete {
     }
 
     fn stieltjes(&self, snr: f64, x: f64) -> [f64; 2] {
-        // G(x - i0) is the conjugate of G on the upper side, where w is taken.
+        // G(x - i0) is the complex conjugate of G(x + i0), and w is the preimage of x + i0.
         let w = self.scaled(snr).preimage(x);
         let g = (Complex::new(x, 0.0) - w).conj();
         [g.re, g.im]
@@ -195,10 +197,10 @@ impl TeacherSpectrum for Discrete {
     }
 }
 
-/// The curve `w = u + i v(u)`, whose points cost no search for `u`.
+/// The curve `w = u + i v(u)`. A point of the curve costs no search for `u`.
 struct Curve<'a> {
     law: Scaled<'a>,
-    /// `v^2` at the last point, which is near the next one.
+    /// `v^2` at the last point, a good guess for the next one.
     guess: Cell<f64>,
 }
 
@@ -215,7 +217,7 @@ impl Chart for Curve<'_> {
         let mut guess = self.guess.get();
         let point = self.law.on_the_curve(u, &mut guess);
         self.guess.set(guess);
-        // Rounding may leave nothing of the height next to an edge.
+        // Next to an edge, rounding may make the height zero.
         let x = if point.density > 0.0 { u + point.real_g } else { self.law.real_z(u) };
         [x, point.density]
     }
@@ -225,7 +227,7 @@ impl Chart for Curve<'_> {
 struct Scaled<'a> {
     teacher: &'a Discrete,
     snr: f64,
-    /// `snr` times the smallest and the largest eigenvalue.
+    /// `snr` times the smallest eigenvalue, and `snr` times the largest.
     bottom: f64,
     top: f64,
 }
@@ -247,7 +249,7 @@ impl<'a> Scaled<'a> {
         Self { teacher, snr, bottom, top }
     }
 
-    /// Sums over the atoms of terms that are functions of `(u - a_i, p_i, s_i)`.
+    /// Sums over the atoms. The terms are functions of `(u - a_i, p_i, s_i)`.
     #[inline(always)]
     fn sums<const N: usize>(&self, u: f64, term: impl Fn(f64, f64, f64) -> [f64; N]) -> [f64; N] {
         let mut lanes = [[0.0; LANES]; N];
@@ -267,7 +269,7 @@ impl<'a> Scaled<'a> {
         lanes.map(|lane| lane.iter().sum())
     }
 
-    /// `sum_i p_i/(u - a_i)^2`: above 1 between the edges of the support.
+    /// `sum_i p_i/(u - a_i)^2`, which is above 1 between the edges of the support.
     fn crowding(&self, u: f64) -> f64 {
         let [sum] = self.sums(u, |d, p, _| [p / (d * d).max(f64::MIN_POSITIVE)]);
         sum
@@ -275,13 +277,13 @@ impl<'a> Scaled<'a> {
 
     /// `z` at a real `u` outside the support.
     fn real_z(&self, u: f64) -> f64 {
-        // A weightless atom must not divide by zero.
+        // An atom without weight must not divide by zero.
         let [g] = self.sums(u, |d, p, _| [if d == 0.0 { 0.0 } else { p / d }]);
         u + g
     }
 
-    /// `v(u)^2`, by Newton's method on the concave function `1/sum_i p_i/((u - a_i)^2 + v^2)` of `v^2`: after one step it is
-    /// monotone.
+    /// `v(u)^2`, by Newton's method on the concave function `1/sum_i p_i/((u - a_i)^2 + v^2)` of `v^2`. The
+    /// iteration is monotone after the first step.
     fn height2(&self, u: f64, guess: f64) -> f64 {
         const NOTHING: f64 = 1e-100;
         let mut y = guess.max(NOTHING);
@@ -329,7 +331,7 @@ impl<'a> Scaled<'a> {
         if v <= 0.0 {
             return w;
         }
-        // To full accuracy also where v(u) is steep.
+        // A few more steps give full accuracy also where v(u) is steep.
         for _ in 0..3 {
             let [re, im, slope_re, slope_im] = self.sums(w.re, |d, p, _| {
                 let r = 1.0 / (d * d + w.im * w.im);
@@ -364,7 +366,7 @@ impl<'a> Scaled<'a> {
         [self.edge(self.bottom - first, self.bottom - 1.0), self.edge(self.top + last, self.top + 1.0)]
     }
 
-    /// The edge between a point of the support, or its very edge, and a point outside.
+    /// The edge of the support between `inside`, which is in the support or on its edge, and `outside`.
     fn edge(&self, inside: f64, outside: f64) -> f64 {
         let excess = |u: f64| 1.0 - 1.0 / self.crowding(u).sqrt();
         let ends = [inside, outside].map(|u| End { x: u, f: excess(u) });
@@ -396,12 +398,13 @@ impl<'a> Scaled<'a> {
     /// The gap of the support between two neighbouring atoms, if there is one.
     fn gap(&self, (left, p): (f64, f64), (right, q): (f64, f64)) -> Option<[f64; 2]> {
         let distance = right - left;
-        // The crowding by these two alone, and whether there may be a gap; a NaN has none.
+        // The cube roots give the least crowding by these two atoms alone, which tells whether there may be a
+        // gap. A NaN has no gap.
         let open = (p.cbrt() + q.cbrt()).powi(3) < distance * distance;
         if !open {
             return None;
         }
-        // The crowding is convex between them: Newton's method for its minimum, in a bracket.
+        // The crowding is convex between the two atoms. Newton's method finds its minimum, within a bracket.
         let (mut low, mut high) = (left, right);
         let mut u = left + distance * p.cbrt() / (p.cbrt() + q.cbrt());
         for _ in 0..100 {
@@ -413,7 +416,7 @@ impl<'a> Scaled<'a> {
             if crowding < 1.0 {
                 return Some([self.edge(left + p.sqrt(), u), self.edge(right - q.sqrt(), u)]);
             }
-            // The least value that convexity allows in the bracket.
+            // The left-hand side is a lower bound on the crowding in the bracket, by convexity.
             if crowding - slope.abs() * (high - low) >= 1.0 {
                 return None;
             }
@@ -428,13 +431,13 @@ impl<'a> Scaled<'a> {
         None
     }
 
-    /// Integrals over the support, with the density.
+    /// Integrals of `integrand` times the density over the support.
     fn integrate<const N: usize>(&self, integrand: impl Fn(&DiscreteOnCurve) -> [f64; N]) -> [f64; N] {
         let mut total = [0.0; N];
         for [from, to] in self.intervals() {
             let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
             let mut guess = 0.25;
-            // In the angle, the square roots at the edges are smooth.
+            // The square roots at the edges are smooth as functions of the angle.
             let part = integrate(0.0, PI, |theta| {
                 let point = self.on_the_curve(middle + half * theta.cos(), &mut guess);
                 let weight = point.density * half * theta.sin();
@@ -463,7 +466,7 @@ impl<'a> Scaled<'a> {
 }
 
 impl Parametrised for Scaled<'_> {
-    /// Of the order of the noise: many atoms, at many distances, add their rounding errors.
+    /// The ratio is near the noise, because the rounding errors of many atoms at many distances add up.
     const RISK_WITHOUT_CANCELLATION: f64 = 0.1;
 
     fn snr(&self) -> f64 {
@@ -475,8 +478,9 @@ impl Parametrised for Scaled<'_> {
     }
 
     fn ends(&self, r: f64) -> [f64; 2] {
-        // As far from the outermost atoms as `p = z - r` is large there. Close to an atom, the powers of `p` in the integrands
-        // would make terms that are larger than the integrals by the ratio of the two, and cancel.
+        // The left end is as far from the outermost atoms as `p = z - r` is large there. Close to an atom,
+        // the powers of `p` in the integrands would make terms that are larger than the integrals by the
+        // ratio of the two distances, and that cancel.
         let below = 1.0 + (r - self.bottom).max(0.0);
         let above = 1.0 + (self.top - r).max(0.0);
         [self.bottom - below, self.top + above]
@@ -502,9 +506,10 @@ mod tests {
     use crate::spectrum::Wishart;
     use approx::{assert_abs_diff_eq, assert_relative_eq};
 
-    /// The eigenvalues of a Wishart teacher in `count` bins of equal weight: the mean in each bin.
+    /// The eigenvalues of a Wishart teacher in `count` bins of equal weight, as the mean of each bin.
     fn discretised(kappa0: f64, count: usize) -> Discrete {
-        // Marchenko-Pastur, in the angle; mass and first moment are summed over the cells of a fine grid.
+        // The Marchenko-Pastur law in the angle. Its mass and first moment are summed over the cells of a
+        // fine grid.
         let root = kappa0.sqrt();
         let cells = 400 * count;
         let mut values = vec![0.0; ((1.0 - kappa0).max(0.0) * count as f64).round() as usize];
@@ -524,7 +529,7 @@ mod tests {
                 moment += weight * s;
             }
         }
-        // Rounding errors may have left the last bin just short of full.
+        // Rounding errors may have left the last bin slightly less than full.
         if values.len() < count {
             values.push(moment / mass);
         }
@@ -545,7 +550,8 @@ mod tests {
                 for fraction in [0.0, 0.3, 0.6, 0.8] {
                     let r = fraction * exact.top_edge(snr);
                     let (a, b) = (listed.denoise(snr, r), exact.denoise(snr, r));
-                    // Of the whole: far out, where little is left, the widths of the last bins show.
+                    // The tolerance is relative to the integral without a threshold: for high thresholds the
+                    // integrals are small and the widths of the last bins matter.
                     assert_abs_diff_eq!(a.norm, b.norm, epsilon = 1e-6 * all.norm);
                     assert_abs_diff_eq!(a.overlap, b.overlap, epsilon = 1e-6 * all.overlap);
                     assert_abs_diff_eq!(a.response, b.response, epsilon = 1e-6 * all.response);
@@ -556,7 +562,8 @@ mod tests {
         }
     }
 
-    /// `int f^2 rho`, `int f E[s* | y] rho`, `2 int f Re G rho`, `int f rho` and the risk, over the real curve `v(u)`.
+    /// `int f^2 rho`, `int f E[s* | y] rho`, `2 int f Re G rho`, `int f rho` and the risk, as integrals over
+    /// the real curve `v(u)`.
     fn over_the_curve(teacher: &Discrete, snr: f64, r: f64) -> [f64; 5] {
         let law = teacher.scaled(snr);
         let top = law.top + 1.0;
@@ -574,14 +581,14 @@ mod tests {
                         let x = u + point.real_g;
                         let weight = point.density * half * theta.sin();
                         let f = (x - r).max(0.0);
-                        // In units of the whole signal where it grows with that.
+                        // The terms are in units of the whole signal where they grow with it.
                         let terms =
                             [f / top * f / top, f / top * point.mean, 2.0 * f * point.real_g, f / top];
                         let [norm, overlap, response, trace] = terms.map(|term| term * weight);
                         [norm, overlap, response, trace, x.min(r).powi(2) * weight]
                     })
                 };
-                // The threshold is a kink.
+                // The integrand has a kink at the threshold.
                 let kink = ((threshold - middle) / half).clamp(-1.0, 1.0).acos();
                 let (above, below) = (part(0.0, kink), part(kink, PI));
                 std::array::from_fn(|i| above[i] + below[i])
@@ -592,7 +599,8 @@ mod tests {
 
     #[test]
     fn strong_signals_of_spread_spectra() {
-        // Atoms from far below to far above the noise, some in intervals of their own; thresholds near the noise.
+        // The atoms range from far below to far above the noise, some in intervals of their own, and the
+        // thresholds are near the noise.
         for (exponent, dimension, snr) in
             [(1.25, 400, 28.0), (1.25, 60, 430.0), (2.0, 400, 33.0), (2.0, 60, 430.0), (2.0, 100, 4e3)]
         {
@@ -605,7 +613,7 @@ mod tests {
                 assert_relative_eq!(found.response, response, max_relative = 1e-10);
                 assert_relative_eq!(found.trace, trace, max_relative = 1e-10);
                 assert_relative_eq!(found.risk, risk, max_relative = 1e-10);
-                // No jump where the panels of the contour change.
+                // The integrals must not jump where the panels of the contour change.
                 for k in 1..=20 {
                     let nearby = teacher.denoise(snr * (1.0 + f64::from(k) * 1e-13), r);
                     for (a, b) in [
@@ -634,7 +642,7 @@ mod tests {
             .collect();
         for k in 0..3 {
             assert_relative_eq!(above[k] - above[k + 1], weights[k], max_relative = 1e-12);
-            // A semicircle of variance p, to first order in 1/snr.
+            // To first order in 1/snr, the interval is that of a semicircle of variance p.
             let half = 0.5 * (support[k][1] - support[k][0]);
             assert_relative_eq!(half, 2.0 * f64::sqrt(weights[k]), max_relative = 5e-3);
         }
@@ -644,7 +652,7 @@ mod tests {
 
     #[test]
     fn gaps_open_where_two_equal_atoms_part() {
-        // At distance 2 for two atoms of weight 1/2.
+        // The intervals of two atoms of weight 1/2 part at distance 2.
         let teacher = Discrete::new(&[0.0, 1.0]).unwrap();
         for (snr, intervals) in [(1.99, 1), (2.0, 1), (2.001, 2), (1e6, 2)] {
             assert_eq!(teacher.support(snr).len(), intervals, "{snr}");
@@ -670,7 +678,7 @@ mod tests {
         assert_relative_eq!(teacher.second_moment(), 1.0, max_relative = 1e-14);
         let values: Vec<f64> = teacher.atoms().map(|(s, _)| s).collect();
         assert_relative_eq!(values[399] / values[398], 2f64.powf(1.25), max_relative = 1e-13);
-        // Flat, and so steep that all but the first underflow.
+        // One law is flat; the other is so steep that all eigenvalues but the first underflow.
         assert_eq!(Discrete::power_law(0.0, 7).unwrap().atoms().len(), 1);
         let steep = Discrete::power_law(100.0, 10_000).unwrap();
         assert!(steep.denoise(2.0, 1.0).risk.is_finite() && steep.posterior(2.0).risk > 0.0);

@@ -1,4 +1,4 @@
-//! The spectrum of `Y = Mhat s* + sqrt(Qhat) Z`, and what the soft threshold makes of it.
+//! The spectrum of `Y = Mhat s* + sqrt(Qhat) Z`, and the soft threshold of it.
 //!
 //! In the pre-training stage the learned weights are `s-hat = f(Y)`, with `Z` a GOE matrix whose eigenvalues follow
 //! the semicircle on `[-2, 2]` and `f(x) = (x - 2 lambda sqrt(kappa))_+ / Vhat`. In units of the noise,
@@ -7,9 +7,10 @@
 //! y = snr s* + Z,    snr = Mhat/sqrt(Qhat),    f ~ (y - r)_+,
 //! ```
 //!
-//! everything that training needs are the integrals in [`Denoised`]. A teacher is one implementation of
-//! [`TeacherSpectrum`]: [`Wishart`], or [`Discrete`] for any list of eigenvalues. Both have them by contour integrals of
-//! meromorphic functions, exact to rounding. The best denoiser, the posterior mean, is in [`Posterior`].
+//! and training needs only the integrals in [`Denoised`]. A teacher is an implementation of
+//! [`TeacherSpectrum`]: [`Wishart`], or [`Discrete`] for any list of eigenvalues. Both compute the integrals
+//! as contour integrals of meromorphic functions, exactly to rounding. [`Posterior`] describes the best
+//! denoiser, the posterior mean.
 //!
 //! Source: arXiv:2606.05899; P. Biane, Indiana Univ. Math. J. 46, 705 (1997), for the free
 //! convolution with the semicircle.
@@ -34,7 +35,8 @@ mod tests {
     use gauss_quad::GaussLegendre;
     use std::f64::consts::PI;
 
-    /// Teachers and signals: intervals that are about to part, and parted ones; narrow and wide; weak and strong.
+    /// The cases have intervals that are about to part and parted ones, narrow and wide teachers, weak and
+    /// strong signals.
     fn cases() -> Vec<(Box<dyn TeacherSpectrum>, f64)> {
         let wishart = |kappa0| Box::new(Wishart::new(kappa0).unwrap()) as Box<dyn TeacherSpectrum>;
         let listed = |s: &[f64]| Box::new(Discrete::new(s).unwrap()) as Box<dyn TeacherSpectrum>;
@@ -62,7 +64,8 @@ mod tests {
         ]
     }
 
-    /// Gauss-Legendre in theta with x = mid + half cos(theta) on every interval: resolves square-root edges.
+    /// Gauss-Legendre rules in theta with x = mid + half cos(theta) on every interval resolve the square-root
+    /// edges.
     fn above(teacher: &dyn TeacherSpectrum, snr: f64, r: f64, f: impl Fn(f64) -> f64) -> f64 {
         let rule = GaussLegendre::new(std::num::NonZeroUsize::new(1200).unwrap());
         let interval = |[low, high]: [f64; 2]| {
@@ -104,7 +107,8 @@ mod tests {
                 let rho = |x: f64| teacher.density(snr, x);
                 let re = |x: f64| teacher.stieltjes(snr, x)[0];
                 let check = |value: f64, exact: f64| {
-                    // Relative to the value, but for what the comparison itself resolves in the far edge.
+                    // The tolerance is relative to the value, plus the resolution of the comparison itself in
+                    // the far edge.
                     assert_relative_eq!(value, exact, max_relative = 2e-10, epsilon = 1e-13);
                 };
                 check(denoised.rank_fraction, above(teacher, snr, r, rho));
@@ -112,7 +116,7 @@ mod tests {
                 check(denoised.norm, above(teacher, snr, r, |x| (x - r).powi(2) * rho(x)));
                 check(denoised.response, above(teacher, snr, r, |x| 2.0 * (x - r) * re(x) * rho(x)));
                 if snr > 0.01 {
-                    // M = (int x f rho - V)/snr, the form of the theory, cancels at small snr.
+                    // The form of the theory, M = (int x f rho - V)/snr, cancels at small snr.
                     let xf = above(teacher, snr, r, |x| x * (x - r) * rho(x));
                     assert_relative_eq!(
                         snr * denoised.overlap,
@@ -147,7 +151,7 @@ mod tests {
             Box::new(Wishart::new(1e5).unwrap()),
             Box::new(Discrete::new(&[0.0, 0.0, 1.0, 2.0]).unwrap()),
         ] {
-            // snr^2 var(s*) to first order, and what the prior knows.
+            // To first order, the risk is snr^2 var(s*), and the overlap is the part that the prior knows.
             let weak = teacher.posterior(1e-6);
             assert_relative_eq!(weak.risk, 1e-12 * teacher.variance(), max_relative = 1e-10);
             assert_relative_eq!(weak.overlap, teacher.mean().powi(2), max_relative = 1e-10);

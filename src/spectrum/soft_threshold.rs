@@ -1,15 +1,16 @@
 //! The soft threshold `f(y) = (y - r)_+` of `y = snr s* + Z`, by contour integrals.
 //!
-//! The law of `y` is parametrised by a variable `w` of the upper half-plane in which everything is meromorphic: `z(w)`, the
-//! Stieltjes transform `G(w)` of `y` at `z(w)`, and `H(w)`, with `-Im H/pi` the density of `y` times `E[s* | y]`. With
-//! `p(w) = z(w) - r`, which vanishes at the threshold, every integral of the soft threshold over the density is, after one
-//! integration by parts, the imaginary part of a contour integral from `w(r)` to the right of the support,
+//! The law of `y` is parametrised by a variable `w` of the upper half-plane. The following functions of `w`
+//! are meromorphic: `z(w)`, the Stieltjes transform `G(w)` of `y` at `z(w)`, and `H(w)`, for which `-Im H/pi`
+//! is the density of `y` times `E[s* | y]`. Let `p(w) = z(w) - r`, which vanishes at the threshold. After one
+//! integration by parts, every integral of the soft threshold over the density is the imaginary part of a
+//! contour integral from `w(r)` to the right of the support,
 //!
 //! ```text
 //! int f^2 rho = Im int p^3 dG / (3 pi),    int f rho = Im int p^2 dG / (2 pi),    ...
 //! ```
 //!
-//! along any path in the upper half-plane. There is nothing to resolve at the edges, at a cusp or in a gap of the
+//! along any path in the upper half-plane. No resolution is needed at the edges, at a cusp or in a gap of the
 //! support.
 
 use nalgebra::Complex;
@@ -18,7 +19,7 @@ use std::f64::consts::PI;
 use super::contour::{Lanes, imaginary_integrals};
 use super::law::Denoised;
 
-/// What the integrands are made of, at the nodes of one panel.
+/// The functions that make up the integrands, at the nodes of one panel.
 pub(super) struct Terms {
     pub(super) z: Lanes,
     /// `G`.
@@ -31,7 +32,8 @@ pub(super) struct Terms {
 
 /// A meromorphic parametrisation of the law of `y = snr s* + Z`, with real poles.
 pub(super) trait Parametrised {
-    /// Ratio of the risk to the signal from which on the difference of the signal and what is learned of it has enough digits.
+    /// Ratio of the risk to the signal above which the definition of the risk, a difference, has enough
+    /// digits.
     const RISK_WITHOUT_CANCELLATION: f64;
 
     fn snr(&self) -> f64;
@@ -39,21 +41,21 @@ pub(super) trait Parametrised {
     /// `int s dmu(s)` and `int s^2 dmu(s)` of the teacher.
     fn moments(&self) -> [f64; 2];
 
-    /// Real points to the left and to the right of the preimage of the support, with no pole beyond them: the ends of the
-    /// paths for the threshold `r`.
+    /// Two real points, to the left and to the right of the preimage of the support, with no pole beyond
+    /// them. They are the ends of the paths for the threshold `r`.
     fn ends(&self, r: f64) -> [f64; 2];
 
-    /// Square of the distance from the nearest pole.
+    /// Square of the distance to the nearest pole.
     fn clearance(&self, w: Complex<f64>) -> f64;
 
     fn terms(&self, w: &Lanes) -> Terms;
 }
 
-/// Where the threshold lies.
+/// Position of the threshold relative to the support.
 pub(super) enum Position {
     BelowTheSupport,
-    /// In its convex hull. The paths to the two ends start in `w(r)`; in a gap, where the integrands are real, they may start
-    /// anywhere in the gap.
+    /// The threshold is in the convex hull of the support. The paths to the two ends start at `w(r)`. In a
+    /// gap, where the integrands are real, the paths may start anywhere in the gap.
     Inside {
         left: Complex<f64>,
         right: Complex<f64>,
@@ -78,7 +80,7 @@ pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Position) ->
         },
         Position::Inside { left, right } => {
             let mut result = above(law, r, right);
-            // By its definition, which cancels at large signals.
+            // The definition of the risk, which cancels at large signals.
             let direct = signal - 2.0 * snr * result.overlap + result.norm;
             let keeps_its_digits = direct > L::RISK_WITHOUT_CANCELLATION * signal;
             result.risk = if keeps_its_digits { direct } else { risk(law, r, left, &result) };
@@ -87,7 +89,7 @@ pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Position) ->
     }
 }
 
-/// The integrals over the part of the support above `r`, but for the risk.
+/// The integrals over the part of the support above `r`. The risk is left out.
 fn above(law: &impl Parametrised, r: f64, start: Complex<f64>) -> Denoised {
     let [_, end] = law.ends(r);
     let [rank, trace, norm, response, overlap] = imaginary_integrals(
@@ -112,8 +114,8 @@ fn above(law: &impl Parametrised, r: f64, start: Complex<f64>) -> Denoised {
     }
 }
 
-/// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk: no cancellation however large the signal is, since
-/// `f - x` is `-r` above the threshold and `-x` below it, where only noise is left.
+/// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk. It does not cancel however large the signal is,
+/// since `f - x` is `-r` above the threshold, and `-x` below it, where only noise is left.
 fn risk(law: &impl Parametrised, r: f64, end: Complex<f64>, above: &Denoised) -> f64 {
     let [start, _] = law.ends(r);
     let [first, second] = imaginary_integrals(
@@ -127,7 +129,7 @@ fn risk(law: &impl Parametrised, r: f64, end: Complex<f64>, above: &Denoised) ->
             [square, p.times(&square)]
         },
     );
-    // int (x - r)^k rho below the threshold, for k = 0, 1, 2.
+    // The moments int (x - r)^k rho below the threshold, for k = 0, 1, 2.
     let below = [1.0 - above.rank_fraction, -first / (2.0 * PI), -second / (3.0 * PI)];
     let residual = below[2] + 2.0 * r * below[1] + r * r * (below[0] + above.rank_fraction);
     residual - 1.0 + 2.0 * above.response

@@ -7,22 +7,25 @@ use gauss_quad::GaussLegendre;
 
 use super::law::{Chart, TeacherSpectrum};
 
-/// Nodes of a panel.
+/// Number of nodes of a panel.
 const NODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(5);
 /// A panel whose two halves have the same mass to this accuracy is not divided further; the halves are used.
 const ACCURACY: f64 = 1e-5;
-/// Number of times that a panel is divided at most.
+/// Largest number of times that a panel is divided.
 const DEEPEST: usize = 12;
 
-/// `double-int ((f(x) - f(y))/(x - y))^2 rho rho` for the soft threshold `f(y) = (y - r)_+` over the law of `y = snr s* + Z`: in the
-/// eigenbasis of a matrix, the derivative of `f` multiplies every component by the divided difference. To about 1e-4.
+/// `double-int ((f(x) - f(y))/(x - y))^2 rho rho` for the soft threshold `f(y) = (y - r)_+` over the law of
+/// `y = snr s* + Z`, to about 1e-4. In the eigenbasis of a matrix, the derivative of `f` multiplies every
+/// component by the divided difference.
 ///
+/// The integral is `p^2` for the share `p` of the law above the threshold, where the divided difference is 1,
+/// plus twice the integral over the pairs on either side of the threshold.
 /// The square of the share `p` of the law above the threshold, where the divided difference is 1, and twice the pairs on either side.
 pub(crate) fn squared_response(teacher: &dyn TeacherSpectrum, snr: f64, r: f64) -> f64 {
     over_divided_differences(teacher, snr, r, |slope| slope * slope)
 }
 
-/// The double integral of a function of the divided difference that is 0 at 0 and 1 at 1.
+/// The double integral of a function of the divided difference. The function is 0 at 0 and 1 at 1.
 fn over_divided_differences(
     teacher: &dyn TeacherSpectrum,
     snr: f64,
@@ -49,7 +52,7 @@ fn over_divided_differences(
     share * share + 2.0 * across
 }
 
-/// Where a node is, and its weight times the density.
+/// The position of a node, and its weight times the density.
 type Node = (f64, f64);
 
 /// Adaptive Gauss-Legendre rules for averages over the law.
@@ -59,13 +62,14 @@ struct Panels<'a> {
 }
 
 impl Panels<'_> {
-    /// Nodes for an interval of the parameter: `u = mid + half cos(theta)`, which resolve square-root edges, and crowd at either end.
+    /// Adds the nodes for an interval of the parameter. In `u = mid + half cos(theta)` they resolve
+    /// square-root edges, and are dense at both ends.
     fn cover(&self, interval: [f64; 2], nodes: &mut Vec<Node>) {
         let whole = [0.0, PI];
         self.divide(interval, whole, &self.panel(interval, whole), DEEPEST, nodes);
     }
 
-    /// Divides a range of `theta` until its mass is known.
+    /// Divides a range of `theta` until its mass is accurate.
     fn divide(
         &self,
         interval: [f64; 2],
@@ -81,7 +85,7 @@ impl Panels<'_> {
         let mass = |nodes: &[Node]| nodes.iter().map(|(_, weight)| weight).sum::<f64>();
         let difference = (mass(coarse) - mass(&halves[0]) - mass(&halves[1])).abs();
         for (range, half) in ranges.into_iter().zip(&halves) {
-            // What is not a number does not become one by division.
+            // A NaN ends the division, because further division would not change it.
             if depth > 0 && difference > ACCURACY {
                 self.divide(interval, range, half, depth - 1, nodes);
             } else {
@@ -131,7 +135,7 @@ mod tests {
         }
     }
 
-    /// A list by its density, which costs a search for every point.
+    /// A listed spectrum that is used through its density, which costs a search for every point.
     struct Plain(Discrete);
 
     impl TeacherSpectrum for Plain {
@@ -180,7 +184,8 @@ mod tests {
         }
     }
 
-    /// Of as many eigenvalues as are allowed, and far more intervals than panels of one would find.
+    /// The list has the largest number of eigenvalues that is allowed, and its law has far more intervals
+    /// than the panels of a single interval would find.
     #[test]
     fn ten_thousand_eigenvalues() {
         let teacher = Discrete::power_law(1.25, 10_000).unwrap();

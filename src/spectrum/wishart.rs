@@ -6,8 +6,9 @@
 //! z(w) = w + 1/w + snr sqrt(kappa0) w/(w - a),    a = snr/sqrt(kappa0)
 //! ```
 //!
-//! The point of this module: `z` is *rational in `w`*, and so are `G = 1/w` and `H = sqrt(kappa0)/(w - a)`, which the
-//! integrals of the soft threshold (see [`super::soft_threshold`]) are made of. One cubic equation is all there is to solve.
+//! The map `z` is *rational in `w`*, and so are `G = 1/w` and `H = sqrt(kappa0)/(w - a)`, from which the
+//! integrals of the soft threshold are made (see [`super::soft_threshold`]). The only equation to solve is a
+//! cubic one.
 
 use super::contour::Lanes;
 use super::law::{Denoised, Posterior, TeacherSpectrum, meaningful};
@@ -25,8 +26,9 @@ pub struct Wishart {
 }
 
 impl Wishart {
-    /// Range of `kappa0`. The eigenvalues of a narrower teacher grow like `kappa0^{-1/2}` on a fraction `kappa0` of the
-    /// directions: beyond it double precision resolves them too poorly to vouch for eleven digits.
+    /// Range of `kappa0`. The eigenvalues of a narrower teacher grow like `kappa0^{-1/2}` on a fraction
+    /// `kappa0` of the directions. For a `kappa0` below the range, double precision does not give eleven
+    /// digits.
     pub const WIDTHS: [f64; 2] = [1e-5, 1e6];
 
     /// The teacher of width `kappa0`.
@@ -86,7 +88,7 @@ impl TeacherSpectrum for Wishart {
 
     fn stieltjes(&self, snr: f64, x: f64) -> [f64; 2] {
         let w = self.uniformised(snr).preimage(x);
-        // G(x - i0) is the conjugate of G on the upper side, where w is taken.
+        // G(x - i0) is the complex conjugate of G(x + i0), and w is the preimage of x + i0.
         let g = w.inv().conj();
         [g.re, g.im]
     }
@@ -103,7 +105,7 @@ impl TeacherSpectrum for Wishart {
     }
 }
 
-/// Nodes of the coarsest rule for the integrals of the posterior mean.
+/// Number of nodes of the coarsest rule for the integrals of the posterior mean.
 const FEWEST_NODES: usize = 16;
 
 /// The rational parametrisation of the law at one `snr`.
@@ -137,20 +139,20 @@ impl Uniformised {
         let a = snr / teacher.mean;
         let moments = [teacher.mean(), teacher.second_moment()];
         let mut map = Self { snr, moments, a, shift: snr * teacher.mean, left: 0.0, right: 0.0, gap: None };
-        // z' is concave on each of the three real intervals between and outside its poles, and negative at the starts
-        // below: Newton's method converges monotonically.
+        // z' is concave on each of the three real intervals between and outside its poles, and negative at
+        // the starting points below. Newton's method therefore converges monotonically.
         map.right = map.critical_point((a + snr).max(1.0));
         map.left = map.critical_point((a - snr).min(-1.0));
         // On (0, a), z' has its maximum at a/(1 + snr^{2/3}), where it is positive iff a^{2/3} > 1 + snr^{2/3}.
         if a.cbrt().powi(2) > 1.0 + snr.cbrt().powi(2) {
             let gap = [map.critical_point(1.0), map.critical_point(a - snr)];
-            // Rounding may leave nothing of a gap that has just opened.
+            // Rounding may close a gap that has just opened.
             map.gap = Some(gap).filter(|[from, to]| from < to && map.z(*from) < map.z(*to));
         }
         map
     }
 
-    /// Where a threshold lies.
+    /// The position of the threshold `r`.
     fn threshold(&self, r: f64) -> Position {
         if r >= self.z(self.right) {
             return Position::AboveTheSupport;
@@ -159,7 +161,7 @@ impl Uniformised {
             return Position::BelowTheSupport;
         }
         let [left, right] = match self.gap {
-            // Start where each path stays close to its own interval.
+            // The paths start where each of them stays close to its own interval.
             Some([from, to]) if r >= self.z(from) && r <= self.z(to) => {
                 [-self.left, 2.0 * self.a - self.right].map(|w| Complex::new(w.clamp(from, to), 0.0))
             }
@@ -172,7 +174,8 @@ impl Uniformised {
         w + 1.0 / w + self.shift * (w / (w - self.a))
     }
 
-    /// The zero of `z'(w) = 1 - w^{-2} - (snr/(w - a))^2` that Newton's method reaches monotonically from `w`.
+    /// The zero of `z'(w) = 1 - w^{-2} - (snr/(w - a))^2` that Newton's method reaches monotonically from
+    /// `w`.
     fn critical_point(&self, mut w: f64) -> f64 {
         for _ in 0..100 {
             let (i, s) = (1.0 / w, 1.0 / (w - self.a));
@@ -195,10 +198,10 @@ impl Uniformised {
         })
     }
 
-    /// Integrals over the support, with the density.
+    /// Integrals of `integrand` times the density over the support.
     ///
-    /// In the angle that maps each interval of `Re w` onto half a circle, the integrand is smooth and even, and the midpoint
-    /// rule converges geometrically; it is refined until it has.
+    /// In the angle that maps each interval of `Re w` onto half a circle, the integrand is smooth and even,
+    /// and the midpoint rule converges geometrically. The rule is refined until it has converged.
     fn integrate_over_the_support<const N: usize>(
         &self,
         fewest: usize,
@@ -227,7 +230,8 @@ impl Uniformised {
                 sum
             };
             let mut count = fewest;
-            // Two rules, shifted against each other by half a node: their mean is the rule with twice the nodes.
+            // Two rules are shifted against each other by half a node. Their mean is the rule with twice the
+            // nodes.
             let mut coarse = rule(count, 0.0);
             let mut last_change = f64::INFINITY;
             loop {
@@ -236,8 +240,8 @@ impl Uniformised {
                 let change = fine.iter().zip(&coarse).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                 count *= 2;
                 coarse = fine;
-                // The change is the error before; it falls by at least the same factor again. A small change, too, is asked for,
-                // since two rules may both miss a narrow feature.
+                // The change is the error of the rule before, and the error falls by at least the same factor
+                // again. A small change is required as well, since two rules may both miss a narrow feature.
                 let error = change * (change / last_change).min(1.0);
                 if (change <= 1e-11 && error <= 1e-14) || change <= 1e-14 || count >= MOST {
                     break;
@@ -253,8 +257,9 @@ impl Uniformised {
 
     /// The point of the curve `Im z = 0` above `xi`.
     ///
-    /// With `w = xi + i eta` and `R = |w|^2`, `Im z = 0` is `(1 - 1/R)(R - 2 a xi + a^2) = snr^2`, a quadratic equation with
-    /// one root above 1: everything is explicit in `xi`.
+    /// With `w = xi + i eta` and `R = |w|^2`, the equation `Im z = 0` is
+    /// `(1 - 1/R)(R - 2 a xi + a^2) = snr^2`, a quadratic equation in `R` with one root above 1. The point is
+    /// therefore explicit in `xi`.
     fn on_the_curve(&self, xi: f64) -> WishartOnCurve {
         let Self { snr, a, .. } = *self;
         let snr2 = snr * snr;
@@ -308,15 +313,16 @@ impl Uniformised {
         {
             return Complex::new(self.bisect_gap(x, from, to), 0.0);
         }
-        // In the bulk: one real root, between 0 and a; the pair follows from the coefficients.
+        // In the bulk there is one real root, between 0 and a. The complex pair follows from the
+        // coefficients.
         let real = positive_root(c2, c1, self.a);
         let re = -0.5 * (c2 + real);
         let im = (self.a / real - re * re).max(0.0).sqrt();
         Complex::new(re, im)
     }
 
-    /// The real solution of `z(w) = x` beyond an outer edge. `z` is monotone and convex (concave on the left) there,
-    /// and `start` is beyond the solution: Newton's method is monotone.
+    /// The real solution of `z(w) = x` beyond an outer edge. There, `z` is monotone and convex (concave on
+    /// the left), and `start` is beyond the solution, so that Newton's method is monotone.
     fn real_preimage(&self, x: f64, start: f64) -> f64 {
         let mut w = start;
         for _ in 0..200 {
@@ -385,8 +391,8 @@ fn semicircle_preimage(x: f64) -> Complex<f64> {
     }
 }
 
-/// The only real root of `w^3 + c2 w^2 + c1 w - a`, `a > 0`, which lies in `(0, a)`: Cardano, then Newton to full
-/// relative accuracy, kept in the bracket.
+/// The only real root of `w^3 + c2 w^2 + c1 w - a`, `a > 0`, which lies in `(0, a)`. Cardano's formula gives
+/// a start, and Newton's method, kept in the bracket, gives full relative accuracy.
 fn positive_root(c2: f64, c1: f64, a: f64) -> f64 {
     let third = c2 / 3.0;
     let p = c1 / 3.0 - third * third;
@@ -435,7 +441,7 @@ mod tests {
 
     #[test]
     fn support_edges_are_the_roots_of_the_quartic_and_the_gap_is_found() {
-        // z'(w) = 0 is the quartic of the theory; its value at the critical points vanishes.
+        // The equation z'(w) = 0 is the quartic of the theory, whose value at the critical points vanishes.
         for (snr, kappa0) in CASES {
             let map = Wishart::new(kappa0).unwrap().uniformised(snr);
             let mut points = vec![map.left, map.right];
@@ -461,7 +467,7 @@ mod tests {
 
     #[test]
     fn weight_of_the_two_intervals() {
-        // Far separated: the lower interval is the smeared atom at zero.
+        // The intervals are far apart, and the lower one is the atom at zero, broadened by the noise.
         let teacher = Wishart::new(0.2).unwrap();
         let r = teacher.support(40.0)[0][1] + 0.5;
         assert_relative_eq!(teacher.denoise(40.0, r).rank_fraction, 0.2, max_relative = 1e-12);
@@ -489,15 +495,16 @@ mod tests {
 
     #[test]
     fn risk_at_a_strong_signal_is_stable() {
-        // snr -> infinity at a threshold inside the noise bulk: the risk tends to a limit of order one.
+        // For snr -> infinity at a threshold inside the noise bulk, the risk tends to a limit of order one.
         let teacher = Wishart::new(0.4).unwrap();
         for r in [1.1, 2.5] {
             let [a, b] = [1e5, 1e7].map(|snr| teacher.denoise(snr, r).risk);
             assert_relative_eq!(a, b, max_relative = 1e-4);
         }
-        // In the gap, the whole noise bulk is cut: r^2 and the noise on the span of the teacher, 2 kappa0 - kappa0^2.
+        // In the gap, the threshold cuts the whole noise bulk. The risk is r^2 and the noise on the span of
+        // the teacher, 2 kappa0 - kappa0^2.
         assert_relative_eq!(teacher.denoise(1e7, 2.5).risk, 0.4 * 2.5 * 2.5 + 0.64, max_relative = 1e-5);
-        // All of it above the threshold: 1 + r^2.
+        // If the whole law is above the threshold, the risk is 1 + r^2.
         let wide = Wishart::new(3.0).unwrap();
         assert_relative_eq!(wide.denoise(1e6, 0.7).risk, 1.49, max_relative = 1e-12);
     }
@@ -516,7 +523,7 @@ mod tests {
 
     #[test]
     fn a_gap_that_is_nothing_but_rounding_is_none() {
-        // The critical points of a gap about to open may come out in the wrong order.
+        // Rounding may exchange the critical points of a gap that is about to open.
         let (kappa0, snr) = (9.544_670_763_292_53e-1, 5.105_131_419_736_453_6e2);
         let denoised = Wishart::new(kappa0).unwrap().denoise(snr, 3.705_458_431_127_323_6e-1);
         assert_relative_eq!(denoised.rank_fraction, kappa0, max_relative = 1e-4);
@@ -525,7 +532,7 @@ mod tests {
 
     #[test]
     fn the_rules_for_the_posterior_do_not_stop_too_early() {
-        // On a grid that includes gaps about to open or just open, which are narrow features.
+        // The grid includes gaps that are about to open or have just opened, which are narrow features.
         for i in 0..40 {
             let kappa0 = 0.02 * 1.13_f64.powi(i);
             let opening = (1.0 / kappa0.cbrt() - 1.0).powf(-1.5);

@@ -1,21 +1,21 @@
-//! What a state evolution is made of: order parameters, averages, and the two channels between them.
+//! The parts of a state evolution: order parameters, averages, and the two channels between them.
 
-/// Order parameters as positive coordinates, which are iterated in logarithms.
+/// Order parameters as positive coordinates. The iteration is on the logarithms of the coordinates.
 ///
-/// Choose coordinates in which every vector of positive numbers is a possible point: `(m, q - m^2/q0, v)` rather than `(q, m, v)`,
-/// so that `m^2 <= q q0` holds by itself.
+/// Choose coordinates in which every vector of positive numbers is a possible point: `(m, q - m^2/q0, v)`
+/// rather than `(q, m, v)`, so that every such vector satisfies `m^2 <= q q0`.
 pub trait Overlaps: Clone + PartialEq {
     /// The coordinates of this point, all > 0.
     fn coordinates(&self) -> Vec<f64>;
 
-    /// The point with other coordinates, as many as [`Overlaps::coordinates`] gives. What is not among the coordinates (an overlap
-    /// that vanishes by symmetry) is kept.
+    /// The point with other coordinates, as many as [`Overlaps::coordinates`] gives. A quantity that is not
+    /// among the coordinates (an overlap that vanishes by symmetry) is kept.
     fn at(&self, coordinates: &[f64]) -> Self;
 }
 
 /// Averages over the losses at one point: a vector of numbers with names.
 pub trait Averages: Clone {
-    /// All numbers, in an order of your own.
+    /// All numbers, in an order that the implementation chooses.
     fn terms(&self) -> Vec<f64>;
 
     /// The inverse of [`Averages::terms`].
@@ -36,62 +36,68 @@ pub(crate) fn mean<A: Averages>(all: &[A]) -> A {
     A::from_terms(&total)
 }
 
-/// What one evaluation of an output channel is for.
+/// The purpose of one evaluation of an output channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
-    /// One step of the map. Averages that the map does not need may be left out, and proximal points may be followed from those of
-    /// the pass before.
+    /// The evaluation is one step of the map. Averages that the map does not need may be left out, and
+    /// proximal points may be followed from those of the pass before.
     Step,
-    /// All averages. Proximal points may be followed from those of the pass before.
+    /// All averages are needed. Proximal points may be followed from those of the pass before.
     Complete,
-    /// All averages, and every proximal point from scratch: nothing that an earlier pass left behind may be used.
+    /// All averages are needed, and every proximal point is searched anew: no result of an earlier pass may
+    /// be used.
     Fresh,
 }
 
-/// The losses: averages of proximal points over Gaussian fields.
+/// The output channel describes the losses, by averages of proximal points over Gaussian fields.
 pub trait OutputChannel {
     /// The order parameters.
     type Point: Overlaps;
-    /// What is averaged.
+    /// The averages that this channel computes.
     type Averages: Averages;
 
-    /// The number of accuracy levels, at least 1; each level refines the one before. Level 0 is the cheapest.
+    /// The number of accuracy levels, at least 1. Each level refines the one before, and level 0 is the
+    /// cheapest.
     fn levels(&self) -> usize {
         1
     }
 
-    /// The averages at `point`, one entry per independent replicate: at least one, and as many at every level.
+    /// The averages at `point`, with one entry per independent replicate. There must be at least one
+    /// replicate, and the same number at every level.
     fn averages(&mut self, level: usize, pass: Pass, point: &Self::Point) -> Vec<Self::Averages>;
 
-    /// Called before an iteration at another level, or far from the last point, begins at `point`: whoever follows proximal points
-    /// from pass to pass may look for them anew.
+    /// Called before an iteration begins at `point` on another level, or far from the last point. A channel
+    /// that follows proximal points from pass to pass may search for them anew.
     fn prepare(&mut self, _level: usize, _point: &Self::Point) {}
 
-    /// The residual at which jumps of the sampled averages explain a stall, where there is a single replicate, whose spread cannot
-    /// tell.
+    /// The residual at which the jumps of sampled averages explain a stall. It is used where there is a
+    /// single replicate, which has no spread.
     fn resolution(&self) -> f64 {
         0.0
     }
 }
 
-/// The weights: from averages back to order parameters.
+/// The input channel describes the weights, and leads from averages back to order parameters.
 pub trait InputChannel {
     /// The order parameters.
     type Point: Overlaps;
-    /// What is averaged.
+    /// The averages that this channel takes.
     type Averages: Averages;
 
-    /// The order parameters that the averages at `at` lead to. Where the averages make no sense, as they may far from any fixed point,
-    /// return a point some distance from `at`, in the direction that mends it: such a step cannot be mistaken for convergence.
+    /// The order parameters to which the averages at `at` lead. Far from any fixed point, the averages may
+    /// have no meaning. The image must then be a point some distance from `at`, in the direction of
+    /// meaningful averages, so that the step cannot be mistaken for convergence.
     fn image(&self, at: &Self::Point, averages: &Self::Averages) -> Self::Point;
 
-    /// Called with the averages at the end of the approach and, once more (`settled`), at the end of the solve: the channel may change the
-    /// estimators that it uses. Returns whether it has, in which case that part of the solve is repeated.
+    /// Called with the averages at the end of the approach and, with `settled`, at the end of the solve. The
+    /// channel may change the estimators that it uses. The return value tells whether it has, in which case
+    /// that part of the solve is repeated.
     fn reconsider(&mut self, _settled: bool, _at: &Self::Point, _averages: &Self::Averages) -> bool {
         false
     }
 
-    /// Whether the nodes resolve a fixed point at `at`. Where they do not, the status is `noise_limited` instead of `converged`.
+    /// Whether the nodes resolve a fixed point at `at`. If they do not, the status is `noise_limited` instead
+    /// of `converged`.
     fn resolves(&self, _at: &Self::Point) -> bool {
         true
     }

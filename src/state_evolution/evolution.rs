@@ -1,4 +1,5 @@
-//! The search for a fixed point of two channels: approach, climb, confirmation, status, error bars.
+//! The search for a fixed point of two channels: approach, climb over the levels, confirmation, status, error
+//! bars.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +11,7 @@ use crate::fixed_point::{self, Coordinate, Iterate, Observer, Problem, Report, m
 use crate::options::Options;
 use crate::status::Status;
 
-/// Where an approach on the cheapest level ended.
+/// The result of an approach on the cheapest level.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Attempt<P> {
@@ -36,17 +37,18 @@ pub struct Solved<P, A> {
     pub status: Status,
     /// Evaluations of the map in the iterations that led to this point, on any level.
     pub iterations: usize,
-    /// The fixed point of every replicate by itself and the averages there, to first order. The standard error of a function of points
-    /// and averages is the standard deviation of its values at the replicates, over the root of their number. Empty if the solve
-    /// was interrupted, or so far from a fixed point that no slopes were measured.
+    /// The fixed point of every replicate by itself and the averages there, to first order. The standard
+    /// error of a function of points and averages is the standard deviation of its values at the replicates,
+    /// over the root of their number. The list is empty if the solve was interrupted, or ended so far from a
+    /// fixed point that no slopes were measured.
     pub replicates: Vec<(P, A)>,
 }
 
-/// An output channel and an input channel, and the search for a point that they map to itself.
+/// The search for a point that an output channel and an input channel map to itself.
 pub struct StateEvolution<'a, O: ?Sized, I> {
-    /// The losses.
+    /// The output channel, which describes the losses.
     pub output: &'a mut O,
-    /// The weights.
+    /// The input channel, which describes the weights.
     pub input: I,
     options: Options,
     tuning: Tuning,
@@ -59,26 +61,27 @@ where
     O: OutputChannel + ?Sized,
     I: InputChannel<Point = O::Point, Averages = O::Averages>,
 {
-    /// Of the options, `tolerance` and `max_iterations` matter; nodes, scrambles and seed are a matter of the output channel.
+    /// A search with the given channels. It uses the options `tolerance` and `max_iterations`; nodes,
+    /// scrambles and seed are options of the output channel.
     pub fn new(output: &'a mut O, input: I, options: &Options) -> Self {
         Self { output, input, options: *options, tuning: Tuning::default(), observer: None, iterations: 0 }
     }
 
-    /// With an observer that is shown every evaluation of the map, on any level, and may end the solve.
+    /// Sets an observer that is shown every evaluation of the map, on any level, and may end the solve.
     #[must_use]
     pub fn observed_by(mut self, observer: &'a mut dyn Observer) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// With other constants of the search.
+    /// Sets other constants of the search.
     #[must_use]
     pub fn with_tuning(mut self, tuning: Tuning) -> Self {
         self.tuning = tuning;
         self
     }
 
-    /// With the tuning, and the observer if there is one, of the company of a solve.
+    /// Sets the constants of the search, and the observer if there is one.
     pub(crate) fn accompanied(self, tuning: Tuning, observer: Option<&'a mut dyn Observer>) -> Self {
         let evolution = self.with_tuning(tuning);
         match observer {
@@ -87,7 +90,7 @@ where
         }
     }
 
-    /// The fixed point that an iteration from `start` leads to.
+    /// The fixed point to which an iteration from `start` leads.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] for invalid options, a start whose coordinates are not positive, or averages and images of varying
@@ -98,13 +101,13 @@ where
         self.refine(attempt)
     }
 
-    /// Whether the search can begin at a point: all its coordinates are finite and positive.
+    /// Whether the search can begin at a point: all coordinates of the point must be finite and positive.
     #[must_use]
     pub fn is_start(point: &O::Point) -> bool {
         point.coordinates().iter().all(|x| x.is_finite() && *x > 0.0)
     }
 
-    /// Counts the iterations from zero again.
+    /// Resets the count of iterations to zero.
     pub fn begin(&mut self) {
         self.iterations = 0;
     }
@@ -115,10 +118,11 @@ where
         self.iterations
     }
 
-    /// From a start into the neighbourhood of a fixed point, on the cheapest level: accelerated, or, where that fails, slowly.
+    /// Iterates from a start into the neighbourhood of a fixed point, on the cheapest level. The iteration is
+    /// accelerated, and if that fails, a slow iteration follows.
     ///
     /// # Errors
-    /// Those of [`StateEvolution::solve`].
+    /// The errors of [`StateEvolution::solve`].
     pub fn approach(&mut self, start: &O::Point) -> Result<Attempt<O::Point>, Error> {
         let Tuning { approach, detour, first_tolerance, close, .. } = self.tuning;
         self.output.prepare(0, start);
@@ -134,10 +138,11 @@ where
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 
-    /// From the neighbourhood of a fixed point to the fixed point on the finest level, with its error bars.
+    /// Iterates from the neighbourhood of a fixed point to the fixed point on the finest level, and computes
+    /// its error bars.
     ///
     /// # Errors
-    /// Those of [`StateEvolution::solve`].
+    /// The errors of [`StateEvolution::solve`].
     pub fn refine(&mut self, mut attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
         if attempt.status == Status::Interrupted {
             return self.interrupted(&attempt);
@@ -156,29 +161,30 @@ where
         Ok(solved)
     }
 
-    /// What a point is worth that was found in another way, after `iterations` evaluations, the last of which `ended` the search: its
-    /// residual and its status. It has no replicates.
+    /// The residual and the status of a point that was found in another way, after `iterations` evaluations,
+    /// the last of which `ended` the search. The point has no replicates.
     pub(crate) fn certify(
         &mut self,
         point: &O::Point,
         ended: Status,
         iterations: usize,
     ) -> Result<Solved<O::Point, O::Averages>, Error> {
-        // A search that was ended by the bound may have left a few evaluations, too few for its next step.
+        // If the bound ended the search, a few evaluations may be left, too few for its next step. They are
+        // not used.
         self.iterations =
             if ended == Status::MaxIterations { self.options.max_iterations() } else { iterations };
         let settled = self.settle(point)?;
         let status = self.status(&settled, ended);
         let Settled { point, averages, residual, .. } = settled;
         if let Some(observer) = &mut self.observer {
-            // The solve is over, whatever the observer says.
+            // The solve is over, so that the observer can no longer end it.
             let _ =
                 observer.iterate(&Iterate { point: &point.coordinates(), residual, iteration: iterations });
         }
         Ok(Solved { point, averages, residual, status, iterations, replicates: Vec::new() })
     }
 
-    /// From level to level, with the slopes of a cheap one.
+    /// Climbs from level to level, with the slopes of a cheap level.
     fn climb(&mut self, attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
         let Tuning { polish, middle_tolerance, hopeless, difference, .. } = self.tuning;
         let finest = self.output.levels().saturating_sub(1);
@@ -212,7 +218,7 @@ where
         }
         let mut settled = self.settle(&template.at(&problem.start))?;
         if ended == Status::Converged && settled.residual > self.target() {
-            // The proximal points that were followed from pass to pass were not all the right ones.
+            // Some of the proximal points that were followed from pass to pass were not the right ones.
             let report = self.iterate(finest, polish, self.target(), &template, &problem)?;
             problem.start = report.point;
             ended = report.status;
@@ -221,7 +227,7 @@ where
         Ok(self.conclude(settled, ended, &problem.start, sensitivity.as_ref()))
     }
 
-    /// Everything at a point that is to be returned, evaluated from scratch on the finest level.
+    /// Evaluates everything at a point that is to be returned, from scratch on the finest level.
     fn settle(&mut self, point: &O::Point) -> Result<Settled<O::Point, O::Averages>, Error> {
         let finest = self.output.levels().saturating_sub(1);
         let replicates = self.replicates(finest, Pass::Fresh, point)?;
@@ -260,7 +266,7 @@ where
         Solved { point, averages, residual, status, iterations: self.iterations, replicates }
     }
 
-    /// How the solve ended, given how the last iteration did.
+    /// The status of the solve, given the status of its last iteration.
     fn status(&self, settled: &Settled<O::Point, O::Averages>, ended: Status) -> Status {
         let Settled { point, residual, differences, .. } = settled;
         if !(residual.is_finite() && point.coordinates().iter().all(|x| x.is_finite())) {
@@ -273,7 +279,7 @@ where
         {
             return if self.input.resolves(point) { Status::Converged } else { Status::NoiseLimited };
         }
-        // Three standard errors, but a residual that no noise can excuse is a stall all the same.
+        // The bound is three standard errors. A larger residual cannot be explained by noise, and is a stall.
         let jumps = estimated.map_or_else(|| self.output.resolution(), |error| 3.0 * error);
         match ended {
             Status::MaxIterations if self.iterations >= self.options.max_iterations() => {
@@ -284,7 +290,7 @@ where
         }
     }
 
-    /// The best iterate so far, with averages from the cheapest level and without error bars.
+    /// The best point so far, with averages from the cheapest level and without error bars.
     fn interrupted(&mut self, attempt: &Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
         Ok(Solved {
             point: attempt.point.clone(),
@@ -296,7 +302,7 @@ where
         })
     }
 
-    /// The averages at a point, of which there must be some.
+    /// The averages of all replicates at a point. It is an error if there are none.
     fn replicates(&mut self, level: usize, pass: Pass, point: &O::Point) -> Result<Vec<O::Averages>, Error> {
         let replicates = self.output.averages(level, pass, point);
         if replicates.is_empty() {
@@ -317,7 +323,7 @@ where
         Ok(image.iter().zip(&here).map(|(image, x)| image.ln() - x.ln()).collect())
     }
 
-    /// The residual that the iteration on the finest level aims at.
+    /// The residual at which the iteration on the finest level ends.
     fn target(&self) -> f64 {
         self.options.accuracy().aim()
     }
@@ -363,17 +369,17 @@ where
     }
 }
 
-/// What is known at the point that is to be returned.
+/// The quantities at the point that is to be returned.
 struct Settled<P, A> {
     point: P,
     averages: A,
     residual: f64,
     replicates: Vec<A>,
-    /// The residual of every replicate by itself, minus the common one.
+    /// The residual of every replicate by itself, minus the residual of all replicates together.
     differences: Vec<Vec<f64>>,
 }
 
-/// Shows an observer the number of iterations of the whole solve.
+/// An observer that shows another observer the number of iterations of the whole solve.
 struct Counted<'a> {
     observer: Option<&'a mut dyn Observer>,
     before: usize,

@@ -3,14 +3,16 @@
 use super::tuning::Tuning;
 use crate::lanes::LANES;
 
-/// Numbers of nodes of the levels, in increasing order. The nodes of a level are the first of those of the next.
+/// Numbers of nodes of the levels, in increasing order. The nodes of each level are the first nodes of the
+/// next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Levels {
     nodes: Vec<usize>,
 }
 
 impl Levels {
-    /// The coarse levels of `tuning` and the one with `2^log2_nodes` nodes. A level has at least one block of samples.
+    /// The coarse levels of `tuning`, and the level with `2^log2_nodes` nodes. A level has at least one block
+    /// of samples.
     pub(crate) fn up_to(log2_nodes: usize, tuning: &Tuning) -> Self {
         let finest = 1 << log2_nodes;
         let coarse = tuning.coarse_nodes.into_iter().map(|nodes| nodes.next_multiple_of(LANES).max(LANES));
@@ -22,7 +24,7 @@ impl Levels {
         self.nodes.len()
     }
 
-    /// The number of nodes of a level; that of the finest for any level beyond.
+    /// The number of nodes of a level. Beyond the finest level, it is that of the finest.
     pub(crate) fn nodes(&self, level: usize) -> usize {
         self.nodes.get(level).or(self.nodes.last()).copied().unwrap_or(0)
     }

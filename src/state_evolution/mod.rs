@@ -3,18 +3,19 @@
 //! A high-dimensional estimation problem is described by *overlaps* (norms, alignments with the truth, linear responses). Two
 //! channels close the equations for them:
 //!
-//! - The [`OutputChannel`] is about the losses. It averages proximal points over Gaussian fields whose covariance the overlaps
-//!   fix, and returns [`Averages`]. Closed forms are averages, too; quasi-Monte-Carlo averages come in several independent
-//!   replicates, at several levels of accuracy.
-//! - The [`InputChannel`] is about the weights. It turns averages back into overlaps: a ridge, a spectral soft threshold, a
-//!   posterior mean.
+//! - The [`OutputChannel`] describes the losses. It averages proximal points over Gaussian fields whose
+//!   covariance is fixed by the overlaps, and returns [`Averages`]. The averages may be closed forms, or
+//!   quasi-Monte-Carlo averages in several independent replicates, at several levels of accuracy.
+//! - The [`InputChannel`] describes the weights. It turns averages back into overlaps: a ridge, a spectral
+//!   soft threshold, a posterior mean.
 //!
-//! [`StateEvolution`] finds a point that the two map to itself. It approaches the fixed point on the cheapest level, measures the
-//! slopes of the map, climbs the levels with quasi-Newton steps, evaluates the residual once more at the point that it returns
-//! (on all nodes and without the memory of earlier passes), and gives every replicate a fixed point and averages of its own, to first
-//! order. Standard errors of anything that is a function of overlaps and averages are spreads over the replicates.
+//! [`StateEvolution`] finds a point that the two channels map to itself. It approaches the fixed point on the
+//! cheapest level, measures the slopes of the map, and climbs the levels with quasi-Newton steps. It then
+//! evaluates the residual once more at the point that it returns, on all nodes and without the memory of
+//! earlier passes. It also gives every replicate a fixed point and averages of its own, to first order. The
+//! spread over the replicates gives the standard error of any function of overlaps and averages.
 //!
-//! Both stages of this crate are such state evolutions. Yours may be another one:
+//! Both stages of this crate are such state evolutions. Other state evolutions can be solved in the same way:
 //!
 //! ```
 //! use lora_asymptotics::Options;

@@ -1,9 +1,9 @@
-//! What may accompany a solve: a similar solution, somebody who watches, other constants of the search.
+//! The optional companions of a solve: a similar solution, an observer, other constants of the search.
 
 use super::tuning::Tuning;
 use crate::fixed_point::Observer;
 
-/// What accompanies a solve of one of the stages. By default nothing does.
+/// The optional companions of a solve of one of the stages. By default there are none.
 ///
 /// `S` is the solution of the stage.
 pub struct Run<'a, S> {
@@ -19,8 +19,8 @@ impl<S> Default for Run<'_, S> {
 }
 
 impl<'a, S> Run<'a, S> {
-    /// Begins with the solution of a similar problem: faster along an axis of parameters. Any solution will do; one that is far from
-    /// what solutions are like is not used.
+    /// Begins with the solution of a similar problem, which is faster along an axis of parameters. Any
+    /// solution is accepted; one that is far outside the usual range of solutions is not used.
     #[must_use]
     pub fn starting_from(self, previous: &'a S) -> Self {
         Self { previous: Some(previous), ..self }
@@ -32,7 +32,7 @@ impl<'a, S> Run<'a, S> {
         Self { observer: Some(observer), ..self }
     }
 
-    /// With other constants of the search.
+    /// Sets other constants of the search.
     #[must_use]
     pub fn tuned(self, tuning: Tuning) -> Self {
         Self { tuning, ..self }
@@ -43,7 +43,7 @@ impl<'a, S> Run<'a, S> {
         self.observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer)
     }
 
-    /// The same company for a part of the solve, which has solutions of its own.
+    /// The same companions for a part of the solve, which has its own type of solution.
     #[cfg(feature = "scenario")]
     pub(crate) fn for_stage<'b, P>(&'b mut self, previous: Option<&'b P>) -> Run<'b, P> {
         let tuning = self.tuning;

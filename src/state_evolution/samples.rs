@@ -1,4 +1,4 @@
-//! The nodes of quasi-Monte-Carlo averages, with what is remembered of each from pass to pass.
+//! The nodes of quasi-Monte-Carlo averages, with a memory for each node from pass to pass.
 
 use super::channels::Pass;
 use super::levels::Levels;
@@ -8,11 +8,11 @@ use crate::lanes::{LANES, Lane, sum_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
-/// Largest number of nodes whose scrambles are made at the same time: the columns of normals that nodes are made of may take more
-/// memory than the nodes.
+/// Largest number of nodes whose scrambles are made at the same time. The columns of normals that nodes are
+/// made of may take more memory than the nodes.
 pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 
-/// Blocks of samples per unit of parallel work while they are made.
+/// Number of blocks of samples per unit of parallel work, when the samples are made.
 const CHUNK: usize = 128;
 
 /// The samples of one scramble, in blocks, each with a memory.
@@ -21,17 +21,19 @@ pub(crate) struct Scramble<B, M> {
     memory: Vec<M>,
 }
 
-/// The samples of several scrambles. `M` is what the last pass leaves of a block for the next one: a proximal point, say.
+/// The samples of several scrambles. `M` is the memory that a pass leaves of a block for the next pass, such
+/// as a proximal point.
 pub(crate) struct Samples<B, M> {
     scrambles: Vec<Scramble<B, M>>,
     levels: Levels,
-    /// The memory of a block that has not been seen.
+    /// The memory of a block before its first pass.
     nothing: M,
 }
 
 impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
-    /// `columns` makes what all blocks of a scramble are made of, `block` makes one block, beginning with a given node. Few scrambles are
-    /// made at the same time: their columns take more memory than the blocks made of them.
+    /// `columns` makes the columns from which all blocks of a scramble are made, and `block` makes one block,
+    /// beginning with a given node. Only a few scrambles are made at the same time, because their columns
+    /// take more memory than their blocks.
     pub(crate) fn new<C: Sync>(
         options: &Options,
         tuning: &Tuning,
@@ -63,8 +65,8 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         &self.scrambles
     }
 
-    /// The means of `COUNT` terms over the samples of a level, one entry per scramble. `add`, which should be `#[inline(always)]`, adds the
-    /// terms of one block to the sums.
+    /// The means of `COUNT` terms over the samples of a level, with one entry per scramble. `add` adds the
+    /// terms of one block to the sums; it should be `#[inline(always)]`.
     pub(crate) fn means<const COUNT: usize>(
         &mut self,
         level: usize,

@@ -1,12 +1,12 @@
-//! First derivatives of sampled equations at a fixed point, by finite differences: slopes for the iteration at finer levels,
-//! and the error bars of everything from the spread of the replicates.
+//! First derivatives of sampled equations at a fixed point, by finite differences. They give the slopes for
+//! the iteration at finer levels, and the error bars of all results from the spread of the replicates.
 
 use nalgebra::{DMatrix, DVector};
 
 use crate::error::Error;
 use crate::fixed_point::Secant;
 
-/// Derivatives of the map and of the averages that it is made of, along each of the coordinates iterated on, all of which are
+/// Derivatives of the map and of its averages along each of the coordinates iterated on, all of which are
 /// logarithms.
 pub(super) struct Sensitivity {
     step: f64,
@@ -16,7 +16,8 @@ pub(super) struct Sensitivity {
 }
 
 impl Sensitivity {
-    /// Measures them at `x`, with `residual_and_averages` the residual of the map and the averages it is made of.
+    /// Measures the derivatives at `x`. `residual_and_averages` gives the residual of the map and the
+    /// averages from which the map is made.
     pub(super) fn measure(
         x: &[f64],
         step: f64,
@@ -38,14 +39,14 @@ impl Sensitivity {
         Ok(Self { step, secants, base, moved })
     }
 
-    /// The slopes, for Anderson acceleration, as far as they are finite.
+    /// The slopes for Anderson acceleration. Slopes that are not finite are left out.
     pub(super) fn secants(&self) -> Vec<Secant<Vec<f64>>> {
         let finite = |secant: &&Secant<Vec<f64>>| secant.residual_change.iter().all(|c| c.is_finite());
         self.secants.iter().filter(finite).cloned().collect()
     }
 
-    /// How far a fixed point moves, to first order, if the map changes by each of `differences`: `(1 - F') dx = difference`. NaN if
-    /// the map is degenerate.
+    /// The first-order shift `dx` of a fixed point if the map changes by each of `differences`:
+    /// `(1 - F') dx = difference`. The shift is NaN if the map is degenerate.
     pub(super) fn shifts(&self, differences: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let dimension = self.secants.len();
         if dimension == 0 {
@@ -63,7 +64,7 @@ impl Sensitivity {
             .collect()
     }
 
-    /// The averages of one replicate, moved with the point they are taken at.
+    /// The averages of one replicate, moved from the common fixed point to that of the replicate.
     pub(super) fn moved(&self, mut averages: Vec<f64>, shift: &[f64]) -> Vec<f64> {
         for (moved, shift) in self.moved.iter().zip(shift) {
             for ((x, moved), base) in averages.iter_mut().zip(moved).zip(&self.base) {
@@ -74,13 +75,13 @@ impl Sensitivity {
     }
 }
 
-/// The standard error of the image of a map, in its noisiest coordinate, from the distances of the replicates' images
-/// from the common one. NaN for a single replicate.
+/// The standard error of the image of a map, in its noisiest coordinate, from the differences between the
+/// images of the replicates and the common image. It is NaN for a single replicate.
 pub(super) fn standard_error_of_image(differences: &[Vec<f64>]) -> f64 {
     let count = differences.len() as f64;
     let dimension = differences.first().map_or(0, Vec::len);
     let variance = |i: usize| differences.iter().map(|d| d[i] * d[i]).sum::<f64>() / (count - 1.0);
-    // Not f64::max, which would drop a NaN.
+    // The maximum must not be taken by f64::max, which ignores NaN.
     (0..dimension)
         .map(|i| (variance(i) / count).sqrt())
         .fold(0.0, |largest, x| if x <= largest { largest } else { x })

@@ -1,8 +1,8 @@
-//! The constants of the search. They steer its speed and its reach, not the fixed points that it finds.
+//! The constants of the search. They change its speed and its range, but not the fixed points that it finds.
 
 use crate::fixed_point::Method;
 
-/// How long, and in which way, a map is iterated.
+/// The update rule of an iteration, and the bounds on its length.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Effort {
     /// The update rule.
@@ -19,24 +19,26 @@ pub struct Effort {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Tuning {
-    /// Numbers of nodes of the two cheap levels of quasi-Monte-Carlo averages, in increasing order. At the first of them a fixed point is
-    /// known to about a percent, which is within the reach of Newton's method at the next.
+    /// Numbers of nodes of the two cheap levels of quasi-Monte-Carlo averages, in increasing order. The first
+    /// level gives a fixed point to about a percent, from which Newton's method converges on the next level.
     pub coarse_nodes: [usize; 2],
     /// The approach from a start to the neighbourhood of a fixed point, on the cheapest level.
     pub approach: Effort,
-    /// The second approach, where the first one failed: slow, the way that the dynamics flows.
+    /// The second approach, used if the first one fails. It is slow and follows the flow of the dynamics.
     pub detour: Effort,
-    /// The iteration on finer levels, with slopes known from a cheap one.
+    /// The iteration on finer levels, with slopes measured on a cheap level.
     pub polish: Effort,
-    /// Residual at which the cheapest level hands over to the next.
+    /// Residual at which the search goes from the cheapest level to the next.
     pub first_tolerance: f64,
-    /// Residual at which a middle level hands over to the next.
+    /// Residual at which the search goes from a middle level to the next.
     pub middle_tolerance: f64,
-    /// Residual of an approach that needs no detour: the jumps of few nodes may keep it from `first_tolerance`.
+    /// Residual below which an approach needs no detour. The jumps of few nodes may keep an approach above
+    /// `first_tolerance`.
     pub close: f64,
-    /// Residual of an approach beyond which finer levels are not tried.
+    /// Residual above which an approach is not continued on finer levels.
     pub hopeless: f64,
-    /// Logarithmic step of the finite differences that measure the slopes: large against the jumps of sampled averages.
+    /// Logarithmic step of the finite differences that measure the slopes. It is large compared with the
+    /// jumps of sampled averages.
     pub difference: f64,
 }
 

@@ -1,4 +1,4 @@
-//! `lora`.
+//! Arbitrary arguments for the module `lora`.
 
 use std::hint::black_box;
 
@@ -68,7 +68,7 @@ proptest! {
     fn bound(model in model(), frozen in frozen(), q0 in parameter(), alpha in prop_oneof![4 => parameter(), 1 => number()],
              start in prop_oneof![4 => 0.0..1.0, 1 => number()], steps in prop_oneof![9 => 0_usize..20, 1 => Just(usize::MAX)],
              options in options()) {
-        // With three tokens, softmax takes double integrals.
+        // With three tokens, softmax needs double integrals, which take long.
         let tokens = if model.activation() == Activation::Softmax { model.tokens().min(2) } else { model.tokens() };
         let model = of_activation(&model, model.activation(), tokens);
         let Some(curve) = spoken(BayesCurve::new(&model, &frozen, q0, &options)) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! `fixed_point`: any map, from any start, by any rule.
+//! Arbitrary arguments for the module `fixed_point`: any map, from any start, by any rule.
 
 use std::hint::black_box;
 
@@ -25,7 +25,8 @@ fn method() -> impl Strategy<Value = Method> {
     ]
 }
 
-/// At most some hundreds of evaluations: with both bounds huge, a map without a fixed point is iterated for ever, as was asked.
+/// The bounds allow a few hundred evaluations. With both bounds huge, a map without a fixed point would be
+/// iterated for ever, as requested.
 fn options() -> impl Strategy<Value = Options> {
     let tolerance = prop_oneof![4 => (-30.0_f64..0.0).prop_map(f64::exp), 1 => number()];
     (tolerance, 0_usize..300, method(), count()).prop_map(|(tolerance, max_iterations, method, patience)| {
@@ -37,7 +38,7 @@ fn run<const N: usize>(numbers: &[f64], logarithmic: &[bool], options: &Options,
     let at = |k: usize| numbers[k % numbers.len()];
     let coordinate = |log: &bool| if *log { Coordinate::Log } else { Coordinate::Linear };
     let mut problem = Problem::<[f64; N]>::new(std::array::from_fn(at), Coordinate::Log);
-    // Most often of a length that does not fit.
+    // Most often the length does not fit.
     problem.coordinates = logarithmic.iter().map(coordinate).collect();
     if kind.is_multiple_of(2) {
         problem.coordinates.resize(N, Coordinate::Log);
@@ -85,7 +86,7 @@ proptest! {
         run::<3>(&numbers, &logarithmic, &options, kind);
     }
 
-    /// Images of another length than their arguments, too.
+    /// The images may have another length than their arguments.
     #[test]
     fn any_length(start in prop::collection::vec(number(), 0..4), image in prop::collection::vec(number(), 0..4), options in options()) {
         let problem = Problem::new(start.clone(), Coordinate::Linear);
@@ -94,7 +95,7 @@ proptest! {
         }
     }
 
-    /// Channels that return any numbers, in any number.
+    /// The channels return any numbers, in any number.
     #[test]
     fn any_channels(start in prop::collection::vec(number(), 0..4), lists in prop::collection::vec(prop::collection::vec(number(), 0..4), 0..5),
                     levels in 0_usize..4, options in super::values::options()) {

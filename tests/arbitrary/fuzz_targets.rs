@@ -1,4 +1,4 @@
-//! The fuzz targets, on their seed corpus and on mutated copies of it: what stands in for a fuzzer where there is none.
+//! The fuzz targets are run on their seed corpus and on mutated copies of it, for machines without a fuzzer.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ fn corpus(target: &str) -> Vec<String> {
         .collect()
 }
 
-/// A file of the corpus, with some of its values changed, or some of its bytes.
+/// A file of the corpus, of which some values or some bytes are changed.
 fn mutated(target: &'static str) -> impl Strategy<Value = String> {
     let files = corpus(target);
     let bytes = prop::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..2);

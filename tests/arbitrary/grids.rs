@@ -1,4 +1,4 @@
-//! `scenario`, `sweep`, `optimize`.
+//! Arbitrary arguments for the modules `scenario`, `sweep` and `optimize`.
 
 use std::ops::ControlFlow;
 
@@ -108,7 +108,7 @@ proptest! {
     fn variables(parameter in variable_parameter(), ends in prop::array::uniform2(number())) {
         let [low, high] = ends;
         let variable = spoken(Variable::new(parameter, low, high));
-        // The same by way of JSON, where infinities are lost.
+        // The same variable is read from JSON, where infinities are lost.
         let text = serde_json::json!({"parameter": parameter, "low": low, "high": high});
         if let Ok(read) = serde_json::from_value::<Variable>(text) {
             prop_assert_eq!(variable, Some(read));
@@ -150,7 +150,8 @@ fn small(axes: &str) -> Result<Sweep, lora_asymptotics::Error> {
     ))
 }
 
-/// The sum of the beginning of the shard and of what is done overflowed: the points before the shard were solved.
+/// The sum of the beginning of the shard and `done` once overflowed, and the points before the shard were
+/// solved.
 #[test]
 fn more_than_everything_is_done() {
     let sweep = small(
@@ -164,7 +165,8 @@ fn more_than_everything_is_done() {
     }
 }
 
-/// A hundred ranges of ten million values each would take gigabytes before they are counted.
+/// A hundred ranges of ten million values each would take gigabytes if their values were made before they are
+/// counted.
 #[test]
 fn a_short_text_does_not_describe_more_points_than_there_is_memory_for() {
     let range = r#"{"field": "model.delta", "from": 0.1, "to": 0.5, "count": 10000000}"#;

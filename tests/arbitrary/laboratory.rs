@@ -1,4 +1,4 @@
-//! `simulate`: any description, very small networks, and any measurements.
+//! Arbitrary arguments for the module `simulate`: any description, very small networks, and any measurements.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -122,7 +122,7 @@ proptest! {
     }
 }
 
-/// What is kept of every instance has to fit in memory, too.
+/// The results that are kept of every instance have to fit in memory as well.
 #[test]
 fn laboratories_are_bounded() {
     let size = |dimension| Size::new(dimension, 1_000_000);

@@ -1,4 +1,5 @@
-//! `channel`, `observables`, `quadrature`: functions of numbers.
+//! Arbitrary arguments for the modules `channel`, `observables` and `quadrature`, which have functions of
+//! numbers.
 
 use std::hint::black_box;
 
@@ -63,7 +64,7 @@ proptest! {
         prop_assert!(probability(normal_cdf(x)));
         prop_assert!(normal_density(x).is_nan() || normal_density(x) >= 0.0);
         black_box((normal_quantile(x), normal_quantile(p)));
-        // Thousands of degrees of freedom take thousands of terms.
+        // The series has as many terms as degrees of freedom, and thousands of terms take long.
         let dof = if dof > 500 && dof <= 10_000 { dof / 20 } else { dof };
         let cdf = chi_square_cdf(dof, x);
         prop_assert!(cdf.is_nan() || (-1e-12..=1.0 + 1e-12).contains(&cdf), "{cdf}");

@@ -1,4 +1,4 @@
-//! `pretrain`, and the parameters in `model` and `options`.
+//! Arbitrary arguments for the module `pretrain`, and for the parameters in `model` and `options`.
 
 use std::hint::black_box;
 
@@ -32,7 +32,7 @@ fn check(solution: &Solution, options: &Options) {
     assert_eq!(spoken(solution.clone().into_converged()).is_some(), solution.status.is_success());
 }
 
-/// Everything that a learned spectrum tells.
+/// Calls every method of a learned spectrum.
 fn examine(law: &LearnedSpectrum, x: f64, points: usize) {
     assert!((0.0..=1.0).contains(&law.atom()));
     black_box((law.density(x), law.distribution(x)));
@@ -56,7 +56,7 @@ proptest! {
             if let Some(law) = spoken(LearnedSpectrum::new(&model, &training, &solution)) {
                 examine(&law, x, points);
             }
-            // A solution made by hand.
+            // The solution is changed by hand.
             let mut hand = solution;
             hand.order = previous;
             hand.status = Status::Converged;

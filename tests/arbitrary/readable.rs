@@ -1,4 +1,5 @@
-//! Everything that can be read: from any JSON, and from valid JSON with changes. What was read can be written and read again.
+//! Every readable type is read from any JSON, and from valid JSON with changes. A value that was read can be
+//! written and read again.
 
 use lora_asymptotics::simulate::{
     self, Comparison, Estimate, Laboratory, Measurement, MessagePassing, Size, Trajectory,
@@ -15,17 +16,17 @@ use std::sync::LazyLock;
 
 use super::values::{apply, change, config, json};
 
-/// Reads a value as one type; what is read is written, and read again.
+/// Reads a value as one type. If that succeeds, the result is written and read again.
 fn reads<T: DeserializeOwned + Serialize>(value: &Value) {
     if let Ok(read) = serde_json::from_value::<T>(value.clone()) {
         let written = serde_json::to_value(&read).expect("what is read can be written");
-        // NaN is written as null, which a plain number does not read: nothing of that may panic.
+        // NaN is written as null, which a plain number does not read. The error must not be a panic.
         let _ = serde_json::from_value::<T>(written);
     }
     let _ = serde_json::from_str::<T>(&value.to_string());
 }
 
-/// The same as every public type.
+/// Reads a value as every public type.
 fn reads_all(value: &Value) {
     reads::<Activation>(value);
     reads::<Teacher>(value);
@@ -72,7 +73,7 @@ fn reads_all(value: &Value) {
     reads::<Trajectory>(value);
 }
 
-/// Valid texts: scenarios, grids and laboratories of the corpus, and what comes out of one scenario.
+/// Valid texts: scenarios, grids and laboratories of the corpus, and the results of one scenario.
 static VALID: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let scenario = json!({
         "model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},

@@ -1,4 +1,4 @@
-//! `spectrum`: any teacher, any signal, anywhere.
+//! Arbitrary arguments for the module `spectrum`: any teacher, any signal, any position.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ fn everything(law: &dyn TeacherSpectrum, snr: f64, x: f64) {
     black_box((chart.parameter(x), chart.point(x)));
     let within = chart.intervals().into_iter().map(|[low, high]| chart.point(0.5 * (low + high))[1]);
     let least = within.fold(f64::INFINITY, f64::min);
-    // Where double precision resolves the law.
+    // Double precision resolves the law in this range.
     if (1e-3..1e3).contains(&snr) && x.abs() < 1e6 && law.second_moment() < 1e6 {
         assert!(density >= -1e-7 && least >= -1e-7, "density {density}, {least}");
         assert!((0.0..=1.0).contains(&denoised.rank_fraction), "{denoised:?}");
@@ -69,7 +69,7 @@ fn nothing_is_too_long_or_too_short() {
     }
 }
 
-/// These panicked: the bounds of a clamp were NaN.
+/// These arguments once caused a panic, because the bounds of a clamp were NaN.
 #[test]
 fn a_signal_that_is_not_a_number_gives_none() {
     for teacher in [Teacher::Wishart { kappa0: 0.5 }, Teacher::Spectrum { eigenvalues: vec![0.0, 1.0] }] {

@@ -1,4 +1,5 @@
-//! Arbitrary values: most of them plausible, so that something is reached behind the checks, and the others extreme.
+//! Arbitrary values. Most of them are plausible, so that the code behind the checks is reached, and the
+//! others are extreme.
 
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
@@ -9,8 +10,8 @@ use proptest::sample::select;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
 
-/// The configuration of a test that is `cost` times as expensive as a cheap one. The same cases in every run, unless
-/// `PROPTEST_RNG_SEED` chooses others. Failures are printed, not recorded on disk.
+/// The configuration of a test that is `cost` times as expensive as a cheap one. The cases are the same in
+/// every run, unless `PROPTEST_RNG_SEED` chooses others. Failures are printed, and not recorded on disk.
 pub fn config(cost: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let rng_seed = match default.rng_seed {
@@ -21,7 +22,7 @@ pub fn config(cost: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 200, rng_seed, ..default }
 }
 
-/// Any number: of order 1, of any size, of any bits, and those that break things.
+/// Any number: of order 1, of any size, of any bits, or one of the special values.
 pub fn number() -> impl Strategy<Value = f64> + Clone {
     let special = [
         0.0,
@@ -60,12 +61,12 @@ pub fn positive() -> impl Strategy<Value = f64> + Clone {
     prop_oneof![4 => (-3.0..3.0).prop_map(f64::exp), 1 => (-40.0..40.0).prop_map(f64::exp), 1 => (-700.0..700.0).prop_map(f64::exp)]
 }
 
-/// A parameter: most often valid.
+/// A parameter that is most often valid.
 pub fn parameter() -> impl Strategy<Value = f64> + Clone {
     prop_oneof![30 => (-3.0..3.0).prop_map(f64::exp), 6 => positive(), 2 => Just(0.0), 1 => number()]
 }
 
-/// Any count: small, or so large that it overflows.
+/// Any count: a small one, or one so large that it overflows.
 pub fn count() -> impl Strategy<Value = usize> + Clone {
     let special =
         [0, 1, 2, 8, 9, 64, 10_000, 10_001, 1 << 20, 1 << 32, usize::MAX / 2, usize::MAX - 1, usize::MAX];
@@ -81,7 +82,7 @@ pub fn teacher() -> impl Strategy<Value = Teacher> {
     ]
 }
 
-/// Of few tokens, for the sake of time, or of a number that is refused.
+/// A model with few tokens, to save time, or with a number of tokens that is refused.
 pub fn model() -> impl Strategy<Value = Model> {
     let tokens = prop_oneof![20 => 1_usize..4, 1 => Just(0), 1 => Just(9), 1 => Just(usize::MAX)];
     let activation = prop_oneof![3 => Just(Activation::Linear), 2 => Just(Activation::Softmax)];
@@ -100,7 +101,8 @@ pub fn model() -> impl Strategy<Value = Model> {
     })
 }
 
-/// The same label noise and teacher for another layer, which must be possible.
+/// A layer with the same label noise and teacher, and with another activation and number of tokens, which
+/// must be valid.
 pub fn of_activation(model: &Model, activation: Activation, tokens: usize) -> Model {
     let mut layer = Model::new(activation, tokens, model.delta()).expect("a layer");
     if activation == Activation::Softmax && model.activation() == activation {
@@ -112,7 +114,7 @@ pub fn of_activation(model: &Model, activation: Activation, tokens: usize) -> Mo
     }
 }
 
-/// With few nodes and few iterations, or refused.
+/// Options with few nodes and few iterations, or options that are refused.
 pub fn options() -> impl Strategy<Value = Options> {
     let tolerance = prop_oneof![4 => Just(None), 4 => Just(Some(1e-8)), 1 => number().prop_map(Some)];
     let max_iterations = prop_oneof![10 => 1_usize..30, 1 => Just(0), 1 => Just(usize::MAX)];
@@ -161,7 +163,7 @@ pub fn finetuning() -> impl Strategy<Value = lora::Training> {
     })
 }
 
-/// With overlaps that are most often possible.
+/// Frozen weights whose overlaps are most often possible.
 pub fn frozen() -> impl Strategy<Value = Frozen> {
     let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
     let response = prop_oneof![1 => Just(None), 3 => parameter().prop_map(Some)];
@@ -209,7 +211,7 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
     )
 }
 
-/// Any JSON, not very deep.
+/// Any JSON that is not nested deeply.
 pub fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -228,8 +230,8 @@ pub fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// One change of a valid text: where, as a number that is taken modulo the number of places, and what comes there; nothing
-/// removes what was there.
+/// One change of a valid text: the place, as a number that is taken modulo the number of places, and the new
+/// value there. `None` removes the old value.
 pub fn change() -> impl Strategy<Value = (usize, Option<Value>)> {
     let replacement =
         prop_oneof![2 => number().prop_map(Value::from), 1 => count().prop_map(Value::from), 2 => json()];
@@ -250,7 +252,8 @@ fn places(value: &Value) -> usize {
     }
 }
 
-/// Goes through the places until none is left to pass by; tells whether it came there.
+/// Counts down over the places, and changes the one at which the count ends. Returns whether that place was
+/// reached.
 fn visit(value: &mut Value, left: &mut usize, replacement: &Option<Value>) -> bool {
     if *left == 0 {
         *value = replacement.clone().unwrap_or(Value::Null);
@@ -272,7 +275,7 @@ fn visit(value: &mut Value, left: &mut usize, replacement: &Option<Value>) -> bo
     }
 }
 
-/// The value; an error has a name and words, and comes to an end.
+/// Returns the value of a result. An error must have a name and a text of bounded length.
 pub fn spoken<T>(result: Result<T, Error>) -> Option<T> {
     match result {
         Ok(value) => Some(value),

@@ -47,7 +47,7 @@ pub fn perfectly_frozen(tokens: usize, delta_eff: f64) -> (Model, Frozen) {
     (Model::linear(tokens, 2.0 * delta_eff).unwrap(), Frozen::new(1.0, 1.0, 1.0).unwrap())
 }
 
-/// What every fine-tuning solution must satisfy, converged or not.
+/// Asserts the properties of every fine-tuning solution, converged or not.
 #[track_caller]
 pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
@@ -84,7 +84,8 @@ pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     assert!(validity.jump >= 0.0 && validity.replicon >= 0.0, "{solution:?}");
 }
 
-/// Values from many seeds, with the standard errors that they claim: the errors must be those of the spread.
+/// Compares values from many seeds with the standard errors that they claim. The spread of the values must
+/// agree with the errors.
 #[track_caller]
 pub fn assert_honest(what: &str, values: &[(f64, Option<f64>)]) {
     let count = values.len() as f64;
@@ -95,8 +96,9 @@ pub fn assert_honest(what: &str, values: &[(f64, Option<f64>)]) {
     assert!((1.0 / 1.5..1.5).contains(&ratio), "{what}: {ratio}");
 }
 
-/// Random cases, the same in every run; `PROPTEST_RNG_SEED` in the environment chooses others. Failures are printed, not
-/// recorded on disk, and few attempts are made to simplify one, since each may take the whole time allowed.
+/// The configuration for random cases. The cases are the same in every run, unless `PROPTEST_RNG_SEED` in the
+/// environment chooses others. Failures are printed, and not recorded on disk. Few attempts are made to
+/// simplify a failure, since each attempt may take the whole time allowed.
 pub fn cases(cases: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let rng_seed = match default.rng_seed {

@@ -3,9 +3,9 @@
 use lora_asymptotics::Scenario;
 use serde_json::Value;
 
-/// Solves every record with 16 scrambles of `2^log2_nodes` nodes and compares all its numbers, within 4 combined standard
-/// errors; numbers without one (`trace`, `rank_fraction`) within 1e-3 of themselves; all within the `tolerance` of the record instead,
-/// `abs` or `rel`, if it has one.
+/// Solves every record with 16 scrambles of `2^log2_nodes` nodes and compares all its numbers, within 4
+/// combined standard errors. Numbers without a standard error (`trace`, `rank_fraction`) are compared to 1e-3
+/// of their value. If the record has a `tolerance`, `abs` or `rel`, it is used for all numbers instead.
 pub fn compare(records: &str, log2_nodes: usize) {
     for record in records.lines() {
         let record: Value = serde_json::from_str(record).unwrap();

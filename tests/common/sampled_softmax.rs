@@ -1,5 +1,6 @@
-//! Softmax attention, sample by sample and for any number of tokens: written for the tests, without anything from the library but
-//! numbers. Plain random draws, matrices of dynamic size, steepest descent.
+//! Softmax attention, sample by sample and for any number of tokens. The code is written for the tests, and
+//! uses nothing of the library but numbers. It uses plain random draws, matrices of dynamic size, and
+//! steepest descent.
 
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses a part of it")]
 
@@ -8,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 use rand_pcg::Pcg64;
 
-/// Independent batches of samples: their scatter is the error of the mean.
+/// Number of independent batches of samples, whose scatter gives the error of the mean.
 pub const BATCHES: u64 = 16;
 
 pub struct Draws(Pcg64);
@@ -51,7 +52,8 @@ pub fn loss(logits: &DMatrix<f64>, label: &DMatrix<f64>) -> (f64, DMatrix<f64>) 
     (difference.norm_squared(), 2.0 * gradient)
 }
 
-/// The local minimum that steepest descent reaches from `start`, and its value. `curvature` is that of the quadratic part.
+/// The local minimum that steepest descent reaches from `start`, and its value. `curvature` is the curvature
+/// of the quadratic part.
 pub fn minimise(
     start: DVector<f64>,
     curvature: f64,
@@ -61,7 +63,8 @@ pub fn minimise(
     let (mut value, mut gradient) = value_and_gradient(&x);
     let mut step = 1.0 / curvature;
     for _ in 0..10_000 {
-        // Half the square of this over the curvature is what is left to gain: far less than the scatter of the samples.
+        // The value can still decrease by half the square of the gradient over the curvature, which is far
+        // less than the scatter of the samples.
         if gradient.norm() <= 1e-6 * curvature {
             return (value, x);
         }
@@ -77,13 +80,15 @@ pub fn minimise(
     panic!("no minimum: the gradient is {gradient}");
 }
 
-/// Divergences of `g` by parts: `E[g.x] = A E[div g]` for Gaussian fields `x` with covariance `A` per coordinate.
+/// Divergences of `g` by integration by parts: `E[g.x] = A E[div g]` for Gaussian fields `x` with covariance
+/// `A` per coordinate.
 pub fn divergences(products: [f64; 2], [a, b, d]: [f64; 3]) -> [f64; 2] {
     let determinant = a * d - b * b;
     [(d * products[0] - b * products[1]) / determinant, (a * products[1] - b * products[0]) / determinant]
 }
 
-/// Means of `what` over independent batches agree with `expected`, each with its own error, within four standard errors.
+/// Asserts that the means over independent batches agree with `expected`, each with its own error, within
+/// four standard errors.
 pub fn assert_agree<const N: usize>(names: [&str; N], batches: &[[f64; N]], expected: [(f64, f64); N]) {
     let count = batches.len() as f64;
     for (i, name) in names.iter().enumerate() {

@@ -1,41 +1,46 @@
-//! What differs between two outcomes, field by field.
+//! The differences between two outcomes, field by field.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// How closely numbers are compared. Texts, booleans, nulls and the presence of fields are always compared exactly.
+/// The accuracy with which numbers are compared. Texts, booleans, nulls and the presence of fields are always
+/// compared exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accuracy {
-    /// To the last bit.
+    /// Numbers are compared to the last bit.
     Bits,
-    /// To [`RELATIVE`], and the rounding of differences between numbers of order one: what another mathematics library may do.
-    /// Integers exactly, but for the iterations of a stage that was solved to rounding, and of one that has left the finite
-    /// numbers: there the last bits decide when to stop.
+    /// Numbers are compared to [`RELATIVE`], plus the rounding of differences between numbers of order one,
+    /// which may depend on the mathematics library. Integers are compared exactly. The exceptions are the
+    /// iterations of a stage that was solved to rounding, and of a stage whose numbers are not finite: there
+    /// the last bits decide when to stop.
     Rounding,
-    /// A number with a standard error to [`SHARE`] of it; a standard error, and other averages beside them, to the same share of
-    /// what is uncertain about the stage. The residual and the number of iterations are not compared: the way to a solution may be
-    /// another one.
+    /// A number with a standard error is compared to [`SHARE`] of its error. A standard error is compared to
+    /// the same share of its value, and other averages to the same share of the largest relative standard
+    /// error of the stage. The residual and the number of iterations are not compared, because the search for
+    /// a solution may differ.
     Statistical,
-    /// Numbers and integers not at all: where they depend on the last bits of the arithmetic.
+    /// Numbers and integers are not compared, because they depend on the last bits of the arithmetic.
     Words,
 }
 
-/// Relative difference of numbers that count as equal on two machines.
+/// Relative difference of two numbers that count as equal on two machines.
 const RELATIVE: f64 = 1e-9;
-/// Absolute difference of numbers that count as equal on two machines: some roundings (of 2e-16 each) of the terms of order one
-/// whose differences the smallest numbers are, `Q0 - 2M + Q` for example.
+/// Absolute difference of two numbers that count as equal on two machines. The smallest numbers are
+/// differences of terms of order one, `Q0 - 2M + Q` for example, which have several rounding errors of 2e-16
+/// each.
 const ROUNDING: f64 = 1e-14;
-/// The same for a residual, `|ln F(x) - ln x|`: `F` is an average over up to `2^12` numbers of order one.
+/// Absolute difference for a residual, `|ln F(x) - ln x|`, in which `F` is an average over up to `2^12`
+/// numbers of order one.
 const ROUNDING_OF_RESIDUAL: f64 = 1e-12;
-/// Share of a standard error that a deliberate change may move a number by.
+/// Share of a standard error by which a deliberate change may move a number.
 const SHARE: f64 = 0.1;
 
 const STD_ERROR: &str = "std_error";
 const RESIDUAL: &str = "residual";
 const ITERATIONS: &str = "iterations";
 
-/// One field that differs; `None` where it is absent.
+/// One field that differs. A value is `None` if the field is absent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     pub path: String,
@@ -50,7 +55,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Every field that differs.
+/// Returns every field that differs.
 pub fn differences(old: &Value, new: &Value, accuracy: Accuracy) -> Vec<Difference> {
     let mut comparison = Comparison { accuracy, differences: Vec::new() };
     comparison.values(&Place::default(), Some(old), Some(new));
@@ -62,7 +67,7 @@ struct Comparison {
     differences: Vec<Difference>,
 }
 
-/// Where in the outcome, and inside which stage.
+/// The place in the outcome, and the stage around it.
 #[derive(Default, Clone)]
 struct Place<'a> {
     path: String,
@@ -72,13 +77,13 @@ struct Place<'a> {
     stage: Option<Stage<'a>>,
 }
 
-/// What the recorded outcome says about the stage around a number.
+/// The information of the recorded outcome about the stage around a number.
 #[derive(Clone, Copy)]
 struct Stage<'a> {
     std_error: &'a Map<String, Value>,
-    /// The largest of them, relative to the number that it belongs to.
+    /// The largest standard error, relative to the number that it belongs to.
     relative: f64,
-    /// The residual is nothing but rounding, or no number.
+    /// Whether the residual is nothing but rounding, or is not a number.
     ends_in_rounding: bool,
 }
 
@@ -92,7 +97,7 @@ impl<'a> Stage<'a> {
         };
         let relative =
             std_error.iter().filter_map(|(name, error)| Some(error.as_f64()? / value(name)?.abs()));
-        // An error of a number that vanishes says nothing about the others.
+        // The relative error of a number that vanishes says nothing about the other numbers.
         let relative = relative.filter(|x| x.is_finite()).fold(0.0, f64::max).min(1.0);
         let residual = fields.get(RESIDUAL).and_then(Value::as_f64);
         let ends_in_rounding = residual.is_none_or(|residual| residual <= ROUNDING_OF_RESIDUAL);
@@ -107,13 +112,13 @@ impl<'a> Place<'a> {
         Self { path, name, is_std_error: self.name == STD_ERROR, stage }
     }
 
-    /// By how much a number that was `old` may have changed in rounding.
+    /// The amount by which a number that was `old` may have changed in rounding.
     fn rounding(&self, old: f64, new: f64) -> f64 {
         let absolute = if self.name == RESIDUAL { ROUNDING_OF_RESIDUAL } else { ROUNDING };
         RELATIVE * old.abs().max(new.abs()) + absolute
     }
 
-    /// By how much a number that was `old` may have changed deliberately.
+    /// The amount by which a number that was `old` may have changed deliberately.
     fn statistical(&self, old: f64) -> f64 {
         let Some(Stage { std_error, relative, .. }) = self.stage else { return 0.0 };
         match std_error.get(self.name).and_then(Value::as_f64) {
@@ -176,7 +181,7 @@ impl Comparison {
         }
     }
 
-    /// Messages may contain numbers, as words of their own.
+    /// Compares two messages. They may contain numbers, as words of their own.
     fn same_text(&self, place: &Place<'_>, old: &str, new: &str) -> bool {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let number =
@@ -208,7 +213,7 @@ mod tests {
         }}})
     }
 
-    /// The ways in which numbers count.
+    /// The accuracies at which numbers are compared.
     const COUNTING: [Accuracy; 3] = [Accuracy::Bits, Accuracy::Rounding, Accuracy::Statistical];
     const ALL: [Accuracy; 4] = [Accuracy::Bits, Accuracy::Rounding, Accuracy::Statistical, Accuracy::Words];
 
@@ -237,7 +242,7 @@ mod tests {
     #[test]
     fn a_perturbed_number() {
         let next = f64::from_bits(0.5_f64.to_bits() + 1);
-        // Value, and whether it passes for 0.5 +- 1e-3 in each of the three ways.
+        // Each value is listed with its result in each of the three ways of comparing it with 0.5 +- 1e-3.
         for (value, expected) in [
             (next, [false, true, true]),
             (0.5 * (1.0 + 0.9e-9), [false, true, true]),
@@ -257,7 +262,8 @@ mod tests {
 
     #[test]
     fn numbers_of_other_kinds() {
-        // A standard error to a tenth of itself; what has none to a tenth of the largest relative one, here 5e-3 of the test error.
+        // A standard error is compared to a tenth of its value. A number without one is compared to a tenth
+        // of the largest relative standard error, here 5e-3 of the test error.
         for (pointer, value, expected) in [
             ("std_error/q", 1.05e-3, [false, false, true]),
             ("std_error/q", 1.15e-3, [false, false, false]),
@@ -357,7 +363,7 @@ mod tests {
         }
     }
 
-    /// Without standard errors (one token, or one scramble), a deliberate change is none.
+    /// Without standard errors (one token, or one scramble), no deliberate change is accepted.
     #[test]
     fn a_statistical_comparison_needs_errors() {
         let [old, new] = [0.5, 0.5 + 1e-6].map(|q| json!({"lora": {"order": {"q": q}, "std_error": {}}}));

@@ -1,4 +1,4 @@
-//! What the figures have in common: command line, colours, panels, files.
+//! The common parts of the figures: command line, colours, panels, files.
 
 #![allow(dead_code, reason = "every example compiles its own copy and uses a part of it")]
 
@@ -39,12 +39,12 @@ pub struct Arguments {
     pub out: PathBuf,
 }
 
-/// Okabe-Ito: told apart by the colour-blind, too.
+/// The colours (Okabe-Ito) can be told apart by the colour-blind.
 pub const COLOURS: [&str; 6] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 pub const GREY: &str = "#777777";
 pub const BLACK: &str = "#000000";
 
-/// A point of a curve; hollow if replica symmetry is not to be trusted there.
+/// A point of a curve. Its marker is hollow if replica symmetry cannot be trusted there.
 #[derive(Debug, Clone, Copy)]
 pub struct Dot {
     pub x: f64,
@@ -52,7 +52,7 @@ pub struct Dot {
     pub reliable: bool,
 }
 
-/// A curve, with hollow markers where it is not to be trusted.
+/// A curve, with hollow markers where it cannot be trusted.
 pub fn curve(dots: &[Dot], colour: &str, legend: &str, dashed: bool) -> Vec<Plot> {
     let line: Vec<(f64, f64)> = dots.iter().map(|dot| (dot.x, dot.y)).collect();
     let line = LinePlot::new().with_data(line).with_color(colour).with_stroke_width(2.0);
@@ -72,7 +72,7 @@ pub fn curve(dots: &[Dot], colour: &str, legend: &str, dashed: bool) -> Vec<Plot
     plots
 }
 
-/// One marker, for an optimum.
+/// A marker for an optimum.
 pub fn mark(x: f64, y: f64, colour: &str) -> Plot {
     let star = ScatterPlot::new().with_data(vec![(x, y)]).with_color(colour).with_size(7.0);
     Plot::Scatter(star.with_marker(MarkerShape::Diamond))
@@ -117,7 +117,7 @@ pub fn save(
     fs::create_dir_all(&arguments.out)?;
     let rows = panels.len().div_ceil(columns);
     let (plots, layouts) = panels.into_iter().unzip();
-    // A single column gets room for its title.
+    // A single column is wide enough for its title.
     let (width, height) = if columns == 1 { (820.0, 480.0) } else { (500.0, 380.0) };
     let figure = Figure::new(rows, columns)
         .with_cell_size(width, height)
@@ -144,7 +144,7 @@ pub fn write_csv<R: Serialize>(folder: &Path, name: &str, rows: &[R]) -> Result<
     Ok(table.flush()?)
 }
 
-/// Ends the example if something that the theory says of its figure is not so.
+/// Ends the example with an error if a statement of the theory about its figure does not hold.
 pub fn fact(holds: bool, what: &str) -> Result<(), Box<dyn Error>> {
     if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
 }
@@ -159,8 +159,8 @@ pub fn panel(plots: Vec<Plot>, title: &str, x: &str, y: &str, legend: LegendPosi
     (plots, layout)
 }
 
-/// `E'` and `o_w` of networks trained at one dimension, with standard errors: in both stages, or, given frozen weights by hand, in
-/// the second one.
+/// `E'` and `o_w` of networks trained at one dimension, with standard errors. The networks are trained in
+/// both stages, or, with frozen weights given by hand, in the second stage only.
 #[derive(Debug, Clone, Copy)]
 pub struct Trained {
     pub dimension: usize,
@@ -183,7 +183,7 @@ pub fn train(scenario: &Scenario, full: bool) -> Result<Option<Trained>, lora_as
     Ok(of("test").zip(of("alignment")).map(|(test, alignment)| Trained { dimension, test, alignment }))
 }
 
-/// All records of a grid given as JSON.
+/// Solves a grid given as JSON, and returns all records.
 pub fn solve(grid: &str) -> Result<Vec<Record>, lora_asymptotics::Error> {
     let records = Mutex::new(Vec::new());
     Sweep::from_json(grid)?.run(Shard::WHOLE, 0, |record| {
