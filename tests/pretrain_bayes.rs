@@ -261,7 +261,8 @@ fn bad_input_is_named() {
             .contains("teacher")
     );
     for list in [vec![], vec![0.0, 0.0], vec![1.0, -0.1], vec![f64::NAN]] {
-        let error = bayes_optimal(&listed(2, 0.5, &list), 1.0, &few()).unwrap_err().to_string();
+        let teacher = Teacher::Spectrum { eigenvalues: list };
+        let error = Model::linear(2, 0.5).unwrap().with_teacher(teacher).unwrap_err().to_string();
         assert!(error.contains("model.teacher.spectrum.eigenvalues"), "{error}");
     }
 }
