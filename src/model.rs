@@ -3,32 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
+use crate::activation::{Activation, ActivationName, Unseen};
 use crate::channel;
 use crate::check;
 use crate::error::Error;
 use crate::spectrum::{Discrete, TeacherSpectrum, Wishart};
-
-/// The attention non-linearity `sigma` that acts on the centred logits `h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Activation {
-    /// `sigma(h) = h / T`.
-    Linear,
-    /// Row-wise softmax of the logits, `sigma(h)_ab = exp(b h_ab) / sum_c exp(b h_ac)` with inverse temperature `b`.
-    Softmax,
-}
-
-impl fmt::Display for Activation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::Linear => "linear",
-            Self::Softmax => "softmax",
-        })
-    }
-}
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,14 +65,42 @@ impl Teacher {
 /// assert!(Model::softmax(1, 0.5).is_err(), "a single token attends to itself only");
 /// # Ok::<(), lora_asymptotics::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "ModelFields", into = "ModelFields")]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "ModelFields")]
 pub struct Model {
     tokens: usize,
-    activation: Activation,
+    activation: Arc<dyn Activation>,
+    /// The name of the activation in the schema. An activation from outside has none.
+    name: Option<ActivationName>,
     delta: f64,
     inverse_temperature: Option<f64>,
     taught: Option<Taught>,
+}
+
+/// The kernels that serve an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// Closed forms in pre-training, and the secular equation in fine-tuning.
+    Linear,
+    /// Softmax on blocks of lanes.
+    Softmax,
+    /// The general proximal channel.
+    General,
+}
+
+impl PartialEq for Model {
+    /// Activations from outside are equal if they are the same object.
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (self.name, other.name) {
+            (Some(own), Some(other)) => own == other,
+            (None, None) => Arc::ptr_eq(&self.activation, &other.activation),
+            _ => false,
+        };
+        same && self.tokens == other.tokens
+            && self.delta == other.delta
+            && self.inverse_temperature == other.inverse_temperature
+            && self.taught == other.taught
+    }
 }
 
 /// A teacher with its spectrum, which is costly to build.
@@ -117,7 +127,7 @@ impl PartialEq for Taught {
 #[serde(deny_unknown_fields, rename = "Model")]
 pub(crate) struct ModelFields {
     tokens: usize,
-    activation: Activation,
+    activation: ActivationName,
     delta: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inverse_temperature: Option<f64>,
@@ -141,11 +151,15 @@ impl TryFrom<ModelFields> for Model {
     }
 }
 
-impl From<Model> for ModelFields {
-    fn from(model: Model) -> Self {
-        let Model { tokens, activation, delta, inverse_temperature, taught } = model;
-        let teacher = taught.map(|taught| taught.teacher);
-        Self { tokens, activation, delta, inverse_temperature, teacher }
+impl Serialize for Model {
+    /// An activation from outside is code, and cannot be written.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { tokens, delta, inverse_temperature, .. } = *self;
+        let activation = self.name.ok_or_else(|| {
+            S::Error::custom(format!("the activation `{}` has no name in the schema", self.activation.name()))
+        })?;
+        let teacher = self.taught.as_ref().map(|taught| taught.teacher.clone());
+        ModelFields { tokens, activation, delta, inverse_temperature, teacher }.serialize(serializer)
     }
 }
 
@@ -156,16 +170,28 @@ impl Model {
     /// A layer with inverse temperature 1 and no teacher.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8, 2 to 8 for softmax (one token attends to itself only), and `delta` finite
-    /// and >= 0.
-    pub fn new(activation: Activation, tokens: usize, delta: f64) -> Result<Self, Error> {
-        let fewest = match activation {
-            Activation::Linear => 1,
-            Activation::Softmax => 2,
-        };
-        check::integer("model.tokens", tokens, fewest, Self::MAX_TOKENS)?;
+    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8 for linear attention, 2 to 8 otherwise (one token
+    /// attends to itself only), and `delta` finite and >= 0.
+    pub fn new(activation: ActivationName, tokens: usize, delta: f64) -> Result<Self, Error> {
+        let model = Self::with_activation(tokens, delta, activation.activation())?;
+        Ok(Self { name: Some(activation), ..model })
+    }
+
+    /// A layer with any activation, inverse temperature 1 and no teacher. Both stages and finite-size training
+    /// work as for the activations that have a name in the schema, through the general channel.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8 for an activation without inverse temperature
+    /// that sees all logits, 2 to 8 otherwise, and `delta` finite and >= 0.
+    pub fn with_activation(
+        tokens: usize,
+        delta: f64,
+        activation: Arc<dyn Activation>,
+    ) -> Result<Self, Error> {
+        let simple = !activation.has_inverse_temperature() && activation.unseen() == Unseen::Nothing;
+        check::integer("model.tokens", tokens, if simple { 1 } else { 2 }, Self::MAX_TOKENS)?;
         check::non_negative("model.delta", delta)?;
-        Ok(Self { tokens, activation, delta, inverse_temperature: None, taught: None })
+        Ok(Self { tokens, activation, name: None, delta, inverse_temperature: None, taught: None })
     }
 
     /// A layer with linear attention and no teacher.
@@ -173,7 +199,7 @@ impl Model {
     /// # Errors
     /// The errors of [`Model::new`].
     pub fn linear(tokens: usize, delta: f64) -> Result<Self, Error> {
-        Self::new(Activation::Linear, tokens, delta)
+        Self::new(ActivationName::Linear, tokens, delta)
     }
 
     /// A layer with softmax attention, inverse temperature 1 and no teacher.
@@ -181,7 +207,7 @@ impl Model {
     /// # Errors
     /// The errors of [`Model::new`].
     pub fn softmax(tokens: usize, delta: f64) -> Result<Self, Error> {
-        Self::new(Activation::Softmax, tokens, delta)
+        Self::new(ActivationName::Softmax, tokens, delta)
     }
 
     /// The same layer with another label noise.
@@ -198,7 +224,7 @@ impl Model {
     /// # Errors
     /// [`Error::Conflict`] for linear attention, [`Error::InvalidParameter`] unless it is between 1e-6 and 1e6.
     pub fn with_inverse_temperature(self, inverse_temperature: f64) -> Result<Self, Error> {
-        if self.activation == Activation::Linear {
+        if !self.activation.has_inverse_temperature() {
             return Err(Error::Conflict {
                 field: "model.inverse_temperature",
                 with: "the linear activation",
@@ -234,8 +260,23 @@ impl Model {
 
     /// The non-linearity `sigma`.
     #[must_use]
-    pub fn activation(&self) -> Activation {
-        self.activation
+    pub fn activation(&self) -> &dyn Activation {
+        self.activation.as_ref()
+    }
+
+    /// The name of the activation in the schema, if it has one.
+    #[must_use]
+    pub fn activation_name(&self) -> Option<ActivationName> {
+        self.name
+    }
+
+    /// The kernels that serve the activation.
+    pub(crate) fn kernel(&self) -> Kernel {
+        match self.name {
+            Some(ActivationName::Linear) => Kernel::Linear,
+            Some(ActivationName::Softmax) => Kernel::Softmax,
+            Some(ActivationName::SoftmaxOne | ActivationName::Sigmoid) | None => Kernel::General,
+        }
     }
 
     /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
@@ -257,15 +298,16 @@ impl Model {
         self.taught.as_ref().map(|taught| &taught.teacher)
     }
 
-    /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2` for linear attention, `K - 1` for
+    /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2`, or `K - 1` for
     /// softmax, which is flat along `11^T/T`.
     #[must_use]
     pub fn observed_coordinates(&self) -> f64 {
         let all = channel::dimension(self.tokens);
-        match self.activation {
-            Activation::Linear => all as f64,
-            Activation::Softmax => all.saturating_sub(1) as f64,
-        }
+        let seen = match self.activation.unseen() {
+            Unseen::Nothing => all,
+            Unseen::RowShifts => all.saturating_sub(1),
+        };
+        seen as f64
     }
 
     /// The spectrum of the teacher.

@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "threshold"],
     &["parallel"],
     &["lanes"],
+    &["activation"],
     &["check", "descent", "quadrature", "fixed_point", "json", "journal"],
     &["frozen", "options"],
     &["channel", "spectrum", "state_evolution"],

@@ -5,6 +5,7 @@
 //! coordinates `h(S) ~ N(0, 2 Q I_K)`, and the label noise is `sqrt(Delta) xi ~ N(0, Delta I_K)`.
 
 mod eigen;
+pub(crate) mod general;
 mod matrix_prox;
 mod softmax;
 mod two_replicas;
