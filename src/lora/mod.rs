@@ -35,8 +35,8 @@ mod losses;
 mod moments;
 mod report;
 mod ridge;
+mod sampled;
 mod selection;
-mod softmax;
 mod solution;
 mod starts;
 mod training;
@@ -93,7 +93,7 @@ pub fn lambda_collapse(
     check_fit(model, frozen, training, options)?;
     match model.activation() {
         Activation::Linear => Ok(None),
-        Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
+        Activation::Softmax => sampled::lambda_collapse(model, frozen, training, options),
     }
 }
 
@@ -149,7 +149,7 @@ fn search<R: Send>(
     check_fit(model, frozen, training, options)?;
     match model.activation() {
         Activation::Linear => linear::search(model, frozen, training, options, run),
-        Activation::Softmax => softmax::search(model, frozen, training, options, run),
+        Activation::Softmax => sampled::search(model, frozen, training, options, run),
     }
 }
 
@@ -211,6 +211,6 @@ pub fn solve_with(
     check_fit(model, frozen, training, options)?;
     match model.activation() {
         Activation::Linear => linear::solve(model, frozen, training, options, run),
-        Activation::Softmax => softmax::solve(model, frozen, training, options, run),
+        Activation::Softmax => sampled::solve(model, frozen, training, options, run),
     }
 }

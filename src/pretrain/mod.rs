@@ -21,7 +21,7 @@ mod interpolation;
 mod learned_spectrum;
 mod linear;
 mod replicon;
-mod softmax;
+mod sampled;
 mod solution;
 mod training;
 mod validity;
@@ -105,7 +105,7 @@ pub fn solve_with(
     }
     match model.activation() {
         Activation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
-        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), run),
+        Activation::Softmax => sampled::solve(model, training, options, teacher.as_ref(), run),
     }
 }
 
@@ -121,7 +121,7 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
     let teacher = model.teacher_spectrum()?;
     match model.activation() {
         Activation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
-        Activation::Softmax => softmax::lambda_collapse(model, training, options, teacher.as_ref()),
+        Activation::Softmax => sampled::lambda_collapse(model, training, options, teacher.as_ref()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The starts of the state evolution of softmax pre-training: a guess, or the end of a path that begins at a
+//! The starts of the state evolution of sampled pre-training: a guess, or the end of a path that begins at a
 //! large ridge.
 
 use super::averages::{Averages, Label, Losses, Point};
@@ -20,7 +20,7 @@ const FIRST_RIDGES: [f64; 4] = [0.5, 0.7, 0.85, 0.95];
 /// Ridge, relative to that of collapse, below which no cold start is tried.
 const COLD: f64 = 0.1;
 
-/// The state evolution of softmax pre-training, and its starts.
+/// The state evolution of sampled pre-training, and its starts.
 pub(super) struct Starts<'a> {
     evolution: StateEvolution<'a, dyn Losses + 'a, Equations<'a>>,
     /// The solution of a similar problem.

@@ -1,6 +1,6 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
-use super::fields::{Fields, Normals};
+use super::fields::{Logits, training_logits};
 use super::prox::{Block, accumulate};
 use crate::channel::{self, SoftmaxRow, softmax_row};
 use crate::descent::Vector;
@@ -9,10 +9,11 @@ use crate::error::Error;
 use crate::lanes::LANES;
 use crate::lora::losses::Losses;
 use crate::lora::moments::{Moments, Point};
+use crate::lora::sampled::columns::Columns;
+use crate::lora::sampled::joint_law::JointLaw;
 use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::options::Options;
 use crate::parallel;
-use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 /// Number of samples per unit of parallel work.
@@ -26,74 +27,24 @@ pub(super) struct Nodes<const T: usize> {
     zero_weights: Option<ZeroWeights>,
 }
 
-/// The columns of standard normals from which the nodes of one scramble are made. The most important ones
-/// come first.
-pub(super) struct Columns {
-    star: Vec<Vec<f64>>,
-    free: Vec<Vec<f64>>,
-    label: Vec<Vec<f64>>,
-    frozen: Vec<Vec<f64>>,
-    /// The difference between noisy and noiseless labels, for the test law only.
-    pub(super) clean: Vec<Vec<f64>>,
-    flat: Option<Vec<f64>>,
-}
-
-impl Columns {
-    pub(super) fn new(
-        tokens: usize,
-        fields: &Fields,
-        options: &Options,
-        scramble: usize,
-        test: bool,
-    ) -> Result<Self, Error> {
-        let seen = fields.coordinates();
-        let dimensions = 2 * tokens + 3 * seen + 1;
-        let points =
-            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
-        let next = std::cell::Cell::new(0);
-        let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
-            let first = next.replace(next.get() + count);
-            let end = if wanted { first + count } else { first };
-            points.columns(first..end)
-        };
-        Ok(Self {
-            star: take(tokens, true)?,
-            free: take(tokens, true)?,
-            label: take(seen, true)?,
-            frozen: take(seen, true)?,
-            clean: take(seen, test)?,
-            flat: take(1, !test && fields.needs_flat())?.pop(),
-        })
-    }
-
-    pub(super) fn logits(&self) -> Normals<'_> {
-        Normals { label: &self.label, frozen: &self.frozen, flat: self.flat.as_ref() }
-    }
-
-    /// Number of nodes.
-    pub(super) fn nodes(&self) -> usize {
-        self.star.first().map_or(0, Vec::len)
-    }
-
-    /// `chi*` and the free part of `omega` of the block that begins with node `first`.
-    pub(super) fn weights<const T: usize>(&self, first: usize) -> [Vector<T>; 2] {
-        [&self.star, &self.free]
-            .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
-    }
+/// `chi*` and the free part of `omega` of the block that begins with node `first`.
+pub(super) fn weights<const T: usize>(columns: &Columns, first: usize) -> [Vector<T>; 2] {
+    [&columns.star, &columns.free]
+        .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
 }
 
 impl<const T: usize> Nodes<T> {
     /// The nodes for the given law of the logits. `coupling` is the inverse temperature times `q0`.
     pub(super) fn new<const K: usize>(
-        fields: &Fields,
+        law: &JointLaw,
         coupling: f64,
         options: &Options,
         tuning: &Tuning,
     ) -> Result<Self, Error> {
-        let columns = |index| Columns::new(T, fields, options, index, false);
+        let columns = |index| Columns::new(T, law, options, index, false);
         let block = |columns: &Columns, first| {
-            let [star, free] = columns.weights(first);
-            let (frozen, mut label) = fields.training::<T, K>(&columns.logits(), first);
+            let [star, free] = weights(columns, first);
+            let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first);
             perturb(&mut label, &star, 1.0, coupling);
             Block { frozen, label, star, free }
         };
@@ -127,12 +78,7 @@ fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
 
 /// Adds `coupling (chi chi^T - q I)` to logits.
 #[inline(always)]
-pub(super) fn perturb<const T: usize>(
-    logits: &mut super::fields::Logits<T>,
-    chi: &Vector<T>,
-    q: f64,
-    coupling: f64,
-) {
+pub(super) fn perturb<const T: usize>(logits: &mut Logits<T>, chi: &Vector<T>, q: f64, coupling: f64) {
     for a in 0..T {
         for b in 0..T {
             for l in 0..LANES {

@@ -18,7 +18,7 @@ pub(super) struct Equations<'a> {
     /// Square of the inverse temperature: the ratio of scaled to physical overlaps, and of scaled to physical
     /// inverse conjugates.
     pub(super) scale: f64,
-    /// Number of coordinates that softmax sees.
+    /// Number of coordinates that the activation sees.
     pub(super) seen: f64,
     pub(super) label: Label,
     pub(super) divergence: Divergence,

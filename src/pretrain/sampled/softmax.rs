@@ -1,4 +1,4 @@
-//! The averages over the output channel by quasi-Monte-Carlo, in logits multiplied by the inverse
+//! The averages over the output channel of softmax by quasi-Monte-Carlo, in logits multiplied by the inverse
 //! temperature.
 //!
 //! Per coordinate, the logits of the label are `t = s z_1` with `s^2 = 2 Q0 + Delta`, and the field is
@@ -13,6 +13,25 @@ use crate::lanes::{LANES, Lane, sum_once};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
+
+/// The losses of softmax for a number of tokens known at run time.
+pub(super) fn losses(
+    tokens: usize,
+    label: Label,
+    options: &Options,
+    tuning: &Tuning,
+) -> Result<Box<dyn Losses>, Error> {
+    Ok(match tokens {
+        2 => Box::new(Nodes::<2, 3>::new(label, options, tuning)?),
+        3 => Box::new(Nodes::<3, 6>::new(label, options, tuning)?),
+        4 => Box::new(Nodes::<4, 10>::new(label, options, tuning)?),
+        5 => Box::new(Nodes::<5, 15>::new(label, options, tuning)?),
+        6 => Box::new(Nodes::<6, 21>::new(label, options, tuning)?),
+        7 => Box::new(Nodes::<7, 28>::new(label, options, tuning)?),
+        8 => Box::new(Nodes::<8, 36>::new(label, options, tuning)?),
+        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
+    })
+}
 
 struct Block<const T: usize, const K: usize> {
     /// Coordinates of `z_1` and `z_2`.
@@ -34,13 +53,13 @@ impl<const K: usize> Known<K> {
 }
 
 /// The nodes of several scrambles.
-pub(super) struct Nodes<const T: usize, const K: usize> {
+struct Nodes<const T: usize, const K: usize> {
     label: Label,
     samples: Samples<Block<T, K>, Known<K>>,
 }
 
 impl<const T: usize, const K: usize> Nodes<T, K> {
-    pub(super) fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
+    fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let seen = K - 1;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
         let columns = |index: usize| {

@@ -1,12 +1,15 @@
-//! Softmax attention, rank one.
+//! Attention with an activation that is not linear, rank one.
 //!
 //! The averages run over `2K' + 2T` Gaussians: the frozen logits, the label's logits given those, `chi*` and
-//! `omega`. Here `K' = K - 1`, since softmax does not see `u = 11^T/T`. `chi` is in units of `sqrt(q0)`. The
+//! `omega`. For softmax `K' = K - 1`, since it does not see `u = 11^T/T`. `chi` is in units of `sqrt(q0)`. The
 //! inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
+//!
+//! What depends on the activation is behind the trait [`Losses`] and the averages of the test law, which each
+//! kernel gives (softmax: `softmax/`).
 
-mod fields;
-mod nodes;
-mod prox;
+mod columns;
+mod joint_law;
+mod softmax;
 mod test_law;
 
 use super::losses::Losses;
@@ -26,17 +29,16 @@ use crate::options::Options;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
-use fields::Fields;
-use nodes::Nodes;
+use joint_law::JointLaw;
 use test_law::TestAverages;
 
-/// One problem, for a number of tokens known at run time.
+/// One problem.
 struct Problem<'a> {
     model: &'a Model,
     training: &'a Training,
     options: &'a Options,
     units: Units,
-    fields: Fields,
+    law: JointLaw,
     /// Inverse temperature times `q0`.
     coupling: f64,
     /// Standard deviation of the part of the label's logits that the frozen weights leave unexplained.
@@ -52,7 +54,7 @@ impl<'a> Problem<'a> {
             training,
             options,
             units,
-            fields: Fields::new(model, frozen, training),
+            law: JointLaw::new(model, frozen, training),
             coupling: model.inverse_temperature() * training.q0(),
             noise: (2.0 * effective).sqrt() / training.q0(),
         }
@@ -68,19 +70,9 @@ impl<'a> Problem<'a> {
         }
     }
 
+    /// The averages over the losses, by the kernel for the activation.
     fn channel(&self, tuning: &Tuning) -> Result<Box<dyn Losses>, Error> {
-        let Self { fields, coupling, options, .. } = self;
-        let tokens = self.model.tokens();
-        Ok(match tokens {
-            2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options, tuning)?),
-            3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options, tuning)?),
-            4 => Box::new(Nodes::<4>::new::<10>(fields, *coupling, options, tuning)?),
-            5 => Box::new(Nodes::<5>::new::<15>(fields, *coupling, options, tuning)?),
-            6 => Box::new(Nodes::<6>::new::<21>(fields, *coupling, options, tuning)?),
-            7 => Box::new(Nodes::<7>::new::<28>(fields, *coupling, options, tuning)?),
-            8 => Box::new(Nodes::<8>::new::<36>(fields, *coupling, options, tuning)?),
-            _ => return Err(unknown(tokens)),
-        })
+        softmax::losses(self.model.tokens(), &self.law, self.coupling, self.options, tuning)
     }
 
     /// Returns the result of `run` on the search for fixed points.
@@ -91,7 +83,7 @@ impl<'a> Problem<'a> {
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let mut channel = self.channel(&company.tuning)?;
-        // The softmax saturates if the coupling is large.
+        // The activation saturates if the coupling is large.
         let saturation = self.coupling / (1.0 + self.coupling);
         let curvature = self.model.observed_coordinates() * saturation * saturation;
         let guess = Guess { noise: self.noise, curvature };
@@ -103,22 +95,11 @@ impl<'a> Problem<'a> {
     fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
         let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
         let tokens = self.model.tokens();
-        let averages = match tokens {
-            2 => TestAverages::new::<2>,
-            3 => TestAverages::new::<3>,
-            4 => TestAverages::new::<4>,
-            5 => TestAverages::new::<5>,
-            6 => TestAverages::new::<6>,
-            7 => TestAverages::new::<7>,
-            8 => TestAverages::new::<8>,
-            _ => return Err(unknown(tokens)),
-        };
-        averages(&self.fields, self.coupling, self.options, &found.point, &own)
+        let averages = softmax::test_errors(tokens)?;
+        TestAverages::new(tokens, &self.law, self.options, &found.point, &own, |columns, points| {
+            averages(&self.law, self.coupling, columns, points)
+        })
     }
-}
-
-fn unknown(tokens: usize) -> Error {
-    Error::invalid("model.tokens", tokens, "between 2 and 8")
 }
 
 pub(super) fn solve(

@@ -1,11 +1,13 @@
-//! Softmax attention: the output channel is an average over proximal points, by quasi-Monte-Carlo.
+//! Attention with an activation that is not linear: the output channel is an average over proximal points, by
+//! quasi-Monte-Carlo. What depends on the activation is behind the trait [`Losses`], which each kernel
+//! implements (softmax: `softmax.rs`).
 //!
 //! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
 //! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
 
 mod averages;
 mod equations;
-mod nodes;
+mod softmax;
 mod starts;
 
 use super::solution::{Errors, Order, Solution};
@@ -22,7 +24,6 @@ use crate::std_error::{Named, StdError, standard_error};
 use crate::threshold::Threshold;
 use averages::{AtZero, Averages, Label, Losses, Point};
 use equations::Equations;
-use nodes::Nodes;
 use starts::Starts;
 
 /// Largest standard deviation of the label's logits, per coordinate, for which a fixed point is searched.
@@ -30,22 +31,14 @@ use starts::Starts;
 /// weaker than the steps. The descents then end before they reach a proximal point.
 const STEEPEST: f64 = 1e5;
 
+/// The averages over the losses, by the kernel for the activation.
 fn output_channel(
-    tokens: usize,
+    model: &Model,
     label: Label,
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn Losses>, Error> {
-    Ok(match tokens {
-        2 => Box::new(Nodes::<2, 3>::new(label, options, tuning)?),
-        3 => Box::new(Nodes::<3, 6>::new(label, options, tuning)?),
-        4 => Box::new(Nodes::<4, 10>::new(label, options, tuning)?),
-        5 => Box::new(Nodes::<5, 15>::new(label, options, tuning)?),
-        6 => Box::new(Nodes::<6, 21>::new(label, options, tuning)?),
-        7 => Box::new(Nodes::<7, 28>::new(label, options, tuning)?),
-        8 => Box::new(Nodes::<8, 36>::new(label, options, tuning)?),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
-    })
+    softmax::losses(model.tokens(), label, options, tuning)
 }
 
 fn equations<'a>(model: &Model, training: &Training, teacher: &'a dyn TeacherSpectrum) -> Equations<'a> {
@@ -60,7 +53,7 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model.tokens(), equations.label, options, &Tuning::default())?.at_zero();
+    let zero = output_channel(model, equations.label, options, &Tuning::default())?.at_zero();
     let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
@@ -75,7 +68,7 @@ pub(super) fn solve(
     // The thread pool is entered once, and not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
-        let mut channel = output_channel(model.tokens(), equations.label, options, &run.tuning)?;
+        let mut channel = output_channel(model, equations.label, options, &run.tuning)?;
         let zero = channel.at_zero();
         let collapse = equations.collapse_ridge(&mean(&zero));
         if collapse <= equations.ridge {
