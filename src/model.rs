@@ -7,9 +7,11 @@ use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, ActivationName, Unseen};
-use crate::channel;
+use crate::channel::general::GeneralReplicas;
+use crate::channel::{self, SoftmaxReplicas, TwoReplicas};
 use crate::check;
 use crate::error::Error;
+use crate::options::Options;
 use crate::spectrum::{Discrete, TeacherSpectrum, Wishart};
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
@@ -77,9 +79,9 @@ pub struct Model {
     taught: Option<Taught>,
 }
 
-/// The kernels that serve an activation.
+/// The fastest kernels that serve an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kernel {
+pub(crate) enum Specialisation {
     /// Closed forms in pre-training, and the secular equation in fine-tuning.
     Linear,
     /// Softmax on blocks of lanes.
@@ -264,6 +266,11 @@ impl Model {
         self.activation.as_ref()
     }
 
+    /// The non-linearity, shared.
+    pub(crate) fn shared_activation(&self) -> Arc<dyn Activation> {
+        Arc::clone(&self.activation)
+    }
+
     /// The name of the activation in the schema, if it has one.
     #[must_use]
     pub fn activation_name(&self) -> Option<ActivationName> {
@@ -271,11 +278,11 @@ impl Model {
     }
 
     /// The kernels that serve the activation.
-    pub(crate) fn kernel(&self) -> Kernel {
+    pub(crate) fn specialisation(&self) -> Specialisation {
         match self.name {
-            Some(ActivationName::Linear) => Kernel::Linear,
-            Some(ActivationName::Softmax) => Kernel::Softmax,
-            Some(ActivationName::SoftmaxOne | ActivationName::Sigmoid) | None => Kernel::General,
+            Some(ActivationName::Linear) => Specialisation::Linear,
+            Some(ActivationName::Softmax) => Specialisation::Softmax,
+            Some(ActivationName::SoftmaxOne | ActivationName::Sigmoid) | None => Specialisation::General,
         }
     }
 
@@ -308,6 +315,40 @@ impl Model {
             Unseen::RowShifts => all.saturating_sub(1),
         };
         seen as f64
+    }
+
+    /// The least errors of an estimator that knows the law of the logits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the activation is not invertible.
+    pub(crate) fn two_replicas(
+        &self,
+        perturbed: bool,
+        options: &Options,
+    ) -> Result<Box<dyn TwoReplicas>, Error> {
+        self.require_invertible()?;
+        let (tokens, temperature) = (self.tokens, self.inverse_temperature());
+        Ok(match self.specialisation() {
+            Specialisation::Softmax => {
+                Box::new(SoftmaxReplicas::new(tokens, temperature, perturbed, options)?)
+            }
+            Specialisation::Linear | Specialisation::General => {
+                let activation = self.shared_activation();
+                Box::new(GeneralReplicas::new(activation, tokens, temperature, perturbed, options)?)
+            }
+        })
+    }
+
+    /// Checks that the activation determines the logits that it sees, as the Bayes-optimal bounds assume.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`].
+    pub(crate) fn require_invertible(&self) -> Result<(), Error> {
+        if self.activation.is_invertible() {
+            return Ok(());
+        }
+        let allowed = "an invertible activation, for the Bayes-optimal bound";
+        Err(Error::invalid("model.activation", self.activation.name(), allowed))
     }
 
     /// The spectrum of the teacher.

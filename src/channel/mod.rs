@@ -17,7 +17,7 @@ pub(crate) use eigen::eigenbasis;
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};
-pub(crate) use two_replicas::{LogitsLaw, TwoReplicas};
+pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas};
 pub(crate) use vector_prox::{Hints, VectorProx};
 
 /// Dimension `K = T(T+1)/2` of `Sym(T)`.

@@ -46,7 +46,7 @@ mod weak_recovery;
 mod zero_weights;
 
 use crate::error::Error;
-use crate::model::{Activation, Model};
+use crate::model::{Specialisation, Model};
 use crate::options::Options;
 use crate::state_evolution::Run;
 use crate::threshold::Threshold;
@@ -91,9 +91,9 @@ pub fn lambda_collapse(
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
     check_fit(model, frozen, training, options)?;
-    match model.activation() {
-        Activation::Linear => Ok(None),
-        Activation::Softmax => sampled::lambda_collapse(model, frozen, training, options),
+    match model.specialisation() {
+        Specialisation::Linear => Ok(None),
+        Specialisation::Softmax | Specialisation::General => sampled::lambda_collapse(model, frozen, training, options),
     }
 }
 
@@ -147,9 +147,9 @@ fn search<R: Send>(
 ) -> Result<R, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    match model.activation() {
-        Activation::Linear => linear::search(model, frozen, training, options, run),
-        Activation::Softmax => sampled::search(model, frozen, training, options, run),
+    match model.specialisation() {
+        Specialisation::Linear => linear::search(model, frozen, training, options, run),
+        Specialisation::Softmax | Specialisation::General => sampled::search(model, frozen, training, options, run),
     }
 }
 
@@ -209,8 +209,8 @@ pub fn solve_with(
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    match model.activation() {
-        Activation::Linear => linear::solve(model, frozen, training, options, run),
-        Activation::Softmax => sampled::solve(model, frozen, training, options, run),
+    match model.specialisation() {
+        Specialisation::Linear => linear::solve(model, frozen, training, options, run),
+        Specialisation::Softmax | Specialisation::General => sampled::solve(model, frozen, training, options, run),
     }
 }

@@ -170,7 +170,7 @@ impl Planted {
             let diagonal = i % (tokens * tokens) % (tokens + 1) == 0;
             *y += n + if diagonal { 1.0 } else { 0.0 };
         }
-        let denoiser = denoiser(model.activation(), tokens, noise, &observed)?;
+        let denoiser = denoiser(model.activation().unseen(), tokens, noise, &observed)?;
         let start = random::normalised(rng, dimension, 1);
         Ok(Self { sequences, star, start, denoiser })
     }

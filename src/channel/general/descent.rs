@@ -1,6 +1,7 @@
 //! Local minima of the proximal objective, by a damped Newton (Levenberg-Marquardt) method for a batch of
 //! samples at once. The activation is called for all samples that are still moving.
 
+use super::attention;
 use super::logits::LogitsMap;
 use crate::activation::{Activation, Evaluated};
 
@@ -117,8 +118,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     /// The objective of every sample at the points `x`.
     pub(super) fn values(&self, samples: &[usize], x: &[f64]) -> Vec<f64> {
         let logits = self.logits(samples, x);
-        let mut attention = vec![0.0; logits.len()];
-        self.activation.attention(self.map.tokens(), &logits, &mut attention);
+        let attention = attention(self.activation, self.map.tokens(), &logits);
         let residual = self.residual(samples, &attention);
         let parts = residual.chunks_exact(self.square()).zip(x.chunks_exact(self.map.dimension()));
         let values = parts.zip(samples);
@@ -130,8 +130,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     fn local(&self, samples: &[usize], x: Vec<f64>, missing: Missing) -> (Local, bool) {
         let (n, square, count) = (self.map.dimension(), self.square(), samples.len());
         let logits = self.logits(samples, &x);
-        let mut attention = vec![0.0; logits.len()];
-        self.activation.attention(self.map.tokens(), &logits, &mut attention);
+        let attention = attention(self.activation, self.map.tokens(), &logits);
         let residual = self.residual(samples, &attention);
         let at = Evaluated { tokens: self.map.tokens(), logits: &logits, attention: &attention };
         let mut slope = vec![0.0; logits.len()];
@@ -213,8 +212,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     fn difference(&self, at: &Evaluated<'_>, residual: &[f64], direction: &[f64], image: &mut [f64]) {
         let shifted = |step: f64| {
             let logits: Vec<f64> = at.logits.iter().zip(direction).map(|(h, d)| h + step * d).collect();
-            let mut attention = vec![0.0; logits.len()];
-            self.activation.attention(at.tokens, &logits, &mut attention);
+            let attention = attention(self.activation, at.tokens, &logits);
             let at = Evaluated { tokens: at.tokens, logits: &logits, attention: &attention };
             let mut adjoint = vec![0.0; logits.len()];
             self.activation.adjoint(&at, residual, &mut adjoint);
@@ -224,6 +222,12 @@ impl<M: LogitsMap> Prox<'_, M> {
         for ((image, up), down) in image.iter_mut().zip(&up).zip(&down) {
             *image = (up - down) / (2.0 * DIFFERENCE);
         }
+    }
+
+    /// The objective of every sample and its derivatives at the points `x`.
+    pub(crate) fn at(&self, x: Vec<f64>) -> Local {
+        let samples: Vec<usize> = (0..self.count()).collect();
+        self.local(&samples, x, Missing::ByDifferences).0
     }
 
     /// The local minima downhill from the points `x` of some samples. A sample that comes close to its point

@@ -63,11 +63,6 @@ impl CoordinateBasis {
             }
         }
     }
-
-    /// The coordinates of the part of a symmetric matrix that is seen.
-    pub(crate) fn coordinates<'a>(&'a self, matrix: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
-        self.matrices().map(|unit| matrix.iter().zip(unit).map(|(x, e)| x * e).sum())
-    }
 }
 
 fn unit(length: usize, j: usize) -> Vec<f64> {

@@ -10,46 +10,83 @@ use super::logits::LogitsMap;
 /// Number of starts that are polished if the first two disagree for some sample of the batch.
 const POLISHED: usize = 5;
 
-/// The lowest minima that were found.
-pub(crate) struct Minima {
-    pub(crate) local: Local,
+/// What a batch of samples remembers from one evaluation to the next.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// The last proximal points of all samples. The list is empty before the first evaluation.
+    x: Vec<f64>,
     /// Samples whose starts led to different minima.
     pub(crate) contested: Vec<bool>,
 }
 
 impl<M: LogitsMap> Prox<'_, M> {
-    /// The minima downhill from `x`, which has the coordinates of all samples.
-    pub(crate) fn follow(&self, x: &[f64]) -> Minima {
-        let samples: Vec<usize> = (0..self.count()).collect();
-        let contested = vec![false; samples.len()];
-        Minima { local: self.descend(&samples, x.to_vec(), None), contested }
+    /// The proximal points of all samples. The search begins at the last points, which it replaces. All
+    /// starts are tried if there are no last points or if the search is to be `thorough`, and otherwise only
+    /// for the samples whose starts led to different minima before. Every start has the coordinates of all
+    /// samples.
+    pub(crate) fn minima(
+        &self,
+        known: &mut Known,
+        thorough: bool,
+        starts: impl FnOnce() -> Vec<Vec<f64>>,
+    ) -> Local {
+        let all: Vec<usize> = (0..self.count()).collect();
+        let found = if thorough || known.x.is_empty() {
+            let mut starts = starts();
+            if !known.x.is_empty() {
+                starts.push(known.x.clone());
+            }
+            known.contested = vec![false; all.len()];
+            self.lowest(&all, &starts, &mut known.contested)
+        } else {
+            let mut found = self.descend(&all, known.x.clone(), None);
+            let again: Vec<usize> = all.into_iter().filter(|s| known.contested.get(*s) == Some(&true)).collect();
+            if !again.is_empty() {
+                let mut contested = vec![false; again.len()];
+                let other = self.lowest(&again, &starts(), &mut contested);
+                for (k, sample) in again.iter().enumerate() {
+                    known.contested[*sample] =
+                        keep_lower(&mut found, *sample, &other, k, self.map.dimension()) || contested[k];
+                }
+            }
+            found
+        };
+        known.x.clone_from(&found.x);
+        found
     }
 
-    /// The lowest minima downhill from the starts, of which there must be at least one. Every start has the
-    /// coordinates of all samples.
-    pub(crate) fn lowest(&self, starts: &[Vec<f64>]) -> Minima {
+    /// The points at `omega`, at `target`, between them, and at zero.
+    pub(crate) fn between(&self, target: &[f64]) -> Vec<Vec<f64>> {
+        let point = |share: f64| self.omega.iter().zip(target).map(|(x, t)| x + share * (t - x)).collect();
+        vec![point(0.0), point(1.0), point(0.5), vec![0.0; target.len()]]
+    }
+
+    /// The lowest minima of some samples downhill from the starts, of which there must be at least one. It
+    /// notes the samples whose starts lead to different minima.
+    fn lowest(&self, samples: &[usize], starts: &[Vec<f64>], contested: &mut [bool]) -> Local {
         let n = self.map.dimension();
-        let samples: Vec<usize> = (0..self.count()).collect();
-        let values: Vec<Vec<f64>> = starts.iter().map(|start| self.values(&samples, start)).collect();
-        let order: Vec<Vec<usize>> = samples.iter().map(|s| best_first(&values, *s)).collect();
-        // The start of every sample with the given rank.
-        let ranked = |rank: usize| -> Option<Vec<f64>> {
-            let starts = order.iter().enumerate().map(|(s, order)| {
-                let start = starts.get(*order.get(rank)?)?;
-                start.get(s * n..(s + 1) * n)
-            });
-            starts.collect::<Option<Vec<&[f64]>>>().map(|parts| parts.concat())
+        let of_samples = |start: &Vec<f64>| -> Vec<f64> {
+            samples.iter().flat_map(|s| &start[s * n..(s + 1) * n]).copied().collect()
         };
-        let mut best = Minima { local: Local::default(), contested: vec![false; samples.len()] };
-        for rank in 0..POLISHED {
-            let Some(start) = ranked(rank) else { break };
+        let starts: Vec<Vec<f64>> = starts.iter().map(of_samples).collect();
+        let values: Vec<Vec<f64>> = starts.iter().map(|start| self.values(samples, start)).collect();
+        let order: Vec<Vec<usize>> = (0..samples.len()).map(|k| best_first(&values, k)).collect();
+        let mut best = Local::default();
+        for rank in 0..POLISHED.min(starts.len()) {
+            let parts = order.iter().enumerate();
+            let start: Vec<f64> = parts
+                .flat_map(|(k, order)| &starts[order[rank]][k * n..(k + 1) * n])
+                .copied()
+                .collect();
             if rank == 0 {
-                best.local = self.descend(&samples, start, None);
+                best = self.descend(samples, start, None);
                 continue;
             }
-            let other = self.descend(&samples, start, Some(&best.local.x));
-            best.challenge(&other, n);
-            if !best.contested.contains(&true) {
+            let other = self.descend(samples, start, Some(&best.x));
+            for (k, contested) in contested.iter_mut().enumerate() {
+                *contested |= keep_lower(&mut best, k, &other, k, n);
+            }
+            if !contested.contains(&true) {
                 break;
             }
         }
@@ -57,23 +94,17 @@ impl<M: LogitsMap> Prox<'_, M> {
     }
 }
 
-impl Minima {
-    /// Keeps the lower of each minimum and another one, and notes the samples in which they differ.
-    fn challenge(&mut self, other: &Local, n: usize) {
-        for s in 0..self.contested.len() {
-            let range = s * n..(s + 1) * n;
-            let (x, y) = (&self.local.x[range.clone()], &other.x[range]);
-            // The bound is wider than the distance from a known minimum at which a descent stops.
-            if distance2(x, y) > 1e-3 * (dot(x, x) + 1e-2) {
-                self.contested[s] = true;
-            }
-            // A minimum that is found twice counts once, although rounding makes the two values differ.
-            let value = self.local.value[s];
-            if other.value[s] < value - 1e-12 * (1.0 + value) {
-                self.local.replace(s, other, s);
-            }
-        }
+/// Keeps the lower of minimum `k` and minimum `from` of `other`, and returns whether they differ.
+fn keep_lower(local: &mut Local, k: usize, other: &Local, from: usize, n: usize) -> bool {
+    let (x, y) = (&local.x[k * n..(k + 1) * n], &other.x[from * n..(from + 1) * n]);
+    // The bound is wider than the distance from a known minimum at which a descent stops.
+    let differ = distance2(x, y) > 1e-3 * (dot(x, x) + 1e-2);
+    // A minimum that is found twice counts once, although rounding makes the two values differ.
+    let value = local.value[k];
+    if other.value[from] < value - 1e-12 * (1.0 + value) {
+        local.replace(k, other, from);
     }
+    differ
 }
 
 /// The numbers of the starts of a sample, in the order of their objectives. A start whose objective is not a

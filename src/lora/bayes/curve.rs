@@ -12,7 +12,8 @@ use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::training::check_variance;
 use crate::memory::Workload;
-use crate::model::{Activation, Model};
+use crate::activation::Unseen;
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
@@ -49,7 +50,7 @@ pub struct BayesCurve {
     #[cfg(feature = "simulate")]
     noise: f64,
     table: Table,
-    replicas: Option<TwoReplicas>,
+    replicas: Option<Box<dyn TwoReplicas>>,
 }
 
 impl BayesCurve {
@@ -64,6 +65,7 @@ impl BayesCurve {
     /// can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
+        model.require_invertible()?;
         Workload::FinetuningBound.check(model, options)?;
         let TrueLogits { known, unknown, .. } = frozen.true_logits();
         let relative = (unknown + 0.5 * model.delta()) / q0 / q0;
@@ -77,8 +79,8 @@ impl BayesCurve {
         let noise = if relative < NOISELESS { 0.0 } else { relative };
         // The thread pool is entered once, and not at each of the many short parallel loops.
         let table = rayon_core::scope(|_| -> Result<Table, Error> {
-            let most = match (model.activation(), model.tokens()) {
-                (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
+            let most = match (model.activation().unseen(), model.tokens()) {
+                (Unseen::RowShifts, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
                 (_, 1) => ONE_TOKEN_LOG2_NODES,
                 _ => TABLE_LOG2_NODES,
             };
@@ -87,11 +89,9 @@ impl BayesCurve {
             let fine = if finer { Some(level(model, noise, options.log2_nodes(), options)?) } else { None };
             Ok(Table::new(model.tokens(), noise, &coarse, fine))
         })?;
-        let replicas = match model.activation() {
-            Activation::Linear => None,
-            Activation::Softmax => {
-                Some(TwoReplicas::new(model.tokens(), model.inverse_temperature(), true, options)?)
-            }
+        let replicas = match model.specialisation() {
+            Specialisation::Linear => None,
+            Specialisation::Softmax | Specialisation::General => Some(model.two_replicas(true, options)?),
         };
         Ok(Self {
             model: model.clone(),
@@ -211,14 +211,14 @@ impl BayesCurve {
         let errors: Vec<[f64; 3]> = match &self.replicas {
             None => point.own.iter().map(|l| self.linear_errors(overlaps(*l))).collect(),
             Some(replicas) => {
-                (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlaps(point.own[k])[0])).collect()
+                (0..scrambles).map(|k| self.sampled_errors(replicas.as_ref(), k, overlaps(point.own[k])[0])).collect()
             }
         };
         let common = match &self.replicas {
             None => self.linear_errors(overlaps(point.l)),
             Some(replicas) => {
                 let overlap = overlaps(point.l)[0];
-                let all: Vec<_> = (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlap)).collect();
+                let all: Vec<_> = (0..scrambles).map(|k| self.sampled_errors(replicas.as_ref(), k, overlap)).collect();
                 std::array::from_fn(|i| all.iter().map(|errors| errors[i]).sum::<f64>() / scrambles as f64)
             }
         };
@@ -256,7 +256,7 @@ impl BayesCurve {
         [error(noise, v * (1.0 + q)), error(0.0, v * (1.0 + q)), error(noise, 1.0)]
     }
 
-    fn softmax_errors(&self, replicas: &TwoReplicas, scramble: usize, overlap: f64) -> [f64; 3] {
+    fn sampled_errors(&self, replicas: &dyn TwoReplicas, scramble: usize, overlap: f64) -> [f64; 3] {
         let error = |noise: f64, overlap: f64| {
             let law = LogitsLaw {
                 known: 2.0 * self.known,
@@ -331,9 +331,9 @@ fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Res
                 let kernel = Noiseless::new(tokens, &ChiQuantile::new(tokens)?, across.as_ref(), &columns);
                 return Ok(Box::new(kernel) as Box<dyn Kernel>);
             }
-            match model.activation() {
-                Activation::Linear => linear_kernel(tokens, noise, &columns),
-                Activation::Softmax => softmax_kernel(tokens, noise, &columns),
+            match model.activation().unseen() {
+                Unseen::Nothing => linear_kernel(tokens, noise, &columns),
+                Unseen::RowShifts => softmax_kernel(tokens, noise, &columns),
             }
         })
         .collect()

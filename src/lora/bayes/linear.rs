@@ -59,7 +59,7 @@ impl<const T: usize> Kernel for LinearKernel<T> {
         let d = self.noise;
         let v = 1.0 - overlap;
         let spread = (overlap * v).sqrt();
-        let sums = sum_once(self.blocks.len(), |block, sums: &mut [Lane; 2]| {
+        let sums = sum_once(self.blocks.len(), LANES, |block, sums: &mut [Lane; 2]| {
             let block = &self.blocks[block];
             let (mut lowest, mut gaps, mut omega, mut fields2) =
                 ([0.0; LANES], [[0.0; LANES]; T], [[0.0; LANES]; T], [[0.0; LANES]; T]);

@@ -26,7 +26,7 @@ impl<const T: usize> Nodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let columns = |index| Columns::new(T, noise, options, index as u64);
         let block = |columns: &Columns, first| columns.block(noise, first);
-        Ok(Self { samples: Samples::new(options, tuning, NO_ROOTS, columns, block)? })
+        Ok(Self { samples: Samples::new(options, tuning, LANES, NO_ROOTS, columns, block)? })
     }
 
     fn moments<const FULL: bool>(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {

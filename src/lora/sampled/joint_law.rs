@@ -18,6 +18,8 @@ use crate::model::Model;
 /// The parameters of the joint law.
 pub(super) struct JointLaw {
     tokens: usize,
+    /// Number of coordinates that the activation sees.
+    seen: usize,
     /// Standard deviation of `z`.
     pub(super) frozen: f64,
     /// `M/Q`.
@@ -57,6 +59,7 @@ impl JointLaw {
         };
         Self {
             tokens: model.tokens(),
+            seen: model.observed_coordinates() as usize,
             frozen: scale * (2.0 * frozen.q()).sqrt(),
             slope,
             label: scale * total.sqrt(),
@@ -67,14 +70,15 @@ impl JointLaw {
         }
     }
 
-    /// Number of coordinates that softmax sees.
+    /// Number of coordinates that the activation sees.
     pub(super) fn coordinates(&self) -> usize {
-        channel::dimension(self.tokens) - 1
+        self.seen
     }
 
-    /// Whether the training law needs the coordinate that softmax does not see.
+    /// Whether the training law needs a coordinate that the activation does not see.
     pub(super) fn needs_flat(&self) -> bool {
-        matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
+        self.seen < channel::dimension(self.tokens)
+            && matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
     }
 
     /// The logit of the label, given the frozen one and a standard normal.

@@ -5,9 +5,10 @@
 //! inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
 //!
 //! What depends on the activation is behind the trait [`Losses`] and the averages of the test law, which each
-//! kernel gives (softmax: `softmax/`).
+//! kernel gives (softmax: `softmax/`, any other activation: `general/`).
 
 mod columns;
+mod general;
 mod joint_law;
 mod softmax;
 mod test_law;
@@ -23,12 +24,13 @@ use super::units::Units;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::frozen::Frozen;
-use crate::model::Model;
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
+use columns::Columns;
 use joint_law::JointLaw;
 use test_law::TestAverages;
 
@@ -72,7 +74,11 @@ impl<'a> Problem<'a> {
 
     /// The averages over the losses, by the kernel for the activation.
     fn channel(&self, tuning: &Tuning) -> Result<Box<dyn Losses>, Error> {
-        softmax::losses(self.model.tokens(), &self.law, self.coupling, self.options, tuning)
+        let Self { model, law, coupling, options, .. } = self;
+        match model.specialisation() {
+            Specialisation::Softmax => softmax::losses(model.tokens(), law, *coupling, options, tuning),
+            _ => general::losses(model, law, *coupling, options, tuning),
+        }
     }
 
     /// Returns the result of `run` on the search for fixed points.
@@ -95,10 +101,18 @@ impl<'a> Problem<'a> {
     fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
         let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
         let tokens = self.model.tokens();
-        let averages = softmax::test_errors(tokens)?;
-        TestAverages::new(tokens, &self.law, self.options, &found.point, &own, |columns, points| {
-            averages(&self.law, self.coupling, columns, points)
-        })
+        let (law, coupling) = (&self.law, self.coupling);
+        let averages: Box<dyn Fn(&Columns, [&Point; 2]) -> [f64; 5]> = match self.model.specialisation() {
+            Specialisation::Softmax => {
+                let averages = softmax::test_errors(tokens)?;
+                Box::new(move |columns, points| averages(law, coupling, columns, points))
+            }
+            _ => {
+                let activation = self.model.activation();
+                Box::new(move |columns, points| general::averages(activation, law, coupling, columns, points))
+            }
+        };
+        TestAverages::new(tokens, law, self.options, &found.point, &own, averages)
     }
 }
 

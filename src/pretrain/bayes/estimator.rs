@@ -1,11 +1,11 @@
 //! The estimator on a given number of sequences, and its threshold of perfect recovery.
 
 use super::solution::{BayesErrors, BayesOrder, BayesSolution};
-use crate::channel::{LogitsLaw, TwoReplicas};
+use crate::channel::LogitsLaw;
 use crate::check;
 use crate::error::Error;
 use crate::memory::Workload;
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::roots::{self, End};
@@ -132,14 +132,14 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoo
 /// The least errors and their standard errors.
 fn errors(model: &Model, found: &SnrRoot, options: &Options) -> Result<(BayesErrors, StdError), Error> {
     let SnrRoot { overlap, mse, .. } = *found;
-    if model.activation() == Activation::Linear {
+    if model.specialisation() == Specialisation::Linear {
         let error = |noise| observables::linear_pretraining_error(model.tokens(), mse + noise);
         return Ok((
             BayesErrors { test: error(0.5 * model.delta()), test_clean: error(0.0) },
             StdError::default(),
         ));
     }
-    let replicas = TwoReplicas::new(model.tokens(), model.inverse_temperature(), false, options)?;
+    let replicas = model.two_replicas(false, options)?;
     let average = |noise: f64| {
         let law =
             LogitsLaw { known: 2.0 * overlap, unknown: 2.0 * mse + noise, perturbation: 0.0, overlap: 0.0 };

@@ -43,6 +43,19 @@ impl Point {
     }
 }
 
+impl Point {
+    /// The laws of label and output on new sequences, first for noisy and then for noiseless labels: the
+    /// standard deviation of the label's logits, the slope of the output's logits in them, and the standard
+    /// deviation of the rest.
+    pub(super) fn test_laws(&self, label: &Label) -> [[f64; 3]; 2] {
+        let q = self.norm(label);
+        [label.q0 + 0.5 * label.delta, label.q0].map(|norm| {
+            let slope = if norm > 0.0 { self.m / norm } else { 0.0 };
+            [(2.0 * norm).sqrt(), slope, (2.0 * (q - self.m * slope).max(0.0)).sqrt()]
+        })
+    }
+}
+
 impl Overlaps for Point {
     fn coordinates(&self) -> Vec<f64> {
         vec![self.m, self.s2, self.v]

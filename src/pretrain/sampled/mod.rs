@@ -1,12 +1,13 @@
 //! Attention with an activation that is not linear: the output channel is an average over proximal points, by
 //! quasi-Monte-Carlo. What depends on the activation is behind the trait [`Losses`], which each kernel
-//! implements (softmax: `softmax.rs`).
+//! implements (softmax: `softmax.rs`, any other activation: `general.rs`).
 //!
 //! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
 //! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
 
 mod averages;
 mod equations;
+mod general;
 mod softmax;
 mod starts;
 
@@ -14,7 +15,7 @@ use super::solution::{Errors, Order, Solution};
 use super::training::Training;
 use super::validity::Validity;
 use crate::error::Error;
-use crate::model::Model;
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
@@ -38,7 +39,10 @@ fn output_channel(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn Losses>, Error> {
-    softmax::losses(model.tokens(), label, options, tuning)
+    match model.specialisation() {
+        Specialisation::Softmax => softmax::losses(model.tokens(), label, options, tuning),
+        Specialisation::Linear | Specialisation::General => general::losses(model, label, options, tuning),
+    }
 }
 
 fn equations<'a>(model: &Model, training: &Training, teacher: &'a dyn TeacherSpectrum) -> Equations<'a> {

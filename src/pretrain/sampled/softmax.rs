@@ -71,7 +71,7 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
             let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
             Block { normals: [z1, z2], y }
         };
-        Ok(Self { label, samples: Samples::new(options, tuning, Known::NOTHING, columns, block)? })
+        Ok(Self { label, samples: Samples::new(options, tuning, LANES, Known::NOTHING, columns, block)? })
     }
 }
 
@@ -183,19 +183,13 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
     }
 
     fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
-        let Label { q0, delta } = self.label;
         self.samples
             .scrambles()
             .iter()
             .zip(points)
             .map(|(scramble, point)| {
-                let m = point.m;
-                let q = point.norm(&self.label);
-                let laws = [q0 + 0.5 * delta, q0].map(|norm| {
-                    let slope = if norm > 0.0 { m / norm } else { 0.0 };
-                    [(2.0 * norm).sqrt(), slope, (2.0 * (q - m * slope).max(0.0)).sqrt()]
-                });
-                let sums = sum_once(scramble.blocks.len(), |block, sums: &mut [Lane; 2]| {
+                let laws = point.test_laws(&self.label);
+                let sums = sum_once(scramble.blocks.len(), LANES, |block, sums: &mut [Lane; 2]| {
                     let block = &scramble.blocks[block];
                     for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
                         let label = combine(&block.normals, *deviation, 0.0);
@@ -224,6 +218,7 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
             .map(|scramble| {
                 let sums = sum_once(
                     scramble.blocks.len(),
+                    LANES,
                     |block, [gradient2, label, stiffness]: &mut [Lane; 3]| {
                         let block = &scramble.blocks[block];
                         // The quadratic pull adds 1/(2V) = 0.5 to the diagonal of the Hessian, and the sum leaves

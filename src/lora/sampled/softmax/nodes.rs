@@ -48,7 +48,7 @@ impl<const T: usize> Nodes<T> {
             perturb(&mut label, &star, 1.0, coupling);
             Block { frozen, label, star, free }
         };
-        let samples = Samples::new(options, tuning, [[f64::NAN; LANES]; T], columns, block)?;
+        let samples = Samples::new(options, tuning, LANES, [[f64::NAN; LANES]; T], columns, block)?;
         Ok(Self { coupling, samples, zero_weights: None })
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn averages<const T: usize>(
     points: [&Point; 2],
 ) -> [f64; 5] {
     let nodes = columns.nodes();
-    let sums = sum_once(nodes / LANES, |block, sums: &mut [Lane; 5]| {
+    let sums = sum_once(nodes / LANES, LANES, |block, sums: &mut [Lane; 5]| {
         let first = block * LANES;
         let [star, free] = weights::<T>(columns, first);
         let [frozen, mut label, mut clean] = test_logits::<T>(law, &columns.logits(), &columns.clean, first);
