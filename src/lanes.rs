@@ -39,7 +39,8 @@ pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
 ) -> [f64; COUNT] {
     let length = CHUNK.div_ceil(size);
-    let chunks: Vec<Mutex<_>> = blocks.chunks(length).zip(states.chunks_mut(length)).map(Mutex::new).collect();
+    let chunks: Vec<Mutex<_>> =
+        blocks.chunks(length).zip(states.chunks_mut(length)).map(Mutex::new).collect();
     sum(chunks.len(), &|chunk, sums| {
         let (blocks, states) = &mut *parallel::lock(&chunks[chunk]);
         widest(

@@ -6,7 +6,7 @@
 
 use crate::channel;
 use crate::error::Error;
-use crate::model::{Specialisation, Model};
+use crate::model::{Model, Specialisation};
 use crate::options::Options;
 use crate::state_evolution::MADE_AT_ONCE;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Activation, Evaluated, Parity, Unseen};
+use super::traits::{Activation, Evaluated, Parity, Unseen};
 
 /// Sizes of the logits at which an activation is checked.
 const SIZES: [f64; 3] = [0.1, 1.0, 4.0];
@@ -176,8 +176,7 @@ impl<'a> Sample<'a> {
             let pairs = x.chunks_exact(square).zip(y.chunks_exact(square));
             pairs.flat_map(|(x, y)| vec![dot(x, y); square]).collect()
         };
-        let [found, expected] =
-            [products(&gradient, &self.direction), products(&self.weights, &along)];
+        let [found, expected] = [products(&gradient, &self.direction), products(&self.weights, &along)];
         self.compare("adjoint", "the product of the adjoint with a direction", &found, &expected, 1e-11)
     }
 

@@ -1,6 +1,6 @@
 //! Linear attention.
 
-use super::{Activation, Evaluated, Parity};
+use super::traits::{Activation, Evaluated, Parity};
 
 /// `sigma(h) = h / T`.
 ///

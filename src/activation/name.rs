@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, Linear, Sigmoid, Softmax, SoftmaxOne};
+use super::linear::Linear;
+use super::sigmoid::Sigmoid;
+use super::softmax::{Softmax, SoftmaxOne};
+use super::traits::Activation;
 
 /// An activation of this crate, by its name in the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Derivatives that softmax and its variants share: for `p_b = exp(h_b)/(c + sum exp(h))` with a constant
 //! `c >= 0`, the derivative along `d` is `p_b (d_b - sum_c p_c d_c)`, whatever `c` is.
 
-use super::Evaluated;
+use super::traits::Evaluated;
 use crate::lanes::{self, LANES};
 
 /// Writes `exp(h_b - s)/(c exp(-s) + sum exp(h - s))` of every row, with `s` large enough for any logits.

@@ -1,6 +1,7 @@
 //! Sigmoid attention.
 
-use super::{Activation, Evaluated, rows};
+use super::rows;
+use super::traits::{Activation, Evaluated};
 
 /// The logistic function of every logit, `sigma(h)_ab = 1/(1 + exp(-(h_ab + bias)))`.
 ///

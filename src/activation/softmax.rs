@@ -1,6 +1,7 @@
 //! Softmax by rows, without and with a one added to its denominator.
 
-use super::{Activation, Evaluated, Unseen, rows};
+use super::rows;
+use super::traits::{Activation, Evaluated, Unseen};
 
 /// Row-wise softmax, `sigma(h)_ab = exp(h_ab) / sum_c exp(h_ac)`.
 ///

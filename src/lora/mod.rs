@@ -46,7 +46,7 @@ mod weak_recovery;
 mod zero_weights;
 
 use crate::error::Error;
-use crate::model::{Specialisation, Model};
+use crate::model::{Model, Specialisation};
 use crate::options::Options;
 use crate::state_evolution::Run;
 use crate::threshold::Threshold;
@@ -93,7 +93,9 @@ pub fn lambda_collapse(
     check_fit(model, frozen, training, options)?;
     match model.specialisation() {
         Specialisation::Linear => Ok(None),
-        Specialisation::Softmax | Specialisation::General => sampled::lambda_collapse(model, frozen, training, options),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::lambda_collapse(model, frozen, training, options)
+        }
     }
 }
 
@@ -149,7 +151,9 @@ fn search<R: Send>(
     check_fit(model, frozen, training, options)?;
     match model.specialisation() {
         Specialisation::Linear => linear::search(model, frozen, training, options, run),
-        Specialisation::Softmax | Specialisation::General => sampled::search(model, frozen, training, options, run),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::search(model, frozen, training, options, run)
+        }
     }
 }
 
@@ -211,6 +215,8 @@ pub fn solve_with(
     check_fit(model, frozen, training, options)?;
     match model.specialisation() {
         Specialisation::Linear => linear::solve(model, frozen, training, options, run),
-        Specialisation::Softmax | Specialisation::General => sampled::solve(model, frozen, training, options, run),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::solve(model, frozen, training, options, run)
+        }
     }
 }

@@ -26,11 +26,11 @@ mod solution;
 mod training;
 mod validity;
 
+use crate::activation::Parity;
 use crate::check;
 use crate::error::{Error, Number};
 use crate::memory::Workload;
-use crate::activation::Parity;
-use crate::model::{Specialisation, Model};
+use crate::model::{Model, Specialisation};
 use crate::options::Options;
 use crate::state_evolution::Run;
 use crate::threshold::Threshold;
@@ -110,7 +110,9 @@ pub fn solve_with(
     }
     match model.specialisation() {
         Specialisation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
-        Specialisation::Softmax | Specialisation::General => sampled::solve(model, training, options, teacher.as_ref(), run),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::solve(model, training, options, teacher.as_ref(), run)
+        }
     }
 }
 
@@ -126,7 +128,9 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
     let teacher = model.teacher_spectrum()?;
     match model.specialisation() {
         Specialisation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
-        Specialisation::Softmax | Specialisation::General => sampled::lambda_collapse(model, training, options, teacher.as_ref()),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::lambda_collapse(model, training, options, teacher.as_ref())
+        }
     }
 }
 

@@ -297,7 +297,8 @@ mod tests {
                 for mu in 0..30 {
                     let at = square * mu..square * (mu + 1);
                     let omega = &batch.frozen[at.clone()];
-                    let problem = Memory { layer: &layer, identity: &identity, omega, y: &labels[at.clone()], v };
+                    let problem =
+                        Memory { layer: &layer, identity: &identity, omega, y: &labels[at.clone()], v };
                     let (value, gradient) = problem.evaluate(&points[at.clone()]);
                     assert!(gradient.iter().all(|slope| slope.abs() < 1e-7), "{gradient:?}");
                     assert!(

@@ -1,7 +1,7 @@
 //! Local minima of the proximal objective, by a damped Newton (Levenberg-Marquardt) method for a batch of
 //! samples at once. The activation is called for all samples that are still moving.
 
-use super::attention;
+use super::batch::attention;
 use super::logits::LogitsMap;
 use crate::activation::{Activation, Evaluated};
 

@@ -3,7 +3,7 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use crate::activation::Unseen;
-use crate::channel::{dimension, flat_direction};
+use crate::channel::geometry::{dimension, flat_direction};
 
 /// The logits of every sample of a batch as a function of `n` coordinates.
 pub(crate) trait LogitsMap {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::batch::{attention, batch_size};
 use super::logits::{CoordinateBasis, Perturbation};
-use super::{attention, batch_size};
 use crate::activation::Activation;
 use crate::channel::two_replicas::{LogitsLaw, TwoReplicas};
 use crate::error::Error;
@@ -70,7 +70,8 @@ impl TwoReplicas for GeneralReplicas {
                         let chi: Vec<f64> = (0..tokens)
                             .map(|a| shared * normal(2 * seen + a) + own * normal(free + a))
                             .collect();
-                        Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: 1.0 }.add(&chi, logits);
+                        Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: 1.0 }
+                            .add(&chi, logits);
                     }
                 }
             }

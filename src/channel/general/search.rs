@@ -40,7 +40,8 @@ impl<M: LogitsMap> Prox<'_, M> {
             self.lowest(&all, &starts, &mut known.contested)
         } else {
             let mut found = self.descend(&all, known.x.clone(), None);
-            let again: Vec<usize> = all.into_iter().filter(|s| known.contested.get(*s) == Some(&true)).collect();
+            let again: Vec<usize> =
+                all.into_iter().filter(|s| known.contested.get(*s) == Some(&true)).collect();
             if !again.is_empty() {
                 let mut contested = vec![false; again.len()];
                 let other = self.lowest(&again, &starts(), &mut contested);
@@ -74,10 +75,8 @@ impl<M: LogitsMap> Prox<'_, M> {
         let mut best = Local::default();
         for rank in 0..POLISHED.min(starts.len()) {
             let parts = order.iter().enumerate();
-            let start: Vec<f64> = parts
-                .flat_map(|(k, order)| &starts[order[rank]][k * n..(k + 1) * n])
-                .copied()
-                .collect();
+            let start: Vec<f64> =
+                parts.flat_map(|(k, order)| &starts[order[rank]][k * n..(k + 1) * n]).copied().collect();
             if rank == 0 {
                 best = self.descend(samples, start, None);
                 continue;

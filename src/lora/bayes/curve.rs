@@ -6,13 +6,13 @@ use super::noiseless::Noiseless;
 use super::softmax::{self, Many, SoftmaxKernel, Two};
 use super::solution::{BayesBranch, BayesBranches, BayesErrors, BayesOrder, BayesSolution};
 use super::table::{FixedPoint, Level, Table, overlaps};
+use crate::activation::Unseen;
 use crate::channel::{LogitsLaw, TwoReplicas};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::training::check_variance;
 use crate::memory::Workload;
-use crate::activation::Unseen;
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
@@ -210,15 +210,16 @@ impl BayesCurve {
         let scrambles = point.own.len();
         let errors: Vec<[f64; 3]> = match &self.replicas {
             None => point.own.iter().map(|l| self.linear_errors(overlaps(*l))).collect(),
-            Some(replicas) => {
-                (0..scrambles).map(|k| self.sampled_errors(replicas.as_ref(), k, overlaps(point.own[k])[0])).collect()
-            }
+            Some(replicas) => (0..scrambles)
+                .map(|k| self.sampled_errors(replicas.as_ref(), k, overlaps(point.own[k])[0]))
+                .collect(),
         };
         let common = match &self.replicas {
             None => self.linear_errors(overlaps(point.l)),
             Some(replicas) => {
                 let overlap = overlaps(point.l)[0];
-                let all: Vec<_> = (0..scrambles).map(|k| self.sampled_errors(replicas.as_ref(), k, overlap)).collect();
+                let all: Vec<_> =
+                    (0..scrambles).map(|k| self.sampled_errors(replicas.as_ref(), k, overlap)).collect();
                 std::array::from_fn(|i| all.iter().map(|errors| errors[i]).sum::<f64>() / scrambles as f64)
             }
         };

@@ -7,9 +7,9 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::contour::Quartic;
 use super::softmax::{Prior, SeenSample, moments_of_many, moments_of_two};
+use crate::activation::Unseen;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
-use crate::activation::Unseen;
 
 /// The posterior of `chi` given `chi ~ N(omega, v I)` and the part of `Y = chi chi^T + n` that the activation
 /// sees.

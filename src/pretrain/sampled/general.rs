@@ -122,7 +122,8 @@ impl Layer {
         let stiff = 0.5 / point.v;
         let stiffness = vec![stiff; n];
         let activation = self.activation.as_ref();
-        let prox = Prox { activation, map: &self.basis, label: &block.y, omega: &omega, stiffness: &stiffness };
+        let prox =
+            Prox { activation, map: &self.basis, label: &block.y, omega: &omega, stiffness: &stiffness };
         let target = || block.normals[0].iter().map(|z| deviation * z).collect::<Vec<f64>>();
         let found = prox.minima(known, thorough, || prox.between(&target()));
         let images = self.label_images(block);
@@ -186,7 +187,9 @@ impl Layer {
             let l = s % LANES;
             gradient2[l] += local.gradient[s * n..(s + 1) * n].iter().map(|g| g * g).sum::<f64>();
             stiffness[l] += local.hessian[s * n * n..(s + 1) * n * n].iter().step_by(n + 1).sum::<f64>();
-            for (k, own) in local.images[s * n * square..(s + 1) * n * square].chunks_exact(square).enumerate() {
+            for (k, own) in
+                local.images[s * n * square..(s + 1) * n * square].chunks_exact(square).enumerate()
+            {
                 let other = &images[k][s * square..(s + 1) * square];
                 label[l] += 2.0 * own.iter().zip(other).map(|(x, y)| x * y).sum::<f64>();
             }

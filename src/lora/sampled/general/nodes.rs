@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
+use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
 use super::starts::Hints;
-use super::{frozen_coordinates, gather, label_coordinates, matrices};
 use crate::activation::{Activation, Unseen};
 use crate::channel::general::{CoordinateBasis, Known, Perturbation, Prox, attention, batch_size, inverse};
 use crate::divergence::Divergence;
@@ -119,14 +119,9 @@ impl Layer {
     }
 
     /// The trained logits on sequences of the pre-training, in coordinates.
-    fn trained(
-        &self,
-        law: &JointLaw,
-        basis: &CoordinateBasis,
-        omega: &[f64],
-        target: &[f64],
-    ) -> Vec<f64> {
-        let label = attention(self.activation.as_ref(), self.tokens, &matrices(basis, self.tokens, target, 1.0));
+    fn trained(&self, law: &JointLaw, basis: &CoordinateBasis, omega: &[f64], target: &[f64]) -> Vec<f64> {
+        let label =
+            attention(self.activation.as_ref(), self.tokens, &matrices(basis, self.tokens, target, 1.0));
         let stiffness = vec![0.5 / law.response; basis.dimension()];
         let activation = self.activation.as_ref();
         let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };

@@ -22,8 +22,12 @@ impl Hints<'_> {
         let Self { tokens, omega, star, .. } = *self;
         let mut starts = vec![omega.to_vec(), star.to_vec(), omega.iter().map(|x| 0.05 * x).collect()];
         // If the activation were linear, chi chi^T would equal this matrix.
-        let mut target: Vec<f64> =
-            self.label.iter().zip(self.frozen).map(|(label, frozen)| (label - frozen) / self.coupling).collect();
+        let mut target: Vec<f64> = self
+            .label
+            .iter()
+            .zip(self.frozen)
+            .map(|(label, frozen)| (label - frozen) / self.coupling)
+            .collect();
         target.iter_mut().step_by(tokens + 1).for_each(|x| *x += self.q);
         starts.push(top_eigenvector(&target, omega));
         if self.unseen == Unseen::RowShifts {

@@ -1,6 +1,6 @@
 //! The averages over the test law: squared differences of attention, without any proximal point.
 
-use super::{frozen_coordinates, gather, label_coordinates, matrices};
+use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
 use crate::activation::Activation;
 use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
 use crate::lanes::{LANES, Lane, sum_once};
