@@ -24,7 +24,7 @@
 //! m = mhat q0/r,    q = (mhat^2 q0 + qhat)/r^2,    v = 1/r
 //! ```
 //!
-//! The treatment is replica symmetric, and the loss is not convex. [`Validity`] says when to trust a
+//! The treatment is replica symmetric, and the loss is not convex. [`FinetuningValidity`] says when to trust a
 //! solution.
 //! Source: arXiv:2606.05899.
 
@@ -54,20 +54,25 @@ use crate::threshold::Threshold;
 pub use crate::divergence::Divergence;
 pub use crate::frozen::Frozen;
 pub use crate::verdict::Verdict;
+// Every type has a name of its own within the crate. From outside, the path tells the stage.
 pub use bayes::{
-    BayesBranch, BayesBranches, BayesCurve, BayesErrors, BayesOrder, BayesSolution, bayes_optimal,
+    BayesBranch, BayesBranches, BayesCurve, FinetuningBayesErrors as BayesErrors,
+    FinetuningBayesOrder as BayesOrder, FinetuningBayesSolution as BayesSolution, bayes_optimal,
 };
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
 pub use selection::{Score, Selection};
-pub use solution::{Branch, EffectiveNoise, Errors, Order, Solution};
+pub use solution::{
+    Branch, EffectiveNoise, FinetuningErrors as Errors, FinetuningOrder as Order,
+    FinetuningSolution as Solution,
+};
 #[cfg(feature = "scenario")]
 pub(crate) use training::LoraFields;
-pub use training::{Sequences, Training};
-pub use validity::Validity;
+pub use training::{Finetuning as Training, Sequences};
+pub use validity::FinetuningValidity as Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
-use starts::Starts;
+use starts::FinetuningStarts;
 
 /// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that
 /// fine-tuning collapses. With `H0` the curvature of the loss of a sample at `w = 0`,
@@ -145,7 +150,7 @@ fn search<R: Send>(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;

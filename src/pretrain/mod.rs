@@ -35,14 +35,18 @@ use crate::options::Options;
 use crate::state_evolution::Run;
 use crate::threshold::Threshold;
 
-pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
+// Every type has a name of its own within the crate. From outside, the path tells the stage.
+pub use bayes::{
+    PretrainingBayesErrors as BayesErrors, PretrainingBayesOrder as BayesOrder,
+    PretrainingBayesSolution as BayesSolution, alpha_perfect_recovery, bayes_optimal,
+};
 pub use interpolation::alpha_interp;
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
-pub use solution::{Errors, Order, Solution};
+pub use solution::{PretrainingErrors as Errors, PretrainingOrder as Order, PretrainingSolution as Solution};
 #[cfg(feature = "scenario")]
 pub(crate) use training::PretrainFields;
-pub use training::Training;
-pub use validity::Validity;
+pub use training::Pretraining as Training;
+pub use validity::PretrainingValidity as Validity;
 
 /// Solves the pre-training stage.
 ///

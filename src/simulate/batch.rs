@@ -6,7 +6,7 @@ use super::instance::Instance;
 use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
-use super::sequences::{Corpus, Weights, score_of, symmetric_noise};
+use super::sequences::{Corpus, NetworkWeights, score_of, symmetric_noise};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
 use crate::model::{Model, Specialisation};
@@ -25,8 +25,8 @@ pub(super) struct Batch {
 pub(super) enum Source<'a> {
     /// The logits of actual weights.
     Weights {
-        teacher: &'a Weights,
-        student: &'a Weights,
+        teacher: &'a NetworkWeights,
+        student: &'a NetworkWeights,
         /// The sequences and labels that the student was trained on.
         data: &'a Labelled,
     },
@@ -40,7 +40,12 @@ fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
 }
 
 /// The logits `h(S*)` of sequences, and the same with noise.
-pub(super) fn labelled(rng: &mut Pcg64, sequences: &Corpus, teacher: &Weights, delta: f64) -> [Vec<f64>; 2] {
+pub(super) fn labelled(
+    rng: &mut Pcg64,
+    sequences: &Corpus,
+    teacher: &NetworkWeights,
+    delta: f64,
+) -> [Vec<f64>; 2] {
     let clean = sequences.logits(teacher);
     let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
     let noisy = sum(noise, &clean, 1.0);

@@ -174,7 +174,7 @@ impl Objective for Task<'_> {
 mod tests {
     use super::*;
     use crate::simulate::random::{Purpose, Streams, gaussian};
-    use crate::simulate::sequences::{Shape, Weights, symmetric_noise};
+    use crate::simulate::sequences::{NetworkWeights, Shape, symmetric_noise};
 
     /// A task on `count` sequences, with frozen logits, whose label logits are of the order of one.
     fn with_task(model: &Model, width: usize, check: impl FnOnce(&Task<'_>, &DMatrix<f64>)) {
@@ -182,7 +182,8 @@ mod tests {
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
         let sequences = Corpus::sample(rng, Shape { dimension, tokens: model.tokens() }, count);
         let layer = Layer::new(model);
-        let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
+        let labels =
+            layer.attention(&sequences.logits(&NetworkWeights::attention(gaussian(rng, dimension, 3))));
         let frozen = symmetric_noise(rng, model.tokens(), count, 1.0);
         let scale = 1.0 / (width as f64).sqrt();
         let frozen = Some(&frozen[..]);
@@ -226,7 +227,7 @@ mod tests {
         // The reference is D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
         let model = Model::softmax(3, 0.5).unwrap();
         with_task(&model, 2, |task, w| {
-            let s = Weights::attention(w.clone()).matrix();
+            let s = NetworkWeights::attention(w.clone()).matrix();
             let d = s.nrows() as f64;
             let mut expected = 0.0;
             for mu in 0..task.sequences.count() {

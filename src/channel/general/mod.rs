@@ -18,7 +18,7 @@ mod replicas;
 mod search;
 
 pub(crate) use batch::{attention, batch_size};
-pub(crate) use descent::{Local, Prox, inverse};
+pub(crate) use descent::{Expansion, Prox, inverse};
 pub(crate) use logits::{CoordinateBasis, Perturbation};
 pub(crate) use replicas::GeneralReplicas;
-pub(crate) use search::Known;
+pub(crate) use search::LastPoints;

@@ -4,7 +4,7 @@
 //! and the best two are polished. Only if these lead to different minima for some sample of the batch are
 //! further starts polished.
 
-use super::descent::{Local, Prox, distance2, dot};
+use super::descent::{Expansion, Prox, distance2, dot};
 use super::logits::LogitsMap;
 
 /// Number of starts that are polished if the first two disagree for some sample of the batch.
@@ -12,7 +12,7 @@ const POLISHED: usize = 5;
 
 /// What a batch of samples remembers from one evaluation to the next.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
+pub(crate) struct LastPoints {
     /// The last proximal points of all samples. The list is empty before the first evaluation.
     x: Vec<f64>,
     /// Samples whose starts led to different minima.
@@ -26,10 +26,10 @@ impl<M: LogitsMap> Prox<'_, M> {
     /// samples.
     pub(crate) fn minima(
         &self,
-        known: &mut Known,
+        known: &mut LastPoints,
         thorough: bool,
         starts: impl FnOnce() -> Vec<Vec<f64>>,
-    ) -> Local {
+    ) -> Expansion {
         let all: Vec<usize> = (0..self.count()).collect();
         let found = if thorough || known.x.is_empty() {
             let mut starts = starts();
@@ -64,7 +64,7 @@ impl<M: LogitsMap> Prox<'_, M> {
 
     /// The lowest minima of some samples downhill from the starts, of which there must be at least one. It
     /// notes the samples whose starts lead to different minima.
-    fn lowest(&self, samples: &[usize], starts: &[Vec<f64>], contested: &mut [bool]) -> Local {
+    fn lowest(&self, samples: &[usize], starts: &[Vec<f64>], contested: &mut [bool]) -> Expansion {
         let n = self.map.dimension();
         let of_samples = |start: &Vec<f64>| -> Vec<f64> {
             samples.iter().flat_map(|s| &start[s * n..(s + 1) * n]).copied().collect()
@@ -72,7 +72,7 @@ impl<M: LogitsMap> Prox<'_, M> {
         let starts: Vec<Vec<f64>> = starts.iter().map(of_samples).collect();
         let values: Vec<Vec<f64>> = starts.iter().map(|start| self.values(samples, start)).collect();
         let order: Vec<Vec<usize>> = (0..samples.len()).map(|k| best_first(&values, k)).collect();
-        let mut best = Local::default();
+        let mut best = Expansion::default();
         for rank in 0..POLISHED.min(starts.len()) {
             let parts = order.iter().enumerate();
             let start: Vec<f64> =
@@ -94,7 +94,7 @@ impl<M: LogitsMap> Prox<'_, M> {
 }
 
 /// Keeps the lower of minimum `k` and minimum `from` of `other`, and returns whether they differ.
-fn keep_lower(local: &mut Local, k: usize, other: &Local, from: usize, n: usize) -> bool {
+fn keep_lower(local: &mut Expansion, k: usize, other: &Expansion, from: usize, n: usize) -> bool {
     let (x, y) = (&local.x[k * n..(k + 1) * n], &other.x[from * n..(from + 1) * n]);
     // The bound is wider than the distance from a known minimum at which a descent stops.
     let differ = distance2(x, y) > 1e-3 * (dot(x, x) + 1e-2);

@@ -6,7 +6,7 @@ use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
 /// The columns of one scramble. The most important ones come first.
-pub(super) struct Columns {
+pub(super) struct FieldColumns {
     /// `chi*`, one column per token.
     pub(super) star: Vec<Vec<f64>>,
     /// The part of `omega` that is independent of `chi*`, one column per token.
@@ -18,7 +18,7 @@ pub(super) struct Columns {
     flat: Option<Vec<f64>>,
 }
 
-impl Columns {
+impl FieldColumns {
     /// The columns of scramble number `scramble`, of the test law or of the training law.
     pub(super) fn new(
         tokens: usize,

@@ -12,7 +12,7 @@
 use crate::channel;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::selection::Score;
-use crate::lora::training::{Sequences, Training};
+use crate::lora::training::{Finetuning, Sequences};
 use crate::model::Model;
 
 /// The parameters of the joint law.
@@ -44,7 +44,7 @@ pub(super) struct Normals<'a> {
 }
 
 impl JointLaw {
-    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
+    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Finetuning) -> Self {
         let scale = model.inverse_temperature();
         // Validation refuses reused sequences without a response; other sequences do not use it.
         let v = frozen.v().unwrap_or(0.0);

@@ -4,7 +4,7 @@
 //! `omega`. For softmax `K' = K - 1`, since it does not see `u = 11^T/T`. `chi` is in units of `sqrt(q0)`. The
 //! inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
 //!
-//! What depends on the activation is behind the trait [`Losses`] and the averages of the test law, which each
+//! What depends on the activation is behind the trait [`FinetuningLosses`] and the averages of the test law, which each
 //! kernel gives (softmax: `softmax/`, any other activation: `general/`).
 
 mod columns;
@@ -13,13 +13,13 @@ mod joint_law;
 mod softmax;
 mod test_law;
 
-use super::losses::Losses;
-use super::moments::Point;
+use super::losses::FinetuningLosses;
+use super::moments::VectorOverlaps;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
-use super::solution::Solution;
-use super::starts::{Found, Guess, Starts};
-use super::training::Training;
+use super::solution::FinetuningSolution;
+use super::starts::{FinetuningStarts, FoundVector, Guess};
+use super::training::Finetuning;
 use super::units::Units;
 use crate::divergence::Divergence;
 use crate::error::Error;
@@ -30,14 +30,14 @@ use crate::options::Options;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
-use columns::Columns;
+use columns::FieldColumns;
 use joint_law::JointLaw;
 use test_law::TestAverages;
 
 /// One problem.
-struct Problem<'a> {
+struct SampledProblem<'a> {
     model: &'a Model,
-    training: &'a Training,
+    training: &'a Finetuning,
     options: &'a Options,
     units: Units,
     law: JointLaw,
@@ -47,8 +47,8 @@ struct Problem<'a> {
     noise: f64,
 }
 
-impl<'a> Problem<'a> {
-    fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
+impl<'a> SampledProblem<'a> {
+    fn new(model: &'a Model, frozen: &Frozen, training: &'a Finetuning, options: &'a Options) -> Self {
         let units = Units { q0: training.q0(), loss: 1.0 };
         let effective = observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta());
         Self {
@@ -73,7 +73,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The averages over the losses, by the kernel for the activation.
-    fn channel(&self, tuning: &Tuning) -> Result<Box<dyn Losses>, Error> {
+    fn channel(&self, tuning: &Tuning) -> Result<Box<dyn FinetuningLosses>, Error> {
         let Self { model, law, coupling, options, .. } = self;
         match model.specialisation() {
             Specialisation::Softmax => softmax::losses(model.tokens(), law, *coupling, options, tuning),
@@ -84,8 +84,8 @@ impl<'a> Problem<'a> {
     /// Returns the result of `run` on the search for fixed points.
     fn search<R>(
         &self,
-        company: &mut Run<'_, Solution>,
-        run: impl FnOnce(Starts<'_>) -> Result<R, Error>,
+        company: &mut Run<'_, FinetuningSolution>,
+        run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let mut channel = self.channel(&company.tuning)?;
@@ -93,16 +93,19 @@ impl<'a> Problem<'a> {
         let saturation = self.coupling / (1.0 + self.coupling);
         let curvature = self.model.observed_coordinates() * saturation * saturation;
         let guess = Guess { noise: self.noise, curvature };
-        run(Starts::new(self.ridge(), guess, self.options, channel.as_mut())
+        run(FinetuningStarts::new(self.ridge(), guess, self.options, channel.as_mut())
             .starting_from(warm)
             .accompanied(company.tuning, company.observer()))
     }
 
-    fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
-        let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
+    fn test_errors(&self, found: &FoundVector) -> Result<TestAverages, Error> {
+        let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
         let tokens = self.model.tokens();
         let (law, coupling) = (&self.law, self.coupling);
-        let averages: Box<dyn Fn(&Columns, [&Point; 2]) -> [f64; 5]> = match self.model.specialisation() {
+        let averages: Box<dyn Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5]> = match self
+            .model
+            .specialisation()
+        {
             Specialisation::Softmax => {
                 let averages = softmax::test_errors(tokens)?;
                 Box::new(move |columns, points| averages(law, coupling, columns, points))
@@ -119,11 +122,11 @@ impl<'a> Problem<'a> {
 pub(super) fn solve(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
-    mut run: Run<'_, Solution>,
-) -> Result<Solution, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    mut run: Run<'_, FinetuningSolution>,
+) -> Result<FinetuningSolution, Error> {
+    let problem = SampledProblem::new(model, frozen, training, options);
     // The thread pool is entered once, and not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
@@ -137,11 +140,11 @@ pub(super) fn solve(
 pub(super) fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
-    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    let problem = SampledProblem::new(model, frozen, training, options);
     rayon_core::scope(|_| problem.search(&mut Run::default(), run))
 }
 
@@ -149,10 +152,10 @@ pub(super) fn search<R: Send>(
 pub(super) fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    let problem = SampledProblem::new(model, frozen, training, options);
     let mut channel = problem.channel(&Tuning::default())?;
     let ridge = problem.ridge();
     let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));

@@ -1,9 +1,9 @@
 //! The errors on new sequences: averages over the test law, without any proximal point.
 
-use super::columns::Columns;
+use super::columns::FieldColumns;
 use super::joint_law::JointLaw;
 use crate::error::Error;
-use crate::lora::moments::Point;
+use crate::lora::moments::VectorOverlaps;
 use crate::lora::report::{TestErrors, TestLaw};
 use crate::options::Options;
 
@@ -22,15 +22,15 @@ impl TestAverages {
         tokens: usize,
         law: &JointLaw,
         options: &Options,
-        common: &Point,
-        own: &[Point],
-        averages: impl Fn(&Columns, [&Point; 2]) -> [f64; 5],
+        common: &VectorOverlaps,
+        own: &[VectorOverlaps],
+        averages: impl Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5],
     ) -> Result<Self, Error> {
         let count = options.scrambles() as f64;
         let mut all = [0.0; 3];
         let mut errors = Vec::with_capacity(own.len());
         for index in 0..options.scrambles() {
-            let columns = Columns::new(tokens, law, options, index, true)?;
+            let columns = FieldColumns::new(tokens, law, options, index, true)?;
             let own = own.get(index);
             let [test, test_clean, frozen, own_test, own_clean] =
                 averages(&columns, [common, own.unwrap_or(common)]);
@@ -47,7 +47,7 @@ impl TestAverages {
 }
 
 impl TestLaw for TestAverages {
-    fn errors(&self, _common: &Point, _own: &[Point]) -> (TestErrors, Vec<TestErrors>) {
+    fn errors(&self, _common: &VectorOverlaps, _own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
         (self.common, self.own.clone())
     }
 }

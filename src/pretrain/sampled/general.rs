@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use super::averages::{AtZero, Averages, COUNT, Label, Losses, Point, term};
+use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
 use crate::activation::{Activation, Evaluated};
-use crate::channel::general::{CoordinateBasis, Known, Local, Prox, attention, batch_size, inverse};
+use crate::channel::general::{CoordinateBasis, Expansion, LastPoints, Prox, attention, batch_size, inverse};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::model::Model;
@@ -18,7 +18,7 @@ use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 /// A batch of samples, one after the other in every list.
-struct Block {
+struct MatrixBlock {
     /// The coordinates of `z_1` and `z_2`.
     normals: [Vec<f64>; 2],
     /// The logits of the label, and their attention.
@@ -27,7 +27,7 @@ struct Block {
 }
 
 /// What all samples have in common.
-struct Layer {
+struct LabelledLayer {
     activation: Arc<dyn Activation>,
     tokens: usize,
     basis: CoordinateBasis,
@@ -35,9 +35,9 @@ struct Layer {
 }
 
 /// The nodes of several scrambles.
-struct Nodes {
-    layer: Layer,
-    samples: Samples<Block, Known>,
+struct MatrixNodes {
+    layer: LabelledLayer,
+    samples: Samples<MatrixBlock, LastPoints>,
     size: usize,
 }
 
@@ -47,19 +47,19 @@ pub(super) fn losses(
     label: Label,
     options: &Options,
     tuning: &Tuning,
-) -> Result<Box<dyn Losses>, Error> {
+) -> Result<Box<dyn PretrainingLosses>, Error> {
     let (tokens, activation) = (model.tokens(), model.shared_activation());
     let basis = CoordinateBasis::new(tokens, activation.unseen());
     let seen = basis.dimension();
-    let layer = Layer { activation, tokens, basis, label };
+    let layer = LabelledLayer { activation, tokens, basis, label };
     let size = batch_size(tokens, seen);
     let columns = |index: usize| {
         ScrambledSobol::new(2 * seen, options.log2_nodes() as u32, options.seed(), index as u64)?
             .columns(0..2 * seen)
     };
     let block = |columns: &Vec<Vec<f64>>, first| layer.block(columns, first, size);
-    let samples = Samples::new(options, tuning, size, Known::default(), columns, block)?;
-    Ok(Box::new(Nodes { layer, samples, size }))
+    let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
+    Ok(Box::new(MatrixNodes { layer, samples, size }))
 }
 
 /// `a x + b y`.
@@ -67,13 +67,13 @@ fn combine([x, y]: &[Vec<f64>; 2], a: f64, b: f64) -> Vec<f64> {
     x.iter().zip(y).map(|(x, y)| a * x + b * y).collect()
 }
 
-impl Layer {
+impl LabelledLayer {
     /// Standard deviation of the label's logits.
     fn deviation(&self) -> f64 {
         (2.0 * self.label.q0 + self.label.delta).sqrt()
     }
 
-    fn block(&self, columns: &[Vec<f64>], first: usize, size: usize) -> Block {
+    fn block(&self, columns: &[Vec<f64>], first: usize, size: usize) -> MatrixBlock {
         let seen = self.basis.dimension();
         let [one, two] = [&columns[..seen], &columns[seen..]].map(|columns| -> Vec<f64> {
             (first..first + size).flat_map(|node| columns.iter().map(move |column| column[node])).collect()
@@ -81,7 +81,7 @@ impl Layer {
         let normals = [one, two];
         let label = self.matrices(&combine(&normals, self.deviation(), 0.0));
         let y = attention(self.activation.as_ref(), self.tokens, &label);
-        Block { normals, label, y }
+        MatrixBlock { normals, label, y }
     }
 
     /// The logits with the given coordinates, sample after sample.
@@ -96,7 +96,7 @@ impl Layer {
 
     /// The derivatives of the label's attention along every coordinate: a list of matrices, one per sample,
     /// for each coordinate.
-    fn label_images(&self, block: &Block) -> Vec<Vec<f64>> {
+    fn label_images(&self, block: &MatrixBlock) -> Vec<Vec<f64>> {
         let at = Evaluated { tokens: self.tokens, logits: &block.label, attention: &block.y };
         let along = |unit: &[f64]| {
             let direction = unit.repeat(block.y.len() / unit.len());
@@ -107,13 +107,13 @@ impl Layer {
         self.basis.matrices().map(along).collect()
     }
 
-    /// Adds the terms of [`Averages`] for every sample of a block to `sums`.
+    /// Adds the terms of [`LogitAverages`] for every sample of a block to `sums`.
     fn accumulate(
         &self,
-        point: &Point,
+        point: &MatrixOverlaps,
         thorough: bool,
-        block: &Block,
-        known: &mut Known,
+        block: &MatrixBlock,
+        known: &mut LastPoints,
         sums: &mut [Lane; COUNT],
     ) {
         let n = self.basis.dimension();
@@ -152,7 +152,7 @@ impl Layer {
     /// `s` at its proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with
     /// `A = (Hess l + 1/(2V))^{-1}` and `X_jk = -2 <d sigma(h)/dh_j, d sigma(t)/dt_k>` the derivative of
     /// `grad l` in the label's logits `t`.
-    fn derivatives(&self, found: &Local, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
+    fn derivatives(&self, found: &Expansion, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
         let (n, square) = (self.basis.dimension(), self.tokens * self.tokens);
         let Some(response) = inverse(&found.hessian[s * n * n..(s + 1) * n * n], n) else {
             return [f64::NAN; 3];
@@ -174,7 +174,7 @@ impl Layer {
     }
 
     /// The sums of the terms of [`AtZero`] over the samples of a block.
-    fn add_at_zero(&self, block: &Block, [gradient2, label, stiffness]: &mut [Lane; 3]) {
+    fn add_at_zero(&self, block: &MatrixBlock, [gradient2, label, stiffness]: &mut [Lane; 3]) {
         let n = self.basis.dimension();
         let square = self.tokens * self.tokens;
         let zero = vec![0.0; block.normals[0].len()];
@@ -197,53 +197,59 @@ impl Layer {
     }
 }
 
-impl Nodes {
-    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &Point) -> Vec<Averages> {
+impl MatrixNodes {
+    fn evaluate(
+        &mut self,
+        level: usize,
+        pass: Pass,
+        thorough: bool,
+        point: &MatrixOverlaps,
+    ) -> Vec<LogitAverages> {
         let layer = &self.layer;
         let means = self.samples.means(level, pass, |block, known, sums| {
             layer.accumulate(point, thorough, block, known, sums);
         });
-        means.into_iter().map(Averages::from_sums).collect()
+        means.into_iter().map(LogitAverages::from_sums).collect()
     }
 
     /// The means over the nodes of one scramble of terms that `add` adds for one block.
     fn means<const COUNT: usize>(
         &self,
-        blocks: &[Block],
-        add: impl Fn(&Block, &mut [Lane; COUNT]) + Sync,
+        blocks: &[MatrixBlock],
+        add: impl Fn(&MatrixBlock, &mut [Lane; COUNT]) + Sync,
     ) -> [f64; COUNT] {
         let sums = sum_once(blocks.len(), self.size, |block, sums| add(&blocks[block], sums));
         sums.map(|sum| sum / (blocks.len() * self.size) as f64)
     }
 }
 
-impl OutputChannel for Nodes {
-    type Point = Point;
-    type Averages = Averages;
+impl OutputChannel for MatrixNodes {
+    type Point = MatrixOverlaps;
+    type Averages = LogitAverages;
 
     fn levels(&self) -> usize {
         self.samples.levels()
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Averages> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
         self.evaluate(level, pass, pass == Pass::Fresh, point)
     }
 
     /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &Point) {
+    fn prepare(&mut self, level: usize, point: &MatrixOverlaps) {
         self.evaluate(level, Pass::Complete, true, point);
     }
 }
 
-impl Losses for Nodes {
+impl PretrainingLosses for MatrixNodes {
     fn scrambles(&self) -> usize {
         self.samples.scrambles().len()
     }
 
-    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
+    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<[f64; 2]> {
         let Self { layer, samples, .. } = self;
         let square = layer.tokens * layer.tokens;
-        let of_scramble = |(blocks, point): (&[Block], &Point)| {
+        let of_scramble = |(blocks, point): (&[MatrixBlock], &MatrixOverlaps)| {
             let laws = point.test_laws(&layer.label);
             self.means(blocks, |block, sums: &mut [Lane; 2]| {
                 for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
@@ -264,7 +270,7 @@ impl Losses for Nodes {
 
     fn at_zero(&self) -> Vec<AtZero> {
         let scrambles = self.samples.scrambles().iter();
-        let of_scramble = |blocks: &[Block]| {
+        let of_scramble = |blocks: &[MatrixBlock]| {
             let [gradient2, divergence_label, stiffness] =
                 self.means(blocks, |block, sums| self.layer.add_at_zero(block, sums));
             AtZero { gradient2, divergence_label, stiffness }

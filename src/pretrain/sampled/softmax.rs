@@ -5,9 +5,9 @@
 //! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates
 //! that softmax sees are sampled.
 
-use super::averages::{AtZero, Averages, COUNT, Label, Losses, Point, term};
+use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
-use crate::descent::{Matrix, Vector};
+use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::options::Options;
@@ -20,30 +20,30 @@ pub(super) fn losses(
     label: Label,
     options: &Options,
     tuning: &Tuning,
-) -> Result<Box<dyn Losses>, Error> {
+) -> Result<Box<dyn PretrainingLosses>, Error> {
     Ok(match tokens {
-        2 => Box::new(Nodes::<2, 3>::new(label, options, tuning)?),
-        3 => Box::new(Nodes::<3, 6>::new(label, options, tuning)?),
-        4 => Box::new(Nodes::<4, 10>::new(label, options, tuning)?),
-        5 => Box::new(Nodes::<5, 15>::new(label, options, tuning)?),
-        6 => Box::new(Nodes::<6, 21>::new(label, options, tuning)?),
-        7 => Box::new(Nodes::<7, 28>::new(label, options, tuning)?),
-        8 => Box::new(Nodes::<8, 36>::new(label, options, tuning)?),
+        2 => Box::new(SoftmaxMatrixNodes::<2, 3>::new(label, options, tuning)?),
+        3 => Box::new(SoftmaxMatrixNodes::<3, 6>::new(label, options, tuning)?),
+        4 => Box::new(SoftmaxMatrixNodes::<4, 10>::new(label, options, tuning)?),
+        5 => Box::new(SoftmaxMatrixNodes::<5, 15>::new(label, options, tuning)?),
+        6 => Box::new(SoftmaxMatrixNodes::<6, 21>::new(label, options, tuning)?),
+        7 => Box::new(SoftmaxMatrixNodes::<7, 28>::new(label, options, tuning)?),
+        8 => Box::new(SoftmaxMatrixNodes::<8, 36>::new(label, options, tuning)?),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
     })
 }
 
-struct Block<const T: usize, const K: usize> {
+struct LabelBlock<const T: usize, const K: usize> {
     /// Coordinates of `z_1` and `z_2`.
-    normals: [Vector<K>; 2],
+    normals: [LaneVector<K>; 2],
     /// Softmax of the label's logits.
-    y: Matrix<T>,
+    y: LaneMatrix<T>,
 }
 
 /// The last proximal points of a block, and whether its starts led to different minima.
 #[derive(Clone)]
 struct Known<const K: usize> {
-    h: Vector<K>,
+    h: LaneVector<K>,
     contested: bool,
 }
 
@@ -53,12 +53,12 @@ impl<const K: usize> Known<K> {
 }
 
 /// The nodes of several scrambles.
-struct Nodes<const T: usize, const K: usize> {
+struct SoftmaxMatrixNodes<const T: usize, const K: usize> {
     label: Label,
-    samples: Samples<Block<T, K>, Known<K>>,
+    samples: Samples<LabelBlock<T, K>, Known<K>>,
 }
 
-impl<const T: usize, const K: usize> Nodes<T, K> {
+impl<const T: usize, const K: usize> SoftmaxMatrixNodes<T, K> {
     fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let seen = K - 1;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
@@ -69,14 +69,14 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
         let block = |columns: &Vec<Vec<f64>>, first| {
             let [z1, z2] = [&columns[..seen], &columns[seen..]].map(|columns| gather::<T, K>(columns, first));
             let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
-            Block { normals: [z1, z2], y }
+            LabelBlock { normals: [z1, z2], y }
         };
         Ok(Self { label, samples: Samples::new(options, tuning, LANES, Known::NOTHING, columns, block)? })
     }
 }
 
 /// Coordinates of the matrices that are orthogonal to `u` and have the given standard normals as coordinates.
-fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> Vector<K> {
+fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> LaneVector<K> {
     let mut block = [[[0.0; LANES]; T]; T];
     for l in 0..LANES {
         let matrix = channel::centred_from_coordinates::<T>(|k| columns[k][first + l]);
@@ -91,7 +91,7 @@ fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) ->
 
 /// `a x + b y`.
 #[inline(always)]
-fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K> {
+fn combine<const K: usize>([x, y]: &[LaneVector<K>; 2], a: f64, b: f64) -> LaneVector<K> {
     let mut sum = *x;
     for k in 0..K {
         for l in 0..LANES {
@@ -101,14 +101,14 @@ fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K>
     sum
 }
 
-/// Adds the terms of [`Averages`] for every sample of a block to `sums`. If `thorough`, all starts of the
+/// Adds the terms of [`LogitAverages`] for every sample of a block to `sums`. If `thorough`, all starts of the
 /// proximal point are tried; else they are tried only in blocks whose starts led to different minima before.
 #[inline(always)]
 fn accumulate<const T: usize, const K: usize>(
     label: &Label,
-    point: &Point,
+    point: &MatrixOverlaps,
     thorough: bool,
-    block: &Block<T, K>,
+    block: &LabelBlock<T, K>,
     known: &mut Known<K>,
     sums: &mut [Lane; COUNT],
 ) {
@@ -146,8 +146,14 @@ fn accumulate<const T: usize, const K: usize>(
     }
 }
 
-impl<const T: usize, const K: usize> Nodes<T, K> {
-    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &Point) -> Vec<Averages> {
+impl<const T: usize, const K: usize> SoftmaxMatrixNodes<T, K> {
+    fn evaluate(
+        &mut self,
+        level: usize,
+        pass: Pass,
+        thorough: bool,
+        point: &MatrixOverlaps,
+    ) -> Vec<LogitAverages> {
         let label = self.label;
         let means = self.samples.means(
             level,
@@ -155,34 +161,34 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
             #[inline(always)]
             |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
         );
-        means.into_iter().map(Averages::from_sums).collect()
+        means.into_iter().map(LogitAverages::from_sums).collect()
     }
 }
 
-impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
-    type Point = Point;
-    type Averages = Averages;
+impl<const T: usize, const K: usize> OutputChannel for SoftmaxMatrixNodes<T, K> {
+    type Point = MatrixOverlaps;
+    type Averages = LogitAverages;
 
     fn levels(&self) -> usize {
         self.samples.levels()
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Averages> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
         self.evaluate(level, pass, pass == Pass::Fresh, point)
     }
 
     /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &Point) {
+    fn prepare(&mut self, level: usize, point: &MatrixOverlaps) {
         self.evaluate(level, Pass::Complete, true, point);
     }
 }
 
-impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
+impl<const T: usize, const K: usize> PretrainingLosses for SoftmaxMatrixNodes<T, K> {
     fn scrambles(&self) -> usize {
         self.samples.scrambles().len()
     }
 
-    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
+    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<[f64; 2]> {
         self.samples
             .scrambles()
             .iter()
@@ -259,7 +265,7 @@ mod tests {
 
     #[test]
     fn memory_is_foreseen() {
-        let kept = size_of::<Block<8, 36>>() + size_of::<Known<36>>();
+        let kept = size_of::<LabelBlock<8, 36>>() + size_of::<Known<36>>();
         let foreseen = Workload::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // One flag per block counts as one number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);

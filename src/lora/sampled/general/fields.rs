@@ -1,7 +1,7 @@
 //! The frozen logits and the label's logits of a batch of nodes, drawn from their joint law, in coordinates.
 
 use crate::channel::general::CoordinateBasis;
-use crate::lora::sampled::columns::Columns;
+use crate::lora::sampled::columns::FieldColumns;
 use crate::lora::sampled::joint_law::JointLaw;
 
 /// The numbers of consecutive nodes in the given columns, node after node.
@@ -10,12 +10,22 @@ pub(super) fn gather(columns: &[Vec<f64>], first: usize, size: usize) -> Vec<f64
 }
 
 /// The coordinates of the frozen logits of new sequences, before recalibration.
-pub(super) fn frozen_coordinates(law: &JointLaw, columns: &Columns, first: usize, size: usize) -> Vec<f64> {
+pub(super) fn frozen_coordinates(
+    law: &JointLaw,
+    columns: &FieldColumns,
+    first: usize,
+    size: usize,
+) -> Vec<f64> {
     gather(columns.logits().frozen, first, size).into_iter().map(|x| law.frozen * x).collect()
 }
 
 /// The coordinates of the label's logits, given those of the frozen logits.
-pub(super) fn label_coordinates(law: &JointLaw, columns: &Columns, first: usize, frozen: &[f64]) -> Vec<f64> {
+pub(super) fn label_coordinates(
+    law: &JointLaw,
+    columns: &FieldColumns,
+    first: usize,
+    frozen: &[f64],
+) -> Vec<f64> {
     let size = frozen.len() / columns.logits().label.len().max(1);
     let normals = gather(columns.logits().label, first, size);
     frozen.iter().zip(normals).map(|(z, x)| law.label(*z, x)).collect()

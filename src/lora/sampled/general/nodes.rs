@@ -6,15 +6,17 @@ use std::sync::Arc;
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
-use super::starts::Hints;
+use super::starts::StartHints;
 use crate::activation::{Activation, Unseen};
-use crate::channel::general::{CoordinateBasis, Known, Perturbation, Prox, attention, batch_size, inverse};
+use crate::channel::general::{
+    CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
+};
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
-use crate::lora::losses::Losses;
-use crate::lora::moments::{COUNT, Moments, Point, term};
-use crate::lora::sampled::columns::Columns;
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::{COUNT, Moments, VectorOverlaps, term};
+use crate::lora::sampled::columns::FieldColumns;
 use crate::lora::sampled::joint_law::JointLaw;
 use crate::lora::training::Sequences;
 use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
@@ -24,7 +26,7 @@ use crate::parallel;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 /// A batch of samples, one after the other in every list.
-struct Block {
+struct FieldsBlock {
     /// Recalibrated frozen logits `z`.
     frozen: Vec<f64>,
     /// Logits of the label, the perturbation included.
@@ -38,7 +40,7 @@ struct Block {
 }
 
 /// What all samples have in common.
-struct Layer {
+struct PerturbedLayer {
     activation: Arc<dyn Activation>,
     tokens: usize,
     /// Inverse temperature times `q0`.
@@ -46,9 +48,9 @@ struct Layer {
 }
 
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`.
-struct Nodes {
-    layer: Layer,
-    samples: Samples<Block, Known>,
+struct VectorNodes {
+    layer: PerturbedLayer,
+    samples: Samples<FieldsBlock, LastPoints>,
     zero_weights: Option<ZeroWeights>,
 }
 
@@ -59,26 +61,26 @@ pub(in crate::lora::sampled) fn losses(
     coupling: f64,
     options: &Options,
     tuning: &Tuning,
-) -> Result<Box<dyn Losses>, Error> {
+) -> Result<Box<dyn FinetuningLosses>, Error> {
     let tokens = model.tokens();
-    let layer = Layer { activation: model.shared_activation(), tokens, coupling };
+    let layer = PerturbedLayer { activation: model.shared_activation(), tokens, coupling };
     let basis = CoordinateBasis::new(tokens, layer.activation.unseen());
     let size = batch_size(tokens, tokens);
-    let columns = |index| Columns::new(tokens, law, options, index, false);
-    let block = |columns: &Columns, first| layer.block(law, &basis, columns, first, size);
-    let samples = Samples::new(options, tuning, size, Known::default(), columns, block)?;
-    Ok(Box::new(Nodes { layer, samples, zero_weights: None }))
+    let columns = |index| FieldColumns::new(tokens, law, options, index, false);
+    let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
+    let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
+    Ok(Box::new(VectorNodes { layer, samples, zero_weights: None }))
 }
 
-impl Layer {
+impl PerturbedLayer {
     fn block(
         &self,
         law: &JointLaw,
         basis: &CoordinateBasis,
-        columns: &Columns,
+        columns: &FieldColumns,
         first: usize,
         size: usize,
-    ) -> Block {
+    ) -> FieldsBlock {
         let tokens = self.tokens;
         let [star, free] = [&columns.star, &columns.free].map(|columns| gather(columns, first, size));
         let mut frozen = frozen_coordinates(law, columns, first, size);
@@ -94,11 +96,11 @@ impl Layer {
             truth.add(star, label);
         }
         let y = attention(self.activation.as_ref(), tokens, &label);
-        Block { frozen, label, y, star, free }
+        FieldsBlock { frozen, label, y, star, free }
     }
 
     /// Conditions the frozen logits on the selected ball.
-    fn select(&self, law: &JointLaw, columns: &Columns, first: usize, frozen: &mut [f64]) {
+    fn select(&self, law: &JointLaw, columns: &FieldColumns, first: usize, frozen: &mut [f64]) {
         let Sequences::Active(selection) = law.sequences else { return };
         let seen = columns.logits().frozen.len();
         for (k, z) in frozen.chunks_exact_mut(seen).enumerate() {
@@ -126,7 +128,7 @@ impl Layer {
         let activation = self.activation.as_ref();
         let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };
         let starts = || prox.between(target);
-        prox.minima(&mut Known::default(), true, starts).x
+        prox.minima(&mut LastPoints::default(), true, starts).x
     }
 
     fn perturbation<'a>(&self, frozen: &'a [f64], q: f64) -> Perturbation<'a> {
@@ -137,13 +139,13 @@ impl Layer {
     /// [`Moments::from_sums`].
     fn accumulate(
         &self,
-        point: &Point,
+        point: &VectorOverlaps,
         thorough: bool,
-        block: &Block,
-        known: &mut Known,
+        block: &FieldsBlock,
+        known: &mut LastPoints,
         sums: &mut [Lane; COUNT],
     ) {
-        let Point { m, v, .. } = *point;
+        let VectorOverlaps { m, v, .. } = *point;
         let n = self.tokens;
         let deviation = point.deviation();
         let stiff = 1.0 / v;
@@ -203,11 +205,11 @@ impl Layer {
     }
 
     /// The starts of all samples of a block.
-    fn starts(&self, block: &Block, omega: &[f64], q: f64) -> Vec<Vec<f64>> {
+    fn starts(&self, block: &FieldsBlock, omega: &[f64], q: f64) -> Vec<Vec<f64>> {
         let (n, square) = (self.tokens, self.tokens * self.tokens);
         let mut all: Vec<Vec<f64>> = Vec::new();
         for (s, omega) in omega.chunks_exact(n).enumerate() {
-            let hints = Hints {
+            let hints = StartHints {
                 tokens: n,
                 unseen: self.activation.unseen(),
                 omega,
@@ -227,7 +229,7 @@ impl Layer {
     }
 
     /// The curvatures of the loss of every sample at `w = 0`.
-    fn at_zero(&self, blocks: &[Block]) -> Curvatures {
+    fn at_zero(&self, blocks: &[FieldsBlock]) -> Curvatures {
         let (n, square) = (self.tokens, self.tokens * self.tokens);
         let stiffness = vec![0.0; n];
         let parts: Vec<(Vec<Curvature>, [f64; 3])> = parallel::map(blocks.len(), 1, &|number| {
@@ -263,8 +265,8 @@ impl Layer {
     }
 }
 
-impl Nodes {
-    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &Point) -> Vec<Moments> {
+impl VectorNodes {
+    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &VectorOverlaps) -> Vec<Moments> {
         let layer = &self.layer;
         let means = self.samples.means(level, pass, |block, known, sums| {
             layer.accumulate(point, thorough, block, known, sums);
@@ -273,7 +275,7 @@ impl Nodes {
     }
 }
 
-impl Losses for Nodes {
+impl FinetuningLosses for VectorNodes {
     fn smooth_divergence(&self) -> Divergence {
         // The jumps are not known in closed form.
         Divergence::IntegrationByParts
@@ -291,8 +293,8 @@ impl Losses for Nodes {
     }
 }
 
-impl OutputChannel for Nodes {
-    type Point = Point;
+impl OutputChannel for VectorNodes {
+    type Point = VectorOverlaps;
     type Averages = Moments;
 
     fn levels(&self) -> usize {
@@ -304,12 +306,12 @@ impl OutputChannel for Nodes {
         1e-3
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         self.evaluate(level, pass, pass == Pass::Fresh, point)
     }
 
     /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &Point) {
+    fn prepare(&mut self, level: usize, point: &VectorOverlaps) {
         self.evaluate(level, Pass::Complete, true, point);
     }
 }

@@ -3,7 +3,7 @@
 use crate::activation::Unseen;
 
 /// What is known of one sample.
-pub(super) struct Hints<'a> {
+pub(super) struct StartHints<'a> {
     pub(super) tokens: usize,
     pub(super) unseen: Unseen,
     pub(super) omega: &'a [f64],
@@ -15,7 +15,7 @@ pub(super) struct Hints<'a> {
     pub(super) q: f64,
 }
 
-impl Hints<'_> {
+impl StartHints<'_> {
     /// The starts: `omega`, `chi*`, a point close to zero, what a linear activation suggests, and reflections
     /// of `omega`, all on the side of `omega`. Their number is the same for all samples.
     pub(super) fn starts(&self) -> Vec<Vec<f64>> {

@@ -4,8 +4,8 @@ use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
 use crate::activation::Activation;
 use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
 use crate::lanes::{LANES, Lane, sum_once};
-use crate::lora::moments::Point;
-use crate::lora::sampled::columns::Columns;
+use crate::lora::moments::VectorOverlaps;
+use crate::lora::sampled::columns::FieldColumns;
 use crate::lora::sampled::joint_law::JointLaw;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
@@ -14,8 +14,8 @@ pub(in crate::lora::sampled) fn averages(
     activation: &dyn Activation,
     law: &JointLaw,
     coupling: f64,
-    columns: &Columns,
-    points: [&Point; 2],
+    columns: &FieldColumns,
+    points: [&VectorOverlaps; 2],
 ) -> [f64; 5] {
     let tokens = columns.star.len();
     let square = tokens * tokens;

@@ -5,14 +5,14 @@ mod nodes;
 mod prox;
 mod test_errors;
 
-use super::columns::Columns;
+use super::columns::FieldColumns;
 use super::joint_law::JointLaw;
 use crate::error::Error;
-use crate::lora::losses::Losses;
-use crate::lora::moments::Point;
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::VectorOverlaps;
 use crate::options::Options;
 use crate::state_evolution::Tuning;
-use nodes::Nodes;
+use nodes::SoftmaxVectorNodes;
 
 /// The losses for a number of tokens known at run time. `coupling` is the inverse temperature times `q0`.
 pub(super) fn losses(
@@ -21,15 +21,15 @@ pub(super) fn losses(
     coupling: f64,
     options: &Options,
     tuning: &Tuning,
-) -> Result<Box<dyn Losses>, Error> {
+) -> Result<Box<dyn FinetuningLosses>, Error> {
     Ok(match tokens {
-        2 => Box::new(Nodes::<2>::new::<3>(law, coupling, options, tuning)?),
-        3 => Box::new(Nodes::<3>::new::<6>(law, coupling, options, tuning)?),
-        4 => Box::new(Nodes::<4>::new::<10>(law, coupling, options, tuning)?),
-        5 => Box::new(Nodes::<5>::new::<15>(law, coupling, options, tuning)?),
-        6 => Box::new(Nodes::<6>::new::<21>(law, coupling, options, tuning)?),
-        7 => Box::new(Nodes::<7>::new::<28>(law, coupling, options, tuning)?),
-        8 => Box::new(Nodes::<8>::new::<36>(law, coupling, options, tuning)?),
+        2 => Box::new(SoftmaxVectorNodes::<2>::new::<3>(law, coupling, options, tuning)?),
+        3 => Box::new(SoftmaxVectorNodes::<3>::new::<6>(law, coupling, options, tuning)?),
+        4 => Box::new(SoftmaxVectorNodes::<4>::new::<10>(law, coupling, options, tuning)?),
+        5 => Box::new(SoftmaxVectorNodes::<5>::new::<15>(law, coupling, options, tuning)?),
+        6 => Box::new(SoftmaxVectorNodes::<6>::new::<21>(law, coupling, options, tuning)?),
+        7 => Box::new(SoftmaxVectorNodes::<7>::new::<28>(law, coupling, options, tuning)?),
+        8 => Box::new(SoftmaxVectorNodes::<8>::new::<36>(law, coupling, options, tuning)?),
         _ => return Err(not_compiled(tokens)),
     })
 }
@@ -38,7 +38,7 @@ pub(super) fn losses(
 /// coupling, the nodes of one scramble and two points.
 pub(super) fn test_errors(
     tokens: usize,
-) -> Result<fn(&JointLaw, f64, &Columns, [&Point; 2]) -> [f64; 5], Error> {
+) -> Result<fn(&JointLaw, f64, &FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5], Error> {
     Ok(match tokens {
         2 => test_errors::averages::<2>,
         3 => test_errors::averages::<3>,

@@ -1,15 +1,15 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
 use super::fields::{Logits, training_logits};
-use super::prox::{Block, accumulate};
+use super::prox::{LogitsBlock, accumulate};
 use crate::channel::{self, SoftmaxRow, softmax_row};
-use crate::descent::Vector;
+use crate::descent::LaneVector;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::LANES;
-use crate::lora::losses::Losses;
-use crate::lora::moments::{Moments, Point};
-use crate::lora::sampled::columns::Columns;
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::{Moments, VectorOverlaps};
+use crate::lora::sampled::columns::FieldColumns;
 use crate::lora::sampled::joint_law::JointLaw;
 use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::options::Options;
@@ -21,19 +21,19 @@ const CHUNK: usize = 512;
 
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
 /// are remembered from one evaluation to the next.
-pub(super) struct Nodes<const T: usize> {
+pub(super) struct SoftmaxVectorNodes<const T: usize> {
     coupling: f64,
-    samples: Samples<Block<T>, Vector<T>>,
+    samples: Samples<LogitsBlock<T>, LaneVector<T>>,
     zero_weights: Option<ZeroWeights>,
 }
 
 /// `chi*` and the free part of `omega` of the block that begins with node `first`.
-pub(super) fn weights<const T: usize>(columns: &Columns, first: usize) -> [Vector<T>; 2] {
+pub(super) fn weights<const T: usize>(columns: &FieldColumns, first: usize) -> [LaneVector<T>; 2] {
     [&columns.star, &columns.free]
         .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
 }
 
-impl<const T: usize> Nodes<T> {
+impl<const T: usize> SoftmaxVectorNodes<T> {
     /// The nodes for the given law of the logits. `coupling` is the inverse temperature times `q0`.
     pub(super) fn new<const K: usize>(
         law: &JointLaw,
@@ -41,12 +41,12 @@ impl<const T: usize> Nodes<T> {
         options: &Options,
         tuning: &Tuning,
     ) -> Result<Self, Error> {
-        let columns = |index| Columns::new(T, law, options, index, false);
-        let block = |columns: &Columns, first| {
+        let columns = |index| FieldColumns::new(T, law, options, index, false);
+        let block = |columns: &FieldColumns, first| {
             let [star, free] = weights(columns, first);
             let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first);
             perturb(&mut label, &star, 1.0, coupling);
-            Block { frozen, label, star, free }
+            LogitsBlock { frozen, label, star, free }
         };
         let samples = Samples::new(options, tuning, LANES, [[f64::NAN; LANES]; T], columns, block)?;
         Ok(Self { coupling, samples, zero_weights: None })
@@ -54,7 +54,7 @@ impl<const T: usize> Nodes<T> {
 }
 
 /// The curvatures of the loss of every sample at `w = 0`.
-fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
+fn at_zero<const T: usize>(blocks: &[LogitsBlock<T>], coupling: f64) -> Curvatures {
     let parts: Vec<([Curvature; T], [f64; 2])> = parallel::map(blocks.len() * LANES, CHUNK, &|node| {
         let (block, l) = (&blocks[node / LANES], node % LANES);
         let rows: [SoftmaxRow<T, 1>; T] = std::array::from_fn(|a| {
@@ -78,7 +78,7 @@ fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
 
 /// Adds `coupling (chi chi^T - q I)` to logits.
 #[inline(always)]
-pub(super) fn perturb<const T: usize>(logits: &mut Logits<T>, chi: &Vector<T>, q: f64, coupling: f64) {
+pub(super) fn perturb<const T: usize>(logits: &mut Logits<T>, chi: &LaneVector<T>, q: f64, coupling: f64) {
     for a in 0..T {
         for b in 0..T {
             for l in 0..LANES {
@@ -89,7 +89,7 @@ pub(super) fn perturb<const T: usize>(logits: &mut Logits<T>, chi: &Vector<T>, q
     }
 }
 
-impl<const T: usize> Losses for Nodes<T> {
+impl<const T: usize> FinetuningLosses for SoftmaxVectorNodes<T> {
     fn smooth_divergence(&self) -> Divergence {
         // The jumps are not known in closed form.
         Divergence::IntegrationByParts
@@ -104,8 +104,8 @@ impl<const T: usize> Losses for Nodes<T> {
     }
 }
 
-impl<const T: usize> OutputChannel for Nodes<T> {
-    type Point = Point;
+impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
+    type Point = VectorOverlaps;
     type Averages = Moments;
 
     fn levels(&self) -> usize {
@@ -117,7 +117,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         1e-3
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         let coupling = self.coupling;
         let means = self.samples.means(
             level,
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn memory_is_foreseen() {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
-        let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
+        let kept = size_of::<LogitsBlock<8>>() + size_of::<LaneVector<8>>() + curvatures;
         let foreseen =
             Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);

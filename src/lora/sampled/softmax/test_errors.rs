@@ -4,8 +4,8 @@ use super::fields::test_logits;
 use super::nodes::{perturb, weights};
 use crate::channel::softmax_row;
 use crate::lanes::{LANES, Lane, sum_once};
-use crate::lora::moments::Point;
-use crate::lora::sampled::columns::Columns;
+use crate::lora::moments::VectorOverlaps;
+use crate::lora::sampled::columns::FieldColumns;
 use crate::lora::sampled::joint_law::JointLaw;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
@@ -13,8 +13,8 @@ use crate::lora::sampled::joint_law::JointLaw;
 pub(super) fn averages<const T: usize>(
     law: &JointLaw,
     coupling: f64,
-    columns: &Columns,
-    points: [&Point; 2],
+    columns: &FieldColumns,
+    points: [&VectorOverlaps; 2],
 ) -> [f64; 5] {
     let nodes = columns.nodes();
     let sums = sum_once(nodes / LANES, LANES, |block, sums: &mut [Lane; 5]| {
