@@ -1,4 +1,4 @@
-//! Expansion minima of the proximal objective, by a damped Newton (Levenberg-Marquardt) method for a batch of
+//! Local minima of the proximal objective, by a damped Newton (Levenberg-Marquardt) method for a batch of
 //! samples at once. The activation is called for all samples that are still moving.
 
 use super::batch::attention;
@@ -108,7 +108,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     }
 
     /// The quadratic pull of a sample at `x`.
-    fn pull(&self, sample: usize, x: &[f64]) -> f64 {
+    pub(super) fn pull(&self, sample: usize, x: &[f64]) -> f64 {
         let n = self.map.dimension();
         let omega = &self.omega[sample * n..(sample + 1) * n];
         let terms = x.iter().zip(omega).zip(self.stiffness);
@@ -127,7 +127,7 @@ impl<M: LogitsMap> Prox<'_, M> {
 
     /// The objective of every sample and its derivatives at the points `x`. The flag tells whether the
     /// Hessian is exact.
-    fn local(&self, samples: &[usize], x: Vec<f64>, missing: Missing) -> (Expansion, bool) {
+    fn expand(&self, samples: &[usize], x: Vec<f64>, missing: Missing) -> (Expansion, bool) {
         let (n, square, count) = (self.map.dimension(), self.square(), samples.len());
         let logits = self.logits(samples, &x);
         let attention = attention(self.activation, self.map.tokens(), &logits);
@@ -227,7 +227,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     /// The objective of every sample and its derivatives at the points `x`.
     pub(crate) fn at(&self, x: Vec<f64>) -> Expansion {
         let samples: Vec<usize> = (0..self.count()).collect();
-        self.local(&samples, x, Missing::ByDifferences).0
+        self.expand(&samples, x, Missing::ByDifferences).0
     }
 
     /// The local minima downhill from the points `x` of some samples. A sample that comes close to its point
@@ -241,13 +241,14 @@ impl<M: LogitsMap> Prox<'_, M> {
         // Relative distance between points in the same basin.
         const SAME: f64 = 1e-2;
         let n = self.map.dimension();
-        let (mut here, exact) = self.local(samples, x, Missing::LeftOut);
+        let (mut here, exact) = self.expand(samples, x, Missing::LeftOut);
         let close = if exact { CLOSE } else { CLOSER };
         let steps = if exact { MAX_STEPS } else { 4 * MAX_STEPS };
         let mut damping = vec![0.0; samples.len()];
         let mut moving: Vec<usize> = (0..samples.len()).collect();
         let base = self.stiffness.iter().fold(f64::INFINITY, |m: f64, s| m.min(*s));
         let raise = |damping: f64| (4.0 * damping).max(1e-2 * base + 1e-3);
+        let mut newton = Newton::new(n);
         for _ in 0..steps {
             let mut trial = Vec::with_capacity(moving.len() * n);
             let mut proposals = Vec::with_capacity(moving.len());
@@ -255,18 +256,22 @@ impl<M: LogitsMap> Prox<'_, M> {
                 let x = &here.x[position * n..(position + 1) * n];
                 let gradient = &here.gradient[position * n..(position + 1) * n];
                 let hessian = &here.hessian[position * n * n..(position + 1) * n * n];
-                if let Some((step, used)) = newton_step(hessian, gradient, damping[position], raise) {
+                if let Some(used) = newton.step(hessian, gradient, damping[position], raise) {
+                    let step = &newton.step;
                     damping[position] = used;
-                    trial.extend(x.iter().zip(&step).map(|(x, s)| x - s));
-                    let predicted = 0.5 * dot(gradient, &step);
-                    proposals.push(Proposal { position, predicted, step2: dot(&step, &step) });
+                    trial.extend(x.iter().zip(step).map(|(x, s)| x - s));
+                    proposals.push(Proposal {
+                        position,
+                        predicted: 0.5 * dot(gradient, step),
+                        step2: dot(step, step),
+                    });
                 }
             }
             if proposals.is_empty() {
                 break;
             }
             let tried: Vec<usize> = proposals.iter().map(|p| samples[p.position]).collect();
-            let (there, _) = self.local(&tried, trial, Missing::LeftOut);
+            let (there, _) = self.expand(&tried, trial, Missing::LeftOut);
             moving.clear();
             for (k, Proposal { position, predicted, step2 }) in proposals.into_iter().enumerate() {
                 let x = &there.x[k * n..(k + 1) * n];
@@ -297,26 +302,41 @@ impl<M: LogitsMap> Prox<'_, M> {
                 break;
             }
         }
-        if exact { here } else { self.local(samples, here.x, Missing::ByDifferences).0 }
+        if exact { here } else { self.expand(samples, here.x, Missing::ByDifferences).0 }
     }
 }
 
-/// The step `(H + damping)^{-1} g`, with the damping raised until the matrix is positive definite. The second
-/// result is the damping used. The result is `None` if no damping helps.
-fn newton_step(
-    hessian: &[f64],
-    gradient: &[f64],
-    mut damping: f64,
-    raise: impl Fn(f64) -> f64,
-) -> Option<(Vec<f64>, f64)> {
-    const TRIES: usize = 40;
-    for _ in 0..TRIES {
-        if let Some(factor) = cholesky(hessian, gradient.len(), damping) {
-            return Some((solve(&factor, gradient), damping));
-        }
-        damping = raise(damping);
+/// The Newton step of one sample, and the room to compute it.
+struct Newton {
+    factor: Vec<f64>,
+    step: Vec<f64>,
+}
+
+impl Newton {
+    fn new(n: usize) -> Self {
+        Self { factor: vec![0.0; n * n], step: vec![0.0; n] }
     }
-    None
+
+    /// Computes the step `(H + damping)^{-1} g`, with the damping raised until the matrix is positive
+    /// definite. The result is the damping used, or `None` if no damping helps.
+    fn step(
+        &mut self,
+        hessian: &[f64],
+        gradient: &[f64],
+        mut damping: f64,
+        raise: impl Fn(f64) -> f64,
+    ) -> Option<f64> {
+        const TRIES: usize = 40;
+        for _ in 0..TRIES {
+            if cholesky(hessian, damping, &mut self.factor, gradient.len()) {
+                self.step.copy_from_slice(gradient);
+                solve(&self.factor, &mut self.step);
+                return Some(damping);
+            }
+            damping = raise(damping);
+        }
+        None
+    }
 }
 
 pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
@@ -327,17 +347,16 @@ pub(super) fn distance2(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| (x - y) * (x - y)).sum()
 }
 
-/// Lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the diagonal, or
-/// `None` if the matrix is not positive definite.
-fn cholesky(matrix: &[f64], n: usize, damping: f64) -> Option<Vec<f64>> {
-    let mut factor = vec![0.0; n * n];
+/// Writes the lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the
+/// diagonal. The result is false if the matrix is not positive definite.
+fn cholesky(matrix: &[f64], damping: f64, factor: &mut [f64], n: usize) -> bool {
     for i in 0..n {
         for j in 0..=i {
             let sum = matrix[i * n + j] - dot(&factor[i * n..i * n + j], &factor[j * n..j * n + j]);
             if i == j {
                 let pivot = sum + damping;
                 if !(pivot > 1e-14 && pivot.is_finite()) {
-                    return None;
+                    return false;
                 }
                 factor[i * n + i] = 1.0 / pivot.sqrt();
             } else {
@@ -345,13 +364,12 @@ fn cholesky(matrix: &[f64], n: usize, damping: f64) -> Option<Vec<f64>> {
             }
         }
     }
-    Some(factor)
+    true
 }
 
-/// The solution `x` of `L L^T x = b` for a factor made by [`cholesky`].
-fn solve(factor: &[f64], b: &[f64]) -> Vec<f64> {
-    let n = b.len();
-    let mut x = b.to_vec();
+/// Replaces `b` by the solution `x` of `L L^T x = b` for a factor made by [`cholesky`].
+fn solve(factor: &[f64], x: &mut [f64]) {
+    let n = x.len();
     for i in 0..n {
         let sum = x[i] - dot(&factor[i * n..i * n + i], &x[..i]);
         x[i] = sum * factor[i * n + i];
@@ -360,16 +378,18 @@ fn solve(factor: &[f64], b: &[f64]) -> Vec<f64> {
         let sum: f64 = x[i] - (i + 1..n).map(|k| factor[k * n + i] * x[k]).sum::<f64>();
         x[i] = sum * factor[i * n + i];
     }
-    x
 }
 
 /// The inverse of a symmetric positive definite matrix, or `None` if the matrix is not.
 pub(crate) fn inverse(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
-    let factor = cholesky(matrix, n, 0.0)?;
-    let mut columns = Vec::with_capacity(n * n);
-    for j in 0..n {
-        let unit: Vec<f64> = (0..n).map(|i| if i == j { 1.0 } else { 0.0 }).collect();
-        columns.extend(solve(&factor, &unit));
+    let mut factor = vec![0.0; n * n];
+    if !cholesky(matrix, 0.0, &mut factor, n) {
+        return None;
+    }
+    let mut columns = vec![0.0; n * n];
+    for (j, column) in columns.chunks_exact_mut(n).enumerate() {
+        column[j] = 1.0;
+        solve(&factor, column);
     }
     Some(columns)
 }

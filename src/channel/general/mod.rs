@@ -16,6 +16,7 @@ mod descent;
 mod logits;
 mod replicas;
 mod search;
+mod starts;
 
 pub(crate) use batch::{attention, batch_size};
 pub(crate) use descent::{Expansion, Prox, inverse};

@@ -125,7 +125,7 @@ impl LabelledLayer {
         let prox =
             Prox { activation, map: &self.basis, label: &block.y, omega: &omega, stiffness: &stiffness };
         let target = || block.normals[0].iter().map(|z| deviation * z).collect::<Vec<f64>>();
-        let found = prox.minima(known, thorough, || prox.between(&target()));
+        let found = prox.minima(known, thorough, |samples| prox.between(samples, &target()));
         let images = self.label_images(block);
         for s in 0..prox.count() {
             let l = s % LANES;

@@ -2,7 +2,6 @@
 
 mod fields;
 mod nodes;
-mod starts;
 mod test_errors;
 
 pub(super) use nodes::losses;

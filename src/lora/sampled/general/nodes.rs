@@ -6,7 +6,6 @@ use std::sync::Arc;
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
-use super::starts::StartHints;
 use crate::activation::{Activation, Unseen};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
@@ -127,8 +126,7 @@ impl PerturbedLayer {
         let stiffness = vec![0.5 / law.response; basis.dimension()];
         let activation = self.activation.as_ref();
         let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };
-        let starts = || prox.between(target);
-        prox.minima(&mut LastPoints::default(), true, starts).x
+        prox.minima(&mut LastPoints::default(), true, |samples| prox.between(samples, target)).x
     }
 
     fn perturbation<'a>(&self, frozen: &'a [f64], q: f64) -> Perturbation<'a> {
@@ -159,7 +157,7 @@ impl PerturbedLayer {
             omega: &omega,
             stiffness: &stiffness,
         };
-        let found = prox.minima(known, thorough, || self.starts(block, &omega, point.q()));
+        let found = prox.minima(known, thorough, |samples| prox.starts(samples, &block.star, &block.label));
         for s in 0..prox.count() {
             let l = s % LANES;
             let own = s * n..(s + 1) * n;
@@ -202,30 +200,6 @@ impl PerturbedLayer {
             // where omega does not depend on chi*.
             sums[term::STABILITY][l] += g_star * free_star / deviation;
         }
-    }
-
-    /// The starts of all samples of a block.
-    fn starts(&self, block: &FieldsBlock, omega: &[f64], q: f64) -> Vec<Vec<f64>> {
-        let (n, square) = (self.tokens, self.tokens * self.tokens);
-        let mut all: Vec<Vec<f64>> = Vec::new();
-        for (s, omega) in omega.chunks_exact(n).enumerate() {
-            let hints = StartHints {
-                tokens: n,
-                unseen: self.activation.unseen(),
-                omega,
-                star: &block.star[s * n..(s + 1) * n],
-                label: &block.label[s * square..(s + 1) * square],
-                frozen: &block.frozen[s * square..(s + 1) * square],
-                coupling: self.coupling,
-                q,
-            };
-            let starts = hints.starts();
-            all.resize(starts.len(), Vec::new());
-            for (all, start) in all.iter_mut().zip(starts) {
-                all.extend(start);
-            }
-        }
-        all
     }
 
     /// The curvatures of the loss of every sample at `w = 0`.
