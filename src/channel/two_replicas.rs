@@ -13,7 +13,7 @@
 
 use super::softmax::softmax_row;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sums_over_blocks};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
@@ -90,9 +90,9 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
     let coupling = inverse_temperature * perturbation;
     let (shared, own) = (overlap.sqrt(), (1.0 - overlap).max(0.0).sqrt());
     let blocks: Vec<usize> = (0..columns.first().map_or(0, Vec::len)).collect();
-    let [sum] = sum_over_blocks(
-        &blocks,
-        &mut vec![(); blocks.len()],
+    let mut states = vec![(); blocks.len()];
+    let sums = sums_over_blocks(
+        vec![(&blocks[..], &mut states[..])],
         #[inline(always)]
         |&block, (), sums: &mut [Lane; 1]| {
             let normal = |k: usize| columns[k][block];
@@ -140,6 +140,8 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
             }
         },
     );
+    // There is one list of blocks, with one sum.
+    let sum: f64 = sums.iter().flatten().sum();
     0.5 * T as f64 * sum / (blocks.len() * LANES) as f64
 }
 

@@ -88,7 +88,7 @@ use starts::FinetuningStarts;
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
@@ -108,7 +108,7 @@ pub fn lambda_collapse(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -124,7 +124,7 @@ pub fn weak_recovery(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn alpha_weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -173,7 +173,7 @@ fn search<R: Send>(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,

@@ -4,16 +4,12 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sums_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
-/// Largest number of nodes whose scrambles are made at the same time. The columns of normals that nodes are
-/// made of may take more memory than the nodes.
-pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
-
 /// Number of blocks of samples per unit of parallel work, when the samples are made.
-const CHUNK: usize = 128;
+const CHUNK: usize = 16;
 
 /// The samples of one scramble, in blocks, each with a memory.
 pub(crate) struct Scramble<B, M> {
@@ -32,13 +28,13 @@ pub(crate) struct Samples<B, M> {
 
 impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     /// `columns` makes the columns from which all blocks of a scramble are made, and `block` makes one block,
-    /// beginning with a given node. Only a few scrambles are made at the same time, because their columns
-    /// take more memory than their blocks.
+    /// beginning with a given node. Scrambles are made one after the other, because the columns of a scramble
+    /// may take more memory than its blocks.
     pub(crate) fn new<C: Sync>(
         options: &Options,
         tuning: &Tuning,
         nothing: M,
-        columns: impl Fn(usize) -> Result<C, Error> + Sync,
+        columns: impl Fn(usize) -> Result<C, Error>,
         block: impl Fn(&C, usize) -> B + Sync,
     ) -> Result<Self, Error> {
         let count = (1 << options.log2_nodes()) / LANES;
@@ -47,11 +43,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             let blocks = parallel::map(count, CHUNK, &|number| block(&columns, number * LANES));
             Ok(Scramble { blocks, memory: vec![nothing.clone(); count] })
         };
-        let scrambles = if options.scrambles() << options.log2_nodes() <= MADE_AT_ONCE {
-            parallel::map(options.scrambles(), 1, &make).into_iter().collect::<Result<_, _>>()?
-        } else {
-            (0..options.scrambles()).map(make).collect::<Result<_, _>>()?
-        };
+        let scrambles = (0..options.scrambles()).map(make).collect::<Result<_, _>>()?;
         Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning), nothing })
     }
 
@@ -75,17 +67,17 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     ) -> Vec<[f64; COUNT]> {
         let blocks = self.levels.nodes(level) / LANES;
         let nothing = &self.nothing;
-        parallel::map_mut(&mut self.scrambles, &|scramble| {
+        let scrambles = self.scrambles.iter_mut().map(|scramble| {
             if pass == Pass::Fresh {
                 scramble.memory.fill(nothing.clone());
             }
-            let sums = sum_over_blocks(
-                &scramble.blocks[..blocks],
-                &mut scramble.memory[..blocks],
-                #[inline(always)]
-                |block, memory, sums| add(block, memory, sums),
-            );
-            sums.map(|sum| sum / (blocks * LANES) as f64)
-        })
+            (&scramble.blocks[..blocks], &mut scramble.memory[..blocks])
+        });
+        let sums = sums_over_blocks(
+            scrambles.collect(),
+            #[inline(always)]
+            |block, memory, sums| add(block, memory, sums),
+        );
+        sums.into_iter().map(|sums| sums.map(|sum| sum / (blocks * LANES) as f64)).collect()
     }
 }

@@ -17,6 +17,7 @@ use crate::memory::Workload;
 use crate::model::{Activation, Model};
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::roots;
 use crate::status::Status;
@@ -63,7 +64,7 @@ impl BayesCurve {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB
-    /// can hold.
+    /// can hold; [`Error::Threads`] if the global thread pool cannot be started.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
         Workload::FinetuningBound.check(model, options)?;
@@ -77,8 +78,7 @@ impl BayesCurve {
             ));
         }
         let noise = if relative < NOISELESS { 0.0 } else { relative };
-        // The thread pool is entered once, and not at each of the many short parallel loops.
-        let table = rayon_core::scope(|_| -> Result<PosteriorTable, Error> {
+        let (table, replicas) = parallel::in_pool(|| {
             let most = match (model.activation(), model.tokens()) {
                 (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
                 (_, 1) => ONE_TOKEN_LOG2_NODES,
@@ -87,14 +87,15 @@ impl BayesCurve {
             let coarse = level(model, noise, options.log2_nodes().min(most), options)?;
             let finer = options.log2_nodes() > most;
             let fine = if finer { Some(level(model, noise, options.log2_nodes(), options)?) } else { None };
-            Ok(PosteriorTable::new(model.tokens(), noise, &coarse, fine))
+            let table = PosteriorTable::new(model.tokens(), noise, &coarse, fine);
+            let replicas = match model.activation() {
+                Activation::Linear => None,
+                Activation::Softmax => {
+                    Some(TwoReplicas::new(model.tokens(), model.inverse_temperature(), true, options)?)
+                }
+            };
+            Ok((table, replicas))
         })?;
-        let replicas = match model.activation() {
-            Activation::Linear => None,
-            Activation::Softmax => {
-                Some(TwoReplicas::new(model.tokens(), model.inverse_temperature(), true, options)?)
-            }
-        };
         Ok(Self {
             model: model.clone(),
             options: *options,
@@ -173,7 +174,8 @@ impl BayesCurve {
     /// Both branches at `alpha' D` sequences.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0; [`Error::Threads`] if the global thread pool
+    /// cannot be started.
     pub fn solve(&self, alpha: f64) -> Result<FinetuningBayesSolution, Error> {
         check::positive("lora.alpha", alpha)?;
         let stable = self.table.stable(alpha);
@@ -185,8 +187,8 @@ impl BayesCurve {
         let Some((lower, upper)) = stable.first().zip(stable.iter().fold(None, best)) else {
             return Ok(nothing());
         };
-        let (algorithmic, std_error) = self.branch(lower);
-        let (information_theoretic, _) = self.branch(&upper);
+        let [(algorithmic, std_error), (information_theoretic, _)] =
+            parallel::in_pool(|| Ok([lower, &upper].map(|point| self.branch(point))))?;
         let weak_recovery = self.weak_recovery();
         let [q, v] = overlaps(lower.l);
         let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
@@ -306,7 +308,7 @@ impl BayesCurve {
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn bayes_optimal(
     model: &Model,
     frozen: &Frozen,

@@ -23,6 +23,7 @@ use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
 use nodes::SecularNodes;
 use product::ProductRule;
@@ -51,8 +52,7 @@ impl<'a> LinearProblem<'a> {
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let tokens = self.model.tokens() as f64;
-        // The thread pool is entered once, and not at each of the many short parallel loops.
-        rayon_core::scope(|_| {
+        parallel::in_pool(|| {
             let mut channel =
                 output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
             let ridge = Ridge {

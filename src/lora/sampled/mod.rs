@@ -26,6 +26,7 @@ use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
@@ -110,8 +111,7 @@ pub(super) fn solve(
     mut run: Run<'_, FinetuningSolution>,
 ) -> Result<FinetuningSolution, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
-    // The thread pool is entered once, and not at each of the many short parallel loops.
-    rayon_core::scope(|_| {
+    parallel::in_pool(|| {
         let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
@@ -128,7 +128,7 @@ pub(super) fn search<R: Send>(
     run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
-    rayon_core::scope(|_| problem.search(&mut Run::default(), run))
+    parallel::in_pool(|| problem.search(&mut Run::default(), run))
 }
 
 /// `lambda'_c`, or `None` if there is no such ridge.
@@ -139,9 +139,11 @@ pub(super) fn lambda_collapse(
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
-    let mut channel = problem.channel(&Tuning::default())?;
     let ridge = problem.ridge();
-    let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));
+    let critical = parallel::in_pool(|| {
+        let mut channel = problem.channel(&Tuning::default())?;
+        Ok(channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge)))
+    })?;
     let unit = problem.units.stiffness();
     Ok(critical.map(|(common, own)| {
         Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::spectrum::TeacherSpectrum;
 use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
@@ -57,7 +58,9 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model, equations.label, options, &Tuning::default())?.at_zero();
+    let zero = parallel::in_pool(|| {
+        Ok(output_channel(model, equations.label, options, &Tuning::default())?.at_zero())
+    })?;
     let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
@@ -69,8 +72,7 @@ pub(super) fn solve(
     teacher: &dyn TeacherSpectrum,
     mut run: Run<'_, PretrainingSolution>,
 ) -> Result<PretrainingSolution, Error> {
-    // The thread pool is entered once, and not at each of the many short parallel loops.
-    rayon_core::scope(|_| {
+    parallel::in_pool(|| {
         let equations = equations(model, training, teacher);
         let mut channel = output_channel(model, equations.label, options, &run.tuning)?;
         let zero = channel.at_zero();
