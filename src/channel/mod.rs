@@ -7,6 +7,7 @@
 mod eigen;
 mod matrix_prox;
 mod softmax;
+mod tokens;
 mod two_replicas;
 mod vector_prox;
 
@@ -16,6 +17,7 @@ pub(crate) use eigen::eigenbasis;
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};
+pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, TwoReplicas};
 pub(crate) use vector_prox::{Hints, VectorProx};
 

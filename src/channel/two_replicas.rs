@@ -12,6 +12,7 @@
 //! row. It is therefore enough to draw one row, as `T - 1` differences.
 
 use super::softmax::softmax_row;
+use super::tokens::with_tokens;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sums_over_blocks};
 use crate::options::Options;
@@ -63,17 +64,8 @@ impl TwoReplicas {
     /// The error on the nodes of one scramble; NaN if there is no such scramble.
     pub(crate) fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
         let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
-        let average = match self.tokens {
-            2 => average::<2>,
-            3 => average::<3>,
-            4 => average::<4>,
-            5 => average::<5>,
-            6 => average::<6>,
-            7 => average::<7>,
-            8 => average::<8>,
-            _ => return f64::NAN,
-        };
-        average(columns, self.inverse_temperature, law)
+        with_tokens!(self.tokens, T => Ok(average::<T>(columns, self.inverse_temperature, law)))
+            .unwrap_or(f64::NAN)
     }
 }
 

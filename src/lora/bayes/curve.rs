@@ -8,7 +8,7 @@ use super::solution::{
     BayesBranch, BayesBranches, FinetuningBayesErrors, FinetuningBayesOrder, FinetuningBayesSolution,
 };
 use super::table::{KernelLevel, PosteriorOverlap, PosteriorTable, overlaps};
-use crate::channel::{LogitsLaw, TwoReplicas};
+use crate::channel::{LogitsLaw, TwoReplicas, with_tokens};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
@@ -349,16 +349,15 @@ fn linear_kernel(
     columns: &dyn Fn(usize) -> Result<Vec<Column>, Error>,
 ) -> Result<Box<dyn Kernel>, Error> {
     let radius = ChiQuantile::new(tokens)?;
-    Ok(match tokens {
-        1 => Box::new(LinearKernel::<1>::new(noise, &radius, &columns(LinearKernel::<1>::DIMENSIONS)?)),
-        2 => Box::new(LinearKernel::<2>::new(noise, &radius, &columns(LinearKernel::<2>::DIMENSIONS)?)),
-        3 => Box::new(LinearKernel::<3>::new(noise, &radius, &columns(LinearKernel::<3>::DIMENSIONS)?)),
-        4 => Box::new(LinearKernel::<4>::new(noise, &radius, &columns(LinearKernel::<4>::DIMENSIONS)?)),
-        5 => Box::new(LinearKernel::<5>::new(noise, &radius, &columns(LinearKernel::<5>::DIMENSIONS)?)),
-        6 => Box::new(LinearKernel::<6>::new(noise, &radius, &columns(LinearKernel::<6>::DIMENSIONS)?)),
-        7 => Box::new(LinearKernel::<7>::new(noise, &radius, &columns(LinearKernel::<7>::DIMENSIONS)?)),
-        8 => Box::new(LinearKernel::<8>::new(noise, &radius, &columns(LinearKernel::<8>::DIMENSIONS)?)),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
+    if tokens == 1 {
+        return Ok(Box::new(LinearKernel::<1>::new(
+            noise,
+            &radius,
+            &columns(LinearKernel::<1>::DIMENSIONS)?,
+        )));
+    }
+    with_tokens!(tokens, T => {
+        Ok(Box::new(LinearKernel::<T>::new(noise, &radius, &columns(LinearKernel::<T>::DIMENSIONS)?)))
     })
 }
 

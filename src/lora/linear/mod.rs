@@ -17,7 +17,7 @@ use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, Guess};
 use super::training::Finetuning;
 use super::units::Units;
-use crate::channel;
+use crate::channel::{self, with_tokens};
 use crate::error::Error;
 use crate::frozen::Frozen;
 use crate::model::Model;
@@ -114,15 +114,8 @@ fn output_channel(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn FinetuningLosses>, Error> {
-    Ok(match tokens {
-        1 => Box::new(ProductRule::new(noise)),
-        2 => Box::new(SecularNodes::<2>::new(noise, options, tuning)?),
-        3 => Box::new(SecularNodes::<3>::new(noise, options, tuning)?),
-        4 => Box::new(SecularNodes::<4>::new(noise, options, tuning)?),
-        5 => Box::new(SecularNodes::<5>::new(noise, options, tuning)?),
-        6 => Box::new(SecularNodes::<6>::new(noise, options, tuning)?),
-        7 => Box::new(SecularNodes::<7>::new(noise, options, tuning)?),
-        8 => Box::new(SecularNodes::<8>::new(noise, options, tuning)?),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
-    })
+    if tokens == 1 {
+        return Ok(Box::new(ProductRule::new(noise)));
+    }
+    with_tokens!(tokens, T => Ok(Box::new(SecularNodes::<T>::new(noise, options, tuning)?)))
 }

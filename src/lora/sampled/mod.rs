@@ -96,10 +96,7 @@ impl<'a> SampledProblem<'a> {
     fn test_errors(&self, found: &FoundVector) -> Result<TestAverages, Error> {
         let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
         let tokens = self.model.tokens();
-        let averages = softmax::test_errors(tokens)?;
-        TestAverages::new(tokens, &self.law, self.options, &found.point, &own, |columns, points| {
-            averages(&self.law, self.coupling, columns, points)
-        })
+        softmax::test_errors(tokens, &self.law, self.coupling, self.options, &found.point, &own)
     }
 }
 
