@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["channel", "spectrum", "state_evolution"],
     &["model"],
     &["memory"],
+    &["fields"],
     &["pretrain"],
     &["lora"],
     &["scenario"],

@@ -29,14 +29,12 @@
 //! Source: arXiv:2606.05899.
 
 mod bayes;
-mod label_noise;
 mod linear;
 mod losses;
 mod moments;
 mod report;
 mod ridge;
 mod sampled;
-mod selection;
 mod solution;
 mod starts;
 mod training;
@@ -52,6 +50,7 @@ use crate::state_evolution::Run;
 use crate::threshold::Threshold;
 
 pub use crate::divergence::Divergence;
+pub use crate::fields::{Score, Selection, Sequences};
 pub use crate::frozen::Frozen;
 pub use crate::verdict::Verdict;
 // Every type has a name of its own within the crate. From outside, the path tells the stage.
@@ -61,14 +60,13 @@ pub use bayes::{
 };
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
-pub use selection::{Score, Selection};
 pub use solution::{
     Branch, EffectiveNoise, FinetuningErrors as Errors, FinetuningOrder as Order,
     FinetuningSolution as Solution,
 };
+pub use training::Finetuning as Training;
 #[cfg(feature = "scenario")]
 pub(crate) use training::LoraFields;
-pub use training::{Finetuning as Training, Sequences};
 pub use validity::FinetuningValidity as Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 

@@ -1,6 +1,6 @@
 //! Linear attention, rank one.
 //!
-//! Pre-training enters only through the law of `N` (see [`super::label_noise`]), and `q0` only as a unit.
+//! Pre-training enters only through the law of `N` (see [`LabelNoise`]), and `q0` only as a unit.
 //! Everything in this module is therefore in units with `q0 = 1`: `chi` in units of `sqrt(q0)`, the loss in
 //! units of `q0^2`.
 
@@ -9,7 +9,6 @@ mod product;
 mod prox;
 mod test_errors;
 
-use super::label_noise::LabelNoise;
 use super::losses::FinetuningLosses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
@@ -19,6 +18,7 @@ use super::training::Finetuning;
 use super::units::Units;
 use crate::channel::{self, with_tokens};
 use crate::error::Error;
+use crate::fields::LabelNoise;
 use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
@@ -41,7 +41,7 @@ struct LinearProblem<'a> {
 impl<'a> LinearProblem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Finetuning, options: &'a Options) -> Self {
         let units = Units { q0: training.q0(), loss: training.q0() * training.q0() };
-        Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
+        Self { model, training, options, units, noise: LabelNoise::new(model, frozen, &training.fields()) }
     }
 
     /// Returns the result of `run` on the state evolution and its starts.

@@ -7,8 +7,6 @@
 //! What depends on the activation is behind the trait [`FinetuningLosses`] and the averages of the test law, which each
 //! kernel gives (softmax: `softmax/`).
 
-mod columns;
-mod joint_law;
 mod softmax;
 mod test_law;
 
@@ -22,6 +20,7 @@ use super::training::Finetuning;
 use super::units::Units;
 use crate::divergence::Divergence;
 use crate::error::Error;
+use crate::fields::JointLaw;
 use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
@@ -30,7 +29,6 @@ use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
-use joint_law::JointLaw;
 use test_law::TestAverages;
 
 /// One problem.
@@ -55,7 +53,7 @@ impl<'a> SampledProblem<'a> {
             training,
             options,
             units,
-            law: JointLaw::new(model, frozen, training),
+            law: JointLaw::new(model, frozen, &training.fields()),
             coupling: model.inverse_temperature() * training.q0(),
             noise: (2.0 * effective).sqrt() / training.q0(),
         }

@@ -5,10 +5,10 @@ mod nodes;
 mod prox;
 mod test_errors;
 
-use super::joint_law::JointLaw;
 use super::test_law::TestAverages;
 use crate::channel::{self, with_tokens};
 use crate::error::Error;
+use crate::fields::JointLaw;
 use crate::lora::losses::FinetuningLosses;
 use crate::lora::moments::VectorOverlaps;
 use crate::options::Options;
