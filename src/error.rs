@@ -112,7 +112,6 @@ pub struct Cause {
 
 impl Cause {
     /// The error of another library, with its own message.
-    #[cfg(feature = "scenario")]
     pub(crate) fn of(source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { message: shortened(&source.to_string()), source: Some(Arc::new(source)) }
     }

@@ -27,21 +27,27 @@ pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
 /// Number of samples per unit of parallel work.
 const CHUNK: usize = 1024;
 
-/// The sums over all blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane. Every block
-/// has a state that `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
+/// The blocks of one list, and the state of each.
+pub(crate) type BlocksAndStates<'a, B, S> = (&'a [B], &'a mut [S]);
+
+/// The sums over all blocks of `size` samples of each list of `COUNT` terms, which `add` adds lane by lane. Every block has a
+/// state that `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
+/// All chunks of all lists are pieces of a single parallel loop.
 ///
 /// This function is for sums that are taken at every iteration. A sum that is taken once in a solve does not
 /// justify a second copy of its code, and uses [`sum_once`].
-pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
-    blocks: &[B],
-    states: &mut [S],
+pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
+    lists: Vec<BlocksAndStates<'_, B, S>>,
     size: usize,
     add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
-) -> [f64; COUNT] {
-    let length = CHUNK.div_ceil(size);
-    let chunks: Vec<Mutex<_>> =
-        blocks.chunks(length).zip(states.chunks_mut(length)).map(Mutex::new).collect();
-    sum(chunks.len(), &|chunk, sums| {
+) -> Vec<[f64; COUNT]> {
+    let chunk = CHUNK.div_ceil(size);
+    let lengths: Vec<usize> = lists.iter().map(|(blocks, _)| blocks.len().div_ceil(chunk)).collect();
+    let chunks: Vec<Mutex<_>> = lists
+        .into_iter()
+        .flat_map(|(blocks, states)| blocks.chunks(chunk).zip(states.chunks_mut(chunk)).map(Mutex::new))
+        .collect();
+    let sums = sums_of_chunks(chunks.len(), &|chunk, sums| {
         let (blocks, states) = &mut *parallel::lock(&chunks[chunk]);
         widest(
             #[inline(always)]
@@ -51,7 +57,14 @@ pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
                 }
             },
         );
-    })
+    });
+    let mut rest = &sums[..];
+    let one = |length: usize| {
+        let (own, others) = rest.split_at(length);
+        rest = others;
+        total(own)
+    };
+    lengths.into_iter().map(one).collect()
 }
 
 /// The sums over blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane for the block with
@@ -62,22 +75,30 @@ pub(crate) fn sum_once<const COUNT: usize>(
     add: impl Fn(usize, &mut [Lane; COUNT]) + Sync,
 ) -> [f64; COUNT] {
     let length = CHUNK.div_ceil(size);
-    sum(blocks.div_ceil(length), &|chunk, sums| {
+    total(&sums_of_chunks(blocks.div_ceil(length), &|chunk, sums| {
         for block in chunk * length..blocks.min((chunk + 1) * length) {
             add(block, sums);
         }
-    })
+    }))
 }
 
-/// The sums over all chunks and all samples of the terms that `add` adds for the chunk with the given number.
-fn sum<const COUNT: usize>(chunks: usize, add: &(dyn Fn(usize, &mut [Lane; COUNT]) + Sync)) -> [f64; COUNT] {
-    let chunks = parallel::map(chunks, 1, &|chunk| {
+/// For every chunk, the sums over its samples of the terms that `add` adds for the chunk with the given
+/// number.
+fn sums_of_chunks<const COUNT: usize>(
+    chunks: usize,
+    add: &(dyn Fn(usize, &mut [Lane; COUNT]) + Sync),
+) -> Vec<[f64; COUNT]> {
+    parallel::map(chunks, 1, &|chunk| {
         let mut sums = [[0.0; LANES]; COUNT];
         add(chunk, &mut sums);
         sums.map(|lane| lane.iter().sum::<f64>())
-    });
+    })
+}
+
+/// The sum over chunks, in their order.
+fn total<const COUNT: usize>(chunks: &[[f64; COUNT]]) -> [f64; COUNT] {
     let mut total = [0.0; COUNT];
-    for chunk in &chunks {
+    for chunk in chunks {
         for (t, x) in total.iter_mut().zip(chunk) {
             *t += x;
         }
@@ -202,13 +223,16 @@ mod tests {
         let blocks: Vec<Lane> = (0..1000).map(|i| [(f64::from(i) * 0.37).sin(); LANES]).collect();
         let sum = || {
             let mut states = vec![0.0; blocks.len()];
-            let [sum] = sum_over_blocks(&blocks, &mut states, LANES, |block, state, sums: &mut [Lane; 1]| {
+            // The lists are of lengths that are no multiples of a chunk.
+            let (first, rest) = states.split_at_mut(300);
+            let lists = vec![(&blocks[..300], first), (&blocks[300..], rest)];
+            let sums = sums_over_blocks(lists, LANES, |block, state, sums: &mut [Lane; 1]| {
                 *state += block[0];
                 for l in 0..LANES {
                     sums[0][l] += block[l];
                 }
             });
-            (sum.to_bits(), states)
+            (sums.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>(), states)
         };
         let alone = rayon_core::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(sum);
         let many = rayon_core::ThreadPoolBuilder::new().num_threads(5).build().unwrap().install(sum);

@@ -115,6 +115,7 @@ mod check;
 mod descent;
 mod divergence;
 pub mod error;
+mod fields;
 pub mod fixed_point;
 mod frozen;
 #[cfg(feature = "scenario")]

@@ -8,7 +8,6 @@ use crate::channel;
 use crate::error::Error;
 use crate::model::{Model, Specialisation};
 use crate::options::Options;
-use crate::state_evolution::MADE_AT_ONCE;
 
 /// Largest memory, in bytes, of the nodes of one stage: 2 GiB.
 const LIMIT: u64 = 1 << 31;
@@ -34,7 +33,7 @@ pub(crate) enum Workload {
 pub(crate) struct Numbers {
     /// Numbers that are kept as long as the solve lasts.
     pub(crate) kept: usize,
-    /// Numbers that are needed only while the nodes are made.
+    /// Numbers that are needed only while the nodes of a scramble are made, one scramble after the other.
     pub(crate) passing: usize,
 }
 
@@ -98,8 +97,7 @@ impl Workload {
         let Numbers { kept, passing } = self.numbers(model);
         let scramble = 1_usize << options.log2_nodes();
         let nodes = options.scrambles() * scramble;
-        let being_made = nodes.min(MADE_AT_ONCE).max(scramble);
-        (std::mem::size_of::<f64>() * (kept * nodes + passing * being_made)) as u64
+        (std::mem::size_of::<f64>() * (kept * nodes + passing * scramble)) as u64
     }
 
     /// Refuses a workload that takes more memory than allowed, for a valid model and valid options.

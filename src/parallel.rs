@@ -13,7 +13,6 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-#[cfg(feature = "scenario")]
 use crate::error::{Cause, Error};
 
 thread_local! {
@@ -26,7 +25,6 @@ thread_local! {
 ///
 /// # Errors
 /// [`Error::Threads`] if the global pool cannot be started.
-#[cfg(feature = "scenario")]
 pub(crate) fn threads() -> Result<usize, Error> {
     use std::error::Error as _;
     use std::sync::OnceLock;
@@ -40,6 +38,20 @@ pub(crate) fn threads() -> Result<usize, Error> {
     let start = || rayon_core::ThreadPoolBuilder::new().build_global().err();
     let failure = FAILURE.get_or_init(|| start().filter(|error| error.source().is_some()).map(Cause::of));
     failure.clone().map_or_else(|| Ok(rayon_core::current_num_threads()), |cause| Err(Error::Threads(cause)))
+}
+
+/// The result of `work`, which runs in the caller's pool. Work that holds many short loops enters the pool once,
+/// and not at each of them. Every function of the library in which a loop of this module may run goes through
+/// this door, because a loop that finds no pool would panic.
+///
+/// # Errors
+/// [`Error::Threads`] if the global pool cannot be started, and the errors of `work`.
+pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> Result<R, Error> + Send) -> Result<R, Error> {
+    if ALONE.get() {
+        return work();
+    }
+    threads()?;
+    rayon_core::scope(|_| work())
 }
 
 /// Runs `work` on the calling thread alone. The loops of this module are serial inside it.
@@ -79,12 +91,6 @@ pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> 
     results
 }
 
-/// The results of `work` for every item, in order.
-pub(crate) fn map_mut<T: Send, R: Send>(items: &mut [T], work: &(dyn Fn(&mut T) -> R + Sync)) -> Vec<R> {
-    let items: Vec<Mutex<&mut T>> = items.iter_mut().map(Mutex::new).collect();
-    map(items.len(), 1, &|index| work(&mut lock(&items[index])))
-}
-
 /// Locks a value that no other piece of work uses, so that the lock is always free.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -111,10 +117,6 @@ mod tests {
         for (count, grain) in [(0, 4), (1, 4), (3, 4), (4, 4), (1001, 7)] {
             let squares: Vec<usize> = (0..count).map(|i| i * i).collect();
             assert_eq!(map(count, grain, &|i| i * i), squares);
-            let mut items: Vec<usize> = (0..count).collect();
-            let before = map_mut(&mut items, &|item| std::mem::replace(item, *item * *item));
-            assert_eq!(before, (0..count).collect::<Vec<_>>());
-            assert_eq!(items, squares);
         }
     }
 
@@ -133,7 +135,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "scenario")]
     fn threads_are_those_of_the_caller() {
         let pool = rayon_core::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         assert_eq!(pool.install(threads), Ok(3));

@@ -77,10 +77,25 @@ impl StdError {
     /// with fewer than two replicates, if it is not finite, and if all replicates agree to the last bit. Such
     /// a number is exact, or no variation was seen.
     pub(crate) fn over(replicates: &[Named]) -> Self {
-        let of = |number: fn(&Named) -> Option<f64>| {
+        Self::each(|number| {
             let values = replicates.iter().map(|named| number(named).unwrap_or(f64::NAN));
             standard_error(values).filter(|error| *error > 0.0)
-        };
+        })
+    }
+
+    /// Whether all numbers are finite, except for the gauges of validity, which may be undefined.
+    pub(crate) fn has_numbers(&self) -> bool {
+        let without_gauges = Self { jump: None, contested: None, replicon: None, ..*self };
+        let mut finite = true;
+        Self::each(|number| {
+            finite &= number(&without_gauges).is_none_or(f64::is_finite);
+            None
+        });
+        finite
+    }
+
+    /// One value for each of the names, given the way to read the number of that name.
+    fn each(mut of: impl FnMut(fn(&Self) -> Option<f64>) -> Option<f64>) -> Self {
         Self {
             q: of(|named| named.q),
             m: of(|named| named.m),
@@ -124,5 +139,12 @@ mod tests {
         assert_eq!(errors, StdError { q: Some(1.0), ..StdError::default() });
         assert_eq!(StdError::over(&[replicate(1.0)]), StdError::default());
         assert_eq!(StdError::over(&[]), StdError::default());
+    }
+
+    #[test]
+    fn gauges_may_be_undefined() {
+        let named = Named { q: Some(1.0), replicon: Some(f64::NAN), ..Named::default() };
+        assert!(named.has_numbers());
+        assert!(!Named { alpha_c: Some(f64::INFINITY), ..named }.has_numbers());
     }
 }

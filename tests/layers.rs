@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["channel", "spectrum", "state_evolution"],
     &["model"],
     &["memory"],
+    &["fields"],
     &["pretrain"],
     &["lora"],
     &["scenario"],

@@ -9,6 +9,7 @@ pub(crate) mod general;
 mod geometry;
 mod matrix_prox;
 mod softmax;
+mod tokens;
 mod two_replicas;
 mod vector_prox;
 
@@ -18,5 +19,6 @@ pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_fr
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};
+pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas};
 pub(crate) use vector_prox::{Hints, VectorProx};

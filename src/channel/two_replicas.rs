@@ -12,8 +12,9 @@
 //! row are seen. It is therefore enough to draw one row, as `T - 1` differences.
 
 use super::softmax::softmax_row;
+use super::tokens::with_tokens;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{LANES, Lane, sums_over_blocks};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
@@ -70,17 +71,8 @@ impl SoftmaxReplicas {
 impl TwoReplicas for SoftmaxReplicas {
     fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
         let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
-        let average = match self.tokens {
-            2 => average::<2>,
-            3 => average::<3>,
-            4 => average::<4>,
-            5 => average::<5>,
-            6 => average::<6>,
-            7 => average::<7>,
-            8 => average::<8>,
-            _ => return f64::NAN,
-        };
-        average(columns, self.inverse_temperature, law)
+        with_tokens!(self.tokens, T => Ok(average::<T>(columns, self.inverse_temperature, law)))
+            .unwrap_or(f64::NAN)
     }
 }
 
@@ -97,9 +89,9 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
     let coupling = inverse_temperature * perturbation;
     let (shared, own) = (overlap.sqrt(), (1.0 - overlap).max(0.0).sqrt());
     let blocks: Vec<usize> = (0..columns.first().map_or(0, Vec::len)).collect();
-    let [sum] = sum_over_blocks(
-        &blocks,
-        &mut vec![(); blocks.len()],
+    let mut states = vec![(); blocks.len()];
+    let sums = sums_over_blocks(
+        vec![(&blocks[..], &mut states[..])],
         LANES,
         #[inline(always)]
         |&block, (), sums: &mut [Lane; 1]| {
@@ -148,6 +140,8 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
             }
         },
     );
+    // There is one list of blocks, with one sum.
+    let sum: f64 = sums.iter().flatten().sum();
     0.5 * T as f64 * sum / (blocks.len() * LANES) as f64
 }
 

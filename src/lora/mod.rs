@@ -29,14 +29,12 @@
 //! Source: arXiv:2606.05899.
 
 mod bayes;
-mod label_noise;
 mod linear;
 mod losses;
 mod moments;
 mod report;
 mod ridge;
 mod sampled;
-mod selection;
 mod solution;
 mod starts;
 mod training;
@@ -52,6 +50,7 @@ use crate::state_evolution::Run;
 use crate::threshold::Threshold;
 
 pub use crate::divergence::Divergence;
+pub use crate::fields::{Score, Selection, Sequences};
 pub use crate::frozen::Frozen;
 pub use crate::verdict::Verdict;
 // Every type has a name of its own within the crate. From outside, the path tells the stage.
@@ -61,14 +60,13 @@ pub use bayes::{
 };
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
-pub use selection::{Score, Selection};
 pub use solution::{
     Branch, EffectiveNoise, FinetuningErrors as Errors, FinetuningOrder as Order,
     FinetuningSolution as Solution,
 };
+pub use training::Finetuning as Training;
 #[cfg(feature = "scenario")]
 pub(crate) use training::LoraFields;
-pub use training::{Finetuning as Training, Sequences};
 pub use validity::FinetuningValidity as Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
@@ -88,7 +86,7 @@ use starts::FinetuningStarts;
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
@@ -110,7 +108,7 @@ pub fn lambda_collapse(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -126,7 +124,7 @@ pub fn weak_recovery(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn alpha_weak_recovery(
     model: &Model,
     frozen: &Frozen,
@@ -177,7 +175,7 @@ fn search<R: Send>(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,

@@ -1,11 +1,10 @@
 //! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
 use super::moments::{Moments, VectorOverlaps};
-use super::ridge::{Ridge, VectorConjugates};
+use super::ridge::VectorConjugates;
 use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
 use super::starts::FoundVector;
 use super::units::Units;
-use super::validity::FinetuningValidity;
 use crate::observables;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
@@ -30,72 +29,43 @@ pub(super) struct Reporter {
     pub(super) effective_noise: Option<EffectiveNoise>,
 }
 
-/// All results that have a standard error.
-struct ObservedVector {
-    order: FinetuningOrder,
-    objective: f64,
-    errors: FinetuningErrors,
-    alignment: f64,
-    validity: FinetuningValidity,
-}
-
 impl Reporter {
     pub(super) fn solution(&self, found: &FoundVector, law: &impl TestLaw) -> FinetuningSolution {
         let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
         let (errors, own_errors) = law.errors(&found.point, &own);
-        let std_error = self.std_error(found, &own_errors);
-        let ObservedVector { order, objective, errors, alignment, validity } =
-            self.observe(&found.ridge, &found.point, &found.moments, errors);
-        let numbers = [
-            order.q,
-            order.m,
-            order.v,
-            order.q_hat,
-            order.m_hat,
-            order.v_hat,
-            order.eta,
-            objective,
-            alignment,
-        ];
-        let FinetuningErrors { test, test_clean, train, frozen } = errors;
-        let finite = numbers.iter().chain(&[test, test_clean, train, frozen]).all(|x| x.is_finite());
-        let mut solution = FinetuningSolution {
-            order,
-            objective,
-            errors,
-            alignment,
-            effective_noise: self.effective_noise,
-            validity,
-            divergence: found.ridge.divergence,
-            branch: found.branch,
-            status: found.status,
-            residual: found.residual,
-            iterations: found.iterations,
-            std_error,
-        };
-        if !matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
+        let mut solution = self.observe(found, &found.point, &found.moments, errors);
+        if matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
+            let own: Vec<Named> = found
+                .replicates
+                .iter()
+                .zip(own_errors)
+                .map(|((point, moments), errors)| self.observe(found, point, moments, errors).named())
+                .collect();
+            solution.std_error = StdError::over(&own);
+        } else {
             // Away from a fixed point, neither the gauges nor the error bars mean anything.
             solution.validity.distrust();
-            solution.std_error = StdError::default();
         }
-        if !finite || found.status == Status::NonFinite {
+        if found.status == Status::NonFinite || !solution.named().has_numbers() {
             erase(&mut solution);
         }
         solution
     }
 
+    /// The solution with the given point, averages and errors on new sequences, without standard errors.
     fn observe(
         &self,
-        ridge: &Ridge,
+        found: &FoundVector,
         point: &VectorOverlaps,
         moments: &Moments,
         errors: TestErrors,
-    ) -> ObservedVector {
+    ) -> FinetuningSolution {
+        let ridge = &found.ridge;
         let Units { q0, loss } = self.units;
         let stiffness = self.units.stiffness();
         let VectorConjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
         let TestErrors { test, test_clean, frozen } = errors;
-        ObservedVector {
+        FinetuningSolution {
             order: FinetuningOrder {
                 q: q0 * point.q(),
                 m: q0 * point.m,
@@ -108,41 +78,14 @@ impl Reporter {
             objective: loss * ridge.objective(point, moments),
             errors: FinetuningErrors { test, test_clean, train: loss * moments.loss, frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
+            effective_noise: self.effective_noise,
             validity: ridge.validity(point, moments),
-        }
-    }
-
-    fn std_error(&self, found: &FoundVector, errors: &[TestErrors]) -> StdError {
-        let observed: Vec<Named> = found
-            .replicates
-            .iter()
-            .zip(errors)
-            .map(|((point, moments), errors)| self.observe(&found.ridge, point, moments, *errors).named())
-            .collect();
-        StdError::over(&observed)
-    }
-}
-
-impl ObservedVector {
-    fn named(&self) -> Named {
-        let Self { order, objective, errors, alignment, validity } = self;
-        Named {
-            q: Some(order.q),
-            m: Some(order.m),
-            v: Some(order.v),
-            q_hat: Some(order.q_hat),
-            m_hat: Some(order.m_hat),
-            v_hat: Some(order.v_hat),
-            eta: Some(order.eta),
-            objective: Some(*objective),
-            test: Some(errors.test),
-            test_clean: Some(errors.test_clean),
-            train: Some(errors.train),
-            frozen: Some(errors.frozen),
-            alignment: Some(*alignment),
-            jump: Some(validity.jump),
-            replicon: Some(validity.replicon),
-            ..Named::default()
+            divergence: ridge.divergence,
+            branch: found.branch,
+            status: found.status,
+            residual: found.residual,
+            iterations: found.iterations,
+            std_error: StdError::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::divergence::Divergence;
 use crate::error::{Error, Number};
 use crate::nullable::number;
 use crate::status::Status;
-use crate::std_error::StdError;
+use crate::std_error::{Named, StdError};
 
 /// Order parameters of fine-tuning and their conjugates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -123,6 +123,34 @@ pub struct FinetuningSolution {
 }
 
 impl FinetuningSolution {
+    /// The numbers that have standard errors.
+    pub(super) fn named(&self) -> Named {
+        let FinetuningOrder { q, m, v, q_hat, m_hat, v_hat, eta } = self.order;
+        let FinetuningErrors { test, test_clean, train, frozen } = self.errors;
+        let [q, m, v, q_hat, m_hat, v_hat, eta] = [q, m, v, q_hat, m_hat, v_hat, eta].map(Some);
+        let [test, test_clean, train, frozen] = [test, test_clean, train, frozen].map(Some);
+        let [objective, alignment] = [self.objective, self.alignment].map(Some);
+        let [jump, replicon] = [self.validity.jump, self.validity.replicon].map(Some);
+        Named {
+            q,
+            m,
+            v,
+            q_hat,
+            m_hat,
+            v_hat,
+            eta,
+            test,
+            test_clean,
+            train,
+            frozen,
+            objective,
+            alignment,
+            jump,
+            replicon,
+            ..Named::default()
+        }
+    }
+
     /// Returns the solution if the solve succeeded.
     ///
     /// # Errors

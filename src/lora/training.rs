@@ -2,65 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::selection::{Selection, SelectionFields};
 use crate::check;
 use crate::error::{Error, Number};
-use crate::frozen::Frozen;
-use crate::memory::Workload;
-
-/// The sequences that fine-tuning is trained on. The test law is always that of new sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Sequences {
-    /// New sequences.
-    #[default]
-    Fresh,
-    /// A subset of the pre-training sequences, with the same label noise.
-    Reused,
-    /// Sequences selected among new ones by a score of the frozen logits.
-    Active(Selection),
-}
-
-impl Sequences {
-    /// Checks that the response of the frozen weights is known if fine-tuning on these sequences needs it.
-    pub(crate) fn check_response(&self, frozen: &Frozen) -> Result<(), Error> {
-        match (self, frozen.v()) {
-            (Self::Reused, None) => Err(Error::MissingField {
-                field: "frozen.v",
-                reason: "reused sequences need the response of the pre-training (0 if it did not see them)",
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The kind of averages of fine-tuning on these sequences, for the memory budget.
-    pub(crate) fn workload(&self) -> Workload {
-        Workload::Finetuning { selected: matches!(self, Self::Active(_)) }
-    }
-}
-
-/// The serialised form of the sequences.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case", rename = "Sequences")]
-enum SequencesFields {
-    #[default]
-    Fresh,
-    Reused,
-    Active(SelectionFields),
-}
-
-impl TryFrom<SequencesFields> for Sequences {
-    type Error = Error;
-
-    fn try_from(fields: SequencesFields) -> Result<Self, Error> {
-        Ok(match fields {
-            SequencesFields::Fresh => Self::Fresh,
-            SequencesFields::Reused => Self::Reused,
-            SequencesFields::Active(selection) => Self::Active(selection.try_into()?),
-        })
-    }
-}
+use crate::fields::{FieldParameters, Selection, Sequences, SequencesFields};
 
 /// How the perturbation is trained. Every value of this type is valid.
 ///
@@ -221,6 +165,11 @@ impl Finetuning {
     #[must_use]
     pub fn sequences(&self) -> Sequences {
         self.sequences
+    }
+
+    /// What the fields of the training depend on.
+    pub(super) fn fields(&self) -> FieldParameters {
+        FieldParameters { sequences: self.sequences, beta: self.beta, q0: self.q0 }
     }
 
     /// The ridge, for a solver that needs one. A missing ridge is an error.

@@ -71,7 +71,8 @@ pub use validity::PretrainingValidity as Validity;
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or
 /// below the interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank
-/// fraction; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold (softmax).
+/// fraction; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold, and [`Error::Threads`] if the
+/// global thread pool cannot be started (both softmax).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
     solve_with(model, training, options, Run::default())
 }
@@ -127,7 +128,8 @@ pub fn solve_with(
 /// `options`, the same nodes as in [`solve`].
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Threads`] if the global thread
+/// pool cannot be started (softmax).
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
     let teacher = model.teacher_spectrum()?;
     match model.specialisation() {

@@ -8,7 +8,7 @@ use crate::error::{Error, Number};
 use crate::frozen::Frozen;
 use crate::nullable::number;
 use crate::status::Status;
-use crate::std_error::StdError;
+use crate::std_error::{Named, StdError};
 
 /// Order parameters of pre-training and their conjugates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -122,6 +122,34 @@ impl PretrainingSolution {
             residual: nan,
             iterations,
             std_error: StdError::default(),
+        }
+    }
+
+    /// The numbers that have standard errors in sampled solutions.
+    pub(super) fn named(&self) -> Named {
+        let PretrainingOrder { q, m, v, q_hat, m_hat, v_hat } = self.order;
+        let PretrainingErrors { test, test_clean, train } = self.errors;
+        let [q, m, v, q_hat, m_hat, v_hat] = [q, m, v, q_hat, m_hat, v_hat].map(Some);
+        let [test, test_clean, train, objective] = [test, test_clean, train, self.objective].map(Some);
+        let [trace, rank_fraction, alignment] = [self.trace, self.rank_fraction, self.alignment].map(Some);
+        let (contested, replicon) = (Some(self.validity.contested), self.validity.replicon);
+        Named {
+            q,
+            m,
+            v,
+            q_hat,
+            m_hat,
+            v_hat,
+            test,
+            test_clean,
+            train,
+            objective,
+            trace,
+            rank_fraction,
+            alignment,
+            contested,
+            replicon,
+            ..Named::default()
         }
     }
 

@@ -85,5 +85,5 @@ pub(crate) use channels::mean;
 pub use channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 pub use evolution::{Attempt, Solved, StateEvolution};
 pub use run::Run;
-pub(crate) use samples::{MADE_AT_ONCE, Samples};
+pub(crate) use samples::Samples;
 pub use tuning::{Effort, Tuning};

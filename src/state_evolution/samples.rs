@@ -4,16 +4,12 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{Lane, sum_over_blocks};
+use crate::lanes::{Lane, sums_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
-/// Largest number of nodes whose scrambles are made at the same time. The columns of normals that nodes are
-/// made of may take more memory than the nodes.
-pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
-
 /// Number of samples per unit of parallel work, when the samples are made.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 128;
 
 /// The samples of one scramble, in blocks, each with a memory.
 pub(crate) struct Scramble<B, M> {
@@ -33,16 +29,15 @@ pub(crate) struct Samples<B, M> {
 }
 
 impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
-    /// A block has `size` samples, a power of 2 that divides every number of nodes that options
-    /// allow. `columns` makes the columns from which all blocks of a scramble are made, and `block` makes one block,
-    /// beginning with a given node. Only a few scrambles are made at the same time, because their columns
-    /// take more memory than their blocks.
+    /// A block has `size` samples, a power of 2 that divides every number of nodes that options allow. `columns` makes the columns from which all blocks of a scramble are made, and `block` makes one block,
+    /// beginning with a given node. Scrambles are made one after the other, because the columns of a scramble
+    /// may take more memory than its blocks.
     pub(crate) fn new<C: Sync>(
         options: &Options,
         tuning: &Tuning,
         size: usize,
         nothing: M,
-        columns: impl Fn(usize) -> Result<C, Error> + Sync,
+        columns: impl Fn(usize) -> Result<C, Error>,
         block: impl Fn(&C, usize) -> B + Sync,
     ) -> Result<Self, Error> {
         let count = (1 << options.log2_nodes()) / size;
@@ -51,11 +46,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             let blocks = parallel::map(count, CHUNK.div_ceil(size), &|number| block(&columns, number * size));
             Ok(Scramble { blocks, memory: vec![nothing.clone(); count] })
         };
-        let scrambles = if options.scrambles() << options.log2_nodes() <= MADE_AT_ONCE {
-            parallel::map(options.scrambles(), 1, &make).into_iter().collect::<Result<_, _>>()?
-        } else {
-            (0..options.scrambles()).map(make).collect::<Result<_, _>>()?
-        };
+        let scrambles = (0..options.scrambles()).map(make).collect::<Result<_, _>>()?;
         Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning, size), size, nothing })
     }
 
@@ -79,18 +70,18 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     ) -> Vec<[f64; COUNT]> {
         let blocks = self.levels.nodes(level) / self.size;
         let (nothing, size) = (&self.nothing, self.size);
-        parallel::map_mut(&mut self.scrambles, &|scramble| {
+        let scrambles = self.scrambles.iter_mut().map(|scramble| {
             if pass == Pass::Fresh {
                 scramble.memory.fill(nothing.clone());
             }
-            let sums = sum_over_blocks(
-                &scramble.blocks[..blocks],
-                &mut scramble.memory[..blocks],
-                size,
-                #[inline(always)]
-                |block, memory, sums| add(block, memory, sums),
-            );
-            sums.map(|sum| sum / (blocks * size) as f64)
-        })
+            (&scramble.blocks[..blocks], &mut scramble.memory[..blocks])
+        });
+        let sums = sums_over_blocks(
+            scrambles.collect(),
+            size,
+            #[inline(always)]
+            |block, memory, sums| add(block, memory, sums),
+        );
+        sums.into_iter().map(|sums| sums.map(|sum| sum / (blocks * size) as f64)).collect()
     }
 }

@@ -9,7 +9,7 @@ use super::solution::{
 };
 use super::table::{KernelLevel, PosteriorOverlap, PosteriorTable, overlaps};
 use crate::activation::Unseen;
-use crate::channel::{LogitsLaw, TwoReplicas};
+use crate::channel::{LogitsLaw, TwoReplicas, with_tokens};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
@@ -18,6 +18,7 @@ use crate::memory::Workload;
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::roots;
 use crate::status::Status;
@@ -64,7 +65,7 @@ impl BayesCurve {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB
-    /// can hold.
+    /// can hold; [`Error::Threads`] if the global thread pool cannot be started.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
         model.require_invertible()?;
@@ -79,8 +80,7 @@ impl BayesCurve {
             ));
         }
         let noise = if relative < NOISELESS { 0.0 } else { relative };
-        // The thread pool is entered once, and not at each of the many short parallel loops.
-        let table = rayon_core::scope(|_| -> Result<PosteriorTable, Error> {
+        let (table, replicas) = parallel::in_pool(|| {
             let most = match (model.activation().unseen(), model.tokens()) {
                 (Unseen::RowShifts, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
                 (_, 1) => ONE_TOKEN_LOG2_NODES,
@@ -89,12 +89,13 @@ impl BayesCurve {
             let coarse = level(model, noise, options.log2_nodes().min(most), options)?;
             let finer = options.log2_nodes() > most;
             let fine = if finer { Some(level(model, noise, options.log2_nodes(), options)?) } else { None };
-            Ok(PosteriorTable::new(model.tokens(), noise, &coarse, fine))
+            let table = PosteriorTable::new(model.tokens(), noise, &coarse, fine);
+            let replicas = match model.specialisation() {
+                Specialisation::Linear => None,
+                Specialisation::Softmax | Specialisation::General => Some(model.two_replicas(true, options)?),
+            };
+            Ok((table, replicas))
         })?;
-        let replicas = match model.specialisation() {
-            Specialisation::Linear => None,
-            Specialisation::Softmax | Specialisation::General => Some(model.two_replicas(true, options)?),
-        };
         Ok(Self {
             model: model.clone(),
             options: *options,
@@ -173,7 +174,8 @@ impl BayesCurve {
     /// Both branches at `alpha' D` sequences.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
+    /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0; [`Error::Threads`] if the global thread pool
+    /// cannot be started.
     pub fn solve(&self, alpha: f64) -> Result<FinetuningBayesSolution, Error> {
         check::positive("lora.alpha", alpha)?;
         let stable = self.table.stable(alpha);
@@ -185,8 +187,8 @@ impl BayesCurve {
         let Some((lower, upper)) = stable.first().zip(stable.iter().fold(None, best)) else {
             return Ok(nothing());
         };
-        let (algorithmic, std_error) = self.branch(lower);
-        let (information_theoretic, _) = self.branch(&upper);
+        let [(algorithmic, std_error), (information_theoretic, _)] =
+            parallel::in_pool(|| Ok([lower, &upper].map(|point| self.branch(point))))?;
         let weak_recovery = self.weak_recovery();
         let [q, v] = overlaps(lower.l);
         let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
@@ -307,7 +309,7 @@ impl BayesCurve {
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold.
+/// hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn bayes_optimal(
     model: &Model,
     frozen: &Frozen,
@@ -348,16 +350,15 @@ fn linear_kernel(
     columns: &dyn Fn(usize) -> Result<Vec<Column>, Error>,
 ) -> Result<Box<dyn Kernel>, Error> {
     let radius = ChiQuantile::new(tokens)?;
-    Ok(match tokens {
-        1 => Box::new(LinearKernel::<1>::new(noise, &radius, &columns(LinearKernel::<1>::DIMENSIONS)?)),
-        2 => Box::new(LinearKernel::<2>::new(noise, &radius, &columns(LinearKernel::<2>::DIMENSIONS)?)),
-        3 => Box::new(LinearKernel::<3>::new(noise, &radius, &columns(LinearKernel::<3>::DIMENSIONS)?)),
-        4 => Box::new(LinearKernel::<4>::new(noise, &radius, &columns(LinearKernel::<4>::DIMENSIONS)?)),
-        5 => Box::new(LinearKernel::<5>::new(noise, &radius, &columns(LinearKernel::<5>::DIMENSIONS)?)),
-        6 => Box::new(LinearKernel::<6>::new(noise, &radius, &columns(LinearKernel::<6>::DIMENSIONS)?)),
-        7 => Box::new(LinearKernel::<7>::new(noise, &radius, &columns(LinearKernel::<7>::DIMENSIONS)?)),
-        8 => Box::new(LinearKernel::<8>::new(noise, &radius, &columns(LinearKernel::<8>::DIMENSIONS)?)),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
+    if tokens == 1 {
+        return Ok(Box::new(LinearKernel::<1>::new(
+            noise,
+            &radius,
+            &columns(LinearKernel::<1>::DIMENSIONS)?,
+        )));
+    }
+    with_tokens!(tokens, T => {
+        Ok(Box::new(LinearKernel::<T>::new(noise, &radius, &columns(LinearKernel::<T>::DIMENSIONS)?)))
     })
 }
 

@@ -1,6 +1,6 @@
 //! Linear attention, rank one.
 //!
-//! Pre-training enters only through the law of `N` (see [`super::label_noise`]), and `q0` only as a unit.
+//! Pre-training enters only through the law of `N` (see [`LabelNoise`]), and `q0` only as a unit.
 //! Everything in this module is therefore in units with `q0 = 1`: `chi` in units of `sqrt(q0)`, the loss in
 //! units of `q0^2`.
 
@@ -9,7 +9,6 @@ mod product;
 mod prox;
 mod test_errors;
 
-use super::label_noise::LabelNoise;
 use super::losses::FinetuningLosses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
@@ -17,12 +16,14 @@ use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, Guess};
 use super::training::Finetuning;
 use super::units::Units;
-use crate::channel;
+use crate::channel::{self, with_tokens};
 use crate::error::Error;
+use crate::fields::LabelNoise;
 use crate::frozen::Frozen;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
 use nodes::SecularNodes;
 use product::ProductRule;
@@ -40,7 +41,7 @@ struct LinearProblem<'a> {
 impl<'a> LinearProblem<'a> {
     fn new(model: &'a Model, frozen: &Frozen, training: &'a Finetuning, options: &'a Options) -> Self {
         let units = Units { q0: training.q0(), loss: training.q0() * training.q0() };
-        Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
+        Self { model, training, options, units, noise: LabelNoise::new(model, frozen, &training.fields()) }
     }
 
     /// Returns the result of `run` on the state evolution and its starts.
@@ -51,8 +52,7 @@ impl<'a> LinearProblem<'a> {
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let tokens = self.model.tokens() as f64;
-        // The thread pool is entered once, and not at each of the many short parallel loops.
-        rayon_core::scope(|_| {
+        parallel::in_pool(|| {
             let mut channel =
                 output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
             let ridge = Ridge {
@@ -114,15 +114,8 @@ fn output_channel(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn FinetuningLosses>, Error> {
-    Ok(match tokens {
-        1 => Box::new(ProductRule::new(noise)),
-        2 => Box::new(SecularNodes::<2>::new(noise, options, tuning)?),
-        3 => Box::new(SecularNodes::<3>::new(noise, options, tuning)?),
-        4 => Box::new(SecularNodes::<4>::new(noise, options, tuning)?),
-        5 => Box::new(SecularNodes::<5>::new(noise, options, tuning)?),
-        6 => Box::new(SecularNodes::<6>::new(noise, options, tuning)?),
-        7 => Box::new(SecularNodes::<7>::new(noise, options, tuning)?),
-        8 => Box::new(SecularNodes::<8>::new(noise, options, tuning)?),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
-    })
+    if tokens == 1 {
+        return Ok(Box::new(ProductRule::new(noise)));
+    }
+    with_tokens!(tokens, T => Ok(Box::new(SecularNodes::<T>::new(noise, options, tuning)?)))
 }

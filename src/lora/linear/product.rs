@@ -11,8 +11,8 @@ use gauss_quad::GaussLegendre;
 
 use super::prox::{EigenbasisBlock, accumulate};
 use crate::divergence::Divergence;
+use crate::fields::{LabelNoise, ScalarLaw};
 use crate::lanes::LANES;
-use crate::lora::label_noise::{LabelNoise, ScalarLaw};
 use crate::lora::losses::FinetuningLosses;
 use crate::lora::moments::{COUNT, Moments, VectorOverlaps};
 use crate::parallel;

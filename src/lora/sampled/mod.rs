@@ -7,9 +7,7 @@
 //! What depends on the activation is behind the trait [`FinetuningLosses`] and the averages of the test law, which each
 //! kernel gives (softmax: `softmax/`, any other activation: `general/`).
 
-mod columns;
 mod general;
-mod joint_law;
 mod softmax;
 mod test_law;
 
@@ -23,15 +21,15 @@ use super::training::Finetuning;
 use super::units::Units;
 use crate::divergence::Divergence;
 use crate::error::Error;
+use crate::fields::JointLaw;
 use crate::frozen::Frozen;
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
-use columns::FieldColumns;
-use joint_law::JointLaw;
 use test_law::TestAverages;
 
 /// One problem.
@@ -56,7 +54,7 @@ impl<'a> SampledProblem<'a> {
             training,
             options,
             units,
-            law: JointLaw::new(model, frozen, training),
+            law: JointLaw::new(model, frozen, &training.fields()),
             coupling: model.inverse_temperature() * training.q0(),
             noise: (2.0 * effective).sqrt() / training.q0(),
         }
@@ -101,21 +99,17 @@ impl<'a> SampledProblem<'a> {
     fn test_errors(&self, found: &FoundVector) -> Result<TestAverages, Error> {
         let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
         let tokens = self.model.tokens();
-        let (law, coupling) = (&self.law, self.coupling);
-        let averages: Box<dyn Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5]> = match self
-            .model
-            .specialisation()
-        {
+        let Self { model, law, coupling, options, .. } = self;
+        match model.specialisation() {
             Specialisation::Softmax => {
-                let averages = softmax::test_errors(tokens)?;
-                Box::new(move |columns, points| averages(law, coupling, columns, points))
+                softmax::test_errors(tokens, law, *coupling, options, &found.point, &own)
             }
-            _ => {
-                let activation = self.model.activation();
-                Box::new(move |columns, points| general::averages(activation, law, coupling, columns, points))
+            Specialisation::Linear | Specialisation::General => {
+                TestAverages::new(tokens, law, options, &found.point, &own, |columns, points| {
+                    general::averages(model.activation(), law, *coupling, columns, points)
+                })
             }
-        };
-        TestAverages::new(tokens, law, self.options, &found.point, &own, averages)
+        }
     }
 }
 
@@ -127,8 +121,7 @@ pub(super) fn solve(
     mut run: Run<'_, FinetuningSolution>,
 ) -> Result<FinetuningSolution, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
-    // The thread pool is entered once, and not at each of the many short parallel loops.
-    rayon_core::scope(|_| {
+    parallel::in_pool(|| {
         let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
         let errors = problem.test_errors(&found)?;
         let reporter = Reporter { units: problem.units, effective_noise: None };
@@ -145,7 +138,7 @@ pub(super) fn search<R: Send>(
     run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
-    rayon_core::scope(|_| problem.search(&mut Run::default(), run))
+    parallel::in_pool(|| problem.search(&mut Run::default(), run))
 }
 
 /// `lambda'_c`, or `None` if there is no such ridge.
@@ -156,9 +149,11 @@ pub(super) fn lambda_collapse(
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
-    let mut channel = problem.channel(&Tuning::default())?;
     let ridge = problem.ridge();
-    let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));
+    let critical = parallel::in_pool(|| {
+        let mut channel = problem.channel(&Tuning::default())?;
+        Ok(channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge)))
+    })?;
     let unit = problem.units.stiffness();
     Ok(critical.map(|(common, own)| {
         Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))

@@ -1,8 +1,7 @@
 //! The errors on new sequences: averages over the test law, without any proximal point.
 
-use super::columns::FieldColumns;
-use super::joint_law::JointLaw;
 use crate::error::Error;
+use crate::fields::{FieldColumns, JointLaw};
 use crate::lora::moments::VectorOverlaps;
 use crate::lora::report::{TestErrors, TestLaw};
 use crate::options::Options;

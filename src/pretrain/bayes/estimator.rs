@@ -8,6 +8,7 @@ use crate::memory::Workload;
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::roots::{self, End};
 use crate::spectrum::{Posterior, TeacherSpectrum};
 use crate::status::Status;
@@ -49,7 +50,7 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started (softmax).
 pub fn bayes_optimal(
     model: &Model,
     alpha: f64,
@@ -147,15 +148,22 @@ fn errors(
             StdError::default(),
         ));
     }
-    let replicas = model.two_replicas(false, options)?;
-    let average = |noise: f64| {
-        let law =
-            LogitsLaw { known: 2.0 * overlap, unknown: 2.0 * mse + noise, perturbation: 0.0, overlap: 0.0 };
-        let all: Vec<f64> = (0..options.scrambles()).map(|scramble| replicas.error(scramble, &law)).collect();
-        let mean = all.iter().sum::<f64>() / all.len() as f64;
-        (mean, standard_error(all.iter().copied()).filter(|error| *error > 0.0))
-    };
-    let ((test, test_error), (test_clean, clean_error)) = (average(model.delta()), average(0.0));
-    let std_error = StdError { test: test_error, test_clean: clean_error, ..StdError::default() };
-    Ok((PretrainingBayesErrors { test, test_clean }, std_error))
+    parallel::in_pool(|| {
+        let replicas = model.two_replicas(false, options)?;
+        let average = |noise: f64| {
+            let law = LogitsLaw {
+                known: 2.0 * overlap,
+                unknown: 2.0 * mse + noise,
+                perturbation: 0.0,
+                overlap: 0.0,
+            };
+            let all: Vec<f64> =
+                (0..options.scrambles()).map(|scramble| replicas.error(scramble, &law)).collect();
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            (mean, standard_error(all.iter().copied()).filter(|error| *error > 0.0))
+        };
+        let ((test, test_error), (test_clean, clean_error)) = (average(model.delta()), average(0.0));
+        let std_error = StdError { test: test_error, test_clean: clean_error, ..StdError::default() };
+        Ok((PretrainingBayesErrors { test, test_clean }, std_error))
+    })
 }

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
+use crate::parallel;
 use crate::spectrum::TeacherSpectrum;
 use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
@@ -61,7 +62,9 @@ pub(super) fn lambda_collapse(
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model, equations.label, options, &Tuning::default())?.at_zero();
+    let zero = parallel::in_pool(|| {
+        Ok(output_channel(model, equations.label, options, &Tuning::default())?.at_zero())
+    })?;
     let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
@@ -73,8 +76,7 @@ pub(super) fn solve(
     teacher: &dyn TeacherSpectrum,
     mut run: Run<'_, PretrainingSolution>,
 ) -> Result<PretrainingSolution, Error> {
-    // The thread pool is entered once, and not at each of the many short parallel loops.
-    rayon_core::scope(|_| {
+    parallel::in_pool(|| {
         let equations = equations(model, training, teacher);
         let mut channel = output_channel(model, equations.label, options, &run.tuning)?;
         let zero = channel.at_zero();
@@ -117,7 +119,7 @@ fn collapsed(
     let errors = channel.test_errors(&vec![MatrixOverlaps { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
     let observed = |zero: &AtZero, [test, test_clean]: [f64; 2]| {
         let [q_hat, m_hat, v_hat] = equations.conjugates_at_zero(zero);
-        ObservedMatrix {
+        PretrainingSolution {
             order: PretrainingOrder { q: 0.0, m: 0.0, v: 0.0, q_hat, m_hat, v_hat },
             trace: 0.0,
             rank_fraction: 0.0,
@@ -125,78 +127,16 @@ fn collapsed(
             errors: PretrainingErrors { test, test_clean, train: test },
             alignment: 0.0,
             // Weights that stay at zero do not respond, and every proximal point is where its field is.
-            gauges: [0.0; 2],
+            validity: PretrainingValidity::softmax(0.0, 0.0, true),
+            divergence: Some(equations.divergence),
+            status: Status::Collapsed,
+            residual: 0.0,
+            ..PretrainingSolution::without_numbers(equations.teacher.second_moment(), 0)
         }
     };
     let own: Vec<Named> =
         zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors).named()).collect();
-    PretrainingSolution {
-        status: Status::Collapsed,
-        std_error: StdError::over(&own),
-        ..observed(&mean(zero), mean_error(&errors)).into_solution(equations, true)
-    }
-}
-
-/// All results of a solution, most of which have a standard error.
-struct ObservedMatrix {
-    order: PretrainingOrder,
-    trace: f64,
-    rank_fraction: f64,
-    objective: f64,
-    errors: PretrainingErrors,
-    alignment: f64,
-    /// The fraction of samples with several minima, and the replicon.
-    gauges: [f64; 2],
-}
-
-impl ObservedMatrix {
-    fn named(&self) -> Named {
-        let Self { order, trace, rank_fraction, objective, errors, alignment, gauges } = self;
-        Named {
-            q: Some(order.q),
-            m: Some(order.m),
-            v: Some(order.v),
-            q_hat: Some(order.q_hat),
-            m_hat: Some(order.m_hat),
-            v_hat: Some(order.v_hat),
-            trace: Some(*trace),
-            rank_fraction: Some(*rank_fraction),
-            objective: Some(*objective),
-            test: Some(errors.test),
-            test_clean: Some(errors.test_clean),
-            train: Some(errors.train),
-            alignment: Some(*alignment),
-            contested: Some(gauges[0]),
-            replicon: Some(gauges[1]),
-            ..Named::default()
-        }
-    }
-
-    fn is_finite(&self) -> bool {
-        let PretrainingOrder { q, m, v, q_hat, m_hat, v_hat } = self.order;
-        let PretrainingErrors { test, test_clean, train } = self.errors;
-        let numbers = [q, m, v, q_hat, m_hat, v_hat, test, test_clean, train, self.objective, self.trace];
-        numbers.iter().all(|x| x.is_finite())
-    }
-
-    fn into_solution(self, equations: &SampledEquations<'_>, solved: bool) -> PretrainingSolution {
-        let [contested, replicon] = self.gauges;
-        PretrainingSolution {
-            order: self.order,
-            q0: equations.teacher.second_moment(),
-            trace: self.trace,
-            rank_fraction: self.rank_fraction,
-            objective: self.objective,
-            errors: self.errors,
-            alignment: self.alignment,
-            validity: PretrainingValidity::softmax(contested, replicon, solved),
-            divergence: Some(equations.divergence),
-            status: Status::Converged,
-            residual: 0.0,
-            iterations: 0,
-            std_error: StdError::default(),
-        }
-    }
+    PretrainingSolution { std_error: StdError::over(&own), ..observed(&mean(zero), mean_error(&errors)) }
 }
 
 fn solution(
@@ -211,25 +151,36 @@ fn solution(
     let per_freedom = equations
         .integrals(&found.point, &found.averages)
         .map_or(f64::NAN, |image| equations.weights(&image.order) / freedom(&image.order));
+    let q0 = equations.teacher.second_moment();
+    // Away from a fixed point, neither the gauges nor the error bars mean anything.
+    let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
     let observed = |point: &MatrixOverlaps, averages: &LogitAverages, [test, test_clean]: [f64; 2]| {
         let image = equations.integrals(point, averages)?;
         let weights = per_freedom * freedom(&image.order);
         let [q, m] = equations.overlaps(point);
         let train = averages.loss;
-        Some(ObservedMatrix {
+        let replicon = equations.replicon(&image.order, averages, weights);
+        Some(PretrainingSolution {
             order: PretrainingOrder { q, m, v: point.v / equations.scale, ..image.order },
+            q0,
             trace: image.trace,
             rank_fraction: image.rank_fraction,
             objective: equations.alpha * train + equations.ridge * image.trace,
             errors: PretrainingErrors { test, test_clean, train },
-            alignment: observables::alignment(m, q, equations.teacher.second_moment()),
-            gauges: [averages.contested, equations.replicon(&image.order, averages, weights)],
+            alignment: observables::alignment(m, q, q0),
+            validity: PretrainingValidity::softmax(averages.contested, replicon, meaningful),
+            divergence: Some(equations.divergence),
+            status: found.status,
+            residual: found.residual,
+            iterations: found.iterations,
+            std_error: StdError::default(),
         })
     };
     let errors = mean_error(&channel.test_errors(&vec![found.point; channel.scrambles()]));
-    let common = observed(&found.point, &found.averages, errors).filter(ObservedMatrix::is_finite);
-    let Some(common) = common.filter(|_| found.status != Status::NonFinite) else {
-        return PretrainingSolution::without_numbers(equations.teacher.second_moment(), found.iterations);
+    let common = observed(&found.point, &found.averages, errors)
+        .filter(|common| found.status != Status::NonFinite && common.named().has_numbers());
+    let Some(common) = common else {
+        return PretrainingSolution::without_numbers(q0, found.iterations);
     };
     let own_points: Vec<MatrixOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
     let own: Option<Vec<Named>> = found
@@ -238,14 +189,8 @@ fn solution(
         .zip(channel.test_errors(&own_points))
         .map(|((point, averages), errors)| Some(observed(point, averages, errors)?.named()))
         .collect();
-    let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
-    PretrainingSolution {
-        status: found.status,
-        residual: found.residual,
-        iterations: found.iterations,
-        std_error: own.filter(|_| meaningful).map_or_else(StdError::default, |own| StdError::over(&own)),
-        ..common.into_solution(equations, meaningful)
-    }
+    let std_error = own.filter(|_| meaningful).map_or_else(StdError::default, |own| StdError::over(&own));
+    PretrainingSolution { std_error, ..common }
 }
 
 /// The mean over the scrambles.

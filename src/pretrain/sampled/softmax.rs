@@ -6,7 +6,7 @@
 //! that softmax sees are sampled.
 
 use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
-use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
+use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row, with_tokens};
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
@@ -21,15 +21,9 @@ pub(super) fn losses(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
-    Ok(match tokens {
-        2 => Box::new(SoftmaxMatrixNodes::<2, 3>::new(label, options, tuning)?),
-        3 => Box::new(SoftmaxMatrixNodes::<3, 6>::new(label, options, tuning)?),
-        4 => Box::new(SoftmaxMatrixNodes::<4, 10>::new(label, options, tuning)?),
-        5 => Box::new(SoftmaxMatrixNodes::<5, 15>::new(label, options, tuning)?),
-        6 => Box::new(SoftmaxMatrixNodes::<6, 21>::new(label, options, tuning)?),
-        7 => Box::new(SoftmaxMatrixNodes::<7, 28>::new(label, options, tuning)?),
-        8 => Box::new(SoftmaxMatrixNodes::<8, 36>::new(label, options, tuning)?),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
+    with_tokens!(tokens, T => {
+        const K: usize = channel::dimension(T);
+        Ok(Box::new(SoftmaxMatrixNodes::<T, K>::new(label, options, tuning)?))
     })
 }
 

@@ -1,8 +1,7 @@
 //! The frozen logits and the label's logits of a batch of nodes, drawn from their joint law, in coordinates.
 
 use crate::channel::general::CoordinateBasis;
-use crate::lora::sampled::columns::FieldColumns;
-use crate::lora::sampled::joint_law::JointLaw;
+use crate::fields::{FieldColumns, JointLaw};
 
 /// The numbers of consecutive nodes in the given columns, node after node.
 pub(super) fn gather(columns: &[Vec<f64>], first: usize, size: usize) -> Vec<f64> {

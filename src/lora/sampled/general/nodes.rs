@@ -12,12 +12,11 @@ use crate::channel::general::{
 };
 use crate::divergence::Divergence;
 use crate::error::Error;
+use crate::fields::Sequences;
+use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane};
 use crate::lora::losses::FinetuningLosses;
 use crate::lora::moments::{COUNT, Moments, VectorOverlaps, term};
-use crate::lora::sampled::columns::FieldColumns;
-use crate::lora::sampled::joint_law::JointLaw;
-use crate::lora::training::Sequences;
 use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::model::Model;
 use crate::options::Options;

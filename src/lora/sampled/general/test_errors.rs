@@ -3,10 +3,9 @@
 use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
 use crate::activation::Activation;
 use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
+use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::lora::moments::VectorOverlaps;
-use crate::lora::sampled::columns::FieldColumns;
-use crate::lora::sampled::joint_law::JointLaw;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.

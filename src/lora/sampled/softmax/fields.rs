@@ -1,9 +1,8 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
 use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
+use crate::fields::{JointLaw, Normals, Sequences};
 use crate::lanes::{LANES, Lane};
-use crate::lora::sampled::joint_law::{JointLaw, Normals};
-use crate::lora::training::Sequences;
 
 /// A symmetric matrix of logits for every sample of a block.
 pub(super) type Logits<const T: usize> = [[Lane; T]; T];

@@ -3,10 +3,9 @@
 use super::fields::test_logits;
 use super::nodes::{perturb, weights};
 use crate::channel::softmax_row;
+use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::lora::moments::VectorOverlaps;
-use crate::lora::sampled::columns::FieldColumns;
-use crate::lora::sampled::joint_law::JointLaw;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.

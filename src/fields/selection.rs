@@ -98,7 +98,7 @@ impl Score {
 
     /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in
     /// the scored coordinates. The direction of the sample is kept, and the radius is mapped by its quantile.
-    pub(super) fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
+    pub(crate) fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
         let flat = match self {
             Self::Frobenius => 0.0,
             Self::Centred => z.iter().enumerate().map(|(k, x)| x * channel::flat_direction(tokens, k)).sum(),

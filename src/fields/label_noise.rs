@@ -6,7 +6,7 @@
 //! selected sequences `N` is a Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
 use super::selection::Score;
-use super::training::{Finetuning, Sequences};
+use super::sequences::{FieldParameters, Sequences};
 use crate::channel;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
@@ -20,7 +20,7 @@ const REACH: f64 = 8.5;
 
 /// The law of `N`, in units of `q0`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum LabelNoise {
+pub(crate) enum LabelNoise {
     /// Independent coordinates of equal variance.
     Gaussian { deviation: f64 },
     /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction`
@@ -30,11 +30,11 @@ pub(super) enum LabelNoise {
 
 impl LabelNoise {
     /// The law of `N` on the sequences of the training.
-    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Finetuning) -> Self {
+    pub(crate) fn new(model: &Model, frozen: &Frozen, parameters: &FieldParameters) -> Self {
         let (tokens, delta) = (model.tokens(), model.delta());
-        let (beta, unit) = (training.beta(), training.q0());
+        let FieldParameters { sequences, beta, q0: unit } = *parameters;
         let weights = frozen.overlaps();
-        match training.sequences() {
+        match sequences {
             Sequences::Active(selection) if frozen.q() > 0.0 && selection.score().coordinates(tokens) > 0 => {
                 let TrueLogits { slope, unknown, .. } = frozen.true_logits();
                 // The frozen logits are multiplied by beta.
@@ -50,26 +50,23 @@ impl LabelNoise {
             Sequences::Reused => {
                 // Validation refuses reused sequences without a response.
                 let v = frozen.v().unwrap_or(0.0);
-                Self::gaussian(
-                    observables::reused_effective_noise(&weights, tokens, v, delta, beta),
-                    training,
-                )
+                Self::gaussian(observables::reused_effective_noise(&weights, tokens, v, delta, beta), unit)
             }
             // Here the score selects nothing: it is the same for all sequences, or independent of them.
             Sequences::Active(_) | Sequences::Fresh => {
-                Self::gaussian(observables::effective_noise(&weights, delta, beta), training)
+                Self::gaussian(observables::effective_noise(&weights, delta, beta), unit)
             }
         }
     }
 
     /// The isotropic law with the given effective noise.
-    fn gaussian(effective_noise: f64, training: &Finetuning) -> Self {
-        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0() }
+    fn gaussian(effective_noise: f64, unit: f64) -> Self {
+        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / unit }
     }
 
     /// Half the variance of a coordinate, which is `Delta_eff` of the training law, in units of `q0^2`. The
     /// result is `None` if the law is anisotropic.
-    pub(super) fn effective(&self, tokens: usize) -> Option<f64> {
+    pub(crate) fn effective(&self, tokens: usize) -> Option<f64> {
         match *self {
             Self::Gaussian { deviation } => Some(0.5 * deviation * deviation),
             Self::Selected { score: Score::Centred, .. } => None,
@@ -85,7 +82,7 @@ impl LabelNoise {
     }
 
     /// Standard deviation of a coordinate, before selection.
-    pub(super) fn deviation(&self) -> f64 {
+    pub(crate) fn deviation(&self) -> f64 {
         match *self {
             Self::Gaussian { deviation } => deviation,
             Self::Selected { spread, deviation, .. } => spread.hypot(deviation),
@@ -93,7 +90,7 @@ impl LabelNoise {
     }
 
     /// Number of independent standard normals that a sample takes.
-    pub(super) fn dimensions(&self, tokens: usize) -> usize {
+    pub(crate) fn dimensions(&self, tokens: usize) -> usize {
         match self {
             Self::Gaussian { .. } => channel::dimension(tokens),
             Self::Selected { .. } => 2 * channel::dimension(tokens),
@@ -101,12 +98,12 @@ impl LabelNoise {
     }
 
     /// Whether the law is invariant under rotations of the tokens.
-    pub(super) fn is_isotropic(&self) -> bool {
+    pub(crate) fn is_isotropic(&self) -> bool {
         !matches!(self, Self::Selected { score: Score::Centred, .. })
     }
 
     /// `N` for the given standard normals. Their number is [`Self::dimensions`].
-    pub(super) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+    pub(crate) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
         match *self {
             Self::Gaussian { deviation } => channel::symmetric_from_coordinates(|k| deviation * normal(k)),
             Self::Selected { score, fraction, spread, deviation } => {
@@ -122,7 +119,7 @@ impl LabelNoise {
     }
 
     /// The law of the scalar `N` of one token. The result is `None` if there is no noise at all.
-    pub(super) fn scalar(&self) -> Option<ScalarLaw> {
+    pub(crate) fn scalar(&self) -> Option<ScalarLaw> {
         let law = match *self {
             Self::Gaussian { deviation } => {
                 ScalarLaw { half_width: REACH * deviation, total: deviation, cut: None }
@@ -145,9 +142,9 @@ impl LabelNoise {
 
 /// The law of the scalar `N` of a single token.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ScalarLaw {
+pub(crate) struct ScalarLaw {
     /// Half-width of the interval around 0 outside which the density vanishes in double precision.
-    pub(super) half_width: f64,
+    pub(crate) half_width: f64,
     /// Standard deviation without selection.
     total: f64,
     cut: Option<Cut>,
@@ -165,7 +162,7 @@ struct Cut {
 impl ScalarLaw {
     /// The points where the density changes fast. They lie on both sides of the two edges of the selection,
     /// which the noise smears.
-    pub(super) fn breaks(&self) -> Vec<f64> {
+    pub(crate) fn breaks(&self) -> Vec<f64> {
         self.cut.map_or_else(Vec::new, |Cut { bound, slope, rest, .. }| {
             // In units of the whole deviation, spread = slope total, and the smearing is rest.
             let edge = slope * self.total * self.total * bound;
@@ -174,7 +171,7 @@ impl ScalarLaw {
         })
     }
 
-    pub(super) fn density(&self, x: f64) -> f64 {
+    pub(crate) fn density(&self, x: f64) -> f64 {
         let free = normal_density(x / self.total) / self.total;
         match self.cut {
             None => free,
@@ -189,19 +186,15 @@ impl ScalarLaw {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lora::selection::Selection;
+    use crate::fields::selection::Selection;
     use crate::quadrature::ScrambledSobol;
     use approx::assert_relative_eq;
     use std::f64::consts::SQRT_2;
 
-    fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Finetuning) {
+    fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, FieldParameters) {
         let sequences = Sequences::Active(Selection::new(fraction, score).unwrap());
         let frozen = Frozen::new(2.0, 0.6, 0.7).unwrap();
-        (
-            Model::linear(2, 0.5).unwrap(),
-            frozen,
-            Finetuning::fresh(5.0, 0.5).unwrap().recalibrated(beta).unwrap().on(sequences),
-        )
+        (Model::linear(2, 0.5).unwrap(), frozen, FieldParameters { sequences, beta, q0: 1.0 })
     }
 
     /// `N` at every node of a scrambled point set, two tokens.

@@ -6,21 +6,21 @@ use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
 /// The columns of one scramble. The most important ones come first.
-pub(super) struct FieldColumns {
+pub(crate) struct FieldColumns {
     /// `chi*`, one column per token.
-    pub(super) star: Vec<Vec<f64>>,
+    pub(crate) star: Vec<Vec<f64>>,
     /// The part of `omega` that is independent of `chi*`, one column per token.
-    pub(super) free: Vec<Vec<f64>>,
+    pub(crate) free: Vec<Vec<f64>>,
     label: Vec<Vec<f64>>,
     frozen: Vec<Vec<f64>>,
     /// The difference between noisy and noiseless labels, for the test law only.
-    pub(super) clean: Vec<Vec<f64>>,
+    pub(crate) clean: Vec<Vec<f64>>,
     flat: Option<Vec<f64>>,
 }
 
 impl FieldColumns {
     /// The columns of scramble number `scramble`, of the test law or of the training law.
-    pub(super) fn new(
+    pub(crate) fn new(
         tokens: usize,
         law: &JointLaw,
         options: &Options,
@@ -47,12 +47,12 @@ impl FieldColumns {
         })
     }
 
-    pub(super) fn logits(&self) -> Normals<'_> {
+    pub(crate) fn logits(&self) -> Normals<'_> {
         Normals { label: &self.label, frozen: &self.frozen, flat: self.flat.as_ref() }
     }
 
     /// Number of nodes.
-    pub(super) fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.star.first().map_or(0, Vec::len)
     }
 }
