@@ -86,18 +86,17 @@ impl Reporter {
 
     fn observe(&self, ridge: &Ridge, point: &Point, moments: &Moments, errors: TestErrors) -> Observed {
         let Units { q0, loss } = self.units;
-        let stiffness = self.units.stiffness();
-        let Conjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
+        let Conjugates { v_hat, m_hat, q_hat, eta } = self.units.physical(&ridge.conjugates(point, moments));
         let TestErrors { test, test_clean, frozen } = errors;
         Observed {
             order: Order {
                 q: q0 * point.q(),
                 m: q0 * point.m,
-                v: point.v / stiffness,
-                q_hat: loss * stiffness * q_hat,
-                m_hat: stiffness * m_hat,
-                v_hat: stiffness * v_hat,
-                eta: stiffness * eta,
+                v: point.v / self.units.stiffness(),
+                q_hat,
+                m_hat,
+                v_hat,
+                eta,
             },
             objective: loss * ridge.objective(point, moments),
             errors: Errors { test, test_clean, train: loss * moments.loss, frozen },

@@ -9,6 +9,7 @@ mod nodes;
 mod prox;
 mod test_law;
 
+use super::channel::LossChannel;
 use super::losses::Losses;
 use super::moments::Point;
 use super::report::Reporter;
@@ -148,6 +149,18 @@ pub(super) fn search<R: Send>(
 ) -> Result<R, Error> {
     let problem = Problem::new(model, frozen, training, options);
     rayon_core::scope(|_| problem.search(&mut Run::default(), run))
+}
+
+/// The output channel by itself.
+pub(super) fn loss_channel(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<LossChannel, Error> {
+    let problem = Problem::new(model, frozen, training, options);
+    let losses = problem.channel(&Tuning::default())?;
+    Ok(LossChannel::new(losses, problem.ridge(), problem.units))
 }
 
 /// `lambda'_c`, or `None` if there is no such ridge.
