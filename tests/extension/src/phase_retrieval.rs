@@ -117,9 +117,16 @@ impl InputChannel for GaussianWeights {
     }
 }
 
-/// The fixed point to which message passing leads from an overlap with the given odds. The approach is damped, because an
-/// accelerated one may jump over a fixed point, and patient, because the overlap grows slowly where a fixed point has just
-/// vanished.
+/// An approach that follows message passing step by step, because an accelerated one may jump over a fixed point. It gives
+/// up after `patience` steps without progress. The overlap grows slowly where a fixed point has just vanished.
+#[must_use]
+pub fn step_by_step(patience: usize) -> Tuning {
+    let mut tuning = Tuning::default();
+    tuning.approach = Effort { evaluations: 1000, patience, ..tuning.detour };
+    tuning
+}
+
+/// The fixed point to which message passing leads from an overlap with the given odds.
 ///
 /// # Errors
 /// Those of [`StateEvolution::solve`].
@@ -128,10 +135,9 @@ pub fn solve<O: OutputChannel<Point = Odds, Averages = Information>>(
     alpha: f64,
     start: Odds,
     options: &Options,
+    tuning: Tuning,
     observer: &mut dyn Observer,
 ) -> Result<Solved<Odds, Information>, Error> {
-    let mut tuning = Tuning::default();
-    tuning.approach = Effort { evaluations: 1000, patience: 1000, ..tuning.detour };
     StateEvolution::new(output, GaussianWeights { alpha }, options)
         .with_tuning(tuning)
         .observed_by(observer)

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use extension::phase_retrieval::{Information, Magnitudes, Odds, solve};
+use extension::phase_retrieval::{Information, Magnitudes, Odds, solve, step_by_step};
 use extension::statistics::mean_and_error;
 use lora_asymptotics::fixed_point::{History, Iterate, Observer, Unobserved};
 use lora_asymptotics::state_evolution::{OutputChannel, Pass};
@@ -87,16 +87,16 @@ impl Observer for UntilPerfect {
 fn without_noise_message_passing_stops_below_the_threshold_and_runs_on_above_it() {
     let options = options(12, 4, 3);
     let mut output = Magnitudes::new(0.0, &options).unwrap();
-    let below = solve(&mut output, 1.10, NOTHING, &options, &mut Unobserved).unwrap();
+    let below = solve(&mut output, 1.10, NOTHING, &options, step_by_step(20), &mut Unobserved).unwrap();
     assert_eq!(below.status, Status::Converged);
     assert!(below.point.overlap() < 0.75, "{}", below.point.overlap());
     let mut perfect = UntilPerfect::default();
-    let above = solve(&mut output, 1.20, NOTHING, &options, &mut perfect).unwrap();
+    let above = solve(&mut output, 1.20, NOTHING, &options, step_by_step(1000), &mut perfect).unwrap();
     assert_eq!(above.status, Status::Interrupted);
     assert_eq!(above.iterations, perfect.evaluations);
     // An informed start reaches perfect recovery already above the information-theoretic threshold of 1.
     let mut perfect = UntilPerfect::default();
-    let informed = solve(&mut output, 1.10, Odds(1e2), &options, &mut perfect).unwrap();
+    let informed = solve(&mut output, 1.10, Odds(1e2), &options, step_by_step(1000), &mut perfect).unwrap();
     assert_eq!(informed.status, Status::Interrupted);
 }
 
@@ -109,7 +109,7 @@ fn overlaps_agree_with_plain_quadrature() {
         let [delta, alpha, q]: [f64; 3] = std::array::from_fn(|i| row[i].parse().unwrap());
         let options = options(13, 16, seed as u64);
         let mut output = Magnitudes::new(delta, &options).unwrap();
-        let solved = solve(&mut output, alpha, NOTHING, &options, &mut Unobserved).unwrap();
+        let solved = solve(&mut output, alpha, NOTHING, &options, step_by_step(20), &mut Unobserved).unwrap();
         assert_eq!(solved.status, Status::Converged, "delta {delta}, alpha {alpha}");
         let found = solved.point.overlap();
         let error = solved.standard_error(|point, _| point.overlap()).unwrap();
@@ -138,7 +138,8 @@ fn error_bars_are_the_spread_over_seeds() {
     for seed in 0..SEEDS {
         let options = options(10, SCRAMBLES, 1000 + seed as u64);
         let mut output = Magnitudes::new(delta, &options).unwrap();
-        let solved = solve(&mut output, alpha, Odds(1.0), &options, &mut Unobserved).unwrap();
+        let solved =
+            solve(&mut output, alpha, Odds(1.0), &options, step_by_step(20), &mut Unobserved).unwrap();
         assert_eq!(solved.replicates.len(), SCRAMBLES);
         answers.push(solved.point.overlap());
         variances.push(solved.standard_error(|point, _| point.overlap()).unwrap().powi(2));
@@ -184,7 +185,7 @@ fn the_solve_climbs_the_levels_and_shows_every_iterate() {
     let mut output = Recorded { inner: Magnitudes::new(0.1, &options).unwrap(), passes: Vec::new() };
     assert_eq!(output.levels(), 3);
     let mut history = History::default();
-    let solved = solve(&mut output, 1.5, NOTHING, &options, &mut history).unwrap();
+    let solved = solve(&mut output, 1.5, NOTHING, &options, step_by_step(20), &mut history).unwrap();
     assert_eq!(solved.status, Status::Converged);
     assert_eq!(history.iterates.len(), solved.iterations);
     // Most of the steps are cheap, the levels are climbed in order, and the last evaluation is from scratch.
@@ -201,7 +202,7 @@ fn the_number_of_threads_changes_nothing() {
     let solve = || {
         let options = options(13, 3, 5);
         let mut output = Magnitudes::new(0.1, &options).unwrap();
-        solve(&mut output, 1.5, NOTHING, &options, &mut Unobserved).unwrap()
+        solve(&mut output, 1.5, NOTHING, &options, step_by_step(20), &mut Unobserved).unwrap()
     };
     let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(solve);
     assert_eq!(on(1), on(3));
