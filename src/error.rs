@@ -61,7 +61,7 @@ pub enum Error {
     },
     /// The nodes of the averages of a stage would take more memory than allowed.
     TooMuchMemory {
-        /// The stage, `pretrain` or `lora`.
+        /// The stage, `pretrain` or `lora`, or `state_evolution` for averages of one's own.
         stage: &'static str,
         /// `log2` of the number of nodes of one scramble.
         log2_nodes: usize,

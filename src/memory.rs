@@ -8,9 +8,7 @@ use crate::channel;
 use crate::error::Error;
 use crate::model::{Model, Specialisation};
 use crate::options::Options;
-
-/// Largest memory, in bytes, of the nodes of one stage: 2 GiB.
-const LIMIT: u64 = 1 << 31;
+use crate::state_evolution::check_memory;
 
 /// The kind of averages.
 #[derive(Debug, Clone, Copy)]
@@ -92,30 +90,13 @@ impl Workload {
         Numbers { kept, passing }
     }
 
-    /// Bytes that the nodes take, for valid options.
-    fn bytes(self, model: &Model, options: &Options) -> u64 {
-        let Numbers { kept, passing } = self.numbers(model);
-        let scramble = 1_usize << options.log2_nodes();
-        let nodes = options.scrambles() * scramble;
-        (std::mem::size_of::<f64>() * (kept * nodes + passing * scramble)) as u64
-    }
-
     /// Refuses a workload that takes more memory than allowed, for a valid model and valid options.
     ///
     /// # Errors
     /// [`Error::TooMuchMemory`].
     pub(crate) fn check(self, model: &Model, options: &Options) -> Result<(), Error> {
-        let bytes = self.bytes(model, options);
-        if bytes <= LIMIT {
-            return Ok(());
-        }
-        Err(Error::TooMuchMemory {
-            stage: self.stage(),
-            log2_nodes: options.log2_nodes(),
-            scrambles: options.scrambles(),
-            bytes,
-            limit: LIMIT,
-        })
+        let Numbers { kept, passing } = self.numbers(model);
+        check_memory(self.stage(), kept, passing, options)
     }
 }
 

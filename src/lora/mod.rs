@@ -29,6 +29,7 @@
 //! Source: arXiv:2606.05899.
 
 mod bayes;
+mod channel;
 mod linear;
 mod losses;
 mod moments;
@@ -60,6 +61,8 @@ pub use bayes::{
 };
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
+pub use channel::{ConjugateEstimator, FieldOverlaps, LossAverages, LossChannel};
+pub use ridge::Conjugates;
 pub use solution::{
     Branch, EffectiveNoise, FinetuningErrors as Errors, FinetuningOrder as Order,
     FinetuningSolution as Solution,
@@ -140,6 +143,34 @@ pub fn alpha_weak_recovery(
 fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
     training.sequences().check_response(frozen)?;
     training.sequences().workload().check(model, options)
+}
+
+/// The output channel of fine-tuning by itself, for a state evolution with an input channel of your own: another
+/// regulariser of the weights, or another law of the truth. Every law of the entries of `w*` with mean zero and
+/// variance `q0` gives this output channel, because the fields of many entries are Gaussian. The ridge of
+/// `training` and the teacher of `model` are not used.
+///
+/// [`solve`] also recognises weights that vanish altogether. A state evolution with this channel does not: where a
+/// penalty makes all weights of softmax attention vanish, its iteration ends without a fixed point.
+///
+/// [`LossChannel`] has an example.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// more nodes than 2 GiB can hold.
+pub fn loss_channel(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<LossChannel, Error> {
+    check_fit(model, frozen, training, options)?;
+    match model.specialisation() {
+        Specialisation::Linear => linear::loss_channel(model, frozen, training, options),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::loss_channel(model, frozen, training, options)
+        }
+    }
 }
 
 /// Validates the inputs, and returns the result of `run` on the search for fixed points.

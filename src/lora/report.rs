@@ -1,7 +1,7 @@
 //! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
 use super::moments::{Moments, VectorOverlaps};
-use super::ridge::VectorConjugates;
+use super::ridge::Conjugates;
 use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
 use super::starts::FoundVector;
 use super::units::Units;
@@ -62,18 +62,17 @@ impl Reporter {
     ) -> FinetuningSolution {
         let ridge = &found.ridge;
         let Units { q0, loss } = self.units;
-        let stiffness = self.units.stiffness();
-        let VectorConjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
+        let Conjugates { v_hat, m_hat, q_hat, eta } = self.units.physical(&ridge.conjugates(point, moments));
         let TestErrors { test, test_clean, frozen } = errors;
         FinetuningSolution {
             order: FinetuningOrder {
                 q: q0 * point.q(),
                 m: q0 * point.m,
-                v: point.v / stiffness,
-                q_hat: loss * stiffness * q_hat,
-                m_hat: stiffness * m_hat,
-                v_hat: stiffness * v_hat,
-                eta: stiffness * eta,
+                v: point.v / self.units.stiffness(),
+                q_hat,
+                m_hat,
+                v_hat,
+                eta,
             },
             objective: loss * ridge.objective(point, moments),
             errors: FinetuningErrors { test, test_clean, train: loss * moments.loss, frozen },

@@ -10,6 +10,9 @@ use crate::state_evolution::InputChannel;
 /// of the root of the variance, would keep the residual above the tolerance.
 pub(super) const SMALLEST_S2: f64 = 1e-14;
 
+/// Smallest factor on a positive overlap in one step. The overlap of a single step may be negative.
+const LARGEST_LOSS: f64 = 0.1;
+
 /// Factor on `v` where the curvature is negative. At a small response the curvature is positive. The step is
 /// larger than any step that leads to a fixed point, so that such a point is never the best iterate.
 const RETREAT: f64 = 0.02;
@@ -36,22 +39,44 @@ pub(super) struct Ridge {
     pub(super) gauge: JumpGauge,
 }
 
-/// The conjugates from one evaluation of the output channel.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct VectorConjugates {
-    pub(super) v_hat: f64,
-    pub(super) m_hat: f64,
-    pub(super) q_hat: f64,
-    pub(super) eta: f64,
+/// The conjugate order parameters of fine-tuning: what the losses tell the weights.
+///
+/// In their terms, a coordinate `w` of the weights minimises
+/// `(vhat/2 + eta) w^2 - (mhat w* + sqrt(qhat) z) w + P(w)`, for a standard normal `z` and a penalty `P` per coordinate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Conjugates {
+    /// `vhat = alpha' E[-div_omega g]`.
+    pub v_hat: f64,
+    /// `mhat = alpha' E[div_chi* g]`.
+    pub m_hat: f64,
+    /// `qhat = alpha' E|g|^2`.
+    pub q_hat: f64,
+    /// `eta = alpha' E[dl'/dq]`: the shift of the ridge, because the centring of `h1(w)` depends on `|w|^2`.
+    pub eta: f64,
+}
+
+impl VectorOverlaps {
+    /// The point with other order parameters, if they are possible, and else the nearest possible one: an overlap
+    /// that is positive stays positive, and one that vanishes stays zero.
+    pub(super) fn moved_to(&self, m: f64, s2: f64, v: f64) -> Self {
+        let m = if self.m > 0.0 { m.max(LARGEST_LOSS * self.m).max(f64::MIN_POSITIVE) } else { 0.0 };
+        Self { m, s2: s2.max(SMALLEST_S2), v }
+    }
+
+    /// The point from which an iteration goes on where the curvature is negative.
+    pub(super) fn retreated(&self) -> Self {
+        Self { v: RETREAT * self.v, ..*self }
+    }
 }
 
 impl Ridge {
-    pub(super) fn conjugates(&self, point: &VectorOverlaps, moments: &Moments) -> VectorConjugates {
+    pub(super) fn conjugates(&self, point: &VectorOverlaps, moments: &Moments) -> Conjugates {
         let [omega, star] = match self.divergence {
             Divergence::PointwiseAndJump => [0, 1].map(|i| moments.pointwise[i] + moments.jump[i]),
             Divergence::IntegrationByParts => by_parts(point, moments, self.tokens),
         };
-        VectorConjugates {
+        Conjugates {
             v_hat: -self.alpha * omega,
             m_hat: self.alpha * star,
             q_hat: self.alpha * moments.gradient2,
@@ -73,8 +98,20 @@ impl Ridge {
 
     /// The verdict on replica symmetry.
     pub(super) fn validity(&self, point: &VectorOverlaps, moments: &Moments) -> FinetuningValidity {
+        self.validity_of_spread(point, moments, 1.0)
+    }
+
+    /// The verdict on replica symmetry for weights whose responses differ from one coordinate to another:
+    /// `spread` is the mean of their squares, over the square of their mean `v`. A ridge gives all coordinates the
+    /// same response.
+    pub(super) fn validity_of_spread(
+        &self,
+        point: &VectorOverlaps,
+        moments: &Moments,
+        spread: f64,
+    ) -> FinetuningValidity {
         let jump = self.jump_share(point, moments);
-        let replicon = self.alpha * moments.replicon;
+        let replicon = self.alpha * moments.replicon * spread;
         match self.gauge {
             JumpGauge::Surface => {
                 FinetuningValidity::linear(jump, replicon, self.conjugates(point, moments).v_hat > 0.0)
@@ -90,7 +127,7 @@ impl Ridge {
 
     /// The growth factor of a small `m` at `m = 0`. The fixed point is unstable if it is above 1.
     pub(super) fn growth(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
-        let VectorConjugates { v_hat, eta, .. } = self.conjugates(point, moments);
+        let Conjugates { v_hat, eta, .. } = self.conjugates(point, moments);
         (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
     }
 }
@@ -102,13 +139,12 @@ impl InputChannel for Ridge {
     /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` may
     /// change its sign. The image then moves in the direction that restores the sign.
     fn image(&self, point: &VectorOverlaps, moments: &Moments) -> VectorOverlaps {
-        let VectorConjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
+        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
         let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
         if r <= 0.0 {
-            return VectorOverlaps { v: RETREAT * point.v, ..*point };
+            return point.retreated();
         }
-        let m = if point.m > 0.0 { (m_hat / r).max(0.1 * point.m).max(f64::MIN_POSITIVE) } else { 0.0 };
-        VectorOverlaps { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
+        point.moved_to(m_hat / r, q_hat / (r * r), 1.0 / r)
     }
 
     /// After the approach, the divergences are taken by parts if jumps dominate the response.

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::fixed_point::{self, Coordinate, Iterate, Observer, Problem, Report, max_norm};
 use crate::options::Options;
 use crate::status::Status;
+use crate::std_error::standard_error;
 
 /// The result of an approach on the cheapest level.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +38,20 @@ pub struct Solved<P, A> {
     pub status: Status,
     /// Evaluations of the map in the iterations that led to this point, on any level.
     pub iterations: usize,
-    /// The fixed point of every replicate by itself and the averages there, to first order. The standard
-    /// error of a function of points and averages is the standard deviation of its values at the replicates,
-    /// over the root of their number. The list is empty if the solve was interrupted, or ended so far from a
+    /// The fixed point of every replicate by itself and the averages there, to first order; see
+    /// [`Solved::standard_error`]. The list is empty if the solve was interrupted, or ended so far from a
     /// fixed point that no slopes were measured.
     pub replicates: Vec<(P, A)>,
+}
+
+impl<P, A> Solved<P, A> {
+    /// The standard error of a function of the point and its averages, from the spread over the replicates. It is
+    /// `None` for fewer than two replicates, and where it is not finite.
+    pub fn standard_error(&self, quantity: impl Fn(&P, &A) -> f64) -> Option<f64> {
+        let values: Vec<f64> =
+            self.replicates.iter().map(|(point, averages)| quantity(point, averages)).collect();
+        standard_error(values.into_iter())
+    }
 }
 
 /// The search for a point that an output channel and an input channel map to itself.

@@ -14,7 +14,9 @@ impl Levels {
     /// of `size` samples.
     pub(crate) fn up_to(log2_nodes: usize, tuning: &Tuning, size: usize) -> Self {
         let finest = 1 << log2_nodes;
-        let coarse = tuning.coarse_nodes.into_iter().map(|nodes| nodes.next_multiple_of(size).max(size));
+        // Rounded up after the bound, so that no number is too large to be rounded.
+        let rounded = |nodes: usize| nodes.min(finest).next_multiple_of(size).max(size);
+        let coarse = tuning.coarse_nodes.into_iter().map(rounded);
         Self { nodes: coarse.filter(|nodes| *nodes < finest).chain([finest]).collect() }
     }
 

@@ -15,6 +15,8 @@
 //! earlier passes. It also gives every replicate a fixed point and averages of its own, to first order. The
 //! spread over the replicates gives the standard error of any function of overlaps and averages.
 //!
+//! [`GaussianNodes`] makes the nodes of averages that are sampled, with their replicates and levels.
+//!
 //! Both stages of this crate are such state evolutions. Other state evolutions can be solved in the same way:
 //!
 //! ```
@@ -75,6 +77,7 @@
 
 mod channels;
 mod evolution;
+mod gaussian_nodes;
 mod levels;
 mod run;
 mod samples;
@@ -84,6 +87,7 @@ mod tuning;
 pub(crate) use channels::mean;
 pub use channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 pub use evolution::{Attempt, Solved, StateEvolution};
+pub use gaussian_nodes::GaussianNodes;
 pub use run::Run;
-pub(crate) use samples::Samples;
+pub(crate) use samples::{Samples, check_memory};
 pub use tuning::{Effort, Tuning};

@@ -8,6 +8,30 @@ use crate::lanes::{Lane, sums_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
+/// Largest memory, in bytes, of the nodes of one output channel: 2 GiB.
+const MEMORY_LIMIT: u64 = 1 << 31;
+
+/// Refuses nodes that take more memory than allowed. A node takes `kept` double-precision numbers as long as the
+/// solve lasts, and `passing` more while it is made. `stage` names the average in the error.
+///
+/// # Errors
+/// [`Error::TooMuchMemory`].
+pub(crate) fn check_memory(
+    stage: &'static str,
+    kept: usize,
+    passing: usize,
+    options: &Options,
+) -> Result<(), Error> {
+    let (log2_nodes, scrambles) = (options.log2_nodes(), options.scrambles());
+    let scramble = 1_usize << log2_nodes;
+    let nodes = scrambles * scramble;
+    let bytes = (size_of::<f64>() * (kept * nodes + passing * scramble)) as u64;
+    if bytes <= MEMORY_LIMIT {
+        return Ok(());
+    }
+    Err(Error::TooMuchMemory { stage, log2_nodes, scrambles, bytes, limit: MEMORY_LIMIT })
+}
+
 /// Number of samples per unit of parallel work, when the samples are made.
 const CHUNK: usize = 128;
 

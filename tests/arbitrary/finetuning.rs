@@ -5,6 +5,7 @@ use std::hint::black_box;
 use lora_asymptotics::ActivationName;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{self, BayesCurve, Order, Solution};
+use lora_asymptotics::state_evolution::{Averages, OutputChannel, Overlaps, Pass};
 use proptest::prelude::*;
 
 use super::values::{config, finetuning, frozen, model, number, of_activation, options, parameter, spoken};
@@ -42,6 +43,28 @@ proptest! {
             if let Some(next) = spoken(lora::solve_from(&model, &frozen, &training, &options, &solution)) {
                 check(&next, training.q0());
             }
+        }
+    }
+
+    /// The output channel by itself, at any overlaps and with any averages.
+    #[test]
+    fn any_overlaps(model in model(), frozen in frozen(), training in finetuning(), options in options(), averages in prop::collection::vec(number(), 0..16),
+                    start in prop::array::uniform3(prop_oneof![4 => parameter(), 1 => number()]), next in prop::array::uniform3(number())) {
+        let Some(mut channel) = spoken(lora::loss_channel(&model, &frozen, &training, &options)) else { return Ok(()) };
+        let [q, m, v] = start;
+        let Some(at) = spoken(channel.overlaps(q, m, v)) else { return Ok(()) };
+        prop_assert!(at.q() > 0.0 && at.v() > 0.0 && at.m() >= 0.0);
+        let mut estimator = channel.estimator();
+        let finest = channel.levels() - 1;
+        let all = channel.averages(finest, Pass::Fresh, &at);
+        prop_assert!(!all.is_empty());
+        for averages in all.into_iter().chain([lora::LossAverages::from_terms(&averages)]) {
+            black_box((estimator.reconsider(false, &at, &averages), estimator.conjugates(&at, &averages)));
+            black_box((estimator.train_error(&averages), estimator.validity(&at, &averages, next[0])));
+        }
+        let [q, m, v] = next;
+        for moved in [at.moved_to(q, m, v), at.retreated()] {
+            prop_assert_eq!(moved.coordinates().len(), at.coordinates().len());
         }
     }
 

@@ -5,8 +5,9 @@ use std::hint::black_box;
 use lora_asymptotics::fixed_point::{
     Coordinate, History, Method, Options, Problem, Secant, Status, solve, solve_observed,
 };
+use lora_asymptotics::quadrature::MAX_DIMENSIONS;
 use lora_asymptotics::state_evolution::{
-    Averages, InputChannel, OutputChannel, Overlaps, Pass, StateEvolution,
+    Averages, GaussianNodes, InputChannel, OutputChannel, Overlaps, Pass, StateEvolution, Tuning,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -104,7 +105,38 @@ proptest! {
         if let Some(solved) = spoken(evolution.solve(&List(start))) {
             prop_assert!(solved.iterations <= options.max_iterations());
             prop_assert!(!solved.status.is_success() || solved.residual.is_finite());
+            let error = solved.standard_error(|point, averages| point.0.iter().chain(&averages.0).sum());
+            prop_assert!(error.is_none_or(f64::is_finite));
         }
+    }
+}
+
+fn nodes<const D: usize>(options: &lora_asymptotics::Options, tuning: &Tuning, level: usize) {
+    let Some(mut nodes) = spoken(GaussianNodes::<D>::new(options, tuning)) else {
+        assert!(D == 0 || D > MAX_DIMENSIONS);
+        return;
+    };
+    assert!((1..=3).contains(&nodes.levels()));
+    let means = nodes.means(level, |x| [1.0, x[0], x[D - 1]]);
+    assert_eq!(means.len(), options.scrambles());
+    assert!(
+        means
+            .iter()
+            .all(|[one, first, last]| (one - 1.0).abs() < 1e-12 && first.abs() < 3.0 && last.abs() < 3.0)
+    );
+}
+
+proptest! {
+    #![proptest_config(config(4))]
+
+    #[test]
+    fn any_nodes(options in super::values::options(), coarse in prop::array::uniform2(count()), level in count()) {
+        let mut tuning = Tuning::default();
+        tuning.coarse_nodes = coarse;
+        nodes::<0>(&options, &tuning, level);
+        nodes::<1>(&options, &tuning, level);
+        nodes::<3>(&options, &tuning, level);
+        nodes::<161>(&options, &tuning, level);
     }
 }
 

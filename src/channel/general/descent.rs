@@ -22,7 +22,7 @@ pub(crate) struct Prox<'a, M> {
 
 /// The objectives of some samples and their derivatives, one sample after the other.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Expansion {
+pub(crate) struct LocalExpansion {
     pub(crate) x: Vec<f64>,
     pub(crate) value: Vec<f64>,
     /// The loss, without the pull.
@@ -42,7 +42,7 @@ fn copy_block(target: &mut [f64], to: usize, source: &[f64], from: usize, size: 
     target[to * size..(to + 1) * size].copy_from_slice(&source[from * size..(from + 1) * size]);
 }
 
-impl Expansion {
+impl LocalExpansion {
     /// Replaces the numbers of sample `to` by those of sample `from` of `other`.
     pub(super) fn replace(&mut self, to: usize, other: &Self, from: usize) {
         let n = other.x.len() / other.value.len();
@@ -127,7 +127,7 @@ impl<M: LogitsMap> Prox<'_, M> {
 
     /// The objective of every sample and its derivatives at the points `x`. The flag tells whether the
     /// Hessian is exact.
-    fn expand(&self, samples: &[usize], x: Vec<f64>, missing: Missing) -> (Expansion, bool) {
+    fn expand(&self, samples: &[usize], x: Vec<f64>, missing: Missing) -> (LocalExpansion, bool) {
         let (n, square, count) = (self.map.dimension(), self.square(), samples.len());
         let logits = self.logits(samples, &x);
         let attention = attention(self.activation, self.map.tokens(), &logits);
@@ -137,7 +137,7 @@ impl<M: LogitsMap> Prox<'_, M> {
         self.activation.adjoint(&at, &residual, &mut slope);
         slope.iter_mut().for_each(|s| *s *= 2.0);
 
-        let mut local = Expansion {
+        let mut local = LocalExpansion {
             value: Vec::with_capacity(count),
             loss: Vec::with_capacity(count),
             gradient: vec![0.0; count * n],
@@ -184,7 +184,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     }
 
     /// Completes the derivatives of one sample, after the terms that the activation computes by batches.
-    fn finish(&self, local: &mut Expansion, k: usize, sample: usize, residual: &[f64]) {
+    fn finish(&self, local: &mut LocalExpansion, k: usize, sample: usize, residual: &[f64]) {
         let (n, square) = (self.map.dimension(), self.square());
         let x = &local.x[k * n..(k + 1) * n];
         let omega = &self.omega[sample * n..(sample + 1) * n];
@@ -225,14 +225,14 @@ impl<M: LogitsMap> Prox<'_, M> {
     }
 
     /// The objective of every sample and its derivatives at the points `x`.
-    pub(crate) fn at(&self, x: Vec<f64>) -> Expansion {
+    pub(crate) fn at(&self, x: Vec<f64>) -> LocalExpansion {
         let samples: Vec<usize> = (0..self.count()).collect();
         self.expand(&samples, x, Missing::ByDifferences).0
     }
 
     /// The local minima downhill from the points `x` of some samples. A sample that comes close to its point
     /// among `known` ends there, since its descent would find the same minimum again.
-    pub(super) fn descend(&self, samples: &[usize], x: Vec<f64>, known: Option<&[f64]>) -> Expansion {
+    pub(super) fn descend(&self, samples: &[usize], x: Vec<f64>, known: Option<&[f64]>) -> LocalExpansion {
         const MAX_STEPS: usize = 60;
         // Relative size of a full Newton step after which the error is below rounding.
         const CLOSE: f64 = 1e-8;

@@ -19,7 +19,7 @@ mod search;
 mod starts;
 
 pub(crate) use batch::{attention, batch_size};
-pub(crate) use descent::{Expansion, Prox, inverse};
+pub(crate) use descent::{LocalExpansion, Prox, inverse};
 pub(crate) use logits::{CoordinateBasis, Perturbation};
 pub(crate) use replicas::GeneralReplicas;
 pub(crate) use search::LastPoints;

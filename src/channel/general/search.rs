@@ -6,7 +6,7 @@
 //! cannot lead to a lower one. Where the theory is valid, few starts are left. The lowest of these are
 //! polished too, and all of them for the few samples in which two minima differ.
 
-use super::descent::{Expansion, Prox, distance2, dot};
+use super::descent::{LocalExpansion, Prox, distance2, dot};
 use super::logits::LogitsMap;
 use super::starts::Starts;
 
@@ -36,7 +36,7 @@ impl<M: LogitsMap> Prox<'_, M> {
         known: &mut LastPoints,
         thorough: bool,
         starts: impl FnOnce(&[usize]) -> Starts,
-    ) -> Expansion {
+    ) -> LocalExpansion {
         let all: Vec<usize> = (0..self.count()).collect();
         let found = if thorough || known.x.is_empty() {
             let mut starts = starts(&all);
@@ -65,7 +65,7 @@ impl<M: LogitsMap> Prox<'_, M> {
 
     /// The lowest minima of some samples downhill from the starts, of which there must be at least one. It
     /// notes the samples whose starts lead to different minima.
-    fn lowest(&self, samples: &[usize], starts: &[Vec<f64>], contested: &mut [bool]) -> Expansion {
+    fn lowest(&self, samples: &[usize], starts: &[Vec<f64>], contested: &mut [bool]) -> LocalExpansion {
         let n = self.map.dimension();
         let of_sample = |start: usize, k: usize| -> &[f64] { &starts[start][k * n..(k + 1) * n] };
         let values: Vec<Vec<f64>> = starts.iter().map(|start| self.values(samples, start)).collect();
@@ -105,7 +105,7 @@ impl<M: LogitsMap> Prox<'_, M> {
     }
 
     /// Whether a start may lead to a minimum that is lower than minimum `k` of `best`.
-    fn may_differ(&self, sample: usize, start: &[f64], best: &Expansion, k: usize) -> bool {
+    fn may_differ(&self, sample: usize, start: &[f64], best: &LocalExpansion, k: usize) -> bool {
         let n = self.map.dimension();
         let x = &best.x[k * n..(k + 1) * n];
         let apart = distance2(start, x) > NEAR * NEAR * (dot(x, x) + 1e-2);
@@ -116,7 +116,7 @@ impl<M: LogitsMap> Prox<'_, M> {
 }
 
 /// Keeps the lower of minimum `k` and minimum `from` of `other`, and returns whether they differ.
-fn keep_lower(local: &mut Expansion, k: usize, other: &Expansion, from: usize, n: usize) -> bool {
+fn keep_lower(local: &mut LocalExpansion, k: usize, other: &LocalExpansion, from: usize, n: usize) -> bool {
     let (x, y) = (&local.x[k * n..(k + 1) * n], &other.x[from * n..(from + 1) * n]);
     // The bound is wider than the distance from a known minimum at which a descent stops.
     let differ = distance2(x, y) > 1e-3 * (dot(x, x) + 1e-2);

@@ -9,6 +9,7 @@ mod product;
 mod prox;
 mod test_errors;
 
+use super::channel::LossChannel;
 use super::losses::FinetuningLosses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
@@ -44,6 +45,16 @@ impl<'a> LinearProblem<'a> {
         Self { model, training, options, units, noise: LabelNoise::new(model, frozen, &training.fields()) }
     }
 
+    fn ridge(&self, channel: &dyn FinetuningLosses) -> Ridge {
+        Ridge {
+            tokens: self.model.tokens() as f64,
+            alpha: self.training.alpha(),
+            lambda: self.units.scaled_ridge(self.training.ridge()),
+            divergence: channel.smooth_divergence(),
+            gauge: JumpGauge::Surface,
+        }
+    }
+
     /// Returns the result of `run` on the state evolution and its starts.
     fn search<R: Send>(
         &self,
@@ -55,13 +66,7 @@ impl<'a> LinearProblem<'a> {
         parallel::in_pool(|| {
             let mut channel =
                 output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
-            let ridge = Ridge {
-                tokens,
-                alpha: self.training.alpha(),
-                lambda: self.units.scaled_ridge(self.training.ridge()),
-                divergence: channel.smooth_divergence(),
-                gauge: JumpGauge::Surface,
-            };
+            let ridge = self.ridge(channel.as_ref());
             // This is the average curvature of the loss at the truth. The jumps leave a fraction of some 0.6
             // of it.
             let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
@@ -106,6 +111,19 @@ pub(super) fn search<R: Send>(
     run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     LinearProblem::new(model, frozen, training, options).search(&mut Run::default(), run)
+}
+
+/// The output channel by itself.
+pub(super) fn loss_channel(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Finetuning,
+    options: &Options,
+) -> Result<LossChannel, Error> {
+    let problem = LinearProblem::new(model, frozen, training, options);
+    let losses = output_channel(model.tokens(), &problem.noise, options, &Tuning::default())?;
+    let ridge = problem.ridge(losses.as_ref());
+    Ok(LossChannel::new(losses, ridge, problem.units))
 }
 
 fn output_channel(

@@ -11,6 +11,7 @@ mod general;
 mod softmax;
 mod test_law;
 
+use super::channel::LossChannel;
 use super::losses::FinetuningLosses;
 use super::moments::VectorOverlaps;
 use super::report::Reporter;
@@ -139,6 +140,18 @@ pub(super) fn search<R: Send>(
 ) -> Result<R, Error> {
     let problem = SampledProblem::new(model, frozen, training, options);
     parallel::in_pool(|| problem.search(&mut Run::default(), run))
+}
+
+/// The output channel by itself.
+pub(super) fn loss_channel(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Finetuning,
+    options: &Options,
+) -> Result<LossChannel, Error> {
+    let problem = SampledProblem::new(model, frozen, training, options);
+    let losses = problem.channel(&Tuning::default())?;
+    Ok(LossChannel::new(losses, problem.ridge(), problem.units))
 }
 
 /// `lambda'_c`, or `None` if there is no such ridge.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
 use crate::activation::{Activation, Evaluated};
-use crate::channel::general::{CoordinateBasis, Expansion, LastPoints, Prox, attention, batch_size, inverse};
+use crate::channel::general::{
+    CoordinateBasis, LastPoints, LocalExpansion, Prox, attention, batch_size, inverse,
+};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::model::Model;
@@ -152,7 +154,7 @@ impl LabelledLayer {
     /// `s` at its proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with
     /// `A = (Hess l + 1/(2V))^{-1}` and `X_jk = -2 <d sigma(h)/dh_j, d sigma(t)/dt_k>` the derivative of
     /// `grad l` in the label's logits `t`.
-    fn derivatives(&self, found: &Expansion, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
+    fn derivatives(&self, found: &LocalExpansion, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
         let (n, square) = (self.basis.dimension(), self.tokens * self.tokens);
         let Some(response) = inverse(&found.hessian[s * n * n..(s + 1) * n * n], n) else {
             return [f64::NAN; 3];
