@@ -8,16 +8,16 @@
 use crate::lanes::{LANES, Lane};
 
 /// `N` components for every sample.
-pub(crate) type Vector<const N: usize> = [Lane; N];
+pub(crate) type LaneVector<const N: usize> = [Lane; N];
 /// `N x N` entries for every sample.
-pub(crate) type Matrix<const N: usize> = [[Lane; N]; N];
+pub(crate) type LaneMatrix<const N: usize> = [[Lane; N]; N];
 
 /// An objective and its derivatives at one point, with `E` additional values that are needed at the minimum.
 #[derive(Clone, Copy)]
 pub(crate) struct Local<const N: usize, const E: usize> {
     pub(crate) value: Lane,
-    pub(crate) gradient: Vector<N>,
-    pub(crate) hessian: Matrix<N>,
+    pub(crate) gradient: LaneVector<N>,
+    pub(crate) hessian: LaneMatrix<N>,
     pub(crate) extra: [Lane; E],
 }
 
@@ -27,7 +27,7 @@ pub(crate) trait Descent<const N: usize, const E: usize> {
     fn stiffness(&self) -> f64;
 
     /// The objective, its derivatives and the additional values at `x`.
-    fn local(&self, x: &Vector<N>) -> Local<N, E>;
+    fn local(&self, x: &LaneVector<N>) -> Local<N, E>;
 }
 
 impl<const N: usize, const E: usize> Local<N, E> {
@@ -64,7 +64,7 @@ impl<const N: usize, const E: usize> Local<N, E> {
 
     /// Keeps the lower of two minima for every sample. `x` and `other` are the positions of the minima.
     #[inline(always)]
-    pub(crate) fn keep_lower(&mut self, x: &mut Vector<N>, found: &Self, other: &Vector<N>) {
+    pub(crate) fn keep_lower(&mut self, x: &mut LaneVector<N>, found: &Self, other: &LaneVector<N>) {
         for l in 0..LANES {
             // A minimum that is found twice counts once, although rounding makes the two values differ.
             let better = found.value[l] < self.value[l] - 1e-12 * (1.0 + self.value[l]);
@@ -92,8 +92,8 @@ impl<const N: usize, const E: usize> Local<N, E> {
 #[inline(always)]
 pub(crate) fn descend<const N: usize, const E: usize>(
     objective: &impl Descent<N, E>,
-    x: &mut Vector<N>,
-    known: &Vector<N>,
+    x: &mut LaneVector<N>,
+    known: &LaneVector<N>,
 ) -> Local<N, E> {
     let stiffness = objective.stiffness();
     const MAX_STEPS: usize = 60;
@@ -176,7 +176,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
 /// Lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the diagonal.
 /// The second result is 1 where the matrix is positive definite, else 0.
 #[inline(always)]
-pub(crate) fn cholesky<const N: usize>(matrix: &Matrix<N>, damping: &Lane) -> (Matrix<N>, Lane) {
+pub(crate) fn cholesky<const N: usize>(matrix: &LaneMatrix<N>, damping: &Lane) -> (LaneMatrix<N>, Lane) {
     let mut factor = [[[0.0; LANES]; N]; N];
     let mut definite = [1.0; LANES];
     for i in 0..N {
@@ -204,7 +204,7 @@ pub(crate) fn cholesky<const N: usize>(matrix: &Matrix<N>, damping: &Lane) -> (M
 
 /// The solution `x` of `L L^T x = b` for a factor made by [`cholesky`].
 #[inline(always)]
-pub(crate) fn solve<const N: usize>(factor: &Matrix<N>, b: &Vector<N>) -> Vector<N> {
+pub(crate) fn solve<const N: usize>(factor: &LaneMatrix<N>, b: &LaneVector<N>) -> LaneVector<N> {
     let mut x = *b;
     for i in 0..N {
         for k in 0..i {

@@ -24,20 +24,23 @@ pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
-/// Number of blocks per unit of parallel work.
-const CHUNK: usize = 128;
+/// Number of samples per unit of parallel work.
+const CHUNK: usize = 1024;
 
-/// The sums over all blocks of `COUNT` terms, which `add` adds lane by lane. Every block has a state that
-/// `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
+/// The sums over all blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane. Every block
+/// has a state that `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
 ///
 /// This function is for sums that are taken at every iteration. A sum that is taken once in a solve does not
 /// justify a second copy of its code, and uses [`sum_once`].
 pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     blocks: &[B],
     states: &mut [S],
+    size: usize,
     add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
 ) -> [f64; COUNT] {
-    let chunks: Vec<Mutex<_>> = blocks.chunks(CHUNK).zip(states.chunks_mut(CHUNK)).map(Mutex::new).collect();
+    let length = CHUNK.div_ceil(size);
+    let chunks: Vec<Mutex<_>> =
+        blocks.chunks(length).zip(states.chunks_mut(length)).map(Mutex::new).collect();
     sum(chunks.len(), &|chunk, sums| {
         let (blocks, states) = &mut *parallel::lock(&chunks[chunk]);
         widest(
@@ -51,13 +54,16 @@ pub(crate) fn sum_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     })
 }
 
-/// The sums over blocks of `COUNT` terms, which `add` adds lane by lane for the block with the given number.
+/// The sums over blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane for the block with
+/// the given number.
 pub(crate) fn sum_once<const COUNT: usize>(
     blocks: usize,
+    size: usize,
     add: impl Fn(usize, &mut [Lane; COUNT]) + Sync,
 ) -> [f64; COUNT] {
-    sum(blocks.div_ceil(CHUNK), &|chunk, sums| {
-        for block in chunk * CHUNK..blocks.min((chunk + 1) * CHUNK) {
+    let length = CHUNK.div_ceil(size);
+    sum(blocks.div_ceil(length), &|chunk, sums| {
+        for block in chunk * length..blocks.min((chunk + 1) * length) {
             add(block, sums);
         }
     })
@@ -196,7 +202,7 @@ mod tests {
         let blocks: Vec<Lane> = (0..1000).map(|i| [(f64::from(i) * 0.37).sin(); LANES]).collect();
         let sum = || {
             let mut states = vec![0.0; blocks.len()];
-            let [sum] = sum_over_blocks(&blocks, &mut states, |block, state, sums: &mut [Lane; 1]| {
+            let [sum] = sum_over_blocks(&blocks, &mut states, LANES, |block, state, sums: &mut [Lane; 1]| {
                 *state += block[0];
                 for l in 0..LANES {
                     sums[0][l] += block[l];

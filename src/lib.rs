@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! h(S) = (X S X^T - Tr(S) I_T)/D,    yhat = sigma(h) X,
-//! sigma(h) = h/T (linear)   or   softmax(b h) by rows
+//! sigma(h) = h/T (linear)   or   softmax(b h) by rows   or any other, see [`activation`]
 //! ```
 //!
 //! **Pre-training**, on `alpha D^2` sequences: a teacher `S*` of extensive rank labels them,
@@ -109,6 +109,7 @@
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;
 
+pub mod activation;
 pub mod channel;
 mod check;
 mod descent;
@@ -148,9 +149,10 @@ pub mod sweep;
 mod threshold;
 mod verdict;
 
+pub use activation::{Activation, ActivationName};
 pub use error::Error;
 pub use frozen::Frozen;
-pub use model::{Activation, Model, Teacher};
+pub use model::{Model, Teacher};
 pub use options::{Options, Start};
 #[cfg(feature = "scenario")]
 pub use scenario::{Bound, Estimator, Outcome, Quantity, Scenario, Skipped};

@@ -6,7 +6,7 @@
 
 use crate::channel;
 use crate::error::Error;
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 use crate::options::Options;
 use crate::state_evolution::MADE_AT_ONCE;
 
@@ -50,29 +50,41 @@ impl Workload {
     /// The numbers that a node takes.
     pub(crate) fn numbers(self, model: &Model) -> Numbers {
         let tokens = model.tokens();
-        // The number of all coordinates of the logits, and of those that softmax sees.
+        // The number of all coordinates of the logits, and of those that the activation sees.
         let all = channel::dimension(tokens);
-        let seen = all.saturating_sub(1);
-        let (kept, passing) = match (self, model.activation()) {
+        let seen = model.observed_coordinates() as usize;
+        let (kept, passing) = match (self, model.specialisation()) {
             // These averages are in closed form, or taken by a rule with few nodes.
-            (Self::Pretraining | Self::PretrainingBound, Activation::Linear) => (0, 0),
-            (Self::Finetuning { .. }, Activation::Linear) if tokens == 1 => (0, 0),
+            (Self::Pretraining | Self::PretrainingBound, Specialisation::Linear) => (0, 0),
+            (Self::Finetuning { .. }, Specialisation::Linear) if tokens == 1 => (0, 0),
             // A node has two vectors of normals, the label, the last proximal point and its flag.
-            (Self::Pretraining, Activation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
-            (Self::Finetuning { selected }, Activation::Linear) => {
+            (Self::Pretraining, Specialisation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
+            (Self::Finetuning { selected }, Specialisation::Linear) => {
                 let noise = if selected { 2 * all } else { all };
                 // A node has the label's eigenvalues, chi*, omega, and the last secular root.
                 (3 * tokens + 1, 2 * tokens + noise)
             }
             // A node has two matrices of logits, chi*, omega, the last proximal point, and the curvatures at
             // zero weights.
-            (Self::Finetuning { .. }, Activation::Softmax) => {
+            (Self::Finetuning { .. }, Specialisation::Softmax) => {
                 (2 * tokens * tokens + 5 * tokens, 2 * tokens + 3 * seen + 1)
             }
-            (Self::PretrainingBound, Activation::Softmax) => (two_replicas(tokens, false), 0),
+            // A node has two vectors of normals, the logits and the attention of the label, the last proximal
+            // point and its flag.
+            (Self::Pretraining, Specialisation::General) => (3 * seen + 2 * tokens * tokens + 1, 2 * seen),
+            // A node has the frozen logits, those of the label and its attention, chi*, omega, the last
+            // proximal point with its flag, and the curvatures at zero weights.
+            (Self::Finetuning { .. }, Specialisation::General) => {
+                (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
+            }
+            (Self::PretrainingBound, Specialisation::General) => (2 * seen, 0),
+            (Self::FinetuningBound, Specialisation::General) => {
+                (6 * tokens + 1 + 2 * seen, 1 + 2 * tokens + all)
+            }
+            (Self::PretrainingBound, Specialisation::Softmax) => (two_replicas(tokens, false), 0),
             // A node has the observed eigenvalues, chi and omega.
-            (Self::FinetuningBound, Activation::Linear) => (3 * tokens + 1, 1 + tokens + all),
-            (Self::FinetuningBound, Activation::Softmax) => {
+            (Self::FinetuningBound, Specialisation::Linear) => (3 * tokens + 1, 1 + tokens + all),
+            (Self::FinetuningBound, Specialisation::Softmax) => {
                 let across = tokens.saturating_sub(1);
                 let sample = 2 + 4 * across;
                 (sample + two_replicas(tokens, true), 3 + 2 * across + channel::dimension(across))

@@ -3,33 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::ser::Error as _;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::ser::{Error as _, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::channel;
+use crate::activation::{Activation, ActivationName, Unseen};
+use crate::channel::general::GeneralReplicas;
+use crate::channel::{self, SoftmaxReplicas, TwoReplicas};
 use crate::check;
 use crate::error::Error;
+use crate::options::Options;
 use crate::spectrum::{Discrete, Implausible, TeacherSpectrum, Wishart, implausible};
-
-/// The attention non-linearity `sigma` that acts on the centred logits `h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Activation {
-    /// `sigma(h) = h / T`.
-    Linear,
-    /// Row-wise softmax of the logits, `sigma(h)_ab = exp(b h_ab) / sum_c exp(b h_ac)` with inverse temperature `b`.
-    Softmax,
-}
-
-impl fmt::Display for Activation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Self::Linear => "linear",
-            Self::Softmax => "softmax",
-        })
-    }
-}
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,14 +67,42 @@ impl Teacher {
 /// assert!(Model::softmax(1, 0.5).is_err(), "a single token attends to itself only");
 /// # Ok::<(), lora_asymptotics::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "ModelFields")]
 pub struct Model {
     tokens: usize,
-    activation: Activation,
+    activation: Arc<dyn Activation>,
+    /// The name of the activation in the schema. An activation from outside has none.
+    name: Option<ActivationName>,
     delta: f64,
     inverse_temperature: Option<f64>,
     taught: Option<Taught>,
+}
+
+/// The fastest kernels that serve an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Specialisation {
+    /// Closed forms in pre-training, and the secular equation in fine-tuning.
+    Linear,
+    /// Softmax on blocks of lanes.
+    Softmax,
+    /// The general proximal channel.
+    General,
+}
+
+impl PartialEq for Model {
+    /// Activations from outside are equal if they are the same object.
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (self.name, other.name) {
+            (Some(own), Some(other)) => own == other,
+            (None, None) => Arc::ptr_eq(&self.activation, &other.activation),
+            _ => false,
+        };
+        same && self.tokens == other.tokens
+            && self.delta == other.delta
+            && self.inverse_temperature == other.inverse_temperature
+            && self.taught == other.taught
+    }
 }
 
 /// A teacher with its spectrum, which is costly to build.
@@ -126,7 +137,7 @@ impl PartialEq for Taught {
 #[serde(deny_unknown_fields, rename = "Model")]
 pub(crate) struct ModelFields {
     tokens: usize,
-    activation: Activation,
+    activation: ActivationName,
     delta: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inverse_temperature: Option<f64>,
@@ -154,19 +165,18 @@ impl Serialize for Model {
     /// Writes the model as it is read.
     ///
     /// # Errors
-    /// The teacher is a [`TeacherSpectrum`] of the user's own, which has no written form.
+    /// The activation or the teacher comes from outside. Both are code, and cannot be written.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { tokens, activation, delta, inverse_temperature, taught } = self.clone();
-        let teacher = match taught {
-            None => None,
-            Some(Taught { teacher: Some(teacher), .. }) => Some(teacher),
-            Some(Taught { teacher: None, spectrum }) => {
-                let name = spectrum.name();
-                return Err(S::Error::custom(format!(
-                    "model.teacher = {name}: must be one of the named teachers to be written, not a spectrum of your own"
-                )));
-            }
+        let Self { tokens, delta, inverse_temperature, .. } = *self;
+        let activation = self.name.ok_or_else(|| {
+            S::Error::custom(format!("the activation `{}` has no name in the schema", self.activation.name()))
+        })?;
+        let written = |taught: &Taught| {
+            let nameless =
+                || S::Error::custom(format!("the teacher `{}` has no name in the schema", taught.spectrum.name()));
+            taught.teacher.clone().ok_or_else(nameless)
         };
+        let teacher = self.taught.as_ref().map(written).transpose()?;
         ModelFields { tokens, activation, delta, inverse_temperature, teacher }.serialize(serializer)
     }
 }
@@ -178,16 +188,28 @@ impl Model {
     /// A layer with inverse temperature 1 and no teacher.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8, 2 to 8 for softmax (one token attends to itself only), and `delta` finite
-    /// and >= 0.
-    pub fn new(activation: Activation, tokens: usize, delta: f64) -> Result<Self, Error> {
-        let fewest = match activation {
-            Activation::Linear => 1,
-            Activation::Softmax => 2,
-        };
-        check::integer("model.tokens", tokens, fewest, Self::MAX_TOKENS)?;
+    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8 for linear attention, 2 to 8 otherwise (one token
+    /// attends to itself only), and `delta` finite and >= 0.
+    pub fn new(activation: ActivationName, tokens: usize, delta: f64) -> Result<Self, Error> {
+        let model = Self::with_activation(tokens, delta, activation.activation())?;
+        Ok(Self { name: Some(activation), ..model })
+    }
+
+    /// A layer with any activation, inverse temperature 1 and no teacher. Both stages and finite-size training
+    /// work as for the activations that have a name in the schema, through the general channel.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `tokens` is 1 to 8 for an activation without inverse temperature
+    /// that sees all logits, 2 to 8 otherwise, and `delta` finite and >= 0.
+    pub fn with_activation(
+        tokens: usize,
+        delta: f64,
+        activation: Arc<dyn Activation>,
+    ) -> Result<Self, Error> {
+        let simple = !activation.has_inverse_temperature() && activation.unseen() == Unseen::Nothing;
+        check::integer("model.tokens", tokens, if simple { 1 } else { 2 }, Self::MAX_TOKENS)?;
         check::non_negative("model.delta", delta)?;
-        Ok(Self { tokens, activation, delta, inverse_temperature: None, taught: None })
+        Ok(Self { tokens, activation, name: None, delta, inverse_temperature: None, taught: None })
     }
 
     /// A layer with linear attention and no teacher.
@@ -195,7 +217,7 @@ impl Model {
     /// # Errors
     /// The errors of [`Model::new`].
     pub fn linear(tokens: usize, delta: f64) -> Result<Self, Error> {
-        Self::new(Activation::Linear, tokens, delta)
+        Self::new(ActivationName::Linear, tokens, delta)
     }
 
     /// A layer with softmax attention, inverse temperature 1 and no teacher.
@@ -203,7 +225,7 @@ impl Model {
     /// # Errors
     /// The errors of [`Model::new`].
     pub fn softmax(tokens: usize, delta: f64) -> Result<Self, Error> {
-        Self::new(Activation::Softmax, tokens, delta)
+        Self::new(ActivationName::Softmax, tokens, delta)
     }
 
     /// The same layer with another label noise.
@@ -220,7 +242,7 @@ impl Model {
     /// # Errors
     /// [`Error::Conflict`] for linear attention, [`Error::InvalidParameter`] unless it is between 1e-6 and 1e6.
     pub fn with_inverse_temperature(self, inverse_temperature: f64) -> Result<Self, Error> {
-        if self.activation == Activation::Linear {
+        if !self.activation.has_inverse_temperature() {
             return Err(Error::Conflict {
                 field: "model.inverse_temperature",
                 with: "the linear activation",
@@ -274,8 +296,28 @@ impl Model {
 
     /// The non-linearity `sigma`.
     #[must_use]
-    pub fn activation(&self) -> Activation {
-        self.activation
+    pub fn activation(&self) -> &dyn Activation {
+        self.activation.as_ref()
+    }
+
+    /// The non-linearity, shared.
+    pub(crate) fn shared_activation(&self) -> Arc<dyn Activation> {
+        Arc::clone(&self.activation)
+    }
+
+    /// The name of the activation in the schema, if it has one.
+    #[must_use]
+    pub fn activation_name(&self) -> Option<ActivationName> {
+        self.name
+    }
+
+    /// The kernels that serve the activation.
+    pub(crate) fn specialisation(&self) -> Specialisation {
+        match self.name {
+            Some(ActivationName::Linear) => Specialisation::Linear,
+            Some(ActivationName::Softmax) => Specialisation::Softmax,
+            Some(ActivationName::SoftmaxOne | ActivationName::Sigmoid) | None => Specialisation::General,
+        }
     }
 
     /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
@@ -304,15 +346,50 @@ impl Model {
         self.taught.is_some()
     }
 
-    /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2` for linear attention, `K - 1` for
+    /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2`, or `K - 1` for
     /// softmax, which is flat along `11^T/T`.
     #[must_use]
     pub fn observed_coordinates(&self) -> f64 {
         let all = channel::dimension(self.tokens);
-        match self.activation {
-            Activation::Linear => all as f64,
-            Activation::Softmax => all.saturating_sub(1) as f64,
+        let seen = match self.activation.unseen() {
+            Unseen::Nothing => all,
+            Unseen::RowShifts => all.saturating_sub(1),
+        };
+        seen as f64
+    }
+
+    /// The least errors of an estimator that knows the law of the logits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the activation is not invertible.
+    pub(crate) fn two_replicas(
+        &self,
+        perturbed: bool,
+        options: &Options,
+    ) -> Result<Box<dyn TwoReplicas>, Error> {
+        self.require_invertible()?;
+        let (tokens, temperature) = (self.tokens, self.inverse_temperature());
+        Ok(match self.specialisation() {
+            Specialisation::Softmax => {
+                Box::new(SoftmaxReplicas::new(tokens, temperature, perturbed, options)?)
+            }
+            Specialisation::Linear | Specialisation::General => {
+                let activation = self.shared_activation();
+                Box::new(GeneralReplicas::new(activation, tokens, temperature, perturbed, options)?)
+            }
+        })
+    }
+
+    /// Checks that the activation determines the logits that it sees, as the Bayes-optimal bounds assume.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`].
+    pub(crate) fn require_invertible(&self) -> Result<(), Error> {
+        if self.activation.is_invertible() {
+            return Ok(());
         }
+        let allowed = "an invertible activation, for the Bayes-optimal bound";
+        Err(Error::invalid("model.activation", self.activation.name(), allowed))
     }
 
     /// The spectrum of the teacher.

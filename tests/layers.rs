@@ -5,8 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The layers of the library from the ground up. A module may use the modules in the lines before its own,
 /// and no others.
@@ -15,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "threshold"],
     &["parallel"],
     &["lanes"],
+    &["activation"],
     &["check", "descent", "quadrature", "fixed_point", "json", "journal"],
     &["frozen", "options"],
     &["channel", "spectrum", "state_evolution"],
@@ -29,17 +32,6 @@ const LAYERS: &[&[&str]] = &[
 /// A source file as the path of its module, `["lora", "linear", "prox"]`. The path of `lib.rs` is empty.
 type Module = Vec<String>;
 
-fn source_files(directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            source_files(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-}
-
 fn module_of(file: &Path, root: &Path) -> Module {
     let relative = file.strip_prefix(root).unwrap().with_extension("");
     let mut module: Module = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
@@ -47,14 +39,6 @@ fn module_of(file: &Path, root: &Path) -> Module {
         module.pop();
     }
     module
-}
-
-/// The code of a file without comments, and without the unit tests at its end.
-fn code(text: &str) -> String {
-    let tests = text.find("\nmod tests {").and_then(|at| text[..at].rfind("#[cfg(test)]"));
-    let end = tests.unwrap_or(text.len());
-    let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// All paths in `code` that begin with `crate`, `self` or `super`, with the lists in braces written out.
@@ -163,15 +147,14 @@ fn resolve(path: &[String], from: &Module, modules: &BTreeSet<Module>) -> Module
 
 /// Every module with the modules that it imports from.
 fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    source_files(&root, &mut files);
+    let root = source::root();
+    let files = source::files(&root);
     let modules: BTreeSet<Module> = files.iter().map(|file| module_of(file, &root)).collect();
     files
         .iter()
         .map(|file| {
             let module = module_of(file, &root);
-            let code = code(&std::fs::read_to_string(file).unwrap());
+            let code = source::code(file);
             let mut used: BTreeSet<Module> =
                 paths(&code).iter().map(|path| resolve(path, &module, &modules)).collect();
             // A module uses the modules that it declares.

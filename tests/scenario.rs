@@ -11,8 +11,8 @@ use common::assert_labelled;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    Activation, Error, Estimator, Model, Options, Outcome, Scenario, Skipped, Start, Teacher, Verdict, lora,
-    pretrain,
+    ActivationName, Error, Estimator, Model, Options, Outcome, Scenario, Skipped, Start, Teacher, Verdict,
+    lora, pretrain,
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -136,7 +136,7 @@ mod schema {
             (with(pretrained(), "pretrain/q0", Some(json!(1.0))), "q0"),
             (with(frozen(), "options/nodes", Some(json!(9))), "nodes"),
             (with(frozen(), "lora/sequences", Some(json!({"active": {"rho": 0.1}}))), "rho"),
-            (with(frozen(), "model/activation", Some(json!("sigmoid"))), "sigmoid"),
+            (with(frozen(), "model/activation", Some(json!("tanh"))), "tanh"),
             (with(frozen(), "estimator", Some(json!("oracle"))), "oracle"),
             (with(frozen(), "lora/sequences", Some(json!("old"))), "old"),
             (with(frozen(), "options/start", Some(json!("warm"))), "warm"),
@@ -384,7 +384,12 @@ mod schema {
         same([lora::Divergence::PointwiseAndJump, lora::Divergence::IntegrationByParts]);
         same([Score::Frobenius, Score::Centred]);
         same([Start::Informed, Start::Uninformed, Start::Best]);
-        same([Activation::Linear, Activation::Softmax]);
+        same([
+            ActivationName::Linear,
+            ActivationName::Softmax,
+            ActivationName::SoftmaxOne,
+            ActivationName::Sigmoid,
+        ]);
         same([Estimator::Erm, Estimator::BayesOptimal, Estimator::Both]);
         same([Skipped::PretrainNotConverged]);
         same([Status::Converged, Status::Collapsed, Status::NoiseLimited, Status::Stalled]);
@@ -691,14 +696,14 @@ mod lines {
         let good = frozen().to_string();
         let unknown = with(frozen(), "lora/gamma", Some(json!(1))).to_string();
         let impossible = with(frozen(), "lora/alpha", Some(json!(-3))).to_string();
-        let sigmoid = with(frozen(), "model/activation", Some(json!("sigmoid"))).to_string();
+        let tanh = with(frozen(), "model/activation", Some(json!("tanh"))).to_string();
         let lines: [(&[u8], Expected); 8] = [
             (good.as_bytes(), None),
             (b"{\"model\": ", Some(("syntax", "EOF"))),
             (unknown.as_bytes(), Some(("syntax", "gamma"))),
             (impossible.as_bytes(), Some(("invalid_parameter", "lora.alpha = -3"))),
             (b"{\"model\": \"\xff\xfe\"}", Some(("syntax", "utf-8"))),
-            (sigmoid.as_bytes(), Some(("syntax", "sigmoid"))),
+            (tanh.as_bytes(), Some(("syntax", "sigmoid"))),
             (b"{}", Some(("syntax", "model"))),
             (good.as_bytes(), None),
         ];

@@ -14,22 +14,22 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use super::softmax::{SoftmaxRow, softmax_row};
-use crate::descent::{Descent, Local, Matrix, Vector, cholesky, descend, solve};
+use crate::descent::{Descent, LaneMatrix, LaneVector, Local, cholesky, descend, solve};
 use crate::lanes::{LANES, Lane, widest};
 
 /// One proximal problem per sample.
 pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
     /// The coordinates of `omega`, orthogonal to `u`.
-    pub(crate) omega: Vector<K>,
+    pub(crate) omega: LaneVector<K>,
     /// `sigma` of the label's logits.
-    pub(crate) y: &'a Matrix<T>,
+    pub(crate) y: &'a LaneMatrix<T>,
     /// `V > 0`.
     pub(crate) v: f64,
 }
 
 /// A proximal point.
 pub(crate) struct LowestPoint<const K: usize> {
-    pub(crate) h: Vector<K>,
+    pub(crate) h: LaneVector<K>,
     /// The objective at the proximal point. Its one extra value is the loss.
     pub(crate) local: Local<K, 1>,
     /// 1 for samples whose starts led to different minima, else 0.
@@ -52,7 +52,7 @@ const fn weight(a: usize, b: usize) -> f64 {
 
 /// Symmetric matrices with the given coordinates.
 #[inline(always)]
-pub(crate) fn matrices<const T: usize, const K: usize>(h: &Vector<K>) -> Matrix<T> {
+pub(crate) fn matrices<const T: usize, const K: usize>(h: &LaneVector<K>) -> LaneMatrix<T> {
     let mut matrix = [[[0.0; LANES]; T]; T];
     for a in 0..T {
         for b in 0..T {
@@ -66,7 +66,7 @@ pub(crate) fn matrices<const T: usize, const K: usize>(h: &Vector<K>) -> Matrix<
 
 /// The coordinates of symmetric matrices.
 #[inline(always)]
-pub(crate) fn coordinates<const T: usize, const K: usize>(matrix: &Matrix<T>) -> Vector<K> {
+pub(crate) fn coordinates<const T: usize, const K: usize>(matrix: &LaneMatrix<T>) -> LaneVector<K> {
     let mut h = [[0.0; LANES]; K];
     for a in 0..T {
         for b in a..T {
@@ -80,7 +80,7 @@ pub(crate) fn coordinates<const T: usize, const K: usize>(matrix: &Matrix<T>) ->
 
 /// `sigma` of symmetric matrices with the given coordinates.
 #[inline(always)]
-pub(crate) fn probabilities<const T: usize, const K: usize>(h: &Vector<K>) -> Matrix<T> {
+pub(crate) fn probabilities<const T: usize, const K: usize>(h: &LaneVector<K>) -> LaneMatrix<T> {
     let logits = matrices::<T, K>(h);
     let mut y = logits;
     for a in 0..T {
@@ -95,7 +95,7 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
     }
 
     #[inline(always)]
-    fn local(&self, h: &Vector<K>) -> Local<K, 1> {
+    fn local(&self, h: &LaneVector<K>) -> Local<K, 1> {
         let stiffness = self.stiffness();
         let logits = matrices::<T, K>(h);
         let mut loss = [0.0; LANES];
@@ -140,18 +140,18 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
 }
 
 /// The points from which the descents begin, in this order.
-struct Starts<'a, const K: usize> {
-    first: &'a Vector<K>,
+struct ProxStarts<'a, const K: usize> {
+    first: &'a LaneVector<K>,
     /// The logits of the label. Both this point and the point between it and `omega` are tried.
-    label: Option<&'a Vector<K>>,
+    label: Option<&'a LaneVector<K>>,
     /// A proximal point of an earlier evaluation.
-    warm: Option<&'a Vector<K>>,
+    warm: Option<&'a LaneVector<K>>,
 }
 
 impl<const K: usize> LowestPoint<K> {
     /// Keeps the lower of this minimum and another one, and notes the samples in which they differ.
     #[inline(always)]
-    fn challenge(&mut self, h: &Vector<K>, local: &Local<K, 1>) {
+    fn challenge(&mut self, h: &LaneVector<K>, local: &Local<K, 1>) {
         let (mut apart2, mut size2) = ([0.0; LANES], [0.0; LANES]);
         for k in 0..K {
             for l in 0..LANES {
@@ -170,16 +170,16 @@ impl<const K: usize> LowestPoint<K> {
 
 impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// The minimum downhill from `start`.
-    pub(crate) fn from(&self, start: &Vector<K>) -> LowestPoint<K> {
-        self.lowest(&Starts { first: start, label: None, warm: None })
+    pub(crate) fn from(&self, start: &LaneVector<K>) -> LowestPoint<K> {
+        self.lowest(&ProxStarts { first: start, label: None, warm: None })
     }
 
     /// The lowest of the minima downhill from `omega`, from the logits `label` of the label, from the point
     /// between them, and from `warm` (if it is a number). If these minima differ, a descent from zero is
     /// tried as well.
-    pub(crate) fn global(&self, label: &Vector<K>, warm: &Vector<K>) -> LowestPoint<K> {
+    pub(crate) fn global(&self, label: &LaneVector<K>, warm: &LaneVector<K>) -> LowestPoint<K> {
         let warm = warm[0][0].is_finite().then_some(warm);
-        self.lowest(&Starts { first: &self.omega, label: Some(label), warm })
+        self.lowest(&ProxStarts { first: &self.omega, label: Some(label), warm })
     }
 
     /// The lowest of the minima downhill from the starts.
@@ -187,7 +187,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     /// The instruction set is chosen here, and the descent is compiled nowhere else, because its code is long
     /// and exists once for every number of tokens.
     #[inline(never)]
-    fn lowest(&self, starts: &Starts<'_, K>) -> LowestPoint<K> {
+    fn lowest(&self, starts: &ProxStarts<'_, K>) -> LowestPoint<K> {
         widest(
             #[inline(always)]
             || self.descend_from_all(starts),
@@ -195,7 +195,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     }
 
     #[inline(always)]
-    fn descend_from_all(&self, starts: &Starts<'_, K>) -> LowestPoint<K> {
+    fn descend_from_all(&self, starts: &ProxStarts<'_, K>) -> LowestPoint<K> {
         const STARTS: usize = 5;
         let zero = [0.0; LANES];
         // Until the first descent has ended, no minimum is known.
@@ -221,7 +221,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
 
     /// The point between `omega` and `label`.
     #[inline(always)]
-    fn halfway_to(&self, label: &Vector<K>) -> Vector<K> {
+    fn halfway_to(&self, label: &LaneVector<K>) -> LaneVector<K> {
         let mut between = self.omega;
         for k in 0..K {
             for l in 0..LANES {
@@ -232,7 +232,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
     }
 
     /// The diagonal of the Hessian at `h`.
-    pub(crate) fn curvatures(&self, h: &Vector<K>) -> Vector<K> {
+    pub(crate) fn curvatures(&self, h: &LaneVector<K>) -> LaneVector<K> {
         let hessian = self.local(h).hessian;
         std::array::from_fn(|k| hessian[k][k])
     }
@@ -300,7 +300,7 @@ mod tests {
     use approx::assert_relative_eq;
 
     /// Random-looking logits orthogonal to `u`, different in every lane.
-    fn logits<const T: usize, const K: usize>(scale: f64, seed: usize) -> Vector<K> {
+    fn logits<const T: usize, const K: usize>(scale: f64, seed: usize) -> LaneVector<K> {
         let mut block = [[[0.0; LANES]; T]; T];
         for l in 0..LANES {
             let at = |k: usize| scale * ((k * 5 + 31 * l + 113 * seed) as f64 * 1.3 + 0.2).sin() * 1.4;
@@ -315,8 +315,8 @@ mod tests {
     }
 
     fn solved<const T: usize, const K: usize>(
-        omega: &Vector<K>,
-        label: &Vector<K>,
+        omega: &LaneVector<K>,
+        label: &LaneVector<K>,
         v: f64,
     ) -> LowestPoint<K> {
         let y = probabilities::<T, K>(label);
@@ -371,14 +371,14 @@ mod tests {
         let y = probabilities::<T, K>(&label);
         let prox = MatrixProx::<T, K> { omega, y: &y, v };
         let exact = prox.derivatives(&prox.from(&omega));
-        let g = |omega: &Vector<K>, label: &Vector<K>, k: usize| {
+        let g = |omega: &LaneVector<K>, label: &LaneVector<K>, k: usize| {
             let h = solved::<T, K>(omega, label, v).h;
             std::array::from_fn::<f64, LANES, _>(|l| (h[k][l] - omega[k][l]) / (2.0 * v))
         };
         let step = 1e-4;
         let mut sums = [[0.0; LANES]; 3];
         for k in 0..K {
-            let moved = |x: &Vector<K>, step: f64| {
+            let moved = |x: &LaneVector<K>, step: f64| {
                 let mut x = *x;
                 x[k] = x[k].map(|x| x + step);
                 x
@@ -420,7 +420,7 @@ mod tests {
         let h = matrices::<3, 6>(&solved::<3, 6>(&omega, &label, v).h);
         let (omega, label) = (matrices::<3, 6>(&omega), matrices::<3, 6>(&label));
         for l in 0..LANES {
-            let part = |m: &Matrix<3>, a: usize, b: usize| {
+            let part = |m: &LaneMatrix<3>, a: usize, b: usize| {
                 let sum = |a: usize| m[a].iter().map(|lane| lane[l]).sum::<f64>() / 3.0;
                 // Only the rest has row sums. The part along u is zero.
                 let rest = sum(a) + sum(b);

@@ -1,4 +1,4 @@
-//! The least error of a prediction of softmax attention, by two replicas.
+//! The least error of a prediction, by two replicas, and the kernel of softmax for it.
 //!
 //! An estimator that knows only the law of the label's logits given the data predicts best by the mean of
 //! `sigma` over this law. Its error is the variance of `sigma`, which is half the mean square distance of two
@@ -8,8 +8,8 @@
 //! E = E|sigma(H1) - sigma(H2)|^2 / 2
 //! ```
 //!
-//! In this form no average is nested. All rows have the same law, and softmax sees only differences along a
-//! row. It is therefore enough to draw one row, as `T - 1` differences.
+//! In this form no average is nested. For softmax, all rows have the same law, and only differences along a
+//! row are seen. It is therefore enough to draw one row, as `T - 1` differences.
 
 use super::softmax::softmax_row;
 use crate::error::Error;
@@ -31,14 +31,20 @@ pub(crate) struct LogitsLaw {
     pub(crate) overlap: f64,
 }
 
-/// The standard normals of every scramble.
-pub(crate) struct TwoReplicas {
+/// The least error as an average over two replicas, on the nodes of several scrambles.
+pub(crate) trait TwoReplicas: Send + Sync {
+    /// The error on the nodes of one scramble; NaN if there is no such scramble.
+    fn error(&self, scramble: usize, law: &LogitsLaw) -> f64;
+}
+
+/// The standard normals of every scramble, for softmax.
+pub(crate) struct SoftmaxReplicas {
     tokens: usize,
     inverse_temperature: f64,
     scrambles: Vec<Vec<Vec<Lane>>>,
 }
 
-impl TwoReplicas {
+impl SoftmaxReplicas {
     /// The standard normals for 2 to 8 tokens, with or without a perturbation.
     pub(crate) fn new(
         tokens: usize,
@@ -59,9 +65,10 @@ impl TwoReplicas {
         let scrambles = (0..options.scrambles() as u64).map(columns).collect::<Result<_, _>>()?;
         Ok(Self { tokens, inverse_temperature, scrambles })
     }
+}
 
-    /// The error on the nodes of one scramble; NaN if there is no such scramble.
-    pub(crate) fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
+impl TwoReplicas for SoftmaxReplicas {
+    fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
         let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
         let average = match self.tokens {
             2 => average::<2>,
@@ -93,6 +100,7 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
     let [sum] = sum_over_blocks(
         &blocks,
         &mut vec![(); blocks.len()],
+        LANES,
         #[inline(always)]
         |&block, (), sums: &mut [Lane; 1]| {
             let normal = |k: usize| columns[k][block];
@@ -196,8 +204,8 @@ mod tests {
         let options = Options::default().with_log2_nodes(12).unwrap();
         for (perturbation, overlap) in [(0.0, 0.0), (1.3, 0.4)] {
             let law = LogitsLaw { known: 2.0, unknown: 1.5, perturbation, overlap };
-            let two = TwoReplicas::new(2, 0.8, perturbation > 0.0, &options).unwrap();
-            let three = TwoReplicas::new(3, 1.0, perturbation > 0.0, &options).unwrap();
+            let two = SoftmaxReplicas::new(2, 0.8, perturbation > 0.0, &options).unwrap();
+            let three = SoftmaxReplicas::new(3, 1.0, perturbation > 0.0, &options).unwrap();
             for (replicas, (exact, error)) in
                 [(two, brute_force::<2>(0.8, &law)), (three, brute_force::<3>(1.0, &law))]
             {
@@ -211,7 +219,7 @@ mod tests {
     fn nothing_unknown_is_no_error() {
         let options = Options::default().with_log2_nodes(8).unwrap();
         let law = LogitsLaw { known: 2.0, unknown: 0.0, perturbation: 1.0, overlap: 1.0 };
-        let replicas = TwoReplicas::new(3, 1.0, true, &options).unwrap();
+        let replicas = SoftmaxReplicas::new(3, 1.0, true, &options).unwrap();
         assert!(replicas.error(0, &law) < 1e-14);
         assert!(replicas.error(4, &law).is_nan());
     }

@@ -13,7 +13,7 @@
 //! are polished by a damped Newton (Levenberg-Marquardt) method.
 
 use super::softmax::{SoftmaxRow, softmax_row};
-use crate::descent::{Descent, Local, Matrix, Vector, descend};
+use crate::descent::{Descent, LaneMatrix, LaneVector, Local, descend};
 use crate::lanes::{LANES, Lane};
 
 /// Number of starts that are polished.
@@ -22,11 +22,11 @@ const POLISHED: usize = 6;
 /// One proximal problem per sample.
 pub(crate) struct VectorProx<'a, const T: usize> {
     /// Recalibrated frozen logits `z`.
-    pub(crate) frozen: &'a Matrix<T>,
+    pub(crate) frozen: &'a LaneMatrix<T>,
     /// `sigma` of the label's logits.
-    pub(crate) y: Matrix<T>,
+    pub(crate) y: LaneMatrix<T>,
     /// The field `omega`.
-    pub(crate) omega: Vector<T>,
+    pub(crate) omega: LaneVector<T>,
     /// `|w|^2/D`, which centres the perturbation.
     pub(crate) q: f64,
     /// Factor on `chi chi^T - q I`.
@@ -38,14 +38,14 @@ pub(crate) struct VectorProx<'a, const T: usize> {
 /// Hints at the global minimum.
 pub(crate) struct Hints<'a, const T: usize> {
     /// The label's logits, including the perturbation.
-    pub(crate) label: &'a Matrix<T>,
+    pub(crate) label: &'a LaneMatrix<T>,
     /// `chi*`.
-    pub(crate) star: &'a Vector<T>,
+    pub(crate) star: &'a LaneVector<T>,
 }
 
 impl<const T: usize> VectorProx<'_, T> {
     #[inline(always)]
-    fn logits(&self, chi: &Vector<T>, a: usize) -> [Lane; T] {
+    fn logits(&self, chi: &LaneVector<T>, a: usize) -> [Lane; T] {
         let mut row = self.frozen[a];
         for b in 0..T {
             for l in 0..LANES {
@@ -57,7 +57,7 @@ impl<const T: usize> VectorProx<'_, T> {
     }
 
     #[inline(always)]
-    fn distance(&self, chi: &Vector<T>) -> Lane {
+    fn distance(&self, chi: &LaneVector<T>) -> Lane {
         let mut sum = [0.0; LANES];
         for i in 0..T {
             for l in 0..LANES {
@@ -69,7 +69,7 @@ impl<const T: usize> VectorProx<'_, T> {
     }
 
     #[inline(always)]
-    fn value(&self, chi: &Vector<T>) -> Lane {
+    fn value(&self, chi: &LaneVector<T>) -> Lane {
         let mut value = self.distance(chi);
         for a in 0..T {
             let p = softmax_row(&self.logits(chi, a));
@@ -91,7 +91,7 @@ impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
 
     /// The objective and its derivatives at `chi`. The extra values are the loss and `dl'/dq`.
     #[inline(always)]
-    fn local(&self, chi: &Vector<T>) -> Local<T, 2> {
+    fn local(&self, chi: &LaneVector<T>) -> Local<T, 2> {
         let k = self.coupling;
         let mut loss = [0.0; LANES];
         let mut centring = [0.0; LANES];
@@ -154,7 +154,7 @@ impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
 /// The best starts seen so far, best first.
 struct Shortlist<const T: usize> {
     values: [Lane; POLISHED],
-    points: [Vector<T>; POLISHED],
+    points: [LaneVector<T>; POLISHED],
 }
 
 impl<const T: usize> Shortlist<T> {
@@ -165,7 +165,7 @@ impl<const T: usize> Shortlist<T> {
 
     /// Enters a start, reflected to the side of `omega`, if it is among the best.
     #[inline(always)]
-    fn enter(&mut self, objective: &VectorProx<'_, T>, start: &Vector<T>) {
+    fn enter(&mut self, objective: &VectorProx<'_, T>, start: &LaneVector<T>) {
         let mut along = [0.0; LANES];
         for i in 0..T {
             for l in 0..LANES {
@@ -198,7 +198,7 @@ impl<const T: usize> Shortlist<T> {
 /// A good approximation to the top eigenvector of `matrix`, times the root of its eigenvalue (at least 0.05).
 /// It comes from some power iterations from `start`.
 #[inline(always)]
-fn top_eigenvector<const T: usize>(matrix: &Matrix<T>, start: &Vector<T>) -> Vector<T> {
+fn top_eigenvector<const T: usize>(matrix: &LaneMatrix<T>, start: &LaneVector<T>) -> LaneVector<T> {
     const STEPS: usize = 8;
     // The largest sum over a row bounds the spectrum.
     let mut bound = [0.0; LANES];
@@ -255,7 +255,7 @@ fn top_eigenvector<const T: usize>(matrix: &Matrix<T>, start: &Vector<T>) -> Vec
 fn screen<const T: usize>(
     objective: &VectorProx<'_, T>,
     hints: &Hints<'_, T>,
-    warm: &Vector<T>,
+    warm: &LaneVector<T>,
 ) -> Shortlist<T> {
     const WARM: usize = 0;
     // The number covers all starts up to the reflections through single tokens.
@@ -319,7 +319,7 @@ impl<const T: usize> VectorProx<'_, T> {
     /// The proximal points, and the objective there, whose extra values are the loss and `dl'/dq`. `warm` is
     /// a point that may be close to the proximal points; it is NaN if there is none.
     #[inline(always)]
-    pub(crate) fn global(&self, hints: &Hints<'_, T>, warm: &Vector<T>) -> (Vector<T>, Local<T, 2>) {
+    pub(crate) fn global(&self, hints: &Hints<'_, T>, warm: &LaneVector<T>) -> (LaneVector<T>, Local<T, 2>) {
         let list = screen(self, hints, warm);
         // Until the first descent has ended, no minimum is known.
         let (mut chi, mut best) = ([[f64::NAN; LANES]; T], Local::ZERO);
@@ -343,10 +343,10 @@ mod tests {
     use crate::quadrature::ScrambledSobol;
 
     struct Block<const T: usize> {
-        frozen: Matrix<T>,
-        label: Matrix<T>,
-        star: Vector<T>,
-        free: Vector<T>,
+        frozen: LaneMatrix<T>,
+        label: LaneMatrix<T>,
+        star: LaneVector<T>,
+        free: LaneVector<T>,
     }
 
     struct Point {

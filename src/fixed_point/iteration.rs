@@ -41,7 +41,7 @@ impl Default for Method {
 
 /// The update rule of an iteration, and when the iteration stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+pub struct IterationOptions {
     /// Largest undamped residual of a converged point; finite and >= 0.
     pub tolerance: f64,
     /// Bound on the number of evaluations of the map, at least 1.
@@ -53,13 +53,13 @@ pub struct Options {
     pub patience: usize,
 }
 
-impl Default for Options {
+impl Default for IterationOptions {
     fn default() -> Self {
         Self { tolerance: 1e-10, max_iterations: 1000, method: Method::default(), patience: 40 }
     }
 }
 
-impl Options {
+impl IterationOptions {
     fn validate(&self) -> Result<(), Error> {
         if !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
             return Err(Error::invalid("tolerance", self.tolerance, "finite and >= 0"));
@@ -114,7 +114,7 @@ struct Best<X> {
 /// converge is not an error: see [`Report::status`].
 pub fn solve<X: Vector>(
     problem: &Problem<X>,
-    options: &Options,
+    options: &IterationOptions,
     map: impl FnMut(&X) -> X,
 ) -> Result<Report<X>, Error> {
     solve_observed(problem, options, &mut Unobserved, map)
@@ -127,7 +127,7 @@ pub fn solve<X: Vector>(
 /// The errors of [`solve`].
 pub fn solve_observed<X: Vector>(
     problem: &Problem<X>,
-    options: &Options,
+    options: &IterationOptions,
     observer: &mut dyn Observer,
     mut map: impl FnMut(&X) -> X,
 ) -> Result<Report<X>, Error> {
@@ -137,7 +137,7 @@ pub fn solve_observed<X: Vector>(
     let mut x = problem.iterated(&problem.start);
     let dimension = x.as_ref().len();
 
-    let mut rule = Rule::new(options.method, &problem.secants);
+    let mut rule = SteppingRule::new(options.method, &problem.secants);
     let mut best = Best { point: x.clone(), residual: from_fn(&x, |_| 0.0), norm: f64::INFINITY };
     let mut milestone = f64::INFINITY;
     let mut since_milestone = 0;
@@ -190,7 +190,7 @@ pub fn solve_observed<X: Vector>(
             }
             fell_back = true;
             since_milestone = 0;
-            rule = Rule::Mix(0.5);
+            rule = SteppingRule::Mix(0.5);
             x = step_from(&best.point, &best.residual, 0.5);
         } else if norm > 10.0 * best.norm && rule.forget() {
             // The extrapolation went astray: the iteration returns to the best point and builds a new memory.
@@ -203,12 +203,12 @@ pub fn solve_observed<X: Vector>(
 }
 
 /// The update rule together with its memory.
-enum Rule<X> {
+enum SteppingRule<X> {
     Mix(f64),
     Accelerate(Anderson<X>),
 }
 
-impl<X: Vector> Rule<X> {
+impl<X: Vector> SteppingRule<X> {
     fn new(method: Method, secants: &[Secant<X>]) -> Self {
         match method {
             Method::Picard => Self::Mix(1.0),
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn every_method_finds_the_fixed_point() {
         for method in METHODS {
-            let options = Options { method, tolerance: 1e-13, ..Options::default() };
+            let options = IterationOptions { method, tolerance: 1e-13, ..IterationOptions::default() };
             let problem = Problem {
                 coordinates: vec![Coordinate::Log, Coordinate::Linear, Coordinate::Log],
                 ..Problem::new([4.0, 1.0, 2.0], Coordinate::Log)
@@ -287,7 +287,7 @@ mod tests {
     fn anderson_needs_fewer_steps_and_solves_a_linear_map_at_once_with_its_slopes() {
         let slow = |[x, y]: &[f64; 2]| [1.0 + 0.95 * (x - 1.0) + 0.02 * y, 0.9 * y];
         let count = |method, secants| {
-            let options = Options { method, tolerance: 1e-12, ..Options::default() };
+            let options = IterationOptions { method, tolerance: 1e-12, ..IterationOptions::default() };
             let problem = Problem { secants, ..Problem::new([3.0, 2.0], Coordinate::Linear) };
             let report = solve(&problem, &options, slow).unwrap();
             assert_eq!(report.status, Status::Converged);
@@ -305,11 +305,11 @@ mod tests {
     #[test]
     fn damping_cannot_fake_convergence() {
         // A damped step of 1e-6 times the residual is tiny at once; the undamped residual is not.
-        let options = Options {
+        let options = IterationOptions {
             method: Method::Damped { mixing: 1e-6 },
             tolerance: 1e-5,
             max_iterations: 10,
-            ..Options::default()
+            ..IterationOptions::default()
         };
         let problem = Problem::new([1.0], Coordinate::Linear);
         let report = solve(&problem, &options, |[x]| [x + 1.0]).unwrap();
@@ -321,7 +321,7 @@ mod tests {
     fn a_map_that_jumps_stalls_and_returns_its_best_iterate() {
         // No fixed point: the map overshoots on both sides of 0.
         for method in METHODS {
-            let options = Options { method, tolerance: 1e-12, ..Options::default() };
+            let options = IterationOptions { method, tolerance: 1e-12, ..IterationOptions::default() };
             let problem = Problem::new([0.3], Coordinate::Linear);
             let mut history = History::default();
             let map = |[x]: &[f64; 1]| [if *x > 0.0 { -1e-3 } else { 1e-3 }];
@@ -336,13 +336,13 @@ mod tests {
     #[test]
     fn not_a_number_is_never_success() {
         let problem = Problem::new([1.0], Coordinate::Log);
-        let report = solve(&problem, &Options::default(), |_| [f64::NAN]).unwrap();
+        let report = solve(&problem, &IterationOptions::default(), |_| [f64::NAN]).unwrap();
         assert_eq!(report.status, Status::NonFinite);
         assert!(report.residual.is_infinite());
         // A map that is finite near its fixed point only: the iteration comes back from the outside.
         let narrow = |&[x]: &[f64; 1]| [if x < 2.5 { 2.0 - 2.0 * (x - 2.0) } else { f64::NAN }];
         let problem = Problem::new([1.9], Coordinate::Linear);
-        let report = solve(&problem, &Options::default(), narrow).unwrap();
+        let report = solve(&problem, &IterationOptions::default(), narrow).unwrap();
         assert_eq!(report.status, Status::Converged);
         approx::assert_relative_eq!(report.point[0], 2.0, max_relative = 1e-9);
     }
@@ -351,31 +351,31 @@ mod tests {
     fn bad_options_and_starts_are_errors() {
         let problem = Problem::new([1.0], Coordinate::Log);
         let bad = [
-            Options { tolerance: f64::NAN, ..Options::default() },
-            Options { max_iterations: 0, ..Options::default() },
-            Options { patience: 0, ..Options::default() },
-            Options { method: Method::Damped { mixing: 0.0 }, ..Options::default() },
-            Options {
+            IterationOptions { tolerance: f64::NAN, ..IterationOptions::default() },
+            IterationOptions { max_iterations: 0, ..IterationOptions::default() },
+            IterationOptions { patience: 0, ..IterationOptions::default() },
+            IterationOptions { method: Method::Damped { mixing: 0.0 }, ..IterationOptions::default() },
+            IterationOptions {
                 method: Method::Anderson { memory: 0, mixing: 0.5, warmup: 0, max_step: 1.0 },
-                ..Options::default()
+                ..IterationOptions::default()
             },
-            Options {
+            IterationOptions {
                 method: Method::Anderson { memory: 1, mixing: 0.5, warmup: 0, max_step: f64::NAN },
-                ..Options::default()
+                ..IterationOptions::default()
             },
         ];
         for options in bad {
             assert!(solve(&problem, &options, |x| *x).is_err(), "{options:?}");
         }
         let negative = Problem::new([-1.0], Coordinate::Log);
-        assert!(solve(&negative, &Options::default(), |x| *x).is_err());
+        assert!(solve(&negative, &IterationOptions::default(), |x| *x).is_err());
         let mut mixed = Problem::new(vec![1.0, 2.0], Coordinate::Log);
         assert!(
-            solve(&mixed, &Options::default(), |x| x[..1].to_vec()).is_err(),
+            solve(&mixed, &IterationOptions::default(), |x| x[..1].to_vec()).is_err(),
             "an image of another length"
         );
         mixed.coordinates = vec![Coordinate::Log; 3];
-        assert!(solve(&mixed, &Options::default(), Vec::clone).is_err());
+        assert!(solve(&mixed, &IterationOptions::default(), Vec::clone).is_err());
     }
 
     #[test]
@@ -383,7 +383,7 @@ mod tests {
         let map = |x: &[f64]| [(0.5 * x[1].ln()).exp(), 1.0 + 0.3 * x[0]];
         let array = Problem::new([4.0, 1.0], Coordinate::Log);
         let vector = Problem::new(vec![4.0, 1.0], Coordinate::Log);
-        let options = Options::default();
+        let options = IterationOptions::default();
         let from_array = solve(&array, &options, |x| map(x)).unwrap();
         let from_vector = solve(&vector, &options, |x| map(x).to_vec()).unwrap();
         assert_eq!(from_array.point.to_vec(), from_vector.point);

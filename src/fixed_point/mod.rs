@@ -33,7 +33,7 @@ mod tolerance;
 
 pub use crate::status::Status;
 pub(crate) use iteration::max_norm;
-pub use iteration::{Method, Options, Report, solve, solve_observed};
+pub use iteration::{IterationOptions as Options, Method, Report, solve, solve_observed};
 pub use observer::{History, Iterate, Observer, Unobserved};
 pub use problem::{Coordinate, Problem, Secant, Vector};
 pub(crate) use tolerance::Tolerance;

@@ -6,7 +6,7 @@
 //! selected sequences `N` is a Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
 use super::selection::Score;
-use super::training::{Sequences, Training};
+use super::training::{Finetuning, Sequences};
 use crate::channel;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
@@ -30,7 +30,7 @@ pub(super) enum LabelNoise {
 
 impl LabelNoise {
     /// The law of `N` on the sequences of the training.
-    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Training) -> Self {
+    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Finetuning) -> Self {
         let (tokens, delta) = (model.tokens(), model.delta());
         let (beta, unit) = (training.beta(), training.q0());
         let weights = frozen.overlaps();
@@ -63,7 +63,7 @@ impl LabelNoise {
     }
 
     /// The isotropic law with the given effective noise.
-    fn gaussian(effective_noise: f64, training: &Training) -> Self {
+    fn gaussian(effective_noise: f64, training: &Finetuning) -> Self {
         Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / training.q0() }
     }
 
@@ -194,13 +194,13 @@ mod tests {
     use approx::assert_relative_eq;
     use std::f64::consts::SQRT_2;
 
-    fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Training) {
+    fn selected(score: Score, fraction: f64, beta: f64) -> (Model, Frozen, Finetuning) {
         let sequences = Sequences::Active(Selection::new(fraction, score).unwrap());
         let frozen = Frozen::new(2.0, 0.6, 0.7).unwrap();
         (
             Model::linear(2, 0.5).unwrap(),
             frozen,
-            Training::fresh(5.0, 0.5).unwrap().recalibrated(beta).unwrap().on(sequences),
+            Finetuning::fresh(5.0, 0.5).unwrap().recalibrated(beta).unwrap().on(sequences),
         )
     }
 

@@ -1,12 +1,12 @@
 //! The output channel of fine-tuning.
 
-use super::moments::{Moments, Point};
+use super::moments::{Moments, VectorOverlaps};
 use super::zero_weights::ZeroWeights;
 use crate::divergence::Divergence;
 use crate::state_evolution::OutputChannel;
 
 /// The losses of fine-tuning for either activation.
-pub(super) trait Losses: OutputChannel<Point = Point, Averages = Moments> {
+pub(super) trait FinetuningLosses: OutputChannel<Point = VectorOverlaps, Averages = Moments> {
     /// The estimator of the divergences that has the smaller error where jumps are rare.
     fn smooth_divergence(&self) -> Divergence;
 

@@ -24,7 +24,7 @@
 //! m = mhat q0/r,    q = (mhat^2 q0 + qhat)/r^2,    v = 1/r
 //! ```
 //!
-//! The treatment is replica symmetric, and the loss is not convex. [`Validity`] says when to trust a
+//! The treatment is replica symmetric, and the loss is not convex. [`FinetuningValidity`] says when to trust a
 //! solution.
 //! Source: arXiv:2606.05899.
 
@@ -35,8 +35,8 @@ mod losses;
 mod moments;
 mod report;
 mod ridge;
+mod sampled;
 mod selection;
-mod softmax;
 mod solution;
 mod starts;
 mod training;
@@ -46,7 +46,7 @@ mod weak_recovery;
 mod zero_weights;
 
 use crate::error::Error;
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 use crate::options::Options;
 use crate::state_evolution::Run;
 use crate::threshold::Threshold;
@@ -54,20 +54,25 @@ use crate::threshold::Threshold;
 pub use crate::divergence::Divergence;
 pub use crate::frozen::Frozen;
 pub use crate::verdict::Verdict;
+// Every type has a name of its own within the crate. From outside, the path tells the stage.
 pub use bayes::{
-    BayesBranch, BayesBranches, BayesCurve, BayesErrors, BayesOrder, BayesSolution, bayes_optimal,
+    BayesBranch, BayesBranches, BayesCurve, FinetuningBayesErrors as BayesErrors,
+    FinetuningBayesOrder as BayesOrder, FinetuningBayesSolution as BayesSolution, bayes_optimal,
 };
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
 pub use selection::{Score, Selection};
-pub use solution::{Branch, EffectiveNoise, Errors, Order, Solution};
+pub use solution::{
+    Branch, EffectiveNoise, FinetuningErrors as Errors, FinetuningOrder as Order,
+    FinetuningSolution as Solution,
+};
 #[cfg(feature = "scenario")]
 pub(crate) use training::LoraFields;
-pub use training::{Sequences, Training};
-pub use validity::Validity;
+pub use training::{Finetuning as Training, Sequences};
+pub use validity::FinetuningValidity as Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
-use starts::Starts;
+use starts::FinetuningStarts;
 
 /// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that
 /// fine-tuning collapses. With `H0` the curvature of the loss of a sample at `w = 0`,
@@ -91,9 +96,11 @@ pub fn lambda_collapse(
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
     check_fit(model, frozen, training, options)?;
-    match model.activation() {
-        Activation::Linear => Ok(None),
-        Activation::Softmax => softmax::lambda_collapse(model, frozen, training, options),
+    match model.specialisation() {
+        Specialisation::Linear => Ok(None),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::lambda_collapse(model, frozen, training, options)
+        }
     }
 }
 
@@ -143,13 +150,15 @@ fn search<R: Send>(
     frozen: &Frozen,
     training: &Training,
     options: &Options,
-    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    match model.activation() {
-        Activation::Linear => linear::search(model, frozen, training, options, run),
-        Activation::Softmax => softmax::search(model, frozen, training, options, run),
+    match model.specialisation() {
+        Specialisation::Linear => linear::search(model, frozen, training, options, run),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::search(model, frozen, training, options, run)
+        }
     }
 }
 
@@ -209,8 +218,10 @@ pub fn solve_with(
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    match model.activation() {
-        Activation::Linear => linear::solve(model, frozen, training, options, run),
-        Activation::Softmax => softmax::solve(model, frozen, training, options, run),
+    match model.specialisation() {
+        Specialisation::Linear => linear::solve(model, frozen, training, options, run),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::solve(model, frozen, training, options, run)
+        }
     }
 }

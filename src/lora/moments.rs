@@ -26,13 +26,13 @@ pub(super) mod term {
 /// Order parameters in units of `q0`: `m`, the variance `s2 = q - m^2` of `omega` given `chi*`, and `v`. In
 /// these coordinates `m^2 <= q` holds automatically.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Point {
+pub(super) struct VectorOverlaps {
     pub(super) m: f64,
     pub(super) s2: f64,
     pub(super) v: f64,
 }
 
-impl Point {
+impl VectorOverlaps {
     pub(super) fn q(&self) -> f64 {
         self.m * self.m + self.s2
     }
@@ -47,7 +47,7 @@ impl Point {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Moments {
     /// Pointwise parts of `div_omega g` and `div_chi* g`. The second is present only if it is used, see
-    /// [`Losses::smooth_divergence`](super::losses::Losses::smooth_divergence).
+    /// [`FinetuningLosses::smooth_divergence`](super::losses::Losses::smooth_divergence).
     pub(super) pointwise: [f64; 2],
     /// Jump parts of the same divergences, where they are known in closed form.
     pub(super) jump: [f64; 2],
@@ -100,7 +100,7 @@ impl Averages for Moments {
     }
 }
 
-impl Overlaps for Point {
+impl Overlaps for VectorOverlaps {
     /// `(m, s2, v)`, or `(s2, v)` at `m = 0`, because `m` then stays 0.
     fn coordinates(&self) -> Vec<f64> {
         let Self { m, s2, v } = *self;

@@ -1,11 +1,11 @@
 //! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
-use super::moments::{Moments, Point};
-use super::ridge::{Conjugates, Ridge};
-use super::solution::{EffectiveNoise, Errors, Order, Solution};
-use super::starts::Found;
+use super::moments::{Moments, VectorOverlaps};
+use super::ridge::{Ridge, VectorConjugates};
+use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
+use super::starts::FoundVector;
 use super::units::Units;
-use super::validity::Validity;
+use super::validity::FinetuningValidity;
 use crate::observables;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
@@ -21,7 +21,7 @@ pub(super) struct TestErrors {
 /// The law of new sequences.
 pub(super) trait TestLaw {
     /// The errors at the common fixed point, and those of every replicate at its own fixed point.
-    fn errors(&self, common: &Point, own: &[Point]) -> (TestErrors, Vec<TestErrors>);
+    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>);
 }
 
 /// The inputs of the observables besides the fixed point.
@@ -31,20 +31,20 @@ pub(super) struct Reporter {
 }
 
 /// All results that have a standard error.
-struct Observed {
-    order: Order,
+struct ObservedVector {
+    order: FinetuningOrder,
     objective: f64,
-    errors: Errors,
+    errors: FinetuningErrors,
     alignment: f64,
-    validity: Validity,
+    validity: FinetuningValidity,
 }
 
 impl Reporter {
-    pub(super) fn solution(&self, found: &Found, law: &impl TestLaw) -> Solution {
-        let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
+    pub(super) fn solution(&self, found: &FoundVector, law: &impl TestLaw) -> FinetuningSolution {
+        let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
         let (errors, own_errors) = law.errors(&found.point, &own);
         let std_error = self.std_error(found, &own_errors);
-        let Observed { order, objective, errors, alignment, validity } =
+        let ObservedVector { order, objective, errors, alignment, validity } =
             self.observe(&found.ridge, &found.point, &found.moments, errors);
         let numbers = [
             order.q,
@@ -57,9 +57,9 @@ impl Reporter {
             objective,
             alignment,
         ];
-        let Errors { test, test_clean, train, frozen } = errors;
+        let FinetuningErrors { test, test_clean, train, frozen } = errors;
         let finite = numbers.iter().chain(&[test, test_clean, train, frozen]).all(|x| x.is_finite());
-        let mut solution = Solution {
+        let mut solution = FinetuningSolution {
             order,
             objective,
             errors,
@@ -84,13 +84,19 @@ impl Reporter {
         solution
     }
 
-    fn observe(&self, ridge: &Ridge, point: &Point, moments: &Moments, errors: TestErrors) -> Observed {
+    fn observe(
+        &self,
+        ridge: &Ridge,
+        point: &VectorOverlaps,
+        moments: &Moments,
+        errors: TestErrors,
+    ) -> ObservedVector {
         let Units { q0, loss } = self.units;
         let stiffness = self.units.stiffness();
-        let Conjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
+        let VectorConjugates { v_hat, m_hat, q_hat, eta } = ridge.conjugates(point, moments);
         let TestErrors { test, test_clean, frozen } = errors;
-        Observed {
-            order: Order {
+        ObservedVector {
+            order: FinetuningOrder {
                 q: q0 * point.q(),
                 m: q0 * point.m,
                 v: point.v / stiffness,
@@ -100,13 +106,13 @@ impl Reporter {
                 eta: stiffness * eta,
             },
             objective: loss * ridge.objective(point, moments),
-            errors: Errors { test, test_clean, train: loss * moments.loss, frozen },
+            errors: FinetuningErrors { test, test_clean, train: loss * moments.loss, frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
             validity: ridge.validity(point, moments),
         }
     }
 
-    fn std_error(&self, found: &Found, errors: &[TestErrors]) -> StdError {
+    fn std_error(&self, found: &FoundVector, errors: &[TestErrors]) -> StdError {
         let observed: Vec<Named> = found
             .replicates
             .iter()
@@ -117,7 +123,7 @@ impl Reporter {
     }
 }
 
-impl Observed {
+impl ObservedVector {
     fn named(&self) -> Named {
         let Self { order, objective, errors, alignment, validity } = self;
         Named {
@@ -142,12 +148,12 @@ impl Observed {
 }
 
 /// Sets all numbers of a solution to NaN, so that no part of it remains.
-fn erase(solution: &mut Solution) {
+fn erase(solution: &mut FinetuningSolution) {
     let nan = f64::NAN;
     solution.status = Status::NonFinite;
-    solution.order = Order { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan, eta: nan };
+    solution.order = FinetuningOrder { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan, eta: nan };
     solution.objective = nan;
-    solution.errors = Errors { test: nan, test_clean: nan, train: nan, frozen: nan };
+    solution.errors = FinetuningErrors { test: nan, test_clean: nan, train: nan, frozen: nan };
     solution.alignment = nan;
     solution.residual = nan;
     solution.effective_noise = None;

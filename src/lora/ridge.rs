@@ -1,7 +1,7 @@
 //! The input channel: the ridge problem for the weights, which turns the averages into order parameters.
 
-use super::moments::{Moments, Point};
-use super::validity::Validity;
+use super::moments::{Moments, VectorOverlaps};
+use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::state_evolution::InputChannel;
 
@@ -38,7 +38,7 @@ pub(super) struct Ridge {
 
 /// The conjugates from one evaluation of the output channel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Conjugates {
+pub(super) struct VectorConjugates {
     pub(super) v_hat: f64,
     pub(super) m_hat: f64,
     pub(super) q_hat: f64,
@@ -46,12 +46,12 @@ pub(super) struct Conjugates {
 }
 
 impl Ridge {
-    pub(super) fn conjugates(&self, point: &Point, moments: &Moments) -> Conjugates {
+    pub(super) fn conjugates(&self, point: &VectorOverlaps, moments: &Moments) -> VectorConjugates {
         let [omega, star] = match self.divergence {
             Divergence::PointwiseAndJump => [0, 1].map(|i| moments.pointwise[i] + moments.jump[i]),
             Divergence::IntegrationByParts => by_parts(point, moments, self.tokens),
         };
-        Conjugates {
+        VectorConjugates {
             v_hat: -self.alpha * omega,
             m_hat: self.alpha * star,
             q_hat: self.alpha * moments.gradient2,
@@ -60,7 +60,7 @@ impl Ridge {
     }
 
     /// `J`: the share of the jumps in `vhat`.
-    pub(super) fn jump_share(&self, point: &Point, moments: &Moments) -> f64 {
+    pub(super) fn jump_share(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
         let v_hat = self.conjugates(point, moments).v_hat;
         let jump = match self.gauge {
             JumpGauge::Surface => moments.jump[0],
@@ -72,47 +72,47 @@ impl Ridge {
     }
 
     /// The verdict on replica symmetry.
-    pub(super) fn validity(&self, point: &Point, moments: &Moments) -> Validity {
+    pub(super) fn validity(&self, point: &VectorOverlaps, moments: &Moments) -> FinetuningValidity {
         let jump = self.jump_share(point, moments);
         let replicon = self.alpha * moments.replicon;
         match self.gauge {
             JumpGauge::Surface => {
-                Validity::linear(jump, replicon, self.conjugates(point, moments).v_hat > 0.0)
+                FinetuningValidity::linear(jump, replicon, self.conjugates(point, moments).v_hat > 0.0)
             }
-            JumpGauge::Difference => Validity::softmax(jump, replicon),
+            JumpGauge::Difference => FinetuningValidity::softmax(jump, replicon),
         }
     }
 
     /// The train objective.
-    pub(super) fn objective(&self, point: &Point, moments: &Moments) -> f64 {
+    pub(super) fn objective(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
         self.alpha * moments.loss + self.lambda * point.q()
     }
 
     /// The growth factor of a small `m` at `m = 0`. The fixed point is unstable if it is above 1.
-    pub(super) fn growth(&self, point: &Point, moments: &Moments) -> f64 {
-        let Conjugates { v_hat, eta, .. } = self.conjugates(point, moments);
+    pub(super) fn growth(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
+        let VectorConjugates { v_hat, eta, .. } = self.conjugates(point, moments);
         (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
     }
 }
 
 impl InputChannel for Ridge {
-    type Point = Point;
+    type Point = VectorOverlaps;
     type Averages = Moments;
 
     /// Far from the fixed point the curvature `r = vhat + 2 lambda + 2 eta` may be negative, or `m` may
     /// change its sign. The image then moves in the direction that restores the sign.
-    fn image(&self, point: &Point, moments: &Moments) -> Point {
-        let Conjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
+    fn image(&self, point: &VectorOverlaps, moments: &Moments) -> VectorOverlaps {
+        let VectorConjugates { v_hat, m_hat, q_hat, eta } = self.conjugates(point, moments);
         let r = v_hat + 2.0 * self.lambda + 2.0 * eta;
         if r <= 0.0 {
-            return Point { v: RETREAT * point.v, ..*point };
+            return VectorOverlaps { v: RETREAT * point.v, ..*point };
         }
         let m = if point.m > 0.0 { (m_hat / r).max(0.1 * point.m).max(f64::MIN_POSITIVE) } else { 0.0 };
-        Point { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
+        VectorOverlaps { m, s2: (q_hat / (r * r)).max(SMALLEST_S2), v: 1.0 / r }
     }
 
     /// After the approach, the divergences are taken by parts if jumps dominate the response.
-    fn reconsider(&mut self, settled: bool, point: &Point, moments: &Moments) -> bool {
+    fn reconsider(&mut self, settled: bool, point: &VectorOverlaps, moments: &Moments) -> bool {
         let by_parts = !settled
             && self.divergence != Divergence::IntegrationByParts
             && self.jump_share(point, moments) > JUMPS_DOMINATE;
@@ -124,7 +124,7 @@ impl InputChannel for Ridge {
 
     /// Whether the nodes resolve the weights. Weights close to zero are exponentially small in the ridge, and
     /// come from samples too rare for the nodes.
-    fn resolves(&self, point: &Point) -> bool {
+    fn resolves(&self, point: &VectorOverlaps) -> bool {
         point.m > 0.0 || point.q() > 10.0 * SMALLEST_S2
     }
 }
@@ -133,7 +133,7 @@ impl InputChannel for Ridge {
 /// error of the linear part of `g`. The least-squares fit `g = A omega + B chi*` has `E div_omega g = T A`
 /// and `E div_chi* g = T B`. The fit is done in `f` and `chi*`, where `omega = m chi* + s f`, since `omega`
 /// and `chi*` are nearly parallel close to perfect recovery.
-fn by_parts(point: &Point, moments: &Moments, tokens: f64) -> [f64; 2] {
+fn by_parts(point: &VectorOverlaps, moments: &Moments, tokens: f64) -> [f64; 2] {
     let [g_free, g_star] = moments.overlaps;
     let [free2, cross, star2] = moments.seconds;
     let determinant = free2 * star2 - cross * cross;

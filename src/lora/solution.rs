@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::validity::Validity;
+use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
 use crate::nullable::number;
@@ -13,7 +13,7 @@ use crate::std_error::StdError;
 
 /// Order parameters of fine-tuning and their conjugates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Order {
+pub struct FinetuningOrder {
     /// `q = |w-hat|^2/D`.
     #[serde(deserialize_with = "number")]
     pub q: f64,
@@ -40,7 +40,7 @@ pub struct Order {
 /// Errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Errors {
+pub struct FinetuningErrors {
     /// `E'` on new sequences with noisy labels.
     #[serde(deserialize_with = "number")]
     pub test: f64,
@@ -90,21 +90,21 @@ impl fmt::Display for Branch {
 /// A solved fine-tuning stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Solution {
+pub struct FinetuningSolution {
     /// Order parameters and conjugates.
-    pub order: Order,
+    pub order: FinetuningOrder,
     /// Train objective `L'/D = alpha' (train error) + lambda' q`.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
     /// Test and train errors, and the frozen baseline.
-    pub errors: Errors,
+    pub errors: FinetuningErrors,
     /// `o_w = m/sqrt(q q0)`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
     /// `Delta_eff`; `None` if pre-training does not enter through an effective noise alone.
     pub effective_noise: Option<EffectiveNoise>,
     /// Whether replica symmetry can be trusted at this solution.
-    pub validity: Validity,
+    pub validity: FinetuningValidity,
     /// How the divergences were computed.
     pub divergence: Divergence,
     /// The start from which this fixed point was reached.
@@ -122,13 +122,13 @@ pub struct Solution {
     pub std_error: StdError,
 }
 
-impl Solution {
+impl FinetuningSolution {
     /// Returns the solution if the solve succeeded.
     ///
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged or collapsed.
     pub fn into_converged(self) -> Result<Self, Error> {
-        let Order { q, m, v, .. } = self.order;
+        let FinetuningOrder { q, m, v, .. } = self.order;
         let point = format!("(q, m, v) = ({}, {}, {})", Number(q), Number(m), Number(v));
         Error::unless_converged("lora", self.status, self.residual, self.iterations, point)?;
         Ok(self)

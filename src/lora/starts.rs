@@ -1,10 +1,10 @@
 //! The starts of the state evolution of fine-tuning, and the choice among the fixed points that they lead to.
 
-use super::losses::Losses;
-use super::moments::{COUNT, Moments, Point};
+use super::losses::FinetuningLosses;
+use super::moments::{COUNT, Moments, VectorOverlaps};
 use super::ridge::{Ridge, SMALLEST_S2};
 use super::solution::Branch;
-use super::validity::Validity;
+use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fixed_point::Observer;
@@ -23,8 +23,8 @@ const WEAK: f64 = 0.01;
 const GONE: f64 = 1e-4;
 
 /// A fixed point in units of `q0`, with the properties that are known of it.
-pub(super) struct Found {
-    pub(super) point: Point,
+pub(super) struct FoundVector {
+    pub(super) point: VectorOverlaps,
     pub(super) moments: Moments,
     pub(super) ridge: Ridge,
     pub(super) branch: Branch,
@@ -32,11 +32,11 @@ pub(super) struct Found {
     pub(super) residual: f64,
     pub(super) iterations: usize,
     /// Fixed point and averages of every replicate by itself, to first order.
-    pub(super) replicates: Vec<(Point, Moments)>,
+    pub(super) replicates: Vec<(VectorOverlaps, Moments)>,
 }
 
-impl Found {
-    pub(super) fn validity(&self) -> Validity {
+impl FoundVector {
+    pub(super) fn validity(&self) -> FinetuningValidity {
         self.ridge.validity(&self.point, &self.moments)
     }
 
@@ -65,25 +65,25 @@ pub(super) struct Guess {
 }
 
 /// The state evolution of fine-tuning, and its starts.
-pub(super) struct Starts<'a> {
-    evolution: StateEvolution<'a, dyn Losses + 'a, Ridge>,
+pub(super) struct FinetuningStarts<'a> {
+    evolution: StateEvolution<'a, dyn FinetuningLosses + 'a, Ridge>,
     guess: Guess,
     /// A solution of a similar problem.
-    warm: Option<Point>,
+    warm: Option<VectorOverlaps>,
 }
 
-impl<'a> Starts<'a> {
+impl<'a> FinetuningStarts<'a> {
     pub(super) fn new(
         ridge: Ridge,
         guess: Guess,
         options: &Options,
-        losses: &'a mut (dyn Losses + 'a),
+        losses: &'a mut (dyn FinetuningLosses + 'a),
     ) -> Self {
         Self { evolution: StateEvolution::new(losses, ridge, options), guess, warm: None }
     }
 
     /// Looks for an overlap near `warm` before all other starts.
-    pub(super) fn starting_from(self, warm: Option<Point>) -> Self {
+    pub(super) fn starting_from(self, warm: Option<VectorOverlaps>) -> Self {
         Self { warm, ..self }
     }
 
@@ -92,7 +92,7 @@ impl<'a> Starts<'a> {
         Self { evolution: self.evolution.accompanied(tuning, observer), ..self }
     }
 
-    pub(super) fn run(mut self, start: Start) -> Result<Found, Error> {
+    pub(super) fn run(mut self, start: Start) -> Result<FoundVector, Error> {
         match start {
             Start::Informed => self.informed(),
             Start::Uninformed => self.uninformed(),
@@ -101,13 +101,13 @@ impl<'a> Starts<'a> {
     }
 
     /// The fixed point without overlap, at another amount of data.
-    pub(super) fn without_overlap(&mut self, alpha: f64) -> Result<Found, Error> {
+    pub(super) fn without_overlap(&mut self, alpha: f64) -> Result<FoundVector, Error> {
         self.evolution.input.alpha = alpha;
         self.nothing(Branch::Uninformed)
     }
 
     /// The informed fixed point, unless the one without overlap has the lower train objective.
-    fn best(&mut self) -> Result<Found, Error> {
+    fn best(&mut self) -> Result<FoundVector, Error> {
         let informed = self.informed()?;
         let settled = informed.point.m <= 0.0
             || matches!(informed.status, Status::Interrupted | Status::NonFinite)
@@ -131,14 +131,14 @@ impl<'a> Starts<'a> {
     }
 
     /// The fixed point from a start at near-perfect overlap, or at the overlap of a similar problem.
-    fn informed(&mut self) -> Result<Found, Error> {
+    fn informed(&mut self) -> Result<FoundVector, Error> {
         if let Some(found) = self.continued() {
             return Ok(found);
         }
         // The start is closer to perfect overlap if the noise and the ridge are small. From a start that is
         // too far away, the logarithm of the distance would fall by the same amount in every step.
         let distance = (10.0 * (self.guess.noise + self.evolution.input.lambda)).min(1.0);
-        let start = Point {
+        let start = VectorOverlaps {
             m: 1.0 - 0.05 * distance,
             s2: (0.1 * distance * distance).max(SMALLEST_S2),
             v: self.typical_response(),
@@ -163,11 +163,11 @@ impl<'a> Starts<'a> {
     }
 
     /// The fixed point near that of a similar problem, if it is reliable.
-    fn continued(&mut self) -> Option<Found> {
+    fn continued(&mut self) -> Option<FoundVector> {
         // A point far outside of the range of solutions would leave useless proximal points in the memory of
         // the nodes.
         let v = self.typical_response();
-        let plausible = |warm: &Point| {
+        let plausible = |warm: &VectorOverlaps| {
             warm.m > 1e-3 && warm.q() < 1e2 && warm.s2 > 1e-12 && warm.v > 1e-3 * v && warm.v < 1e3 * v
         };
         let warm = self.warm.filter(plausible)?;
@@ -178,18 +178,18 @@ impl<'a> Starts<'a> {
 
     /// The fixed point from a start at vanishing overlap. It is `m = 0` if that is stable, else the fixed
     /// point to which a small overlap grows.
-    fn uninformed(&mut self) -> Result<Found, Error> {
+    fn uninformed(&mut self) -> Result<FoundVector, Error> {
         let nothing = self.nothing(Branch::Uninformed)?;
         if nothing.is_stable() || nothing.status == Status::Interrupted {
             return Ok(nothing);
         }
-        let Point { s2, v, .. } = nothing.point;
-        let found = self.solve_from(&Point { m: 0.1 * s2.sqrt(), s2, v }, Branch::Uninformed)?;
+        let VectorOverlaps { s2, v, .. } = nothing.point;
+        let found = self.solve_from(&VectorOverlaps { m: 0.1 * s2.sqrt(), s2, v }, Branch::Uninformed)?;
         Ok(if vanishes(&found.point) { nothing } else { found })
     }
 
     /// The fixed point without overlap. It has zero weights if these are stable.
-    fn nothing(&mut self, branch: Branch) -> Result<Found, Error> {
+    fn nothing(&mut self, branch: Branch) -> Result<FoundVector, Error> {
         match self.vanished(branch) {
             Some(vanished) => Ok(vanished),
             None => self.solve_from(&self.start_of_nothing(), branch),
@@ -197,11 +197,11 @@ impl<'a> Starts<'a> {
     }
 
     /// The collapsed solution `w = 0`, where it is stable.
-    fn vanished(&mut self, branch: Branch) -> Option<Found> {
+    fn vanished(&mut self, branch: Branch) -> Option<FoundVector> {
         // The proximal point is smooth at w = 0.
         let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.evolution.input };
         let ((point, moments), replicates) = self.evolution.output.zero_weights()?.stable(&ridge)?;
-        Some(Found {
+        Some(FoundVector {
             point,
             moments,
             ridge,
@@ -215,7 +215,7 @@ impl<'a> Starts<'a> {
 
     /// Whether `m = 0` may have the lower train objective, judged on few nodes. If it may, the finest level
     /// decides.
-    fn nothing_may_be_better(&mut self, informed: &Found) -> Result<bool, Error> {
+    fn nothing_may_be_better(&mut self, informed: &FoundVector) -> Result<bool, Error> {
         self.evolution.begin();
         let nothing = self.evolution.approach(&self.start_of_nothing())?.point;
         let ridge = self.evolution.input;
@@ -229,8 +229,8 @@ impl<'a> Starts<'a> {
         Ok(excess < 0.05 * scale)
     }
 
-    fn start_of_nothing(&self) -> Point {
-        Point { m: 0.0, s2: 1.0, v: self.typical_response() }
+    fn start_of_nothing(&self) -> VectorOverlaps {
+        VectorOverlaps { m: 0.0, s2: 1.0, v: self.typical_response() }
     }
 
     /// The value of `v` at which `vhat` is most of the largest curvature that the loss can give.
@@ -239,22 +239,22 @@ impl<'a> Starts<'a> {
         1.0 / (2.0 * lambda + alpha * self.guess.curvature)
     }
 
-    fn solve_from(&mut self, start: &Point, branch: Branch) -> Result<Found, Error> {
+    fn solve_from(&mut self, start: &VectorOverlaps, branch: Branch) -> Result<FoundVector, Error> {
         self.evolution.input.divergence = self.evolution.output.smooth_divergence();
-        if !StateEvolution::<dyn Losses, Ridge>::is_start(start) {
+        if !StateEvolution::<dyn FinetuningLosses, Ridge>::is_start(start) {
             return Ok(self.without_numbers(branch));
         }
         let solved = self.evolution.solve(start)?;
         let Solved { point, averages: moments, residual, status, iterations, replicates } = solved;
         let ridge = self.evolution.input;
-        Ok(Found { point, moments, ridge, branch, status, residual, iterations, replicates })
+        Ok(FoundVector { point, moments, ridge, branch, status, residual, iterations, replicates })
     }
 
     /// The outcome for parameters so extreme that there is no start in double precision.
-    fn without_numbers(&self, branch: Branch) -> Found {
+    fn without_numbers(&self, branch: Branch) -> FoundVector {
         let nan = f64::NAN;
-        Found {
-            point: Point { m: nan, s2: nan, v: nan },
+        FoundVector {
+            point: VectorOverlaps { m: nan, s2: nan, v: nan },
             moments: Moments::from_sums([nan; COUNT]),
             ridge: self.evolution.input,
             branch,
@@ -266,6 +266,6 @@ impl<'a> Starts<'a> {
     }
 }
 
-fn vanishes(point: &Point) -> bool {
+fn vanishes(point: &VectorOverlaps) -> bool {
     point.m > 0.0 && point.m * point.m < VANISHING * point.q()
 }

@@ -75,7 +75,7 @@ impl TryFrom<SequencesFields> for Sequences {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "LoraFields")]
-pub struct Training {
+pub struct Finetuning {
     alpha: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     lambda: Option<f64>,
@@ -103,7 +103,7 @@ fn one() -> f64 {
     1.0
 }
 
-impl TryFrom<LoraFields> for Training {
+impl TryFrom<LoraFields> for Finetuning {
     type Error = Error;
 
     fn try_from(fields: LoraFields) -> Result<Self, Error> {
@@ -116,7 +116,7 @@ impl TryFrom<LoraFields> for Training {
     }
 }
 
-impl Training {
+impl Finetuning {
     /// Range of `q0`. The squares of numbers in this range stay far inside the range of double precision.
     pub const VARIANCES: [f64; 2] = [1e-100, 1e100];
 
@@ -159,7 +159,7 @@ impl Training {
     /// The same training for true perturbations whose entries have variance `q0`.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `q0` is in [`Training::VARIANCES`].
+    /// [`Error::InvalidParameter`] unless `q0` is in [`Finetuning::VARIANCES`].
     pub fn with_variance(self, q0: f64) -> Result<Self, Error> {
         check_variance(q0)?;
         Ok(Self { q0, ..self })
@@ -205,7 +205,7 @@ impl Training {
         self.lambda
     }
 
-    /// Variance `q0` of the entries of the true perturbation; in [`Training::VARIANCES`].
+    /// Variance `q0` of the entries of the true perturbation; in [`Finetuning::VARIANCES`].
     #[must_use]
     pub fn q0(&self) -> f64 {
         self.q0
@@ -236,7 +236,7 @@ impl Training {
 
 /// Checks the variance `lora.q0` of the true perturbation.
 pub(super) fn check_variance(q0: f64) -> Result<(), Error> {
-    let [low, high] = Training::VARIANCES;
+    let [low, high] = Finetuning::VARIANCES;
     if (low..=high).contains(&q0) {
         Ok(())
     } else {

@@ -1,8 +1,8 @@
 //! The units of the solvers: `q0 = 1`, and a loss in its own unit.
 
-use super::moments::Point;
+use super::moments::VectorOverlaps;
 use super::ridge::SMALLEST_S2;
-use super::solution::Order;
+use super::solution::FinetuningOrder;
 
 /// Sizes of the units. With `chi` in units of `sqrt(q0)`, the response `v` is in units of `q0/loss`. The
 /// ridge is in units of `loss/q0`, like all conjugates of second derivatives.
@@ -26,9 +26,9 @@ impl Units {
     }
 
     /// The point of a solution in these units, as a start; `None` if it has no overlap or is not a solution.
-    pub(super) fn point(&self, order: &Order) -> Option<Point> {
+    pub(super) fn point(&self, order: &FinetuningOrder) -> Option<VectorOverlaps> {
         let (q, m, v) = (order.q / self.q0, order.m / self.q0, order.v * self.stiffness());
         let s2 = (q - m * m).max(SMALLEST_S2);
-        [s2, m, v].iter().all(|x| x.is_finite() && *x > 0.0).then_some(Point { m, s2, v })
+        [s2, m, v].iter().all(|x| x.is_finite() && *x > 0.0).then_some(VectorOverlaps { m, s2, v })
     }
 }

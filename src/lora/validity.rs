@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "scenario")]
-use super::bayes::BayesSolution;
+use super::bayes::FinetuningBayesSolution;
 use crate::nullable::number;
 use crate::verdict::Verdict;
 
@@ -13,7 +13,7 @@ use crate::verdict::Verdict;
 /// practical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Validity {
+pub struct FinetuningValidity {
     /// `J = alpha' (jump part of div_omega g)/|vhat|`: the share of the response that comes from jumps.
     #[serde(deserialize_with = "number")]
     pub jump: f64,
@@ -38,7 +38,7 @@ pub struct Validity {
     pub above_bound: Option<bool>,
 }
 
-impl Validity {
+impl FinetuningValidity {
     /// Marks the solution as unreliable, whatever the gauges say.
     pub(super) fn distrust(&mut self) {
         self.verdict = Verdict::Unreliable;
@@ -58,7 +58,7 @@ impl Validity {
         &mut self,
         alignment: f64,
         std_error: Option<f64>,
-        bound: &BayesSolution,
+        bound: &FinetuningBayesSolution,
     ) {
         let allowance = 4.0 * std_error.unwrap_or(0.0).hypot(bound.std_error.alignment.unwrap_or(0.0)) + 1e-9;
         let excess = alignment - bound.branches.information_theoretic.alignment;
@@ -105,7 +105,7 @@ mod tests {
             (5.0 * error, Some(3.0 * error), Some(false)),
             (f64::NAN, None, None),
         ] {
-            let mut validity = Validity::linear(0.0, 0.3, true);
+            let mut validity = FinetuningValidity::linear(0.0, 0.3, true);
             validity.compare_with_bound(bound.alignment + excess, std_error, &bound);
             assert_eq!(validity.above_bound, above, "{excess}");
             assert_eq!((validity.verdict, validity.reliable), (Verdict::Good, true));

@@ -12,8 +12,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::starts::{Found, Starts};
-use super::validity::Validity;
+use super::starts::{FinetuningStarts, FoundVector};
+use super::validity::FinetuningValidity;
 use crate::error::Error;
 use crate::nullable::number;
 use crate::roots::{self, End};
@@ -45,7 +45,7 @@ pub struct WeakRecovery {
     /// Whether a small overlap grows. The truth is then found from any start.
     pub recovers: bool,
     /// Whether replica symmetry can be trusted at that fixed point.
-    pub validity: Validity,
+    pub validity: FinetuningValidity,
     /// How the solve of that fixed point ended.
     pub status: Status,
 }
@@ -61,7 +61,7 @@ pub struct WeakRecoveryThreshold {
 }
 
 impl WeakRecovery {
-    fn new(found: &Found) -> Self {
+    fn new(found: &FoundVector) -> Self {
         let growth = found.growth();
         let mut validity = found.validity();
         let solved = found.status.is_success() || found.status == Status::NoiseLimited;
@@ -75,13 +75,16 @@ impl WeakRecovery {
 }
 
 /// The stability at one `alpha'`.
-pub(super) fn at(search: &mut Starts<'_>, alpha: f64) -> Result<WeakRecovery, Error> {
+pub(super) fn at(search: &mut FinetuningStarts<'_>, alpha: f64) -> Result<WeakRecovery, Error> {
     Ok(WeakRecovery::new(&search.without_overlap(alpha)?))
 }
 
 /// The threshold in `alpha'`, searched from `start` in both directions; `None` if there is none within a
 /// factor `1e4`.
-pub(super) fn threshold(search: &mut Starts<'_>, start: f64) -> Result<Option<WeakRecoveryThreshold>, Error> {
+pub(super) fn threshold(
+    search: &mut FinetuningStarts<'_>,
+    start: f64,
+) -> Result<Option<WeakRecoveryThreshold>, Error> {
     let mut excess = |log_alpha: f64| -> Result<f64, Error> { Ok(at(search, log_alpha.exp())?.growth.ln()) };
     let mut here = End { x: start.ln(), f: excess(start.ln())? };
     let towards = if here.f > 0.0 { -1.0 } else { 1.0 };

@@ -13,7 +13,7 @@
 //! `lambda'_c` the first condition holds with equality. Bounded losses (softmax) have such a threshold, and
 //! unbounded ones (linear attention) do not.
 
-use super::moments::{Moments, Point};
+use super::moments::{Moments, VectorOverlaps};
 use super::ridge::Ridge;
 use crate::roots;
 use crate::state_evolution::mean;
@@ -84,7 +84,10 @@ impl ZeroWeights {
     /// The response and the averages at `w = 0`, if `w = 0` is stable: the common ones, and those of every
     /// replicate by itself.
     #[allow(clippy::type_complexity, reason = "a pair, and many of the same")]
-    pub(super) fn stable(&self, ridge: &Ridge) -> Option<((Point, Moments), Vec<(Point, Moments)>)> {
+    pub(super) fn stable(
+        &self,
+        ridge: &Ridge,
+    ) -> Option<((VectorOverlaps, Moments), Vec<(VectorOverlaps, Moments)>)> {
         let v = self.response(|moments| total_curvature(ridge, moments))?;
         let moments = self.mean(v);
         let point = at_zero(v);
@@ -94,7 +97,7 @@ impl ZeroWeights {
 
     /// The response of every replicate by itself, to first order in its distance from the common one, and the
     /// averages there.
-    fn replicates(&self, v: f64, curvature: impl Fn(&Moments) -> f64) -> Vec<(Point, Moments)> {
+    fn replicates(&self, v: f64, curvature: impl Fn(&Moments) -> f64) -> Vec<(VectorOverlaps, Moments)> {
         let excess = |v: f64, moments: &Moments| v * curvature(moments) - 1.0;
         let step = 1e-5 * v;
         let slope = (excess(v + step, &self.mean(v + step)) - excess(v, &self.mean(v))) / step;
@@ -144,8 +147,8 @@ impl ZeroWeights {
     }
 }
 
-fn at_zero(v: f64) -> Point {
-    Point { m: 0.0, s2: 0.0, v }
+fn at_zero(v: f64) -> VectorOverlaps {
+    VectorOverlaps { m: 0.0, s2: 0.0, v }
 }
 
 /// `r = vhat + 2 lambda + 2 eta` at `w = 0`.

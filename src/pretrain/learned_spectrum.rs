@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::solution::Solution;
-use super::training::Training;
+use super::solution::PretrainingSolution;
+use super::training::Pretraining;
 use crate::check;
 use crate::error::Error;
 use crate::model::Model;
@@ -80,7 +80,7 @@ impl LearnedSpectrum {
     /// [`Error::NotConverged`] unless the solution is converged or collapsed; [`Error::InvalidParameter`] for
     /// a solution made by hand whose conjugates are not finite and positive, and for a teacher with a spectrum of
     /// your own whose integrals are not numbers.
-    pub fn new(model: &Model, training: &Training, solution: &Solution) -> Result<Self, Error> {
+    pub fn new(model: &Model, training: &Pretraining, solution: &PretrainingSolution) -> Result<Self, Error> {
         let solution = solution.clone().into_converged()?;
         let noise = solution.order.q_hat.sqrt();
         let snr = solution.order.m_hat / noise;

@@ -21,27 +21,32 @@ mod interpolation;
 mod learned_spectrum;
 mod linear;
 mod replicon;
-mod softmax;
+mod sampled;
 mod solution;
 mod training;
 mod validity;
 
+use crate::activation::Parity;
 use crate::check;
 use crate::error::{Error, Number};
 use crate::memory::Workload;
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 use crate::options::Options;
 use crate::state_evolution::Run;
 use crate::threshold::Threshold;
 
-pub use bayes::{BayesErrors, BayesOrder, BayesSolution, alpha_perfect_recovery, bayes_optimal};
+// Every type has a name of its own within the crate. From outside, the path tells the stage.
+pub use bayes::{
+    PretrainingBayesErrors as BayesErrors, PretrainingBayesOrder as BayesOrder,
+    PretrainingBayesSolution as BayesSolution, alpha_perfect_recovery, bayes_optimal,
+};
 pub use interpolation::alpha_interp;
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
-pub use solution::{Errors, Order, Solution};
+pub use solution::{PretrainingErrors as Errors, PretrainingOrder as Order, PretrainingSolution as Solution};
 #[cfg(feature = "scenario")]
 pub(crate) use training::PretrainFields;
-pub use training::Training;
-pub use validity::Validity;
+pub use training::Pretraining as Training;
+pub use validity::PretrainingValidity as Validity;
 
 /// Solves the pre-training stage.
 ///
@@ -98,14 +103,20 @@ pub fn solve_with(
     run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     let lambda = training.require_ridge()?;
+    if model.activation().parity() == Parity::Even {
+        let allowed = "an activation that is not even: zero weights are then always stationary, and the overlap has no sign";
+        return Err(Error::invalid("model.activation", model.activation().name(), allowed));
+    }
     Workload::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     if lambda <= 0.0 {
         require_over_determined(model, training)?;
     }
-    match model.activation() {
-        Activation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
-        Activation::Softmax => softmax::solve(model, training, options, teacher.as_ref(), run),
+    match model.specialisation() {
+        Specialisation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::solve(model, training, options, teacher.as_ref(), run)
+        }
     }
 }
 
@@ -119,9 +130,11 @@ pub fn solve_with(
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input.
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
     let teacher = model.teacher_spectrum()?;
-    match model.activation() {
-        Activation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
-        Activation::Softmax => softmax::lambda_collapse(model, training, options, teacher.as_ref()),
+    match model.specialisation() {
+        Specialisation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
+        Specialisation::Softmax | Specialisation::General => {
+            sampled::lambda_collapse(model, training, options, teacher.as_ref())
+        }
     }
 }
 
@@ -134,8 +147,8 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
 /// is not finite and non-negative.
 pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> Result<[f64; 3], Error> {
     training.require_ridge()?;
-    if model.activation() != Activation::Linear {
-        return Err(Error::invalid("model.activation", "softmax", "linear"));
+    if model.specialisation() != Specialisation::Linear {
+        return Err(Error::invalid("model.activation", model.activation().name(), "linear"));
     }
     for (field, value) in [("q", q), ("m", m), ("v", v)] {
         check::non_negative(field, value)?;

@@ -25,17 +25,17 @@
 //! `D = V Vhat` the degrees of freedom, which is stable, as a convex problem must be. If the proximal point
 //! jumps, the formula contains the smooth part only.
 
-use super::solution::Order;
+use super::solution::PretrainingOrder;
 use crate::spectrum::{TeacherSpectrum, squared_response};
 
 /// The replicon at a fixed point, with `square = E|dg/domega|_F^2` and `weights` the double integral of the
 /// soft threshold of unit slope.
-pub(super) fn replicon(alpha: f64, order: &Order, square: f64, weights: f64) -> f64 {
+pub(super) fn replicon(alpha: f64, order: &PretrainingOrder, square: f64, weights: f64) -> f64 {
     8.0 * alpha * (square / order.v_hat) * (weights / order.v_hat)
 }
 
 /// The double integral of the soft threshold of unit slope, with `ridge = lambda sqrt(kappa)`.
-pub(super) fn weights(teacher: &dyn TeacherSpectrum, ridge: f64, order: &Order) -> f64 {
+pub(super) fn weights(teacher: &dyn TeacherSpectrum, ridge: f64, order: &PretrainingOrder) -> f64 {
     let noise = order.q_hat.sqrt();
     squared_response(teacher, order.m_hat / noise, 2.0 * ridge / noise)
 }
@@ -43,7 +43,8 @@ pub(super) fn weights(teacher: &dyn TeacherSpectrum, ridge: f64, order: &Order) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pretrain::{Training, solve};
+    use crate::pretrain::solve;
+    use crate::pretrain::training::Pretraining;
     use crate::{Model, Options, Teacher, channel};
 
     #[test]
@@ -60,7 +61,7 @@ mod tests {
                 let spectrum = model.teacher_spectrum().unwrap();
                 for alpha in [0.02, 0.1, 0.5, 3.0] {
                     for lambda in [1e-4, 1e-2, 0.3] {
-                        let training = Training::new(alpha, lambda).unwrap();
+                        let training = Pretraining::new(alpha, lambda).unwrap();
                         let solution = solve(&model, &training, &Options::default()).unwrap();
                         if solution.status != crate::fixed_point::Status::Converged {
                             continue;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::validity::Validity;
+use super::validity::PretrainingValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
 use crate::frozen::Frozen;
@@ -12,7 +12,7 @@ use crate::std_error::StdError;
 
 /// Order parameters of pre-training and their conjugates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Order {
+pub struct PretrainingOrder {
     /// `Q = D^{-2} |S-hat|_F^2`.
     #[serde(deserialize_with = "number")]
     pub q: f64,
@@ -36,7 +36,7 @@ pub struct Order {
 /// Errors per sequence, in the units of the loss `|sigma(h) - sigma(h*)|_F^2`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Errors {
+pub struct PretrainingErrors {
     /// `E` on new sequences with noisy labels.
     #[serde(deserialize_with = "number")]
     pub test: f64,
@@ -51,9 +51,9 @@ pub struct Errors {
 /// A solved pre-training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Solution {
+pub struct PretrainingSolution {
     /// Order parameters and conjugates.
-    pub order: Order,
+    pub order: PretrainingOrder,
     /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
     #[serde(deserialize_with = "number")]
     pub q0: f64,
@@ -67,12 +67,12 @@ pub struct Solution {
     #[serde(deserialize_with = "number")]
     pub objective: f64,
     /// Test and train errors.
-    pub errors: Errors,
+    pub errors: PretrainingErrors,
     /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
     /// Whether replica symmetry can be trusted at this solution.
-    pub validity: Validity,
+    pub validity: PretrainingValidity,
     /// How the divergences of `g` were computed; `None` for linear attention, whose divergences are in closed
     /// form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +92,7 @@ pub struct Solution {
     pub std_error: StdError,
 }
 
-impl Solution {
+impl PretrainingSolution {
     /// The law of the frozen logits that fine-tuning takes from this pre-training.
     ///
     /// Three overlaps carry `Q0 - 2M + Q` to an absolute accuracy of 1e-16 `Q0` only. If the pre-training
@@ -109,14 +109,14 @@ impl Solution {
     pub(super) fn without_numbers(q0: f64, iterations: usize) -> Self {
         let nan = f64::NAN;
         Self {
-            order: Order { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan },
+            order: PretrainingOrder { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan },
             q0,
             trace: nan,
             rank_fraction: nan,
             objective: nan,
-            errors: Errors { test: nan, test_clean: nan, train: nan },
+            errors: PretrainingErrors { test: nan, test_clean: nan, train: nan },
             alignment: nan,
-            validity: Validity::none(),
+            validity: PretrainingValidity::none(),
             divergence: None,
             status: Status::NonFinite,
             residual: nan,
@@ -130,7 +130,7 @@ impl Solution {
     /// # Errors
     /// [`Error::NotConverged`] unless the status is converged or collapsed.
     pub fn into_converged(self) -> Result<Self, Error> {
-        let Order { q, m, v, .. } = self.order;
+        let PretrainingOrder { q, m, v, .. } = self.order;
         let point = format!("(Q, M, V) = ({}, {}, {})", Number(q), Number(m), Number(v));
         Error::unless_converged("pretrain", self.status, self.residual, self.iterations, point)?;
         Ok(self)

@@ -18,7 +18,7 @@ use crate::error::Error;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PretrainFields")]
-pub struct Training {
+pub struct Pretraining {
     alpha: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     lambda: Option<f64>,
@@ -40,7 +40,7 @@ fn full_width() -> f64 {
     1.0
 }
 
-impl TryFrom<PretrainFields> for Training {
+impl TryFrom<PretrainFields> for Pretraining {
     type Error = Error;
 
     fn try_from(fields: PretrainFields) -> Result<Self, Error> {
@@ -53,7 +53,7 @@ impl TryFrom<PretrainFields> for Training {
     }
 }
 
-impl Training {
+impl Pretraining {
     /// `alpha D^2` sequences, ridge `lambda`, and a student of full width (`kappa = 1`).
     ///
     /// # Errors

@@ -14,7 +14,7 @@ const MARGINAL: [f64; 2] = [1e-2, 1.0];
 /// Gauges of replica symmetry at the returned fixed point, and the verdict that follows from them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Validity {
+pub struct PretrainingValidity {
     /// Fraction of the samples whose proximal problem has several minima, as far as different starts find
     /// them. The proximal points of these samples may jump, which the replicon does not take into account.
     #[serde(deserialize_with = "number")]
@@ -34,7 +34,7 @@ pub struct Validity {
     pub verdict: Verdict,
 }
 
-impl Validity {
+impl PretrainingValidity {
     /// The gauges of convex training, which is exact if it is `solved`.
     pub(super) fn convex(solved: bool) -> Self {
         Self::new(0.0, None, Verdict::of(solved, false))
@@ -72,12 +72,12 @@ mod tests {
             (f64::NAN, 0.3, true, Verdict::Unreliable),
             (0.0, 0.3, false, Verdict::Unreliable),
         ] {
-            let validity = Validity::softmax(contested, replicon, solved);
+            let validity = PretrainingValidity::softmax(contested, replicon, solved);
             assert_eq!(validity.verdict, verdict, "{validity:?}");
             assert_eq!(validity.reliable, verdict != Verdict::Unreliable);
         }
-        assert_eq!(Validity::convex(true).verdict, Verdict::Good);
-        assert_eq!(Validity::convex(false).verdict, Verdict::Unreliable);
-        assert!(!Validity::none().reliable);
+        assert_eq!(PretrainingValidity::convex(true).verdict, Verdict::Good);
+        assert_eq!(PretrainingValidity::convex(false).verdict, Verdict::Unreliable);
+        assert!(!PretrainingValidity::none().reliable);
     }
 }

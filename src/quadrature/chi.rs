@@ -34,7 +34,7 @@ const CELLS_PER_UNIT: f64 = 32.0;
 const CELLS: usize = 532;
 
 /// The coefficients of a polynomial of degree five on each cell, lowest power first.
-type Table = [[f64; 6]; CELLS];
+type QuantileTable = [[f64; 6]; CELLS];
 
 /// The map from a standard normal to the norm of a standard Gaussian vector:
 /// `x -> F^(-1)(Phi(x))`, with `F` the distribution function of the chi law.
@@ -45,7 +45,7 @@ type Table = [[f64; 6]; CELLS];
 /// error below 1e-6 even where the radius is as small as 1e-16.
 #[derive(Debug, Clone, Copy)]
 pub struct ChiQuantile {
-    table: &'static Table,
+    table: &'static QuantileTable,
 }
 
 impl ChiQuantile {
@@ -58,7 +58,7 @@ impl ChiQuantile {
     ///
     /// [`Error::InvalidParameter`] unless `1 <= dof <=` [`MAX_CHI_DOF`].
     pub fn new(dof: usize) -> Result<Self, Error> {
-        static TABLES: [OnceLock<Box<Table>>; MAX_CHI_DOF] = [const { OnceLock::new() }; MAX_CHI_DOF];
+        static TABLES: [OnceLock<Box<QuantileTable>>; MAX_CHI_DOF] = [const { OnceLock::new() }; MAX_CHI_DOF];
         let table = dof
             .checked_sub(1)
             .and_then(|slot| TABLES.get(slot))
@@ -81,7 +81,7 @@ impl ChiQuantile {
     }
 }
 
-fn tabulate(law: &ChiLaw) -> Table {
+fn tabulate(law: &ChiLaw) -> QuantileTable {
     let mut table = [[0.0; 6]; CELLS];
     let mut left = Jet::at_node(law, 0);
     for (cell, coefficients) in table.iter_mut().enumerate() {

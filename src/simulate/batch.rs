@@ -6,10 +6,10 @@ use super::instance::Instance;
 use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
-use super::sequences::{Corpus, Weights, score_of, symmetric_noise};
+use super::sequences::{Corpus, NetworkWeights, score_of, symmetric_noise};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 
 /// Sequences with their logits: one flat `T x T` matrix per sequence and kind.
 pub(super) struct Batch {
@@ -25,8 +25,8 @@ pub(super) struct Batch {
 pub(super) enum Source<'a> {
     /// The logits of actual weights.
     Weights {
-        teacher: &'a Weights,
-        student: &'a Weights,
+        teacher: &'a NetworkWeights,
+        student: &'a NetworkWeights,
         /// The sequences and labels that the student was trained on.
         data: &'a Labelled,
     },
@@ -40,7 +40,12 @@ fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
 }
 
 /// The logits `h(S*)` of sequences, and the same with noise.
-pub(super) fn labelled(rng: &mut Pcg64, sequences: &Corpus, teacher: &Weights, delta: f64) -> [Vec<f64>; 2] {
+pub(super) fn labelled(
+    rng: &mut Pcg64,
+    sequences: &Corpus,
+    teacher: &NetworkWeights,
+    delta: f64,
+) -> [Vec<f64>; 2] {
     let clean = sequences.logits(teacher);
     let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
     let noisy = sum(noise, &clean, 1.0);
@@ -137,12 +142,12 @@ pub(super) struct Labelled {
 /// The proximal point to which pre-training with the response `v` moves logits `omega` on sequences that it
 /// was trained on.
 fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
-    match model.activation() {
-        Activation::Linear => {
+    match model.specialisation() {
+        Specialisation::Linear => {
             let pull = 4.0 * v / (model.tokens() * model.tokens()) as f64;
             omega.iter().zip(label).map(|(omega, label)| (omega + pull * label) / (1.0 + pull)).collect()
         }
-        Activation::Softmax => {
+        Specialisation::Softmax | Specialisation::General => {
             let layer = Layer::new(model);
             let square = model.tokens() * model.tokens();
             let identity: Vec<f64> =
@@ -152,7 +157,7 @@ fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
                 omega.chunks_exact(square).zip(label.chunks_exact(square)).zip(labels.chunks_exact(square));
             samples
                 .flat_map(|((omega, label), y)| {
-                    Memory { layer, identity: &identity, omega, y, v }.proximal_point(label)
+                    Memory { layer: &layer, identity: &identity, omega, y, v }.proximal_point(label)
                 })
                 .collect()
         }
@@ -161,7 +166,7 @@ fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
 
 /// The proximal problem `min_h |sigma(h) - y|_F^2 + |h - omega|_F^2/(4v)` of one sequence.
 struct Memory<'a> {
-    layer: Layer,
+    layer: &'a Layer,
     identity: &'a [f64],
     omega: &'a [f64],
     y: &'a [f64],
@@ -189,8 +194,7 @@ impl Memory<'_> {
 impl Objective for Memory<'_> {
     fn evaluate(&self, h: &[f64]) -> (f64, Vec<f64>) {
         let mut gradient = h.to_vec();
-        let mut residual = vec![0.0; h.len()];
-        let mut value = self.layer.adjoint(&mut gradient, self.y, self.identity, &mut residual);
+        let mut value = self.layer.adjoint(&mut gradient, self.y, self.identity);
         for ((gradient, h), omega) in gradient.iter_mut().zip(h).zip(self.omega) {
             *gradient += (h - omega) / (2.0 * self.v);
             value += (h - omega) * (h - omega) / (4.0 * self.v);
@@ -298,7 +302,8 @@ mod tests {
                 for mu in 0..30 {
                     let at = square * mu..square * (mu + 1);
                     let omega = &batch.frozen[at.clone()];
-                    let problem = Memory { layer, identity: &identity, omega, y: &labels[at.clone()], v };
+                    let problem =
+                        Memory { layer: &layer, identity: &identity, omega, y: &labels[at.clone()], v };
                     let (value, gradient) = problem.evaluate(&points[at.clone()]);
                     assert!(gradient.iter().all(|slope| slope.abs() < 1e-7), "{gradient:?}");
                     assert!(

@@ -140,7 +140,7 @@ impl Experiment {
             _ => None,
         };
         let source = match (&stage, self.law) {
-            (Some(pretraining::Stage { teacher, student, data, .. }), _) => {
+            (Some(pretraining::TrainedLayer { teacher, student, data, .. }), _) => {
                 Some(Source::Weights { teacher, student, data })
             }
             (None, law) => law.map(Source::Law),

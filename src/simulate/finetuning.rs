@@ -5,10 +5,10 @@ use nalgebra::DMatrix;
 use super::batch::{Batch, Source, finetuning_batch};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
-use super::measurement::{Finetuned, Run, TrainingStart, lowest};
+use super::measurement::{Finetuned, TrainingRun, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::{TEST_BATCH, Weights};
+use super::sequences::{NetworkWeights, TEST_BATCH};
 use crate::lora::Training;
 use crate::observables;
 
@@ -16,8 +16,8 @@ use crate::observables;
 const POWER_ITERATIONS: usize = 60;
 
 /// Rank-one weights `w w^T`.
-fn rank_one(w: &DMatrix<f64>) -> Weights {
-    Weights { factor: w.clone(), scale: 1.0 }
+fn rank_one(w: &DMatrix<f64>) -> NetworkWeights {
+    NetworkWeights { factor: w.clone(), scale: 1.0 }
 }
 
 fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -72,11 +72,11 @@ pub(super) fn run(
     let overlap = |w: &DMatrix<f64>| w.dot(&star).abs() / d;
     let norm2 = |w: &DMatrix<f64>| w.norm_squared() / d;
     let alignment = |w: &DMatrix<f64>| observables::alignment(overlap(w), norm2(w), training.q0());
-    let trained: Vec<(Minimum, Run)> = starts
+    let trained: Vec<(Minimum, TrainingRun)> = starts
         .into_iter()
         .map(|(start, from)| {
             let minimum = minimise(&task, from.as_slice(), laboratory.stopping());
-            let run = Run::new(start, &minimum, d, alignment(&task.matrix(&minimum.w)));
+            let run = TrainingRun::new(start, &minimum, d, alignment(&task.matrix(&minimum.w)));
             (minimum, run)
         })
         .collect();

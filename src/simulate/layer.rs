@@ -6,17 +6,20 @@
 //! its symmetrised derivative with respect to `h`. The gradient is then
 //! `dL/dW = (2 scale/D) sum_mu (X^T A Y - tr(A) W)`.
 
+use std::sync::Arc;
+
 use nalgebra::DMatrix;
 
 use super::minimise::Objective;
 use super::sequences::{Chunk, Corpus, Factor};
-use crate::model::{Activation, Model};
+use crate::activation::{Activation, Evaluated};
+use crate::model::Model;
 
 /// The activation on flat matrices.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub(super) tokens: usize,
-    activation: Activation,
+    activation: Arc<dyn Activation>,
     inverse_temperature: f64,
 }
 
@@ -24,62 +27,48 @@ impl Layer {
     pub(super) fn new(model: &Model) -> Self {
         Self {
             tokens: model.tokens(),
-            activation: model.activation(),
+            activation: model.shared_activation(),
             inverse_temperature: model.inverse_temperature(),
         }
     }
 
     /// `sigma(h)` of every matrix.
     pub(super) fn attention(&self, logits: &[f64]) -> Vec<f64> {
-        let mut attention = logits.to_vec();
-        for row in attention.chunks_exact_mut(self.tokens) {
-            self.activate(row);
-        }
+        let scaled: Vec<f64> = logits.iter().map(|h| self.inverse_temperature * h).collect();
+        let mut attention = vec![0.0; logits.len()];
+        self.activation.attention(self.tokens, &scaled, &mut attention);
         attention
     }
 
-    fn activate(&self, row: &mut [f64]) {
-        match self.activation {
-            Activation::Linear => row.iter_mut().for_each(|h| *h /= self.tokens as f64),
-            Activation::Softmax => {
-                let top = row.iter().fold(f64::NEG_INFINITY, |m, h| m.max(*h));
-                row.iter_mut().for_each(|h| *h = (self.inverse_temperature * (*h - top)).exp());
-                let total: f64 = row.iter().sum();
-                row.iter_mut().for_each(|p| *p /= total);
-            }
-        }
-    }
-
-    /// Returns the loss of one sequence at the logits `h`, and replaces `h` by the symmetric derivative `A`.
-    pub(super) fn adjoint(&self, h: &mut [f64], label: &[f64], gram: &[f64], residual: &mut [f64]) -> f64 {
+    /// Returns the sum of the losses of some sequences at the logits `h`, and replaces `h` by the symmetric
+    /// derivatives `A`.
+    pub(super) fn adjoint(&self, h: &mut [f64], labels: &[f64], grams: &[f64]) -> f64 {
         let t = self.tokens;
+        let square = t * t;
+        h.iter_mut().for_each(|h| *h *= self.inverse_temperature);
+        let mut attention = vec![0.0; h.len()];
+        self.activation.attention(t, h, &mut attention);
+        let residual: Vec<f64> = attention.iter().zip(labels).map(|(p, y)| p - y).collect();
+        let mut pulled = vec![0.0; h.len()];
         let mut loss = 0.0;
-        for a in 0..t {
-            let row = t * a..t * (a + 1);
-            self.activate(&mut h[row.clone()]);
-            for b in row.clone() {
-                residual[b] = h[b] - label[b];
-            }
-            let residual = &residual[row.clone()];
-            let p = &mut h[row];
-            let mut pulled = [0.0; Model::MAX_TOKENS];
-            for b in 0..t {
-                pulled[b] = 2.0 * (0..t).map(|c| residual[c] * gram[t * c + b]).sum::<f64>();
-                loss += 0.5 * pulled[b] * residual[b];
-            }
-            match self.activation {
-                Activation::Linear => (0..t).for_each(|b| p[b] = pulled[b] / t as f64),
-                Activation::Softmax => {
-                    let mean: f64 = (0..t).map(|b| p[b] * pulled[b]).sum();
-                    (0..t).for_each(|b| p[b] *= self.inverse_temperature * (pulled[b] - mean));
+        let matrices = residual.chunks_exact(square).zip(grams.chunks_exact(square));
+        for ((residual, gram), pulled) in matrices.zip(pulled.chunks_exact_mut(square)) {
+            for (residual, pulled) in residual.chunks_exact(t).zip(pulled.chunks_exact_mut(t)) {
+                for (b, pulled) in pulled.iter_mut().enumerate() {
+                    let column = gram.iter().skip(b).step_by(t);
+                    *pulled = 2.0 * residual.iter().zip(column).map(|(r, g)| r * g).sum::<f64>();
+                    loss += 0.5 * *pulled * residual[b];
                 }
             }
         }
-        for a in 0..t {
-            for b in 0..a {
-                let mean = 0.5 * (h[t * a + b] + h[t * b + a]);
-                h[t * a + b] = mean;
-                h[t * b + a] = mean;
+        let mut image = vec![0.0; h.len()];
+        let at = Evaluated { tokens: t, logits: h, attention: &attention };
+        self.activation.adjoint(&at, &pulled, &mut image);
+        for (h, image) in h.chunks_exact_mut(square).zip(image.chunks_exact(square)) {
+            for a in 0..t {
+                for b in 0..t {
+                    h[t * a + b] = 0.5 * self.inverse_temperature * (image[t * a + b] + image[t * b + a]);
+                }
             }
         }
         loss
@@ -89,16 +78,9 @@ impl Layer {
     pub(super) fn loss(&self, sequences: &Corpus, logits: &[f64], labels: &[f64]) -> f64 {
         let square = sequences.square();
         let of_chunk = |chunk: Chunk<'_>| {
-            let offset = square * chunk.first;
-            let mut h = vec![0.0; square];
-            let mut residual = vec![0.0; square];
-            let matrices = chunk.gram.chunks_exact(square).enumerate();
-            let losses = matrices.map(|(mu, gram)| {
-                let at = offset + square * mu..offset + square * (mu + 1);
-                h.copy_from_slice(&logits[at.clone()]);
-                self.adjoint(&mut h, &labels[at], gram, &mut residual)
-            });
-            losses.sum::<f64>()
+            let first = square * chunk.first;
+            let own = first..first + chunk.gram.len();
+            self.adjoint(&mut logits[own.clone()].to_vec(), &labels[own], chunk.gram)
         };
         sequences.chunks(of_chunk).iter().sum()
     }
@@ -151,14 +133,12 @@ impl Task<'_> {
             if let Some(frozen) = self.frozen {
                 h.iter_mut().zip(&frozen[offset..]).for_each(|(h, z)| *h += z);
             }
-            let mut residual = vec![0.0; square];
-            let (mut loss, mut trace) = (0.0, 0.0);
+            let labels = &self.labels[offset..offset + h.len()];
+            let loss = self.layer.adjoint(&mut h, labels, chunk.gram);
+            let mut trace = 0.0;
             let y = if same { y } else { chunk.project(&along) };
             let mut z = DMatrix::zeros(y.nrows(), y.ncols());
-            for (mu, (h, gram)) in h.chunks_exact_mut(square).zip(chunk.gram.chunks_exact(square)).enumerate()
-            {
-                let label = &self.labels[offset + square * mu..offset + square * (mu + 1)];
-                loss += self.layer.adjoint(h, label, gram, &mut residual);
+            for (mu, h) in h.chunks_exact(square).enumerate() {
                 for a in 0..t {
                     trace += h[t * a + a];
                     let mut sum = z.column_mut(t * mu + a);
@@ -194,7 +174,7 @@ impl Objective for Task<'_> {
 mod tests {
     use super::*;
     use crate::simulate::random::{Purpose, Streams, gaussian};
-    use crate::simulate::sequences::{Shape, Weights, symmetric_noise};
+    use crate::simulate::sequences::{NetworkWeights, Shape, symmetric_noise};
 
     /// A task on `count` sequences, with frozen logits, whose label logits are of the order of one.
     fn with_task(model: &Model, width: usize, check: impl FnOnce(&Task<'_>, &DMatrix<f64>)) {
@@ -202,7 +182,8 @@ mod tests {
         let rng = &mut Streams { seed: 1, dimension, instance: 0 }.stream(Purpose::Pretraining);
         let sequences = Corpus::sample(rng, Shape { dimension, tokens: model.tokens() }, count);
         let layer = Layer::new(model);
-        let labels = layer.attention(&sequences.logits(&Weights::attention(gaussian(rng, dimension, 3))));
+        let labels =
+            layer.attention(&sequences.logits(&NetworkWeights::attention(gaussian(rng, dimension, 3))));
         let frozen = symmetric_noise(rng, model.tokens(), count, 1.0);
         let scale = 1.0 / (width as f64).sqrt();
         let frozen = Some(&frozen[..]);
@@ -246,7 +227,7 @@ mod tests {
         // The reference is D^{-1} |(sigma(h) - y) X|_F^2, without the Gram matrix and without projections.
         let model = Model::softmax(3, 0.5).unwrap();
         with_task(&model, 2, |task, w| {
-            let s = Weights::attention(w.clone()).matrix();
+            let s = NetworkWeights::attention(w.clone()).matrix();
             let d = s.nrows() as f64;
             let mut expected = 0.0;
             for mu in 0..task.sequences.count() {

@@ -21,7 +21,7 @@ pub enum TrainingStart {
 /// One training, from one start to one minimum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Run {
+pub struct TrainingRun {
     /// The start of the training.
     pub start: TrainingStart,
     /// The objective at the end of the training, in the units of the theory.
@@ -39,7 +39,7 @@ pub struct Run {
     pub converged: bool,
 }
 
-impl Run {
+impl TrainingRun {
     pub(super) fn new(start: TrainingStart, minimum: &Minimum, unit: f64, alignment: f64) -> Self {
         Self {
             start,
@@ -91,7 +91,7 @@ pub struct Pretrained {
     /// Eigenvalues of `s-hat = S-hat/sqrt(D)`, in increasing order.
     pub eigenvalues: Vec<f64>,
     /// All trainings. The measurements are those of the training of lowest objective.
-    pub runs: Vec<Run>,
+    pub runs: Vec<TrainingRun>,
 }
 
 /// Fine-tuning of one instance.
@@ -123,7 +123,7 @@ pub struct Finetuned {
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
     /// All trainings. The measurements are those of the training of lowest objective.
-    pub runs: Vec<Run>,
+    pub runs: Vec<TrainingRun>,
 }
 
 /// One instance: a teacher, its data, the trained weights, and their losses on new sequences.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::laboratory::{Counts, Laboratory, Size, check_memory};
 use super::random::{self, Purpose, Streams};
-use super::sequences::{Corpus, Shape, Weights, symmetric_noise};
+use super::sequences::{Corpus, NetworkWeights, Shape, symmetric_noise};
 use super::statistics::Estimate;
 use crate::check;
 use crate::error::Error;
@@ -163,14 +163,14 @@ impl Planted {
         let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
         let rng = &mut streams.stream(Purpose::MessagePassing);
         let sequences = Corpus::sample(rng, Shape { dimension, tokens }, count);
-        let mut observed = sequences.logits(&Weights { factor: star.clone(), scale: 1.0 });
+        let mut observed = sequences.logits(&NetworkWeights { factor: star.clone(), scale: 1.0 });
         let unknown = symmetric_noise(rng, tokens, count, 2.0 * noise);
         for (i, (y, n)) in observed.iter_mut().zip(unknown).enumerate() {
             // h1(w*) is centred: |w*|^2/D = 1 is subtracted on the diagonal.
             let diagonal = i % (tokens * tokens) % (tokens + 1) == 0;
             *y += n + if diagonal { 1.0 } else { 0.0 };
         }
-        let denoiser = denoiser(model.activation(), tokens, noise, &observed)?;
+        let denoiser = denoiser(model.activation().unseen(), tokens, noise, &observed)?;
         let start = random::normalised(rng, dimension, 1);
         Ok(Self { sequences, star, start, denoiser })
     }

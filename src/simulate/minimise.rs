@@ -39,13 +39,13 @@ pub(super) struct Stopping {
 
 /// A point with its objective and gradient.
 #[derive(Clone)]
-struct Evaluated {
+struct EvaluatedObjective {
     w: Vec<f64>,
     objective: f64,
     gradient: Vec<f64>,
 }
 
-impl Evaluated {
+impl EvaluatedObjective {
     fn new(objective: &impl Objective, w: &[f64]) -> Self {
         let (value, gradient) = objective.evaluate(w);
         Self { w: w.to_vec(), objective: value, gradient }
@@ -69,16 +69,16 @@ impl Evaluated {
 /// other, but both come from the same products, so that the last evaluation is kept.
 struct ArgminProblem<'a, F> {
     objective: &'a F,
-    last: RefCell<Evaluated>,
+    last: RefCell<EvaluatedObjective>,
     /// The best point is kept here, because argmin drops its state if a line search fails.
-    best: RefCell<Evaluated>,
+    best: RefCell<EvaluatedObjective>,
     /// Number of evaluations since the best point was found.
     in_vain: Cell<usize>,
 }
 
 impl<'a, F: Objective> ArgminProblem<'a, F> {
     fn new(objective: &'a F, start: &[f64]) -> Self {
-        let at_start = Evaluated::new(objective, start);
+        let at_start = EvaluatedObjective::new(objective, start);
         Self {
             objective,
             last: RefCell::new(at_start.clone()),
@@ -89,7 +89,11 @@ impl<'a, F: Objective> ArgminProblem<'a, F> {
 
     /// Reads a quantity from the evaluation at `w`. An error ends the descent, because close to rounding the
     /// line search may reach values that are not finite, or never end.
-    fn at<R>(&self, w: &[f64], read: impl FnOnce(&Evaluated) -> R) -> Result<R, argmin::core::Error> {
+    fn at<R>(
+        &self,
+        w: &[f64],
+        read: impl FnOnce(&EvaluatedObjective) -> R,
+    ) -> Result<R, argmin::core::Error> {
         let mut last = self.last.borrow_mut();
         if last.w != w {
             let in_vain = self.in_vain.get();
@@ -98,7 +102,7 @@ impl<'a, F: Objective> ArgminProblem<'a, F> {
                 return Err(ArgminError::ConditionViolated { text }.into());
             }
             self.in_vain.set(in_vain + 1);
-            *last = Evaluated::new(self.objective, w);
+            *last = EvaluatedObjective::new(self.objective, w);
             let mut best = self.best.borrow_mut();
             if last.improves_on(&best) {
                 *best = last.clone();

@@ -50,7 +50,7 @@ use std::ops::ControlFlow;
 pub use comparison::{AtSize, Comparison, Row, Stage};
 pub use experiment::Experiment;
 pub use laboratory::{FrozenLogits, Laboratory, Size};
-pub use measurement::{Finetuned, Measurement, Pretrained, Run, TrainingStart};
+pub use measurement::{Finetuned, Measurement, Pretrained, TrainingRun as Run, TrainingStart};
 pub use message_passing::{Iteration, MessagePassing, Trajectory, message_passing};
 pub use statistics::{Estimate, extrapolate};
 

@@ -5,10 +5,10 @@ use nalgebra::DMatrix;
 use super::batch::{Labelled, labelled};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
-use super::measurement::{Pretrained, Run, TrainingStart, lowest};
+use super::measurement::{Pretrained, TrainingRun, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
-use super::sequences::{Corpus, TEST_BATCH, Weights};
+use super::sequences::{Corpus, NetworkWeights, TEST_BATCH};
 use super::truth::Truth;
 use crate::error::Error;
 use crate::observables;
@@ -18,9 +18,9 @@ use crate::pretrain::Training;
 const RANK_TOLERANCE: f64 = 1e-5;
 
 /// The results of pre-training that fine-tuning needs.
-pub(super) struct Stage {
-    pub(super) teacher: Weights,
-    pub(super) student: Weights,
+pub(super) struct TrainedLayer {
+    pub(super) teacher: NetworkWeights,
+    pub(super) student: NetworkWeights,
     pub(super) data: Labelled,
     pub(super) measured: Pretrained,
 }
@@ -31,7 +31,7 @@ pub(super) fn run(
     truth: &Truth,
     training: &Training,
     [count, width]: [usize; 2],
-) -> Result<Stage, Error> {
+) -> Result<TrainedLayer, Error> {
     let Instance { model, laboratory, streams, shape } = *instance;
     let dimension = shape.dimension;
     let d = dimension as f64;
@@ -54,24 +54,24 @@ pub(super) fn run(
         width,
     };
     let mut starts = streams.stream(Purpose::PretrainingStart);
-    let trained: Vec<(Minimum, Run)> = (0..laboratory.pretraining_starts)
+    let trained: Vec<(Minimum, TrainingRun)> = (0..laboratory.pretraining_starts)
         .map(|_| {
             let start = random::gaussian(&mut starts, dimension, width);
             let minimum = minimise(&task, start.as_slice(), laboratory.stopping());
-            let s = Weights::attention(task.matrix(&minimum.w)).matrix();
+            let s = NetworkWeights::attention(task.matrix(&minimum.w)).matrix();
             let alignment = observables::alignment(s.dot(&truth), s.norm_squared(), q0 * d * d);
-            let run = Run::new(TrainingStart::Random, &minimum, d * d, alignment);
+            let run = TrainingRun::new(TrainingStart::Random, &minimum, d * d, alignment);
             (minimum, run)
         })
         .collect();
-    let runs: Vec<Run> = trained.iter().map(|(_, run)| *run).collect();
+    let runs: Vec<TrainingRun> = trained.iter().map(|(_, run)| *run).collect();
     let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
     let Some((minimum, run)) = best else {
         return Err(Error::invalid("laboratory.pretraining_starts", 0, "at least 1"));
     };
     let w = task.matrix(&minimum.w);
     let train = task.loss(&w) / count as f64;
-    let student = Weights::attention(w);
+    let student = NetworkWeights::attention(w);
     let s = student.matrix();
     let eigenvalues = spectrum(&s);
     let top = eigenvalues.last().copied().unwrap_or(0.0);
@@ -90,7 +90,7 @@ pub(super) fn run(
         eigenvalues,
         runs,
     };
-    Ok(Stage { teacher, student, data: Labelled { sequences, clean, noisy }, measured })
+    Ok(TrainedLayer { teacher, student, data: Labelled { sequences, clean, noisy }, measured })
 }
 
 /// The eigenvalues of `S/sqrt(D)`, in increasing order. A product `W W^T` has no negative eigenvalues, except
@@ -107,7 +107,7 @@ fn spectrum(s: &DMatrix<f64>) -> Vec<f64> {
 }
 
 /// The losses per new sequence, with and without noise in the label.
-fn test_errors(instance: &Instance<'_>, [teacher, student]: [&Weights; 2]) -> [f64; 2] {
+fn test_errors(instance: &Instance<'_>, [teacher, student]: [&NetworkWeights; 2]) -> [f64; 2] {
     let Instance { model, laboratory, streams, shape } = *instance;
     let rng = &mut streams.stream(Purpose::PretrainingTest);
     let layer = Layer::new(model);

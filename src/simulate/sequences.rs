@@ -11,12 +11,12 @@ use crate::parallel;
 pub(super) const TEST_BATCH: usize = 256;
 /// Symmetric weights `S = scale F F^T`.
 #[derive(Debug, Clone)]
-pub(super) struct Weights {
+pub(super) struct NetworkWeights {
     pub(super) factor: DMatrix<f64>,
     pub(super) scale: f64,
 }
 
-impl Weights {
+impl NetworkWeights {
     /// `S = P^{-1/2} W W^T` for `W` of shape `D x P`.
     pub(super) fn attention(w: DMatrix<f64>) -> Self {
         let scale = 1.0 / (w.ncols() as f64).sqrt();
@@ -142,7 +142,7 @@ impl Corpus {
     }
 
     /// `h(S) = D^{-1}(X S X^T - Tr(S) I)` of every sequence.
-    pub(super) fn logits(&self, weights: &Weights) -> Vec<f64> {
+    pub(super) fn logits(&self, weights: &NetworkWeights) -> Vec<f64> {
         let trace = weights.factor.norm_squared();
         let factor = Factor::new(&weights.factor);
         let of_chunk = |chunk: Chunk<'_>| {

@@ -6,7 +6,7 @@ use nalgebra::DMatrix;
 use rand_pcg::Pcg64;
 
 use super::random;
-use super::sequences::Weights;
+use super::sequences::NetworkWeights;
 use crate::error::{Error, Number};
 use crate::model::{Model, Teacher};
 use crate::spectrum::TeacherSpectrum;
@@ -48,18 +48,18 @@ impl Truth {
     }
 
     /// Draws a teacher.
-    pub(super) fn draw(&self, dimension: usize, rng: &mut Pcg64) -> Result<Weights, Error> {
+    pub(super) fn draw(&self, dimension: usize, rng: &mut Pcg64) -> Result<NetworkWeights, Error> {
         match self {
             Self::Gaussian { kappa0 } => {
                 let width = (kappa0 * dimension as f64).round() as usize;
-                Ok(Weights::attention(random::normalised(rng, dimension, width)))
+                Ok(NetworkWeights::attention(random::normalised(rng, dimension, width)))
             }
             Self::Diagonal(spectrum) => {
                 let mut factor = DMatrix::zeros(dimension, dimension);
                 for (i, value) in eigenvalues(spectrum.as_ref(), dimension)?.into_iter().enumerate() {
                     factor[(i, i)] = (value * (dimension as f64).sqrt()).sqrt();
                 }
-                Ok(Weights { factor, scale: 1.0 })
+                Ok(NetworkWeights { factor, scale: 1.0 })
             }
         }
     }

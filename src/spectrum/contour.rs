@@ -112,15 +112,15 @@ impl PoleSums {
 }
 
 /// Nodes and weights on `[-1, 1]`.
-struct Rule {
+struct LegendreRule {
     nodes: [f64; NODES],
     weights: [f64; NODES],
 }
 
-fn legendre() -> &'static Rule {
-    static RULE: OnceLock<Rule> = OnceLock::new();
+fn legendre() -> &'static LegendreRule {
+    static RULE: OnceLock<LegendreRule> = OnceLock::new();
     RULE.get_or_init(|| {
-        let mut table = Rule { nodes: [0.0; NODES], weights: [0.0; NODES] };
+        let mut table = LegendreRule { nodes: [0.0; NODES], weights: [0.0; NODES] };
         if let Some(order) = std::num::NonZeroUsize::new(NODES) {
             for (k, (node, weight)) in GaussLegendre::new(order).as_node_weight_pairs().iter().enumerate() {
                 (table.nodes[k], table.weights[k]) = (*node, *weight);
@@ -141,7 +141,7 @@ pub(super) fn imaginary_integrals<const N: usize>(
     clearance: impl Fn(Complex<f64>) -> f64,
     f: impl Fn(&Lanes) -> [Lanes; N],
 ) -> [f64; N] {
-    let Rule { nodes, weights } = legendre();
+    let LegendreRule { nodes, weights } = legendre();
     let middle = 0.5 * (start + end);
     let height = (0.5 * (end - start).norm()).max(start.im).max(end.im);
     let apex = Complex::new(middle.re, height);

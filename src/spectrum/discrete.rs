@@ -33,14 +33,14 @@ pub struct Discrete {
     weights: Vec<f64>,
     /// The same eigenvalues and weights in blocks for the kernels. Copies of the largest eigenvalue without
     /// weight fill up the last block.
-    blocks: Vec<Block>,
+    blocks: Vec<EigenvalueBlock>,
     mean: f64,
     second_moment: f64,
     variance: f64,
 }
 
 /// One block of eigenvalues and their weights.
-type Block = ([f64; LANES], [f64; LANES]);
+type EigenvalueBlock = ([f64; LANES], [f64; LANES]);
 
 impl Discrete {
     /// The largest number of eigenvalues.

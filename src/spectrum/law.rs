@@ -61,11 +61,10 @@ pub trait TeacherSpectrum: Send + Sync {
     /// The integrals of the soft threshold at `r`, with a relative error of 1e-11 or less.
     ///
     /// The default integrates [`stieltjes`](Self::stieltjes) over the [`support`](Self::support), by adaptive
-    /// Gauss-Kronrod rules in an angle in which the edges are smooth. If the transform has the accuracy that
-    /// it promises, so has the default for `1e-4 < snr sqrt(Q0) < 1e3` and thresholds that cut off at least 1e-6 of the
-    /// law. At weaker signals `overlap` has a relative error of up to 1e-9, because `E[s* | y]` is the difference
-    /// `(y - 2 Re G)/snr`. At stronger signals all integrals lose digits like the positions themselves, whose
-    /// error is 1e-16 times `snr sqrt(Q0)` in units of the noise.
+    /// Gauss-Kronrod rules in an angle in which the edges are smooth. With a transform as accurate as promised, it
+    /// has the accuracy above for `1e-3 < snr sqrt(Q0) < 1e2`. At weaker signals the error of `overlap` may be
+    /// 1e-9, because `E[s* | y]` is the difference `(y - 2 Re G)/snr`. At stronger ones the error of `response` grows like
+    /// `1e-15 snr^2 Q0`, and that of `risk` like `1e-13 snr sqrt(Q0)`, because the positions have rounding errors.
     fn denoise(&self, snr: f64, r: f64) -> Denoised {
         along_the_line(self, snr, |line| line.denoise(r))
     }

@@ -27,7 +27,7 @@ pub(super) struct Line<'a> {
 
 /// A point of the support.
 #[derive(Clone, Copy)]
-pub(super) struct Point {
+pub(super) struct LinePoint {
     pub(super) x: f64,
     /// `Re G`.
     pub(super) real_g: f64,
@@ -80,7 +80,7 @@ impl<'a> Line<'a> {
         }
         let [rank, trace, norm, excess, response] = self.integrate([r, high], |point| {
             let f = point.x - r;
-            let Point { real_g, .. } = *point;
+            let LinePoint { real_g, .. } = *point;
             [1.0, f, f * f, f * self.excess_mean(point), 2.0 * f * real_g]
         });
         let overlap = moments.mean * trace + excess;
@@ -115,7 +115,7 @@ impl<'a> Line<'a> {
     }
 
     /// `E[s* | y] - tr s*`.
-    fn excess_mean(&self, point: &Point) -> f64 {
+    fn excess_mean(&self, point: &LinePoint) -> f64 {
         let Self { snr, moments, .. } = self;
         let centred = point.x - snr * moments.mean;
         let signal = snr * snr * moments.variance;
@@ -130,7 +130,7 @@ impl<'a> Line<'a> {
     pub(super) fn integrate<const N: usize>(
         &self,
         [from, to]: [f64; 2],
-        f: impl Fn(&Point) -> [f64; N],
+        f: impl Fn(&LinePoint) -> [f64; N],
     ) -> [f64; N] {
         let mut total = [0.0; N];
         let mut effort = Effort::default();
@@ -145,7 +145,7 @@ impl<'a> Line<'a> {
                 let [real_g, imaginary_g] = (self.stieltjes)(x);
                 let density = imaginary_g / PI;
                 let weight = density * half * theta.sin();
-                f(&Point { x, real_g, density }).map(|value| value * weight)
+                f(&LinePoint { x, real_g, density }).map(|value| value * weight)
             });
             for (sum, value) in total.iter_mut().zip(part) {
                 *sum += value;

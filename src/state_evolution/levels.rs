@@ -1,7 +1,6 @@
 //! The ladder of accuracy levels of quasi-Monte-Carlo averages.
 
 use super::tuning::Tuning;
-use crate::lanes::LANES;
 
 /// Numbers of nodes of the levels, in increasing order. The nodes of each level are the first nodes of the
 /// next.
@@ -12,10 +11,10 @@ pub(crate) struct Levels {
 
 impl Levels {
     /// The coarse levels of `tuning`, and the level with `2^log2_nodes` nodes. A level has at least one block
-    /// of samples.
-    pub(crate) fn up_to(log2_nodes: usize, tuning: &Tuning) -> Self {
+    /// of `size` samples.
+    pub(crate) fn up_to(log2_nodes: usize, tuning: &Tuning, size: usize) -> Self {
         let finest = 1 << log2_nodes;
-        let coarse = tuning.coarse_nodes.into_iter().map(|nodes| nodes.next_multiple_of(LANES).max(LANES));
+        let coarse = tuning.coarse_nodes.into_iter().map(|nodes| nodes.next_multiple_of(size).max(size));
         Self { nodes: coarse.filter(|nodes| *nodes < finest).chain([finest]).collect() }
     }
 
@@ -37,7 +36,7 @@ mod tests {
     #[test]
     fn the_finest_level_has_the_nodes_that_were_asked_for() {
         for (log2_nodes, count) in [(6, 1), (9, 1), (10, 2), (11, 2), (12, 3), (20, 3)] {
-            let levels = Levels::up_to(log2_nodes, &Tuning::default());
+            let levels = Levels::up_to(log2_nodes, &Tuning::default(), 8);
             assert_eq!(levels.count(), count);
             assert_eq!(levels.nodes(count - 1), 1 << log2_nodes);
             assert_eq!(levels.nodes(count), 1 << log2_nodes);

@@ -4,7 +4,7 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_over_blocks};
+use crate::lanes::{Lane, sum_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
@@ -12,8 +12,8 @@ use crate::parallel;
 /// made of may take more memory than the nodes.
 pub(crate) const MADE_AT_ONCE: usize = 1 << 18;
 
-/// Number of blocks of samples per unit of parallel work, when the samples are made.
-const CHUNK: usize = 128;
+/// Number of samples per unit of parallel work, when the samples are made.
+const CHUNK: usize = 1024;
 
 /// The samples of one scramble, in blocks, each with a memory.
 pub(crate) struct Scramble<B, M> {
@@ -26,25 +26,29 @@ pub(crate) struct Scramble<B, M> {
 pub(crate) struct Samples<B, M> {
     scrambles: Vec<Scramble<B, M>>,
     levels: Levels,
+    /// Number of samples of a block.
+    size: usize,
     /// The memory of a block before its first pass.
     nothing: M,
 }
 
 impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
-    /// `columns` makes the columns from which all blocks of a scramble are made, and `block` makes one block,
+    /// A block has `size` samples, a power of 2 that divides every number of nodes that options
+    /// allow. `columns` makes the columns from which all blocks of a scramble are made, and `block` makes one block,
     /// beginning with a given node. Only a few scrambles are made at the same time, because their columns
     /// take more memory than their blocks.
     pub(crate) fn new<C: Sync>(
         options: &Options,
         tuning: &Tuning,
+        size: usize,
         nothing: M,
         columns: impl Fn(usize) -> Result<C, Error> + Sync,
         block: impl Fn(&C, usize) -> B + Sync,
     ) -> Result<Self, Error> {
-        let count = (1 << options.log2_nodes()) / LANES;
+        let count = (1 << options.log2_nodes()) / size;
         let make = |index: usize| -> Result<Scramble<B, M>, Error> {
             let columns = columns(index)?;
-            let blocks = parallel::map(count, CHUNK, &|number| block(&columns, number * LANES));
+            let blocks = parallel::map(count, CHUNK.div_ceil(size), &|number| block(&columns, number * size));
             Ok(Scramble { blocks, memory: vec![nothing.clone(); count] })
         };
         let scrambles = if options.scrambles() << options.log2_nodes() <= MADE_AT_ONCE {
@@ -52,7 +56,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         } else {
             (0..options.scrambles()).map(make).collect::<Result<_, _>>()?
         };
-        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning), nothing })
+        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning, size), size, nothing })
     }
 
     /// The number of accuracy levels.
@@ -73,8 +77,8 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         pass: Pass,
         add: impl Fn(&B, &mut M, &mut [Lane; COUNT]) + Sync,
     ) -> Vec<[f64; COUNT]> {
-        let blocks = self.levels.nodes(level) / LANES;
-        let nothing = &self.nothing;
+        let blocks = self.levels.nodes(level) / self.size;
+        let (nothing, size) = (&self.nothing, self.size);
         parallel::map_mut(&mut self.scrambles, &|scramble| {
             if pass == Pass::Fresh {
                 scramble.memory.fill(nothing.clone());
@@ -82,10 +86,11 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             let sums = sum_over_blocks(
                 &scramble.blocks[..blocks],
                 &mut scramble.memory[..blocks],
+                size,
                 #[inline(always)]
                 |block, memory, sums| add(block, memory, sums),
             );
-            sums.map(|sum| sum / (blocks * LANES) as f64)
+            sums.map(|sum| sum / (blocks * size) as f64)
         })
     }
 }

@@ -113,7 +113,8 @@ proptest! {
                 iterations in prop_oneof![9 => 1_usize..4, 1 => count().prop_filter("long", |n| !(20..=10_000).contains(n))],
                 start in prop_oneof![9 => 0.01..0.99, 1 => number()]) {
         bound_laboratory(&mut laboratory);
-        let model = of_activation(&model, model.activation(), model.tokens().min(2));
+        let activation = model.activation_name().expect("a named activation");
+        let model = of_activation(&model, activation, model.tokens().min(2));
         let settings = MessagePassing { iterations, start };
         let found = spoken(message_passing(&model, &frozen, training.alpha(), training.q0(), &settings, &laboratory, &options));
         for trajectory in found.iter().flatten() {

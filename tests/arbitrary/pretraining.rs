@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::pretrain::{self, LearnedSpectrum, Order, Solution};
-use lora_asymptotics::{Activation, Model, Options};
+use lora_asymptotics::{ActivationName, Model, Options};
 use proptest::prelude::*;
 
 use super::values::{config, count, model, number, of_activation, options, parameter, spoken, training};
@@ -49,7 +49,7 @@ proptest! {
 
     #[test]
     fn linear(model in model(), training in training(), options in options(), previous in order(), x in number(), points in count()) {
-        let model = of_activation(&model, Activation::Linear, model.tokens());
+        let model = of_activation(&model, ActivationName::Linear, model.tokens());
         if let Some(solution) = spoken(pretrain::solve(&model, &training, &options)) {
             check(&solution, &options);
             prop_assert!(solution.status == Status::Collapsed || solution.iterations <= options.max_iterations().max(20), "{solution:?}");
@@ -100,7 +100,7 @@ proptest! {
 
     #[test]
     fn softmax(model in model(), training in training(), options in options(), previous in order()) {
-        let model = of_activation(&model, Activation::Softmax, model.tokens().max(2));
+        let model = of_activation(&model, ActivationName::Softmax, model.tokens().max(2));
         if let Some(mut solution) = spoken(pretrain::solve(&model, &training, &options)) {
             check(&solution, &options);
             solution.order = previous;

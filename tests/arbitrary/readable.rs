@@ -5,8 +5,8 @@ use lora_asymptotics::simulate::{
     self, Comparison, Estimate, Laboratory, Measurement, MessagePassing, Size, Trajectory,
 };
 use lora_asymptotics::{
-    Activation, Bound, Estimator, Model, Options, Outcome, Scenario, Start, StdError, Teacher, fixed_point,
-    lora, optimize, pretrain, sweep,
+    ActivationName, Bound, Estimator, Model, Options, Outcome, Scenario, Start, StdError, Teacher,
+    fixed_point, lora, optimize, pretrain, sweep,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -28,7 +28,7 @@ fn reads<T: DeserializeOwned + Serialize>(value: &Value) {
 
 /// Reads a value as every public type.
 fn reads_all(value: &Value) {
-    reads::<Activation>(value);
+    reads::<ActivationName>(value);
     reads::<Teacher>(value);
     reads::<Model>(value);
     reads::<Options>(value);

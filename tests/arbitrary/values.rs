@@ -3,7 +3,7 @@
 
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    Activation, Error, Estimator, Model, Options, Scenario, Start, Teacher, lora, pretrain,
+    ActivationName, Error, Estimator, Model, Options, Scenario, Start, Teacher, lora, pretrain,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -85,13 +85,18 @@ pub fn teacher() -> impl Strategy<Value = Teacher> {
 /// A model with few tokens, to save time, or with a number of tokens that is refused.
 pub fn model() -> impl Strategy<Value = Model> {
     let tokens = prop_oneof![20 => 1_usize..4, 1 => Just(0), 1 => Just(9), 1 => Just(usize::MAX)];
-    let activation = prop_oneof![3 => Just(Activation::Linear), 2 => Just(Activation::Softmax)];
+    let activation = prop_oneof![
+        3 => Just(ActivationName::Linear),
+        2 => Just(ActivationName::Softmax),
+        1 => Just(ActivationName::SoftmaxOne),
+        1 => Just(ActivationName::Sigmoid),
+    ];
     let temperature = prop_oneof![4 => Just(None), 1 => parameter().prop_map(Some)];
     let teacher = prop_oneof![8 => teacher().prop_map(Some), 1 => Just(None)];
     (tokens, activation, parameter(), temperature, teacher).prop_filter_map("refused", |parts| {
         let (tokens, activation, delta, temperature, teacher) = parts;
         let mut model = spoken(Model::new(activation, tokens, delta))?;
-        if let (Activation::Softmax, Some(temperature)) = (activation, temperature) {
+        if let Some(temperature) = temperature.filter(|_| activation != ActivationName::Linear) {
             model = spoken(model.with_inverse_temperature(temperature))?;
         }
         match teacher {
@@ -103,9 +108,9 @@ pub fn model() -> impl Strategy<Value = Model> {
 
 /// A layer with the same label noise and teacher, and with another activation and number of tokens, which
 /// must be valid.
-pub fn of_activation(model: &Model, activation: Activation, tokens: usize) -> Model {
+pub fn of_activation(model: &Model, activation: ActivationName, tokens: usize) -> Model {
     let mut layer = Model::new(activation, tokens, model.delta()).expect("a layer");
-    if activation == Activation::Softmax && model.activation() == activation {
+    if activation != ActivationName::Linear && model.activation_name() == Some(activation) {
         layer = layer.with_inverse_temperature(model.inverse_temperature()).expect("a temperature");
     }
     match model.teacher() {

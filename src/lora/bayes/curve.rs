@@ -4,15 +4,18 @@ use super::kernel::{Column, Kernel};
 use super::linear::LinearKernel;
 use super::noiseless::Noiseless;
 use super::softmax::{self, Many, SoftmaxKernel, Two};
-use super::solution::{BayesBranch, BayesBranches, BayesErrors, BayesOrder, BayesSolution};
-use super::table::{FixedPoint, Level, Table, overlaps};
+use super::solution::{
+    BayesBranch, BayesBranches, FinetuningBayesErrors, FinetuningBayesOrder, FinetuningBayesSolution,
+};
+use super::table::{KernelLevel, PosteriorOverlap, PosteriorTable, overlaps};
+use crate::activation::Unseen;
 use crate::channel::{LogitsLaw, TwoReplicas};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::training::check_variance;
 use crate::memory::Workload;
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
@@ -48,8 +51,8 @@ pub struct BayesCurve {
     /// Effective noise, in units of `q0^2`.
     #[cfg(feature = "simulate")]
     noise: f64,
-    table: Table,
-    replicas: Option<TwoReplicas>,
+    table: PosteriorTable,
+    replicas: Option<Box<dyn TwoReplicas>>,
 }
 
 impl BayesCurve {
@@ -64,6 +67,7 @@ impl BayesCurve {
     /// can hold.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
+        model.require_invertible()?;
         Workload::FinetuningBound.check(model, options)?;
         let TrueLogits { known, unknown, .. } = frozen.true_logits();
         let relative = (unknown + 0.5 * model.delta()) / q0 / q0;
@@ -76,22 +80,20 @@ impl BayesCurve {
         }
         let noise = if relative < NOISELESS { 0.0 } else { relative };
         // The thread pool is entered once, and not at each of the many short parallel loops.
-        let table = rayon_core::scope(|_| -> Result<Table, Error> {
-            let most = match (model.activation(), model.tokens()) {
-                (Activation::Softmax, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
+        let table = rayon_core::scope(|_| -> Result<PosteriorTable, Error> {
+            let most = match (model.activation().unseen(), model.tokens()) {
+                (Unseen::RowShifts, 3..) => DOUBLE_INTEGRAL_LOG2_NODES,
                 (_, 1) => ONE_TOKEN_LOG2_NODES,
                 _ => TABLE_LOG2_NODES,
             };
             let coarse = level(model, noise, options.log2_nodes().min(most), options)?;
             let finer = options.log2_nodes() > most;
             let fine = if finer { Some(level(model, noise, options.log2_nodes(), options)?) } else { None };
-            Ok(Table::new(model.tokens(), noise, &coarse, fine))
+            Ok(PosteriorTable::new(model.tokens(), noise, &coarse, fine))
         })?;
-        let replicas = match model.activation() {
-            Activation::Linear => None,
-            Activation::Softmax => {
-                Some(TwoReplicas::new(model.tokens(), model.inverse_temperature(), true, options)?)
-            }
+        let replicas = match model.specialisation() {
+            Specialisation::Linear => None,
+            Specialisation::Softmax | Specialisation::General => Some(model.two_replicas(true, options)?),
         };
         Ok(Self {
             model: model.clone(),
@@ -172,10 +174,10 @@ impl BayesCurve {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
-    pub fn solve(&self, alpha: f64) -> Result<BayesSolution, Error> {
+    pub fn solve(&self, alpha: f64) -> Result<FinetuningBayesSolution, Error> {
         check::positive("lora.alpha", alpha)?;
         let stable = self.table.stable(alpha);
-        let best = |best: Option<FixedPoint>, next: &FixedPoint| match best {
+        let best = |best: Option<PosteriorOverlap>, next: &PosteriorOverlap| match best {
             Some(best) if best.free_energy >= next.free_energy => Some(best),
             _ => Some(next.clone()),
         };
@@ -193,8 +195,8 @@ impl BayesCurve {
         } else {
             return Ok(nothing());
         };
-        Ok(BayesSolution {
-            order: BayesOrder { q: algorithmic.q, q_hat: q / v / self.q0 },
+        Ok(FinetuningBayesSolution {
+            order: FinetuningBayesOrder { q: algorithmic.q, q_hat: q / v / self.q0 },
             errors: algorithmic.errors,
             alignment: algorithmic.alignment,
             branches: BayesBranches { algorithmic, information_theoretic },
@@ -206,19 +208,20 @@ impl BayesCurve {
         })
     }
 
-    fn branch(&self, point: &FixedPoint) -> (BayesBranch, StdError) {
+    fn branch(&self, point: &PosteriorOverlap) -> (BayesBranch, StdError) {
         let scrambles = point.own.len();
         let errors: Vec<[f64; 3]> = match &self.replicas {
             None => point.own.iter().map(|l| self.linear_errors(overlaps(*l))).collect(),
-            Some(replicas) => {
-                (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlaps(point.own[k])[0])).collect()
-            }
+            Some(replicas) => (0..scrambles)
+                .map(|k| self.sampled_errors(replicas.as_ref(), k, overlaps(point.own[k])[0]))
+                .collect(),
         };
         let common = match &self.replicas {
             None => self.linear_errors(overlaps(point.l)),
             Some(replicas) => {
                 let overlap = overlaps(point.l)[0];
-                let all: Vec<_> = (0..scrambles).map(|k| self.softmax_errors(replicas, k, overlap)).collect();
+                let all: Vec<_> =
+                    (0..scrambles).map(|k| self.sampled_errors(replicas.as_ref(), k, overlap)).collect();
                 std::array::from_fn(|i| all.iter().map(|errors| errors[i]).sum::<f64>() / scrambles as f64)
             }
         };
@@ -227,7 +230,7 @@ impl BayesCurve {
         let branch = BayesBranch {
             q: self.q0 * overlap,
             alignment: overlap.sqrt(),
-            errors: BayesErrors { test, test_clean, frozen },
+            errors: FinetuningBayesErrors { test, test_clean, frozen },
             free_energy: point.free_energy,
         };
         let positive = |error: Option<f64>| error.filter(|error| *error > 0.0);
@@ -256,7 +259,7 @@ impl BayesCurve {
         [error(noise, v * (1.0 + q)), error(0.0, v * (1.0 + q)), error(noise, 1.0)]
     }
 
-    fn softmax_errors(&self, replicas: &TwoReplicas, scramble: usize, overlap: f64) -> [f64; 3] {
+    fn sampled_errors(&self, replicas: &dyn TwoReplicas, scramble: usize, overlap: f64) -> [f64; 3] {
         let error = |noise: f64, overlap: f64| {
             let law = LogitsLaw {
                 known: 2.0 * self.known,
@@ -270,12 +273,12 @@ impl BayesCurve {
     }
 
     /// The outcome where the numbers leave the range of double precision.
-    fn unsolved(&self) -> BayesSolution {
+    fn unsolved(&self) -> FinetuningBayesSolution {
         let nan = f64::NAN;
-        let errors = BayesErrors { test: nan, test_clean: nan, frozen: nan };
+        let errors = FinetuningBayesErrors { test: nan, test_clean: nan, frozen: nan };
         let branch = BayesBranch { q: nan, alignment: nan, errors, free_energy: nan };
-        BayesSolution {
-            order: BayesOrder { q: nan, q_hat: nan },
+        FinetuningBayesSolution {
+            order: FinetuningBayesOrder { q: nan, q_hat: nan },
             errors,
             alignment: nan,
             branches: BayesBranches { algorithmic: branch, information_theoretic: branch },
@@ -311,13 +314,13 @@ pub fn bayes_optimal(
     alpha: f64,
     q0: f64,
     options: &Options,
-) -> Result<BayesSolution, Error> {
+) -> Result<FinetuningBayesSolution, Error> {
     check::positive("lora.alpha", alpha)?;
     BayesCurve::new(model, frozen, q0, options)?.solve(alpha)
 }
 
 /// One kernel for every scramble.
-fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Result<Level, Error> {
+fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Result<KernelLevel, Error> {
     let tokens = model.tokens();
     (0..options.scrambles() as u64)
         .map(|scramble| {
@@ -331,9 +334,9 @@ fn level(model: &Model, noise: f64, log2_nodes: usize, options: &Options) -> Res
                 let kernel = Noiseless::new(tokens, &ChiQuantile::new(tokens)?, across.as_ref(), &columns);
                 return Ok(Box::new(kernel) as Box<dyn Kernel>);
             }
-            match model.activation() {
-                Activation::Linear => linear_kernel(tokens, noise, &columns),
-                Activation::Softmax => softmax_kernel(tokens, noise, &columns),
+            match model.activation().unseen() {
+                Unseen::Nothing => linear_kernel(tokens, noise, &columns),
+                Unseen::RowShifts => softmax_kernel(tokens, noise, &columns),
             }
         })
         .collect()

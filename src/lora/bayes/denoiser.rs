@@ -7,9 +7,9 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::contour::Quartic;
 use super::softmax::{Prior, SeenSample, moments_of_many, moments_of_two};
+use crate::activation::Unseen;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
-use crate::model::Activation;
 
 /// The posterior of `chi` given `chi ~ N(omega, v I)` and the part of `Y = chi chi^T + n` that the activation
 /// sees.
@@ -21,7 +21,7 @@ pub(crate) trait Denoiser {
 /// The denoiser for the matrices `observed`, which are stored flat, one per sample. The noise has the
 /// variance `2 noise` per orthonormal coordinate. Without noise, `chi` is known up to its sign.
 pub(crate) fn denoiser(
-    activation: Activation,
+    unseen: Unseen,
     tokens: usize,
     noise: f64,
     observed: &[f64],
@@ -31,27 +31,27 @@ pub(crate) fn denoiser(
         let allowed = "not so large, in units of q0^2, that the logits overflow";
         return Err(Error::invalid("model.delta or frozen.q0", *value, allowed));
     }
-    let frame = Frame::new(activation, tokens);
+    let frame = Frame::new(unseen, tokens);
     let samples: Vec<Seen> = observed.chunks_exact(tokens * tokens).map(|y| frame.seen(y)).collect();
     if noise <= 0.0 {
         return Ok(Box::new(Signs::new(tokens, &samples)));
     }
-    Ok(match (activation, tokens) {
-        (Activation::Linear, 1) => Box::new(LinearDenoiser::<1>::new(noise, &samples)),
-        (Activation::Linear, 2) => Box::new(LinearDenoiser::<2>::new(noise, &samples)),
-        (Activation::Linear, 3) => Box::new(LinearDenoiser::<3>::new(noise, &samples)),
-        (Activation::Linear, 4) => Box::new(LinearDenoiser::<4>::new(noise, &samples)),
-        (Activation::Linear, 5) => Box::new(LinearDenoiser::<5>::new(noise, &samples)),
-        (Activation::Linear, 6) => Box::new(LinearDenoiser::<6>::new(noise, &samples)),
-        (Activation::Linear, 7) => Box::new(LinearDenoiser::<7>::new(noise, &samples)),
-        (Activation::Linear, 8) => Box::new(LinearDenoiser::<8>::new(noise, &samples)),
-        (Activation::Softmax, 2) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_two }),
-        (Activation::Softmax, 3) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<2> }),
-        (Activation::Softmax, 4) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<3> }),
-        (Activation::Softmax, 5) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<4> }),
-        (Activation::Softmax, 6) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<5> }),
-        (Activation::Softmax, 7) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<6> }),
-        (Activation::Softmax, 8) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<7> }),
+    Ok(match (unseen, tokens) {
+        (Unseen::Nothing, 1) => Box::new(LinearDenoiser::<1>::new(noise, &samples)),
+        (Unseen::Nothing, 2) => Box::new(LinearDenoiser::<2>::new(noise, &samples)),
+        (Unseen::Nothing, 3) => Box::new(LinearDenoiser::<3>::new(noise, &samples)),
+        (Unseen::Nothing, 4) => Box::new(LinearDenoiser::<4>::new(noise, &samples)),
+        (Unseen::Nothing, 5) => Box::new(LinearDenoiser::<5>::new(noise, &samples)),
+        (Unseen::Nothing, 6) => Box::new(LinearDenoiser::<6>::new(noise, &samples)),
+        (Unseen::Nothing, 7) => Box::new(LinearDenoiser::<7>::new(noise, &samples)),
+        (Unseen::Nothing, 8) => Box::new(LinearDenoiser::<8>::new(noise, &samples)),
+        (Unseen::RowShifts, 2) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_two }),
+        (Unseen::RowShifts, 3) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<2> }),
+        (Unseen::RowShifts, 4) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<3> }),
+        (Unseen::RowShifts, 5) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<4> }),
+        (Unseen::RowShifts, 6) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<5> }),
+        (Unseen::RowShifts, 7) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<6> }),
+        (Unseen::RowShifts, 8) => Box::new(SoftmaxDenoiser { noise, samples, moments: mean_of_many::<7> }),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 1 (softmax: 2) and 8")),
     })
 }
@@ -101,10 +101,10 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(activation: Activation, tokens: usize) -> Self {
-        match activation {
-            Activation::Linear => Self { tokens, across: DMatrix::identity(tokens, tokens), along: None },
-            Activation::Softmax => {
+    fn new(unseen: Unseen, tokens: usize) -> Self {
+        match unseen {
+            Unseen::Nothing => Self { tokens, across: DMatrix::identity(tokens, tokens), along: None },
+            Unseen::RowShifts => {
                 // This is Helmert's basis of the subspace orthogonal to (1, ..., 1).
                 let across = DMatrix::from_fn(tokens, tokens.saturating_sub(1), |a, j| {
                     let scale = 1.0 / (((j + 1) * (j + 2)) as f64).sqrt();

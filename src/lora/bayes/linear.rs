@@ -11,7 +11,7 @@ use crate::lanes::{LANES, Lane, sum_once};
 use crate::quadrature::ChiQuantile;
 
 /// A block of samples.
-struct Block<const T: usize> {
+struct PosteriorBlock<const T: usize> {
     /// Largest eigenvalue of `Y`, and its distances from all eigenvalues.
     top: Lane,
     gaps: [Lane; T],
@@ -23,7 +23,7 @@ struct Block<const T: usize> {
 /// The samples of one scramble.
 pub(super) struct LinearKernel<const T: usize> {
     noise: f64,
-    blocks: Vec<Block<T>>,
+    blocks: Vec<PosteriorBlock<T>>,
 }
 
 impl<const T: usize> LinearKernel<T> {
@@ -43,7 +43,7 @@ impl<const T: usize> LinearKernel<T> {
         };
         let block = |first: usize| {
             let samples: [([f64; T], [f64; T]); LANES] = std::array::from_fn(|l| sample(first + l));
-            Block {
+            PosteriorBlock {
                 top: std::array::from_fn(|l| samples[l].0[0]),
                 gaps: std::array::from_fn(|j| std::array::from_fn(|l| samples[l].0[0] - samples[l].0[j])),
                 chi: std::array::from_fn(|j| std::array::from_fn(|l| samples[l].1[j])),
@@ -59,7 +59,7 @@ impl<const T: usize> Kernel for LinearKernel<T> {
         let d = self.noise;
         let v = 1.0 - overlap;
         let spread = (overlap * v).sqrt();
-        let sums = sum_once(self.blocks.len(), |block, sums: &mut [Lane; 2]| {
+        let sums = sum_once(self.blocks.len(), LANES, |block, sums: &mut [Lane; 2]| {
             let block = &self.blocks[block];
             let (mut lowest, mut gaps, mut omega, mut fields2) =
                 ([0.0; LANES], [[0.0; LANES]; T], [[0.0; LANES]; T], [[0.0; LANES]; T]);

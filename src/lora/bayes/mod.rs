@@ -34,4 +34,6 @@ mod table;
 pub use curve::{BayesCurve, bayes_optimal};
 #[cfg(feature = "simulate")]
 pub(crate) use denoiser::{Denoiser, denoiser};
-pub use solution::{BayesBranch, BayesBranches, BayesErrors, BayesOrder, BayesSolution};
+pub use solution::{
+    BayesBranch, BayesBranches, FinetuningBayesErrors, FinetuningBayesOrder, FinetuningBayesSolution,
+};

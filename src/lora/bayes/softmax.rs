@@ -252,7 +252,7 @@ impl<const P: usize> SoftmaxKernel<P> {
     ) -> Responses {
         let v = 1.0 - overlap;
         let spread = (overlap * v).sqrt();
-        let sums = sum_once(self.samples.len(), |block, sums: &mut [Lane; 2]| {
+        let sums = sum_once(self.samples.len(), LANES, |block, sums: &mut [Lane; 2]| {
             for (l, sample) in self.samples[block].iter().enumerate() {
                 let prior = Prior {
                     noise: self.noise,

@@ -10,7 +10,7 @@ use crate::std_error::StdError;
 /// Order parameters of the Bayes-optimal estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BayesOrder {
+pub struct FinetuningBayesOrder {
     /// `q = |E[w* | data]|^2/D`: the overlap of two draws of the posterior, and of one draw with the truth.
     #[serde(deserialize_with = "number")]
     pub q: f64,
@@ -22,7 +22,7 @@ pub struct BayesOrder {
 /// Least errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BayesErrors {
+pub struct FinetuningBayesErrors {
     /// `E'_BO` of the best prediction of noisy labels of new sequences.
     #[serde(deserialize_with = "number")]
     pub test: f64,
@@ -45,7 +45,7 @@ pub struct BayesBranch {
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
     /// Least errors.
-    pub errors: BayesErrors,
+    pub errors: FinetuningBayesErrors,
     /// `Phi`. The fixed point with the larger `Phi` is the more likely one. Infinite (`null` in JSON) at
     /// perfect recovery.
     #[serde(deserialize_with = "number")]
@@ -66,11 +66,11 @@ pub struct BayesBranches {
 /// The Bayes-optimal fine-tuning stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BayesSolution {
+pub struct FinetuningBayesSolution {
     /// Order parameters of the algorithmic branch.
-    pub order: BayesOrder,
+    pub order: FinetuningBayesOrder,
     /// Errors of the algorithmic branch.
-    pub errors: BayesErrors,
+    pub errors: FinetuningBayesErrors,
     /// Alignment `o_w = sqrt(q/q0)` of the algorithmic branch.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
@@ -90,7 +90,7 @@ pub struct BayesSolution {
     pub std_error: StdError,
 }
 
-impl BayesSolution {
+impl FinetuningBayesSolution {
     /// Returns the solution if the solve converged.
     ///
     /// # Errors

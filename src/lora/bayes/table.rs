@@ -26,7 +26,7 @@ pub(super) fn overlaps(l: f64) -> [f64; 2] {
 
 /// A fixed point of `q = alpha' S(q)`.
 #[derive(Debug, Clone)]
-pub(super) struct FixedPoint {
+pub(super) struct PosteriorOverlap {
     /// `ln(q/(1-q))`. It is infinite at no recovery and at perfect recovery.
     pub(super) l: f64,
     /// The value of `l` for every scramble by itself, to first order.
@@ -38,14 +38,14 @@ pub(super) struct FixedPoint {
 }
 
 /// The average at one accuracy: one kernel for every scramble.
-pub(super) type Level = Vec<Box<dyn Kernel>>;
+pub(super) type KernelLevel = Vec<Box<dyn Kernel>>;
 
 /// A table of the curve, and the nodes from which it was made.
-pub(super) struct Table {
+pub(super) struct PosteriorTable {
     tokens: f64,
     noiseless: bool,
     /// Nodes finer than those of the table, if the options have more.
-    fine: Option<Level>,
+    fine: Option<KernelLevel>,
     /// `ln(G/q)` from the mean over the scrambles.
     mean: Chebyshev,
     /// `ln(G/q)` of every scramble by itself.
@@ -74,14 +74,14 @@ fn mean(numbers: &[f64]) -> f64 {
     numbers.iter().sum::<f64>() / numbers.len() as f64
 }
 
-fn responses(level: &Level, overlap: f64) -> Vec<Responses> {
+fn responses(level: &KernelLevel, overlap: f64) -> Vec<Responses> {
     level.iter().map(|kernel| kernel.responses(overlap)).collect()
 }
 
-impl Table {
+impl PosteriorTable {
     /// Builds the table on the nodes of `coarse`. Roots of the table are refined on the nodes of `fine`, if
     /// there are any. `noise` is the effective noise in units of `q0^2`; it is 0 for the noiseless channel.
-    pub(super) fn new(tokens: usize, noise: f64, coarse: &Level, fine: Option<Level>) -> Self {
+    pub(super) fn new(tokens: usize, noise: f64, coarse: &KernelLevel, fine: Option<KernelLevel>) -> Self {
         let noiseless = noise <= 0.0;
         // At the upper end 1 - q is far below the noise, and G has reached its limit.
         let highest = if noiseless { 20.0 } else { (4.0 / noise).ln().max(0.0) + 7.0 };
@@ -167,7 +167,7 @@ impl Table {
     }
 
     /// The stable fixed points at `alpha'`, in increasing order of the overlap.
-    pub(super) fn stable(&self, alpha: f64) -> Vec<FixedPoint> {
+    pub(super) fn stable(&self, alpha: f64) -> Vec<PosteriorOverlap> {
         let log_alpha = alpha.ln();
         let mut found = Vec::new();
         let (first, last) = (self.grid[0], self.grid[self.grid.len() - 1]);
@@ -190,7 +190,12 @@ impl Table {
         if self.noiseless {
             if alpha * self.tokens > 1.0 {
                 let own = vec![f64::INFINITY; self.own.len()];
-                found.push(FixedPoint { l: f64::INFINITY, own, free_energy: f64::INFINITY, residual: 0.0 });
+                found.push(PosteriorOverlap {
+                    l: f64::INFINITY,
+                    own,
+                    free_energy: f64::INFINITY,
+                    residual: 0.0,
+                });
             }
         } else if last.log_alpha <= log_alpha {
             found.push(self.almost_perfect(last.l, alpha));
@@ -198,9 +203,9 @@ impl Table {
         found
     }
 
-    fn nothing(&self) -> FixedPoint {
+    fn nothing(&self) -> PosteriorOverlap {
         let own = vec![f64::NEG_INFINITY; self.own.len()];
-        FixedPoint { l: f64::NEG_INFINITY, own, free_energy: 0.0, residual: 0.0 }
+        PosteriorOverlap { l: f64::NEG_INFINITY, own, free_energy: 0.0, residual: 0.0 }
     }
 
     /// The same root on the fine nodes, by secants. The difference between the fine nodes and the table
@@ -247,18 +252,18 @@ impl Table {
     }
 
     /// The fixed point beyond the table, where `G` is constant.
-    fn almost_perfect(&self, end: f64, alpha: f64) -> FixedPoint {
+    fn almost_perfect(&self, end: f64, alpha: f64) -> PosteriorOverlap {
         let [q, v] = overlaps(end);
         let own = self.slopes(end);
         // G = q (S/q)/(1 - q)
         let at = |slope: f64| (alpha * slope * q / v).ln();
         let l = at(mean(&own));
         let free_energy = 0.5 * (1.0 - (-l).exp() - l + alpha * self.integral(l));
-        FixedPoint { l, own: own.into_iter().map(at).collect(), free_energy, residual: 0.0 }
+        PosteriorOverlap { l, own: own.into_iter().map(at).collect(), free_energy, residual: 0.0 }
     }
 
     /// The fixed point at `l`, with its error and its free energy.
-    fn fixed_point(&self, l: f64, alpha: f64) -> FixedPoint {
+    fn fixed_point(&self, l: f64, alpha: f64) -> PosteriorOverlap {
         let [q, v] = overlaps(l);
         // Below the table, near q = 0, only the linear law between the lower end and 0 is known.
         let own = self.slopes(l.max(LOWEST));
@@ -273,7 +278,7 @@ impl Table {
             (mean * alpha).ln().abs()
         };
         let free_energy = 0.5 * (q + v.ln() + alpha * self.integral(l));
-        FixedPoint { l, own, free_energy, residual }
+        PosteriorOverlap { l, own, free_energy, residual }
     }
 
     /// `int_0^q G`.

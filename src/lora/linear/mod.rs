@@ -10,12 +10,12 @@ mod prox;
 mod test_errors;
 
 use super::label_noise::LabelNoise;
-use super::losses::Losses;
+use super::losses::FinetuningLosses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
-use super::solution::{EffectiveNoise, Solution};
-use super::starts::{Guess, Starts};
-use super::training::Training;
+use super::solution::{EffectiveNoise, FinetuningSolution};
+use super::starts::{FinetuningStarts, Guess};
+use super::training::Finetuning;
 use super::units::Units;
 use crate::channel;
 use crate::error::Error;
@@ -24,21 +24,21 @@ use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
 use crate::state_evolution::{Run, Tuning};
-use nodes::Nodes;
+use nodes::SecularNodes;
 use product::ProductRule;
 use test_errors::ClosedForm;
 
 /// One problem.
-struct Problem<'a> {
+struct LinearProblem<'a> {
     model: &'a Model,
-    training: &'a Training,
+    training: &'a Finetuning,
     options: &'a Options,
     units: Units,
     noise: LabelNoise,
 }
 
-impl<'a> Problem<'a> {
-    fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
+impl<'a> LinearProblem<'a> {
+    fn new(model: &'a Model, frozen: &Frozen, training: &'a Finetuning, options: &'a Options) -> Self {
         let units = Units { q0: training.q0(), loss: training.q0() * training.q0() };
         Self { model, training, options, units, noise: LabelNoise::new(model, frozen, training) }
     }
@@ -46,8 +46,8 @@ impl<'a> Problem<'a> {
     /// Returns the result of `run` on the state evolution and its starts.
     fn search<R: Send>(
         &self,
-        company: &mut Run<'_, Solution>,
-        run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+        company: &mut Run<'_, FinetuningSolution>,
+        run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let tokens = self.model.tokens() as f64;
@@ -66,7 +66,7 @@ impl<'a> Problem<'a> {
             // of it.
             let curvature = 0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
             let guess = Guess { noise: self.noise.deviation(), curvature };
-            run(Starts::new(ridge, guess, self.options, channel.as_mut())
+            run(FinetuningStarts::new(ridge, guess, self.options, channel.as_mut())
                 .starting_from(warm)
                 .accompanied(company.tuning, company.observer()))
         })
@@ -76,13 +76,13 @@ impl<'a> Problem<'a> {
 pub(super) fn solve(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
-    mut run: Run<'_, Solution>,
-) -> Result<Solution, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    mut run: Run<'_, FinetuningSolution>,
+) -> Result<FinetuningSolution, Error> {
+    let problem = LinearProblem::new(model, frozen, training, options);
     let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
-    let Problem { units, noise, .. } = problem;
+    let LinearProblem { units, noise, .. } = problem;
     let effective = EffectiveNoise {
         train: noise.effective(model.tokens()).map(|noise| units.loss * noise),
         test: observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta()),
@@ -101,11 +101,11 @@ pub(super) fn solve(
 pub(super) fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
-    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
-    Problem::new(model, frozen, training, options).search(&mut Run::default(), run)
+    LinearProblem::new(model, frozen, training, options).search(&mut Run::default(), run)
 }
 
 fn output_channel(
@@ -113,16 +113,16 @@ fn output_channel(
     noise: &LabelNoise,
     options: &Options,
     tuning: &Tuning,
-) -> Result<Box<dyn Losses>, Error> {
+) -> Result<Box<dyn FinetuningLosses>, Error> {
     Ok(match tokens {
         1 => Box::new(ProductRule::new(noise)),
-        2 => Box::new(Nodes::<2>::new(noise, options, tuning)?),
-        3 => Box::new(Nodes::<3>::new(noise, options, tuning)?),
-        4 => Box::new(Nodes::<4>::new(noise, options, tuning)?),
-        5 => Box::new(Nodes::<5>::new(noise, options, tuning)?),
-        6 => Box::new(Nodes::<6>::new(noise, options, tuning)?),
-        7 => Box::new(Nodes::<7>::new(noise, options, tuning)?),
-        8 => Box::new(Nodes::<8>::new(noise, options, tuning)?),
+        2 => Box::new(SecularNodes::<2>::new(noise, options, tuning)?),
+        3 => Box::new(SecularNodes::<3>::new(noise, options, tuning)?),
+        4 => Box::new(SecularNodes::<4>::new(noise, options, tuning)?),
+        5 => Box::new(SecularNodes::<5>::new(noise, options, tuning)?),
+        6 => Box::new(SecularNodes::<6>::new(noise, options, tuning)?),
+        7 => Box::new(SecularNodes::<7>::new(noise, options, tuning)?),
+        8 => Box::new(SecularNodes::<8>::new(noise, options, tuning)?),
         _ => return Err(Error::invalid("model.tokens", tokens, "between 1 and 8")),
     })
 }

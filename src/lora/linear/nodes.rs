@@ -1,14 +1,14 @@
 //! The averages by quasi-Monte-Carlo. The nodes are made once, in the eigenbasis of their labels, and stay
 //! fixed during the solve.
 
-use super::prox::{Block, accumulate};
+use super::prox::{EigenbasisBlock, accumulate};
 use crate::channel::eigenbasis;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::lora::label_noise::LabelNoise;
-use crate::lora::losses::Losses;
-use crate::lora::moments::{Moments, Point};
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::{Moments, VectorOverlaps};
 use crate::options::Options;
 use crate::quadrature::{ChiQuantile, ScrambledSobol};
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
@@ -18,18 +18,23 @@ const NO_ROOTS: Lane = [0.0; LANES];
 
 /// Quasi-Monte-Carlo averages over several scrambles. The secular roots of a block are remembered as starts
 /// of the next search.
-pub(super) struct Nodes<const T: usize> {
-    samples: Samples<Block<T>, Lane>,
+pub(super) struct SecularNodes<const T: usize> {
+    samples: Samples<EigenbasisBlock<T>, Lane>,
 }
 
-impl<const T: usize> Nodes<T> {
+impl<const T: usize> SecularNodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
-        let columns = |index| Columns::new(T, noise, options, index as u64);
-        let block = |columns: &Columns, first| columns.block(noise, first);
-        Ok(Self { samples: Samples::new(options, tuning, NO_ROOTS, columns, block)? })
+        let columns = |index| EigenbasisColumns::new(T, noise, options, index as u64);
+        let block = |columns: &EigenbasisColumns, first| columns.block(noise, first);
+        Ok(Self { samples: Samples::new(options, tuning, LANES, NO_ROOTS, columns, block)? })
     }
 
-    fn moments<const FULL: bool>(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+    fn moments<const FULL: bool>(
+        &mut self,
+        level: usize,
+        pass: Pass,
+        point: &VectorOverlaps,
+    ) -> Vec<Moments> {
         let means = self.samples.means(
             level,
             pass,
@@ -41,14 +46,14 @@ impl<const T: usize> Nodes<T> {
 }
 
 /// The standard normals from which the nodes are made, one column per coordinate.
-struct Columns {
+struct EigenbasisColumns {
     star: Vec<Vec<f64>>,
     free: Vec<Vec<f64>>,
     noise: Vec<Vec<f64>>,
     radius: ChiQuantile,
 }
 
-impl Columns {
+impl EigenbasisColumns {
     /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of
     /// the label.
     fn new(tokens: usize, noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
@@ -66,9 +71,9 @@ impl Columns {
     }
 
     /// The block of nodes that begins with node `first`, in the eigenbases of their labels.
-    fn block<const T: usize>(&self, noise: &LabelNoise, first: usize) -> Block<T> {
+    fn block<const T: usize>(&self, noise: &LabelNoise, first: usize) -> EigenbasisBlock<T> {
         let zero = [[0.0; LANES]; T];
-        let mut block = Block { b: zero, star: zero, free: zero };
+        let mut block = EigenbasisBlock { b: zero, star: zero, free: zero };
         for l in 0..LANES {
             let star = self.star(first + l);
             let (b, star) = eigenbasis::<T>(self.label(noise, &star, first + l), star);
@@ -107,14 +112,14 @@ impl Columns {
     }
 }
 
-impl<const T: usize> Losses for Nodes<T> {
+impl<const T: usize> FinetuningLosses for SecularNodes<T> {
     fn smooth_divergence(&self) -> Divergence {
         Divergence::PointwiseAndJump
     }
 }
 
-impl<const T: usize> OutputChannel for Nodes<T> {
-    type Point = Point;
+impl<const T: usize> OutputChannel for SecularNodes<T> {
+    type Point = VectorOverlaps;
     type Averages = Moments;
 
     fn levels(&self) -> usize {
@@ -126,7 +131,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         1e-3
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         match pass {
             Pass::Step => self.moments::<false>(level, pass, point),
             Pass::Complete | Pass::Fresh => self.moments::<true>(level, pass, point),
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn memory_is_foreseen() {
-        let kept = size_of::<Block<8>>() + size_of::<Lane>();
+        let kept = size_of::<EigenbasisBlock<8>>() + size_of::<Lane>();
         let foreseen = Workload::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }

@@ -9,12 +9,12 @@ use std::num::NonZeroUsize;
 
 use gauss_quad::GaussLegendre;
 
-use super::prox::{Block, accumulate};
+use super::prox::{EigenbasisBlock, accumulate};
 use crate::divergence::Divergence;
 use crate::lanes::LANES;
 use crate::lora::label_noise::{LabelNoise, ScalarLaw};
-use crate::lora::losses::Losses;
-use crate::lora::moments::{COUNT, Moments, Point};
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::{COUNT, Moments, VectorOverlaps};
 use crate::parallel;
 use crate::quadrature::normal_density;
 use crate::state_evolution::{OutputChannel, Pass};
@@ -29,7 +29,7 @@ const REACH: f64 = 8.5;
 const GRADING: i32 = 2;
 
 /// The fixed part of the rule at one level: nodes and weights on `[0, 1]` for `N` and `omega`.
-struct Level {
+struct RuleLevel {
     star: Vec<(f64, f64)>,
     noise: Vec<(f64, f64)>,
     omega: Vec<(f64, f64)>,
@@ -37,13 +37,13 @@ struct Level {
 
 /// Averages for `T = 1`.
 pub(super) struct ProductRule {
-    levels: Vec<Level>,
+    levels: Vec<RuleLevel>,
     law: Option<ScalarLaw>,
 }
 
 impl ProductRule {
     pub(super) fn new(noise: &LabelNoise) -> Self {
-        let level = |[star, noise, omega]: [usize; 3]| Level {
+        let level = |[star, noise, omega]: [usize; 3]| RuleLevel {
             // The average is over chi* >= 0, by symmetry.
             star: unit_rule(star)
                 .into_iter()
@@ -96,13 +96,13 @@ fn split_rule(
     rule
 }
 
-impl Level {
+impl RuleLevel {
     /// The weighted sums at one `chi*`, and the sum of the weights.
     fn sums<const FULL: bool>(
         &self,
         law: Option<&ScalarLaw>,
         star: f64,
-        point: &Point,
+        point: &VectorOverlaps,
     ) -> ([f64; COUNT], f64) {
         let omega =
             split_rule(&self.omega, -point.m * star / point.deviation(), Vec::new(), REACH, normal_density);
@@ -125,7 +125,7 @@ impl Level {
                     weights[l] = label_weight * weight;
                     total += weights[l];
                 }
-                let block = Block { b: [[b; LANES]], star: [[star; LANES]], free: [free] };
+                let block = EigenbasisBlock { b: [[b; LANES]], star: [[star; LANES]], free: [free] };
                 let mut terms = [[0.0; LANES]; COUNT];
                 accumulate::<1, FULL>(point, &block, &mut [0.0; LANES], &mut terms);
                 for (sum, term) in sums.iter_mut().zip(&terms) {
@@ -136,7 +136,7 @@ impl Level {
         (sums, total)
     }
 
-    fn moments<const FULL: bool>(&self, law: Option<&ScalarLaw>, point: &Point) -> Moments {
+    fn moments<const FULL: bool>(&self, law: Option<&ScalarLaw>, point: &VectorOverlaps) -> Moments {
         let rows = parallel::map(self.star.len(), 1, &|row| self.sums::<FULL>(law, self.star[row].0, point));
         let mut sums = [0.0; COUNT];
         let mut total = 0.0;
@@ -150,7 +150,7 @@ impl Level {
     }
 }
 
-impl Losses for ProductRule {
+impl FinetuningLosses for ProductRule {
     fn smooth_divergence(&self) -> Divergence {
         // The Jacobian is singular at the onset of the jump, but g itself is not. A rule without noise can
         // therefore only integrate by parts.
@@ -159,7 +159,7 @@ impl Losses for ProductRule {
 }
 
 impl OutputChannel for ProductRule {
-    type Point = Point;
+    type Point = VectorOverlaps;
     type Averages = Moments;
 
     fn levels(&self) -> usize {
@@ -168,7 +168,7 @@ impl OutputChannel for ProductRule {
 
     /// The averages of a single replicate. The rule moves with the order parameters, so that the averages do
     /// not jump.
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         let (level, law) = (&self.levels[level], self.law.as_ref());
         let moments = match pass {
             Pass::Step => level.moments::<false>(law, point),

@@ -19,10 +19,10 @@
 use std::f64::consts::PI;
 
 use crate::lanes::{LANES, Lane};
-use crate::lora::moments::{COUNT, Point, term};
+use crate::lora::moments::{COUNT, VectorOverlaps, term};
 
 /// A block of samples, in the eigenbasis of the label and in units of `q0`.
-pub(super) struct Block<const T: usize> {
+pub(super) struct EigenbasisBlock<const T: usize> {
     /// Eigenvalues of `chi* chi*^T - I + N`, decreasing.
     pub(super) b: [Lane; T],
     /// Components of `chi*`.
@@ -75,12 +75,12 @@ fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: 
 /// is the excess.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize, const FULL: bool>(
-    point: &Point,
-    block: &Block<T>,
+    point: &VectorOverlaps,
+    block: &EigenbasisBlock<T>,
     t: &mut Lane,
     sums: &mut [Lane; COUNT],
 ) {
-    let Point { m, v, .. } = *point;
+    let VectorOverlaps { m, v, .. } = *point;
     let (q, deviation) = (point.q(), point.deviation());
     let a = 4.0 / (T * T) as f64;
     let stiffness = 1.0 / v;
@@ -178,8 +178,8 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
 /// jump times the density of `omega_1` at 0.
 #[inline(always)]
 fn add_jumps<const T: usize, const FULL: bool>(
-    point: &Point,
-    block: &Block<T>,
+    point: &VectorOverlaps,
+    block: &EigenbasisBlock<T>,
     b: &[Lane; T],
     omega: &[Lane; T],
     sums: &mut [Lane; COUNT],

@@ -1,6 +1,6 @@
 //! The test errors in closed form.
 
-use crate::lora::moments::Point;
+use crate::lora::moments::VectorOverlaps;
 use crate::lora::report::{TestErrors, TestLaw};
 use crate::observables::{self, WeightOverlaps};
 
@@ -15,7 +15,7 @@ pub(super) struct ClosedForm {
 }
 
 impl ClosedForm {
-    fn at(&self, point: &Point) -> TestErrors {
+    fn at(&self, point: &VectorOverlaps) -> TestErrors {
         let Self { tokens, q0, unexplained, .. } = *self;
         let noisy = 0.5 * self.delta + unexplained;
         let error = |noise, weights| observables::linear_finetuning_error(tokens, noise, &weights);
@@ -30,7 +30,7 @@ impl ClosedForm {
 }
 
 impl TestLaw for ClosedForm {
-    fn errors(&self, common: &Point, own: &[Point]) -> (TestErrors, Vec<TestErrors>) {
+    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
         (self.at(common), own.iter().map(|point| self.at(point)).collect())
     }
 }

@@ -1,11 +1,11 @@
 //! The estimator on a given number of sequences, and its threshold of perfect recovery.
 
-use super::solution::{BayesErrors, BayesOrder, BayesSolution};
-use crate::channel::{LogitsLaw, TwoReplicas};
+use super::solution::{PretrainingBayesErrors, PretrainingBayesOrder, PretrainingBayesSolution};
+use crate::channel::LogitsLaw;
 use crate::check;
 use crate::error::Error;
 use crate::memory::Workload;
-use crate::model::{Activation, Model};
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::roots::{self, End};
@@ -50,7 +50,11 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
 /// more nodes than 2 GiB can hold.
-pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<BayesSolution, Error> {
+pub fn bayes_optimal(
+    model: &Model,
+    alpha: f64,
+    options: &Options,
+) -> Result<PretrainingBayesSolution, Error> {
     check::positive("pretrain.alpha", alpha)?;
     Workload::PretrainingBound.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
@@ -70,8 +74,8 @@ pub fn bayes_optimal(model: &Model, alpha: f64, options: &Options) -> Result<Bay
         Status::Stalled
     };
     let (errors, std_error) = errors(model, &found, options)?;
-    Ok(BayesSolution {
-        order: BayesOrder { q: found.overlap, q_hat: found.snr * found.snr },
+    Ok(PretrainingBayesSolution {
+        order: PretrainingBayesOrder { q: found.overlap, q_hat: found.snr * found.snr },
         q0,
         errors,
         alignment: observables::alignment(found.overlap, found.overlap, q0),
@@ -130,16 +134,20 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoo
 }
 
 /// The least errors and their standard errors.
-fn errors(model: &Model, found: &SnrRoot, options: &Options) -> Result<(BayesErrors, StdError), Error> {
+fn errors(
+    model: &Model,
+    found: &SnrRoot,
+    options: &Options,
+) -> Result<(PretrainingBayesErrors, StdError), Error> {
     let SnrRoot { overlap, mse, .. } = *found;
-    if model.activation() == Activation::Linear {
+    if model.specialisation() == Specialisation::Linear {
         let error = |noise| observables::linear_pretraining_error(model.tokens(), mse + noise);
         return Ok((
-            BayesErrors { test: error(0.5 * model.delta()), test_clean: error(0.0) },
+            PretrainingBayesErrors { test: error(0.5 * model.delta()), test_clean: error(0.0) },
             StdError::default(),
         ));
     }
-    let replicas = TwoReplicas::new(model.tokens(), model.inverse_temperature(), false, options)?;
+    let replicas = model.two_replicas(false, options)?;
     let average = |noise: f64| {
         let law =
             LogitsLaw { known: 2.0 * overlap, unknown: 2.0 * mse + noise, perturbation: 0.0, overlap: 0.0 };
@@ -149,5 +157,5 @@ fn errors(model: &Model, found: &SnrRoot, options: &Options) -> Result<(BayesErr
     };
     let ((test, test_error), (test_clean, clean_error)) = (average(model.delta()), average(0.0));
     let std_error = StdError { test: test_error, test_clean: clean_error, ..StdError::default() };
-    Ok((BayesErrors { test, test_clean }, std_error))
+    Ok((PretrainingBayesErrors { test, test_clean }, std_error))
 }

@@ -18,4 +18,4 @@ mod estimator;
 mod solution;
 
 pub use estimator::{alpha_perfect_recovery, bayes_optimal};
-pub use solution::{BayesErrors, BayesOrder, BayesSolution};
+pub use solution::{PretrainingBayesErrors, PretrainingBayesOrder, PretrainingBayesSolution};

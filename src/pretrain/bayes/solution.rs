@@ -11,7 +11,7 @@ use crate::std_error::StdError;
 /// Order parameters of the Bayes-optimal estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BayesOrder {
+pub struct PretrainingBayesOrder {
     /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one draw with
     /// the truth.
     #[serde(deserialize_with = "number")]
@@ -25,7 +25,7 @@ pub struct BayesOrder {
 /// Least errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BayesErrors {
+pub struct PretrainingBayesErrors {
     /// Error of the best prediction of noisy labels of new sequences.
     #[serde(deserialize_with = "number")]
     pub test: f64,
@@ -37,14 +37,14 @@ pub struct BayesErrors {
 /// The Bayes-optimal pre-training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BayesSolution {
+pub struct PretrainingBayesSolution {
     /// Order parameters.
-    pub order: BayesOrder,
+    pub order: PretrainingBayesOrder,
     /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
     #[serde(deserialize_with = "number")]
     pub q0: f64,
     /// Least test errors.
-    pub errors: BayesErrors,
+    pub errors: PretrainingBayesErrors,
     /// `sqrt(Q_BO/Q0)`, the cosine between `E[S* | data]` and `S*`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
@@ -62,7 +62,7 @@ pub struct BayesSolution {
     pub std_error: StdError,
 }
 
-impl BayesSolution {
+impl PretrainingBayesSolution {
     /// The law of the logits of `E[S* | data]`, which fine-tuning takes as frozen: `Q = M = Q_BO`.
     ///
     /// # Errors

@@ -13,12 +13,12 @@ use std::cell::Cell;
 
 use crate::channel;
 use crate::model::Model;
-use crate::pretrain::training::Training;
+use crate::pretrain::training::Pretraining;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
 /// The parameters of the equations.
-pub(super) struct Equations<'a> {
+pub(super) struct ConvexEquations<'a> {
     pub(super) teacher: &'a dyn TeacherSpectrum,
     /// `2 alpha K`: labels per pair of degrees of freedom.
     pub(super) budget: f64,
@@ -30,10 +30,10 @@ pub(super) struct Equations<'a> {
     pub(super) evaluations: Cell<usize>,
 }
 
-impl<'a> Equations<'a> {
+impl<'a> ConvexEquations<'a> {
     pub(super) fn new(
         model: &Model,
-        training: &Training,
+        training: &Pretraining,
         teacher: &'a dyn TeacherSpectrum,
         max_evaluations: usize,
     ) -> Self {
@@ -74,36 +74,36 @@ impl<'a> Equations<'a> {
     }
 
     /// The output channel.
-    pub(super) fn conjugates(&self, point: &Point) -> Conjugates {
-        Conjugates { v_hat: self.stiffness(point.v), tau: (point.noisy_mse / self.budget).sqrt() }
+    pub(super) fn conjugates(&self, point: &ErrorAndResponse) -> DenoiserInput {
+        DenoiserInput { v_hat: self.stiffness(point.v), tau: (point.noisy_mse / self.budget).sqrt() }
     }
 
     /// The integrals of the input channel.
-    pub(super) fn denoised(&self, conjugates: &Conjugates) -> Denoised {
-        let Conjugates { v_hat, tau } = *conjugates;
+    pub(super) fn denoised(&self, conjugates: &DenoiserInput) -> Denoised {
+        let DenoiserInput { v_hat, tau } = *conjugates;
         self.denoise(tau, 2.0 * self.ridge / (v_hat * tau))
     }
 
     /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2` and
     /// `V`.
     pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
-        let conjugates = self.conjugates(&Point { noisy_mse, v });
+        let conjugates = self.conjugates(&ErrorAndResponse { noisy_mse, v });
         let Denoised { norm, overlap, response, .. } = self.denoised(&conjugates);
-        let Conjugates { v_hat, tau } = conjugates;
+        let DenoiserInput { v_hat, tau } = conjugates;
         [tau * tau * norm, tau * overlap, response / v_hat]
     }
 }
 
 /// Order parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Point {
+pub(super) struct ErrorAndResponse {
     /// `Q0 - 2M + Q + Delta/2`.
     pub(super) noisy_mse: f64,
     /// `V`.
     pub(super) v: f64,
 }
 
-impl Overlaps for Point {
+impl Overlaps for ErrorAndResponse {
     fn coordinates(&self) -> Vec<f64> {
         vec![self.noisy_mse, self.v]
     }
@@ -118,14 +118,14 @@ impl Overlaps for Point {
 
 /// The numbers that the input channel takes from the output channel.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Conjugates {
+pub(super) struct DenoiserInput {
     /// `Vhat`, which equals `Mhat`.
     pub(super) v_hat: f64,
     /// `sqrt(Qhat)/Vhat`: the noise through which the denoiser sees `s*`.
     pub(super) tau: f64,
 }
 
-impl Averages for Conjugates {
+impl Averages for DenoiserInput {
     fn terms(&self) -> Vec<f64> {
         vec![self.v_hat, self.tau]
     }
@@ -139,27 +139,27 @@ impl Averages for Conjugates {
 }
 
 /// The output channel. There is a single replicate, because nothing is sampled.
-pub(super) struct Losses<'e, 'a>(pub(super) &'e Equations<'a>);
+pub(super) struct SquareLosses<'e, 'a>(pub(super) &'e ConvexEquations<'a>);
 
-impl OutputChannel for Losses<'_, '_> {
-    type Point = Point;
-    type Averages = Conjugates;
+impl OutputChannel for SquareLosses<'_, '_> {
+    type Point = ErrorAndResponse;
+    type Averages = DenoiserInput;
 
-    fn averages(&mut self, _level: usize, _pass: Pass, point: &Point) -> Vec<Conjugates> {
+    fn averages(&mut self, _level: usize, _pass: Pass, point: &ErrorAndResponse) -> Vec<DenoiserInput> {
         vec![self.0.conjugates(point)]
     }
 }
 
 /// The input channel: the soft threshold of the spectrum.
-pub(super) struct Weights<'e, 'a>(pub(super) &'e Equations<'a>);
+pub(super) struct ThresholdedWeights<'e, 'a>(pub(super) &'e ConvexEquations<'a>);
 
-impl InputChannel for Weights<'_, '_> {
-    type Point = Point;
-    type Averages = Conjugates;
+impl InputChannel for ThresholdedWeights<'_, '_> {
+    type Point = ErrorAndResponse;
+    type Averages = DenoiserInput;
 
-    fn image(&self, _at: &Point, conjugates: &Conjugates) -> Point {
+    fn image(&self, _at: &ErrorAndResponse, conjugates: &DenoiserInput) -> ErrorAndResponse {
         let Denoised { risk, response, .. } = self.0.denoised(conjugates);
-        let Conjugates { v_hat, tau } = *conjugates;
-        Point { noisy_mse: self.0.half_delta + tau * tau * risk, v: response / v_hat }
+        let DenoiserInput { v_hat, tau } = *conjugates;
+        ErrorAndResponse { noisy_mse: self.0.half_delta + tau * tau * risk, v: response / v_hat }
     }
 }

@@ -22,9 +22,9 @@
 mod equations;
 mod search;
 
-use super::solution::{Errors, Solution};
-use super::training::Training;
-use super::validity::Validity;
+use super::solution::{PretrainingErrors, PretrainingSolution};
+use super::training::Pretraining;
+use super::validity::PretrainingValidity;
 use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
@@ -34,46 +34,46 @@ use crate::state_evolution::Run;
 use crate::status::Status;
 use crate::std_error::StdError;
 use crate::threshold::Threshold;
-use equations::Equations;
-use search::FixedPoint;
+use equations::ConvexEquations;
+use search::ConvexMinimum;
 
 /// The smallest ridge at which training collapses. The ridge of `training` is not used.
 pub(super) fn lambda_collapse(
     model: &Model,
-    training: &Training,
+    training: &Pretraining,
     teacher: &dyn TeacherSpectrum,
 ) -> Threshold {
-    let equations = Equations::new(model, training, teacher, usize::MAX);
+    let equations = ConvexEquations::new(model, training, teacher, usize::MAX);
     Threshold::exact(equations.collapse_ridge() / training.kappa().sqrt())
 }
 
 /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution.
 pub(super) fn step(
     model: &Model,
-    training: &Training,
+    training: &Pretraining,
     [q, m, v]: [f64; 3],
     teacher: &dyn TeacherSpectrum,
 ) -> [f64; 3] {
     let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + 0.5 * model.delta();
-    Equations::new(model, training, teacher, usize::MAX).step(noisy_mse, v)
+    ConvexEquations::new(model, training, teacher, usize::MAX).step(noisy_mse, v)
 }
 
 /// The solution on `alpha D^2` sequences. Of the options, only the bound on the iterations and the tolerance
 /// matter.
 pub(super) fn solve(
     model: &Model,
-    training: &Training,
+    training: &Pretraining,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
-    mut run: Run<'_, Solution>,
-) -> Result<Solution, Error> {
-    let equations = Equations::new(model, training, teacher, options.max_iterations());
+    mut run: Run<'_, PretrainingSolution>,
+) -> Result<PretrainingSolution, Error> {
+    let equations = ConvexEquations::new(model, training, teacher, options.max_iterations());
     let ridge = training.ridge() * training.kappa().sqrt();
     let collapsed = equations.collapse_ridge() <= ridge;
     let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
     let iterations = equations.evaluations();
     let Some(point) = point else {
-        return Ok(Solution::without_numbers(teacher.second_moment(), iterations));
+        return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), iterations));
     };
     let (status, residual) = if collapsed {
         (Status::Collapsed, 0.0)
@@ -81,7 +81,7 @@ pub(super) fn solve(
         let solved = equations.certify(&point, options, run.observer())?;
         (solved.status, solved.residual)
     };
-    let FixedPoint { order, trace, rank_fraction, mse } = point;
+    let ConvexMinimum { order, trace, rank_fraction, mse } = point;
     // Only a solution has a learned rank that can be too large. The factor allows for rounding.
     if status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
         return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
@@ -91,15 +91,19 @@ pub(super) fn solve(
     let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
     let train = test / (shrinkage * shrinkage);
     let q0 = teacher.second_moment();
-    Ok(Solution {
+    Ok(PretrainingSolution {
         order,
         q0,
         trace,
         rank_fraction,
         objective: training.alpha() * train + ridge * trace,
-        errors: Errors { test, test_clean: observables::linear_pretraining_error(tokens, mse), train },
+        errors: PretrainingErrors {
+            test,
+            test_clean: observables::linear_pretraining_error(tokens, mse),
+            train,
+        },
         alignment: observables::alignment(order.m, order.q, q0),
-        validity: Validity::convex(status.is_success()),
+        validity: PretrainingValidity::convex(status.is_success()),
         divergence: None,
         status,
         residual,

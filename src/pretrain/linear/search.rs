@@ -1,10 +1,10 @@
 //! The search for the fixed point of linear attention.
 
-use super::equations::{Conjugates, Equations, Losses, Point, Weights};
+use super::equations::{ConvexEquations, DenoiserInput, ErrorAndResponse, SquareLosses, ThresholdedWeights};
 use crate::error::Error;
 use crate::fixed_point::{self, Coordinate, Method, Observer, Problem, Secant};
 use crate::options::Options;
-use crate::pretrain::solution::Order;
+use crate::pretrain::solution::PretrainingOrder;
 use crate::spectrum::Denoised;
 use crate::state_evolution::{Solved, StateEvolution};
 use crate::status::Status;
@@ -20,15 +20,15 @@ const SEARCH: fixed_point::Options = fixed_point::Options {
 const ACCEPTED: f64 = 1e-11;
 
 /// A fixed point, with the spectral integrals from which it follows.
-pub(super) struct FixedPoint {
-    pub(super) order: Order,
+pub(super) struct ConvexMinimum {
+    pub(super) order: PretrainingOrder,
     pub(super) trace: f64,
     pub(super) rank_fraction: f64,
     /// `Q0 - 2M + Q`, computed without cancellation.
     pub(super) mse: f64,
 }
 
-impl Equations<'_> {
+impl ConvexEquations<'_> {
     /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable. It is half the top edge of `Y` at
     /// `Q = M = V = 0`.
     pub(super) fn collapse_ridge(&self) -> f64 {
@@ -36,16 +36,17 @@ impl Equations<'_> {
         0.5 * tau * self.stiffness_of_nothing() * self.teacher.top_edge(1.0 / tau)
     }
 
-    pub(super) fn collapsed(&self) -> FixedPoint {
+    pub(super) fn collapsed(&self) -> ConvexMinimum {
         let v_hat = self.stiffness_of_nothing();
         let tau = self.tau_of_nothing();
-        let order = Order { q: 0.0, m: 0.0, v: 0.0, q_hat: (tau * v_hat).powi(2), m_hat: v_hat, v_hat };
-        FixedPoint { order, trace: 0.0, rank_fraction: 0.0, mse: self.teacher.second_moment() }
+        let order =
+            PretrainingOrder { q: 0.0, m: 0.0, v: 0.0, q_hat: (tau * v_hat).powi(2), m_hat: v_hat, v_hat };
+        ConvexMinimum { order, trace: 0.0, rank_fraction: 0.0, mse: self.teacher.second_moment() }
     }
 
     /// The fixed point below the threshold of collapse, or the point closest to it that was found. The result
     /// is `None` if the numbers leave the range of double precision.
-    pub(super) fn solve(&self) -> Option<FixedPoint> {
+    pub(super) fn solve(&self) -> Option<ConvexMinimum> {
         let target = 0.5 * self.ridge * self.tokens_squared;
         if target > 0.0 {
             let guess = self.guess(target);
@@ -157,7 +158,7 @@ impl Equations<'_> {
     /// also loses digits there, which [`Self::refine`] restores if it can. The result is `None` if the
     /// iteration does not converge within the evaluations that are left.
     fn iterate(&self, target: f64) -> Option<[f64; 2]> {
-        let start = Point {
+        let start = ErrorAndResponse {
             noisy_mse: 0.5 * self.teacher.second_moment() + self.half_delta,
             v: 0.25 * self.tokens_squared,
         };
@@ -165,8 +166,10 @@ impl Equations<'_> {
         const MEASURED: usize = 8;
         let max_iterations = self.max_evaluations.checked_sub(self.evaluations() + MEASURED)?.max(1);
         let options = Options::default().with_max_iterations(max_iterations).ok()?;
-        let solved = StateEvolution::new(&mut Losses(self), Weights(self), &options).solve(&start).ok()?;
-        let Conjugates { v_hat, tau } = self.conjugates(&solved.point);
+        let solved = StateEvolution::new(&mut SquareLosses(self), ThresholdedWeights(self), &options)
+            .solve(&start)
+            .ok()?;
+        let DenoiserInput { v_hat, tau } = self.conjugates(&solved.point);
         let point = [tau, 2.0 * self.ridge / (v_hat * tau)];
         solved.status.is_success().then(|| self.refine(point, target).unwrap_or(point))
     }
@@ -175,16 +178,16 @@ impl Equations<'_> {
     /// search did not use.
     pub(super) fn certify(
         &self,
-        point: &FixedPoint,
+        point: &ConvexMinimum,
         options: &Options,
         observer: Option<&mut dyn Observer>,
-    ) -> Result<Solved<Point, Conjugates>, Error> {
+    ) -> Result<Solved<ErrorAndResponse, DenoiserInput>, Error> {
         let evaluations = self.evaluations();
         let ended =
             if evaluations + 4 > self.max_evaluations { Status::MaxIterations } else { Status::Stalled };
-        let at = Point { noisy_mse: point.mse + self.half_delta, v: point.order.v };
-        let mut losses = Losses(self);
-        let mut evolution = StateEvolution::new(&mut losses, Weights(self), options);
+        let at = ErrorAndResponse { noisy_mse: point.mse + self.half_delta, v: point.order.v };
+        let mut losses = SquareLosses(self);
+        let mut evolution = StateEvolution::new(&mut losses, ThresholdedWeights(self), options);
         if let Some(observer) = observer {
             evolution = evolution.observed_by(observer);
         }
@@ -208,7 +211,7 @@ impl Equations<'_> {
         report.ok().filter(|report| report.residual.is_finite()).map(|report| report.point[0])
     }
 
-    fn fixed_point(&self, tau: f64, r: f64) -> Option<FixedPoint> {
+    fn fixed_point(&self, tau: f64, r: f64) -> Option<ConvexMinimum> {
         let denoised = self.denoise(tau, r);
         // The form theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where 2 alpha K - D loses them.
         let v_hat = if self.ridge > 0.0 {
@@ -216,7 +219,7 @@ impl Equations<'_> {
         } else {
             4.0 * (self.budget - denoised.response) / self.tokens_squared
         };
-        let order = Order {
+        let order = PretrainingOrder {
             q: tau * tau * denoised.norm,
             m: tau * denoised.overlap,
             v: denoised.response / v_hat,
@@ -224,13 +227,13 @@ impl Equations<'_> {
             m_hat: v_hat,
             v_hat,
         };
-        let point = FixedPoint {
+        let point = ConvexMinimum {
             order,
             trace: tau * denoised.trace,
             rank_fraction: denoised.rank_fraction,
             mse: tau * tau * denoised.risk,
         };
-        let Order { q, m, v, q_hat, .. } = order;
+        let PretrainingOrder { q, m, v, q_hat, .. } = order;
         let sound = [q, m, v, q_hat, v_hat, point.mse].iter().all(|x| x.is_finite() && *x > 0.0);
         let bounded = m <= (q.sqrt() * self.teacher.second_moment().sqrt()) * (1.0 + 1e-12);
         (sound && bounded).then_some(point)
@@ -241,7 +244,7 @@ impl Equations<'_> {
 mod tests {
     use super::*;
     use crate::model::Model;
-    use crate::pretrain::Training;
+    use crate::pretrain::training::Pretraining;
     use crate::spectrum::TeacherSpectrum;
     use crate::spectrum::{Discrete, Wishart};
 
@@ -256,7 +259,8 @@ mod tests {
                 [(4, 0.0, 0.18, 0.07), (2, 0.01, 0.4, 0.1), (1, 0.5, 1.5, 0.2)]
             {
                 let model = Model::linear(tokens, delta).unwrap();
-                let equations = Equations::new(&model, &Training::new(alpha, lambda).unwrap(), teacher, 1000);
+                let equations =
+                    ConvexEquations::new(&model, &Pretraining::new(alpha, lambda).unwrap(), teacher, 1000);
                 let target = 0.5 * equations.ridge * equations.tokens_squared;
                 let [tau, r] = equations.iterate(target).unwrap();
                 let iterated = equations.fixed_point(tau, r).unwrap().order;
@@ -272,9 +276,9 @@ mod tests {
     fn iterated_steps_need_evaluations() {
         let wishart = Wishart::new(0.5).unwrap();
         for max_evaluations in [0, 1, 2, 5, 12] {
-            let equations = Equations::new(
+            let equations = ConvexEquations::new(
                 &Model::linear(2, 0.1).unwrap(),
-                &Training::new(0.4, 0.1).unwrap(),
+                &Pretraining::new(0.4, 0.1).unwrap(),
                 &wishart,
                 max_evaluations,
             );

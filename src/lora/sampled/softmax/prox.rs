@@ -2,20 +2,20 @@
 
 use super::fields::Logits;
 use crate::channel::{Hints, VectorProx, softmax_row};
-use crate::descent::{Vector, cholesky, solve};
+use crate::descent::{LaneVector, cholesky, solve};
 use crate::lanes::{LANES, Lane};
-use crate::lora::moments::{COUNT, Point, term};
+use crate::lora::moments::{COUNT, VectorOverlaps, term};
 
 /// A block of samples.
-pub(super) struct Block<const T: usize> {
+pub(super) struct LogitsBlock<const T: usize> {
     /// Recalibrated frozen logits `z`.
     pub(super) frozen: Logits<T>,
     /// Logits `B` of the label, the perturbation included.
     pub(super) label: Logits<T>,
     /// `chi*`.
-    pub(super) star: Vector<T>,
+    pub(super) star: LaneVector<T>,
     /// The part of `omega` that is independent of `chi*`, in units of its standard deviation.
-    pub(super) free: Vector<T>,
+    pub(super) free: LaneVector<T>,
 }
 
 /// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
@@ -25,12 +25,12 @@ pub(super) struct Block<const T: usize> {
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
     coupling: f64,
-    point: &Point,
-    block: &Block<T>,
-    warm: &mut Vector<T>,
+    point: &VectorOverlaps,
+    block: &LogitsBlock<T>,
+    warm: &mut LaneVector<T>,
     sums: &mut [Lane; COUNT],
 ) {
-    let Point { m, v, .. } = *point;
+    let VectorOverlaps { m, v, .. } = *point;
     let deviation = point.deviation();
     let stiffness = 1.0 / v;
     let mut omega = [[0.0; LANES]; T];

@@ -1,8 +1,8 @@
-//! The starts of the state evolution of softmax pre-training: a guess, or the end of a path that begins at a
+//! The starts of the state evolution of sampled pre-training: a guess, or the end of a path that begins at a
 //! large ridge.
 
-use super::averages::{Averages, Label, Losses, Point};
-use super::equations::Equations;
+use super::averages::{Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
+use super::equations::SampledEquations;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fixed_point::Observer;
@@ -20,11 +20,11 @@ const FIRST_RIDGES: [f64; 4] = [0.5, 0.7, 0.85, 0.95];
 /// Ridge, relative to that of collapse, below which no cold start is tried.
 const COLD: f64 = 0.1;
 
-/// The state evolution of softmax pre-training, and its starts.
-pub(super) struct Starts<'a> {
-    evolution: StateEvolution<'a, dyn Losses + 'a, Equations<'a>>,
+/// The state evolution of sampled pre-training, and its starts.
+pub(super) struct PretrainingStarts<'a> {
+    evolution: StateEvolution<'a, dyn PretrainingLosses + 'a, SampledEquations<'a>>,
     /// The solution of a similar problem.
-    warm: Option<Point>,
+    warm: Option<MatrixOverlaps>,
 }
 
 /// Typical scaled order parameters.
@@ -35,17 +35,17 @@ struct Sizes {
 }
 
 /// A fixed point, and the estimator of the divergences with which it was found.
-pub(super) struct Found {
-    pub(super) solved: Solved<Point, Averages>,
+pub(super) struct FoundMatrix {
+    pub(super) solved: Solved<MatrixOverlaps, LogitAverages>,
     pub(super) divergence: Divergence,
 }
 
-impl<'a> Starts<'a> {
+impl<'a> PretrainingStarts<'a> {
     pub(super) fn new(
-        losses: &'a mut (dyn Losses + 'a),
-        equations: Equations<'a>,
+        losses: &'a mut (dyn PretrainingLosses + 'a),
+        equations: SampledEquations<'a>,
         options: &Options,
-        warm: Option<Point>,
+        warm: Option<MatrixOverlaps>,
     ) -> Self {
         Self { evolution: StateEvolution::new(losses, equations, options), warm }
     }
@@ -57,21 +57,22 @@ impl<'a> Starts<'a> {
 
     /// Runs the search. `collapse` is the ridge of collapse, which is above the ridge of the equations. The
     /// result is `None` if the parameters are so extreme that there is no start in double precision.
-    pub(super) fn run(mut self, collapse: f64) -> Result<Option<Found>, Error> {
+    pub(super) fn run(mut self, collapse: f64) -> Result<Option<FoundMatrix>, Error> {
         let closeness = self.evolution.input.ridge / collapse;
-        let possible =
-            |closeness: f64| StateEvolution::<dyn Losses, Equations<'_>>::is_start(&self.guess(closeness));
+        let possible = |closeness: f64| {
+            StateEvolution::<dyn PretrainingLosses, SampledEquations<'_>>::is_start(&self.guess(closeness))
+        };
         if !(FIRST_RIDGES.into_iter().all(possible) && possible(closeness)) {
             return Ok(None);
         }
         self.evolution.begin();
         let attempt = self.start(collapse)?;
         let solved = self.evolution.refine(attempt)?;
-        Ok(Some(Found { solved, divergence: self.evolution.input.divergence }))
+        Ok(Some(FoundMatrix { solved, divergence: self.evolution.input.divergence }))
     }
 
     /// A point near the fixed point, found at the cheapest level.
-    fn start(&mut self, collapse: f64) -> Result<Attempt<Point>, Error> {
+    fn start(&mut self, collapse: f64) -> Result<Attempt<MatrixOverlaps>, Error> {
         let target = self.evolution.input.ridge;
         if let Some(warm) = self.warm.filter(|warm| self.plausible(warm))
             && let Ok(attempt) = self.evolution.approach(&warm)
@@ -90,7 +91,7 @@ impl<'a> Starts<'a> {
 
     /// Whether `warm` is in the range of solutions. A point far outside would leave useless proximal points
     /// in the memory of the nodes.
-    fn plausible(&self, warm: &Point) -> bool {
+    fn plausible(&self, warm: &MatrixOverlaps) -> bool {
         let Label { q0, delta } = self.evolution.input.label;
         let Sizes { m, s2, v } = self.sizes();
         let within = |x: f64, low: f64, high: f64| x > low && x < high;
@@ -100,20 +101,20 @@ impl<'a> Starts<'a> {
     }
 
     /// A first guess at a ridge `closeness` times that of collapse.
-    fn guess(&self, closeness: f64) -> Point {
+    fn guess(&self, closeness: f64) -> MatrixOverlaps {
         let shrink = 1.0 - closeness;
         let Label { q0, delta } = self.evolution.input.label;
         let norm = q0 + 0.5 * delta;
         let Sizes { m, s2, v } = self.sizes();
         let m = m * shrink;
-        Point { m, s2: (0.25 * m * m / norm).max(s2 * shrink * shrink), v }
+        MatrixOverlaps { m, s2: (0.25 * m * m / norm).max(s2 * shrink * shrink), v }
     }
 
     /// The sizes of solutions far from collapse. At a large inverse temperature the softmax is steep, and
     /// scaled overlaps much smaller than that of the label are enough to fit it. Measured: these overlaps
     /// grow like the inverse temperature, not like its square.
     fn sizes(&self) -> Sizes {
-        let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
+        let SampledEquations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
         let norm = q0 + 0.5 * delta;
         Sizes {
             m: (0.6 * q0).min(3.0 * norm.sqrt()),
@@ -124,7 +125,7 @@ impl<'a> Starts<'a> {
 
     /// Continuation in the ridge, downwards, with steps that adapt. If the path cannot be followed, the
     /// result is its last point, and the residual will show it.
-    fn continue_to(&mut self, target: f64, collapse: f64) -> Result<Attempt<Point>, Error> {
+    fn continue_to(&mut self, target: f64, collapse: f64) -> Result<Attempt<MatrixOverlaps>, Error> {
         const SMALLEST_STEP: f64 = 0.02;
         let mut position = 0.0;
         let mut here = None;
@@ -164,13 +165,13 @@ impl<'a> Starts<'a> {
         Ok(here)
     }
 
-    fn acceptable(&self, attempt: &Attempt<Point>) -> bool {
-        let Equations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
+    fn acceptable(&self, attempt: &Attempt<MatrixOverlaps>) -> bool {
+        let SampledEquations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
         let [q, _] = self.evolution.input.overlaps(&attempt.point);
         attempt.residual <= CLOSE && q * scale < RUNAWAY * (q0 + delta)
     }
 
-    fn approach_at(&mut self, ridge: f64, start: &Point) -> Result<Attempt<Point>, Error> {
+    fn approach_at(&mut self, ridge: f64, start: &MatrixOverlaps) -> Result<Attempt<MatrixOverlaps>, Error> {
         let wanted = std::mem::replace(&mut self.evolution.input.ridge, ridge);
         let attempt = self.evolution.approach(start);
         self.evolution.input.ridge = wanted;

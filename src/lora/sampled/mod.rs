@@ -1,50 +1,54 @@
-//! Softmax attention, rank one.
+//! Attention with an activation that is not linear, rank one.
 //!
 //! The averages run over `2K' + 2T` Gaussians: the frozen logits, the label's logits given those, `chi*` and
-//! `omega`. Here `K' = K - 1`, since softmax does not see `u = 11^T/T`. `chi` is in units of `sqrt(q0)`. The
+//! `omega`. For softmax `K' = K - 1`, since it does not see `u = 11^T/T`. `chi` is in units of `sqrt(q0)`. The
 //! inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
+//!
+//! What depends on the activation is behind the trait [`FinetuningLosses`] and the averages of the test law, which each
+//! kernel gives (softmax: `softmax/`, any other activation: `general/`).
 
-mod fields;
-mod nodes;
-mod prox;
+mod columns;
+mod general;
+mod joint_law;
+mod softmax;
 mod test_law;
 
-use super::losses::Losses;
-use super::moments::Point;
+use super::losses::FinetuningLosses;
+use super::moments::VectorOverlaps;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
-use super::solution::Solution;
-use super::starts::{Found, Guess, Starts};
-use super::training::Training;
+use super::solution::FinetuningSolution;
+use super::starts::{FinetuningStarts, FoundVector, Guess};
+use super::training::Finetuning;
 use super::units::Units;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::frozen::Frozen;
-use crate::model::Model;
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
-use fields::Fields;
-use nodes::Nodes;
+use columns::FieldColumns;
+use joint_law::JointLaw;
 use test_law::TestAverages;
 
-/// One problem, for a number of tokens known at run time.
-struct Problem<'a> {
+/// One problem.
+struct SampledProblem<'a> {
     model: &'a Model,
-    training: &'a Training,
+    training: &'a Finetuning,
     options: &'a Options,
     units: Units,
-    fields: Fields,
+    law: JointLaw,
     /// Inverse temperature times `q0`.
     coupling: f64,
     /// Standard deviation of the part of the label's logits that the frozen weights leave unexplained.
     noise: f64,
 }
 
-impl<'a> Problem<'a> {
-    fn new(model: &'a Model, frozen: &Frozen, training: &'a Training, options: &'a Options) -> Self {
+impl<'a> SampledProblem<'a> {
+    fn new(model: &'a Model, frozen: &Frozen, training: &'a Finetuning, options: &'a Options) -> Self {
         let units = Units { q0: training.q0(), loss: 1.0 };
         let effective = observables::effective_noise(&frozen.overlaps(), model.delta(), training.beta());
         Self {
@@ -52,7 +56,7 @@ impl<'a> Problem<'a> {
             training,
             options,
             units,
-            fields: Fields::new(model, frozen, training),
+            law: JointLaw::new(model, frozen, training),
             coupling: model.inverse_temperature() * training.q0(),
             noise: (2.0 * effective).sqrt() / training.q0(),
         }
@@ -68,67 +72,61 @@ impl<'a> Problem<'a> {
         }
     }
 
-    fn channel(&self, tuning: &Tuning) -> Result<Box<dyn Losses>, Error> {
-        let Self { fields, coupling, options, .. } = self;
-        let tokens = self.model.tokens();
-        Ok(match tokens {
-            2 => Box::new(Nodes::<2>::new::<3>(fields, *coupling, options, tuning)?),
-            3 => Box::new(Nodes::<3>::new::<6>(fields, *coupling, options, tuning)?),
-            4 => Box::new(Nodes::<4>::new::<10>(fields, *coupling, options, tuning)?),
-            5 => Box::new(Nodes::<5>::new::<15>(fields, *coupling, options, tuning)?),
-            6 => Box::new(Nodes::<6>::new::<21>(fields, *coupling, options, tuning)?),
-            7 => Box::new(Nodes::<7>::new::<28>(fields, *coupling, options, tuning)?),
-            8 => Box::new(Nodes::<8>::new::<36>(fields, *coupling, options, tuning)?),
-            _ => return Err(unknown(tokens)),
-        })
+    /// The averages over the losses, by the kernel for the activation.
+    fn channel(&self, tuning: &Tuning) -> Result<Box<dyn FinetuningLosses>, Error> {
+        let Self { model, law, coupling, options, .. } = self;
+        match model.specialisation() {
+            Specialisation::Softmax => softmax::losses(model.tokens(), law, *coupling, options, tuning),
+            _ => general::losses(model, law, *coupling, options, tuning),
+        }
     }
 
     /// Returns the result of `run` on the search for fixed points.
     fn search<R>(
         &self,
-        company: &mut Run<'_, Solution>,
-        run: impl FnOnce(Starts<'_>) -> Result<R, Error>,
+        company: &mut Run<'_, FinetuningSolution>,
+        run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let mut channel = self.channel(&company.tuning)?;
-        // The softmax saturates if the coupling is large.
+        // The activation saturates if the coupling is large.
         let saturation = self.coupling / (1.0 + self.coupling);
         let curvature = self.model.observed_coordinates() * saturation * saturation;
         let guess = Guess { noise: self.noise, curvature };
-        run(Starts::new(self.ridge(), guess, self.options, channel.as_mut())
+        run(FinetuningStarts::new(self.ridge(), guess, self.options, channel.as_mut())
             .starting_from(warm)
             .accompanied(company.tuning, company.observer()))
     }
 
-    fn test_errors(&self, found: &Found) -> Result<TestAverages, Error> {
-        let own: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
+    fn test_errors(&self, found: &FoundVector) -> Result<TestAverages, Error> {
+        let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
         let tokens = self.model.tokens();
-        let averages = match tokens {
-            2 => TestAverages::new::<2>,
-            3 => TestAverages::new::<3>,
-            4 => TestAverages::new::<4>,
-            5 => TestAverages::new::<5>,
-            6 => TestAverages::new::<6>,
-            7 => TestAverages::new::<7>,
-            8 => TestAverages::new::<8>,
-            _ => return Err(unknown(tokens)),
+        let (law, coupling) = (&self.law, self.coupling);
+        let averages: Box<dyn Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5]> = match self
+            .model
+            .specialisation()
+        {
+            Specialisation::Softmax => {
+                let averages = softmax::test_errors(tokens)?;
+                Box::new(move |columns, points| averages(law, coupling, columns, points))
+            }
+            _ => {
+                let activation = self.model.activation();
+                Box::new(move |columns, points| general::averages(activation, law, coupling, columns, points))
+            }
         };
-        averages(&self.fields, self.coupling, self.options, &found.point, &own)
+        TestAverages::new(tokens, law, self.options, &found.point, &own, averages)
     }
-}
-
-fn unknown(tokens: usize) -> Error {
-    Error::invalid("model.tokens", tokens, "between 2 and 8")
 }
 
 pub(super) fn solve(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
-    mut run: Run<'_, Solution>,
-) -> Result<Solution, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    mut run: Run<'_, FinetuningSolution>,
+) -> Result<FinetuningSolution, Error> {
+    let problem = SampledProblem::new(model, frozen, training, options);
     // The thread pool is entered once, and not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let found = problem.search(&mut run, |starts| starts.run(options.start()))?;
@@ -142,11 +140,11 @@ pub(super) fn solve(
 pub(super) fn search<R: Send>(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
-    run: impl FnOnce(Starts<'_>) -> Result<R, Error> + Send,
+    run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    let problem = SampledProblem::new(model, frozen, training, options);
     rayon_core::scope(|_| problem.search(&mut Run::default(), run))
 }
 
@@ -154,10 +152,10 @@ pub(super) fn search<R: Send>(
 pub(super) fn lambda_collapse(
     model: &Model,
     frozen: &Frozen,
-    training: &Training,
+    training: &Finetuning,
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
-    let problem = Problem::new(model, frozen, training, options);
+    let problem = SampledProblem::new(model, frozen, training, options);
     let mut channel = problem.channel(&Tuning::default())?;
     let ridge = problem.ridge();
     let critical = channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge));

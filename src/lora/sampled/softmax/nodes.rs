@@ -1,18 +1,19 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
-use super::fields::{Fields, Normals};
-use super::prox::{Block, accumulate};
+use super::fields::{Logits, training_logits};
+use super::prox::{LogitsBlock, accumulate};
 use crate::channel::{self, SoftmaxRow, softmax_row};
-use crate::descent::Vector;
+use crate::descent::LaneVector;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::lanes::LANES;
-use crate::lora::losses::Losses;
-use crate::lora::moments::{Moments, Point};
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::{Moments, VectorOverlaps};
+use crate::lora::sampled::columns::FieldColumns;
+use crate::lora::sampled::joint_law::JointLaw;
 use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::options::Options;
 use crate::parallel;
-use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 /// Number of samples per unit of parallel work.
@@ -20,90 +21,40 @@ const CHUNK: usize = 512;
 
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
 /// are remembered from one evaluation to the next.
-pub(super) struct Nodes<const T: usize> {
+pub(super) struct SoftmaxVectorNodes<const T: usize> {
     coupling: f64,
-    samples: Samples<Block<T>, Vector<T>>,
+    samples: Samples<LogitsBlock<T>, LaneVector<T>>,
     zero_weights: Option<ZeroWeights>,
 }
 
-/// The columns of standard normals from which the nodes of one scramble are made. The most important ones
-/// come first.
-pub(super) struct Columns {
-    star: Vec<Vec<f64>>,
-    free: Vec<Vec<f64>>,
-    label: Vec<Vec<f64>>,
-    frozen: Vec<Vec<f64>>,
-    /// The difference between noisy and noiseless labels, for the test law only.
-    pub(super) clean: Vec<Vec<f64>>,
-    flat: Option<Vec<f64>>,
+/// `chi*` and the free part of `omega` of the block that begins with node `first`.
+pub(super) fn weights<const T: usize>(columns: &FieldColumns, first: usize) -> [LaneVector<T>; 2] {
+    [&columns.star, &columns.free]
+        .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
 }
 
-impl Columns {
-    pub(super) fn new(
-        tokens: usize,
-        fields: &Fields,
-        options: &Options,
-        scramble: usize,
-        test: bool,
-    ) -> Result<Self, Error> {
-        let seen = fields.coordinates();
-        let dimensions = 2 * tokens + 3 * seen + 1;
-        let points =
-            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
-        let next = std::cell::Cell::new(0);
-        let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
-            let first = next.replace(next.get() + count);
-            let end = if wanted { first + count } else { first };
-            points.columns(first..end)
-        };
-        Ok(Self {
-            star: take(tokens, true)?,
-            free: take(tokens, true)?,
-            label: take(seen, true)?,
-            frozen: take(seen, true)?,
-            clean: take(seen, test)?,
-            flat: take(1, !test && fields.needs_flat())?.pop(),
-        })
-    }
-
-    pub(super) fn logits(&self) -> Normals<'_> {
-        Normals { label: &self.label, frozen: &self.frozen, flat: self.flat.as_ref() }
-    }
-
-    /// Number of nodes.
-    pub(super) fn nodes(&self) -> usize {
-        self.star.first().map_or(0, Vec::len)
-    }
-
-    /// `chi*` and the free part of `omega` of the block that begins with node `first`.
-    pub(super) fn weights<const T: usize>(&self, first: usize) -> [Vector<T>; 2] {
-        [&self.star, &self.free]
-            .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
-    }
-}
-
-impl<const T: usize> Nodes<T> {
+impl<const T: usize> SoftmaxVectorNodes<T> {
     /// The nodes for the given law of the logits. `coupling` is the inverse temperature times `q0`.
     pub(super) fn new<const K: usize>(
-        fields: &Fields,
+        law: &JointLaw,
         coupling: f64,
         options: &Options,
         tuning: &Tuning,
     ) -> Result<Self, Error> {
-        let columns = |index| Columns::new(T, fields, options, index, false);
-        let block = |columns: &Columns, first| {
-            let [star, free] = columns.weights(first);
-            let (frozen, mut label) = fields.training::<T, K>(&columns.logits(), first);
+        let columns = |index| FieldColumns::new(T, law, options, index, false);
+        let block = |columns: &FieldColumns, first| {
+            let [star, free] = weights(columns, first);
+            let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first);
             perturb(&mut label, &star, 1.0, coupling);
-            Block { frozen, label, star, free }
+            LogitsBlock { frozen, label, star, free }
         };
-        let samples = Samples::new(options, tuning, [[f64::NAN; LANES]; T], columns, block)?;
+        let samples = Samples::new(options, tuning, LANES, [[f64::NAN; LANES]; T], columns, block)?;
         Ok(Self { coupling, samples, zero_weights: None })
     }
 }
 
 /// The curvatures of the loss of every sample at `w = 0`.
-fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
+fn at_zero<const T: usize>(blocks: &[LogitsBlock<T>], coupling: f64) -> Curvatures {
     let parts: Vec<([Curvature; T], [f64; 2])> = parallel::map(blocks.len() * LANES, CHUNK, &|node| {
         let (block, l) = (&blocks[node / LANES], node % LANES);
         let rows: [SoftmaxRow<T, 1>; T] = std::array::from_fn(|a| {
@@ -127,12 +78,7 @@ fn at_zero<const T: usize>(blocks: &[Block<T>], coupling: f64) -> Curvatures {
 
 /// Adds `coupling (chi chi^T - q I)` to logits.
 #[inline(always)]
-pub(super) fn perturb<const T: usize>(
-    logits: &mut super::fields::Logits<T>,
-    chi: &Vector<T>,
-    q: f64,
-    coupling: f64,
-) {
+pub(super) fn perturb<const T: usize>(logits: &mut Logits<T>, chi: &LaneVector<T>, q: f64, coupling: f64) {
     for a in 0..T {
         for b in 0..T {
             for l in 0..LANES {
@@ -143,7 +89,7 @@ pub(super) fn perturb<const T: usize>(
     }
 }
 
-impl<const T: usize> Losses for Nodes<T> {
+impl<const T: usize> FinetuningLosses for SoftmaxVectorNodes<T> {
     fn smooth_divergence(&self) -> Divergence {
         // The jumps are not known in closed form.
         Divergence::IntegrationByParts
@@ -158,8 +104,8 @@ impl<const T: usize> Losses for Nodes<T> {
     }
 }
 
-impl<const T: usize> OutputChannel for Nodes<T> {
-    type Point = Point;
+impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
+    type Point = VectorOverlaps;
     type Averages = Moments;
 
     fn levels(&self) -> usize {
@@ -171,7 +117,7 @@ impl<const T: usize> OutputChannel for Nodes<T> {
         1e-3
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Moments> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         let coupling = self.coupling;
         let means = self.samples.means(
             level,
@@ -193,7 +139,7 @@ mod tests {
     #[test]
     fn memory_is_foreseen() {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
-        let kept = size_of::<Block<8>>() + size_of::<Vector<8>>() + curvatures;
+        let kept = size_of::<LogitsBlock<8>>() + size_of::<LaneVector<8>>() + curvatures;
         let foreseen =
             Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);

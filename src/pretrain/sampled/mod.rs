@@ -1,18 +1,21 @@
-//! Softmax attention: the output channel is an average over proximal points, by quasi-Monte-Carlo.
+//! Attention with an activation that is not linear: the output channel is an average over proximal points, by
+//! quasi-Monte-Carlo. What depends on the activation is behind the trait [`PretrainingLosses`], which each kernel
+//! implements (softmax: `softmax.rs`, any other activation: `general.rs`).
 //!
 //! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
 //! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
 
 mod averages;
 mod equations;
-mod nodes;
+mod general;
+mod softmax;
 mod starts;
 
-use super::solution::{Errors, Order, Solution};
-use super::training::Training;
-use super::validity::Validity;
+use super::solution::{PretrainingErrors, PretrainingOrder, PretrainingSolution};
+use super::training::Pretraining;
+use super::validity::PretrainingValidity;
 use crate::error::Error;
-use crate::model::Model;
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherSpectrum;
@@ -20,81 +23,79 @@ use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
 use crate::std_error::{Named, StdError, standard_error};
 use crate::threshold::Threshold;
-use averages::{AtZero, Averages, Label, Losses, Point};
-use equations::Equations;
-use nodes::Nodes;
-use starts::Starts;
+use averages::{AtZero, Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
+use equations::SampledEquations;
+use starts::PretrainingStarts;
 
 /// Largest standard deviation of the label's logits, per coordinate, for which a fixed point is searched.
 /// Beyond it the softmax is a step function, and the pull towards `omega` in the proximal problem is much
 /// weaker than the steps. The descents then end before they reach a proximal point.
 const STEEPEST: f64 = 1e5;
 
+/// The averages over the losses, by the kernel for the activation.
 fn output_channel(
-    tokens: usize,
+    model: &Model,
     label: Label,
     options: &Options,
     tuning: &Tuning,
-) -> Result<Box<dyn Losses>, Error> {
-    Ok(match tokens {
-        2 => Box::new(Nodes::<2, 3>::new(label, options, tuning)?),
-        3 => Box::new(Nodes::<3, 6>::new(label, options, tuning)?),
-        4 => Box::new(Nodes::<4, 10>::new(label, options, tuning)?),
-        5 => Box::new(Nodes::<5, 15>::new(label, options, tuning)?),
-        6 => Box::new(Nodes::<6, 21>::new(label, options, tuning)?),
-        7 => Box::new(Nodes::<7, 28>::new(label, options, tuning)?),
-        8 => Box::new(Nodes::<8, 36>::new(label, options, tuning)?),
-        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
-    })
+) -> Result<Box<dyn PretrainingLosses>, Error> {
+    match model.specialisation() {
+        Specialisation::Softmax => softmax::losses(model.tokens(), label, options, tuning),
+        Specialisation::Linear | Specialisation::General => general::losses(model, label, options, tuning),
+    }
 }
 
-fn equations<'a>(model: &Model, training: &Training, teacher: &'a dyn TeacherSpectrum) -> Equations<'a> {
+fn equations<'a>(
+    model: &Model,
+    training: &Pretraining,
+    teacher: &'a dyn TeacherSpectrum,
+) -> SampledEquations<'a> {
     let scale = model.inverse_temperature() * model.inverse_temperature();
-    Equations::new(teacher, training, scale, model.observed_coordinates(), model.delta())
+    SampledEquations::new(teacher, training, scale, model.observed_coordinates(), model.delta())
 }
 
 pub(super) fn lambda_collapse(
     model: &Model,
-    training: &Training,
+    training: &Pretraining,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
-    let zero = output_channel(model.tokens(), equations.label, options, &Tuning::default())?.at_zero();
+    let zero = output_channel(model, equations.label, options, &Tuning::default())?.at_zero();
     let threshold = |zero: &AtZero| equations.collapse_ridge(zero) / training.kappa().sqrt();
     Ok(Threshold::new(threshold(&mean(&zero)), standard_error(zero.iter().map(threshold))))
 }
 
 pub(super) fn solve(
     model: &Model,
-    training: &Training,
+    training: &Pretraining,
     options: &Options,
     teacher: &dyn TeacherSpectrum,
-    mut run: Run<'_, Solution>,
-) -> Result<Solution, Error> {
+    mut run: Run<'_, PretrainingSolution>,
+) -> Result<PretrainingSolution, Error> {
     // The thread pool is entered once, and not at each of the many short parallel loops.
     rayon_core::scope(|_| {
         let equations = equations(model, training, teacher);
-        let mut channel = output_channel(model.tokens(), equations.label, options, &run.tuning)?;
+        let mut channel = output_channel(model, equations.label, options, &run.tuning)?;
         let zero = channel.at_zero();
         let collapse = equations.collapse_ridge(&mean(&zero));
         if collapse <= equations.ridge {
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
         if is_steep(&equations.label) {
-            return Ok(Solution::without_numbers(teacher.second_moment(), 0));
+            return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), 0));
         }
         let warm = run.previous.map(|solution| equations.point(&solution.order));
-        let found = Starts::new(channel.as_mut(), equations, options, warm)
+        let found = PretrainingStarts::new(channel.as_mut(), equations, options, warm)
             .accompanied(run.tuning, run.observer())
             .run(collapse)?;
         let Some(found) = found else {
-            return Ok(Solution::without_numbers(teacher.second_moment(), 0));
+            return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), 0));
         };
-        let equations = Equations { divergence: found.divergence, ..equations };
+        let equations = SampledEquations { divergence: found.divergence, ..equations };
         let solution = solution(&equations, channel.as_ref(), &found.solved);
         // Only a solution has a learned rank that can be too large. The factor allows for rounding.
-        let Solution { rank_fraction, .. } = solution;
+        let PretrainingSolution { rank_fraction, .. } = solution;
         if solution.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
             return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
         }
@@ -108,16 +109,20 @@ fn is_steep(label: &Label) -> bool {
 }
 
 /// The collapsed solution, `S-hat = 0`.
-fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -> Solution {
-    let errors = channel.test_errors(&vec![Point { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
+fn collapsed(
+    equations: &SampledEquations<'_>,
+    channel: &dyn PretrainingLosses,
+    zero: &[AtZero],
+) -> PretrainingSolution {
+    let errors = channel.test_errors(&vec![MatrixOverlaps { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
     let observed = |zero: &AtZero, [test, test_clean]: [f64; 2]| {
         let [q_hat, m_hat, v_hat] = equations.conjugates_at_zero(zero);
-        Observed {
-            order: Order { q: 0.0, m: 0.0, v: 0.0, q_hat, m_hat, v_hat },
+        ObservedMatrix {
+            order: PretrainingOrder { q: 0.0, m: 0.0, v: 0.0, q_hat, m_hat, v_hat },
             trace: 0.0,
             rank_fraction: 0.0,
             objective: equations.alpha * test,
-            errors: Errors { test, test_clean, train: test },
+            errors: PretrainingErrors { test, test_clean, train: test },
             alignment: 0.0,
             // Weights that stay at zero do not respond, and every proximal point is where its field is.
             gauges: [0.0; 2],
@@ -125,7 +130,7 @@ fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -
     };
     let own: Vec<Named> =
         zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors).named()).collect();
-    Solution {
+    PretrainingSolution {
         status: Status::Collapsed,
         std_error: StdError::over(&own),
         ..observed(&mean(zero), mean_error(&errors)).into_solution(equations, true)
@@ -133,18 +138,18 @@ fn collapsed(equations: &Equations<'_>, channel: &dyn Losses, zero: &[AtZero]) -
 }
 
 /// All results of a solution, most of which have a standard error.
-struct Observed {
-    order: Order,
+struct ObservedMatrix {
+    order: PretrainingOrder,
     trace: f64,
     rank_fraction: f64,
     objective: f64,
-    errors: Errors,
+    errors: PretrainingErrors,
     alignment: f64,
     /// The fraction of samples with several minima, and the replicon.
     gauges: [f64; 2],
 }
 
-impl Observed {
+impl ObservedMatrix {
     fn named(&self) -> Named {
         let Self { order, trace, rank_fraction, objective, errors, alignment, gauges } = self;
         Named {
@@ -168,15 +173,15 @@ impl Observed {
     }
 
     fn is_finite(&self) -> bool {
-        let Order { q, m, v, q_hat, m_hat, v_hat } = self.order;
-        let Errors { test, test_clean, train } = self.errors;
+        let PretrainingOrder { q, m, v, q_hat, m_hat, v_hat } = self.order;
+        let PretrainingErrors { test, test_clean, train } = self.errors;
         let numbers = [q, m, v, q_hat, m_hat, v_hat, test, test_clean, train, self.objective, self.trace];
         numbers.iter().all(|x| x.is_finite())
     }
 
-    fn into_solution(self, equations: &Equations<'_>, solved: bool) -> Solution {
+    fn into_solution(self, equations: &SampledEquations<'_>, solved: bool) -> PretrainingSolution {
         let [contested, replicon] = self.gauges;
-        Solution {
+        PretrainingSolution {
             order: self.order,
             q0: equations.teacher.second_moment(),
             trace: self.trace,
@@ -184,7 +189,7 @@ impl Observed {
             objective: self.objective,
             errors: self.errors,
             alignment: self.alignment,
-            validity: Validity::softmax(contested, replicon, solved),
+            validity: PretrainingValidity::softmax(contested, replicon, solved),
             divergence: Some(equations.divergence),
             status: Status::Converged,
             residual: 0.0,
@@ -194,35 +199,39 @@ impl Observed {
     }
 }
 
-fn solution(equations: &Equations<'_>, channel: &dyn Losses, found: &Solved<Point, Averages>) -> Solution {
+fn solution(
+    equations: &SampledEquations<'_>,
+    channel: &dyn PretrainingLosses,
+    found: &Solved<MatrixOverlaps, LogitAverages>,
+) -> PretrainingSolution {
     // The factor of the weights in the replicon takes as long as many iterations, and is computed only once.
     // Its integrand is the square of that of the degrees of freedom V Vhat, so that the factor of a replicate
     // is taken to be proportional to the degrees of freedom of the replicate.
-    let freedom = |order: &Order| order.v * order.v_hat;
+    let freedom = |order: &PretrainingOrder| order.v * order.v_hat;
     let per_freedom = equations
         .integrals(&found.point, &found.averages)
         .map_or(f64::NAN, |image| equations.weights(&image.order) / freedom(&image.order));
-    let observed = |point: &Point, averages: &Averages, [test, test_clean]: [f64; 2]| {
+    let observed = |point: &MatrixOverlaps, averages: &LogitAverages, [test, test_clean]: [f64; 2]| {
         let image = equations.integrals(point, averages)?;
         let weights = per_freedom * freedom(&image.order);
         let [q, m] = equations.overlaps(point);
         let train = averages.loss;
-        Some(Observed {
-            order: Order { q, m, v: point.v / equations.scale, ..image.order },
+        Some(ObservedMatrix {
+            order: PretrainingOrder { q, m, v: point.v / equations.scale, ..image.order },
             trace: image.trace,
             rank_fraction: image.rank_fraction,
             objective: equations.alpha * train + equations.ridge * image.trace,
-            errors: Errors { test, test_clean, train },
+            errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, equations.teacher.second_moment()),
             gauges: [averages.contested, equations.replicon(&image.order, averages, weights)],
         })
     };
     let errors = mean_error(&channel.test_errors(&vec![found.point; channel.scrambles()]));
-    let common = observed(&found.point, &found.averages, errors).filter(Observed::is_finite);
+    let common = observed(&found.point, &found.averages, errors).filter(ObservedMatrix::is_finite);
     let Some(common) = common.filter(|_| found.status != Status::NonFinite) else {
-        return Solution::without_numbers(equations.teacher.second_moment(), found.iterations);
+        return PretrainingSolution::without_numbers(equations.teacher.second_moment(), found.iterations);
     };
-    let own_points: Vec<Point> = found.replicates.iter().map(|(point, _)| *point).collect();
+    let own_points: Vec<MatrixOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
     let own: Option<Vec<Named>> = found
         .replicates
         .iter()
@@ -230,7 +239,7 @@ fn solution(equations: &Equations<'_>, channel: &dyn Losses, found: &Solved<Poin
         .map(|((point, averages), errors)| Some(observed(point, averages, errors)?.named()))
         .collect();
     let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
-    Solution {
+    PretrainingSolution {
         status: found.status,
         residual: found.residual,
         iterations: found.iterations,

@@ -1,30 +1,49 @@
-//! The averages over the output channel by quasi-Monte-Carlo, in logits multiplied by the inverse
+//! The averages over the output channel of softmax by quasi-Monte-Carlo, in logits multiplied by the inverse
 //! temperature.
 //!
 //! Per coordinate, the logits of the label are `t = s z_1` with `s^2 = 2 Q0 + Delta`, and the field is
 //! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates
 //! that softmax sees are sampled.
 
-use super::averages::{AtZero, Averages, COUNT, Label, Losses, Point, term};
+use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row};
-use crate::descent::{Matrix, Vector};
+use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
-struct Block<const T: usize, const K: usize> {
+/// The losses of softmax for a number of tokens known at run time.
+pub(super) fn losses(
+    tokens: usize,
+    label: Label,
+    options: &Options,
+    tuning: &Tuning,
+) -> Result<Box<dyn PretrainingLosses>, Error> {
+    Ok(match tokens {
+        2 => Box::new(SoftmaxMatrixNodes::<2, 3>::new(label, options, tuning)?),
+        3 => Box::new(SoftmaxMatrixNodes::<3, 6>::new(label, options, tuning)?),
+        4 => Box::new(SoftmaxMatrixNodes::<4, 10>::new(label, options, tuning)?),
+        5 => Box::new(SoftmaxMatrixNodes::<5, 15>::new(label, options, tuning)?),
+        6 => Box::new(SoftmaxMatrixNodes::<6, 21>::new(label, options, tuning)?),
+        7 => Box::new(SoftmaxMatrixNodes::<7, 28>::new(label, options, tuning)?),
+        8 => Box::new(SoftmaxMatrixNodes::<8, 36>::new(label, options, tuning)?),
+        _ => return Err(Error::invalid("model.tokens", tokens, "between 2 and 8")),
+    })
+}
+
+struct LabelBlock<const T: usize, const K: usize> {
     /// Coordinates of `z_1` and `z_2`.
-    normals: [Vector<K>; 2],
+    normals: [LaneVector<K>; 2],
     /// Softmax of the label's logits.
-    y: Matrix<T>,
+    y: LaneMatrix<T>,
 }
 
 /// The last proximal points of a block, and whether its starts led to different minima.
 #[derive(Clone)]
 struct Known<const K: usize> {
-    h: Vector<K>,
+    h: LaneVector<K>,
     contested: bool,
 }
 
@@ -34,13 +53,13 @@ impl<const K: usize> Known<K> {
 }
 
 /// The nodes of several scrambles.
-pub(super) struct Nodes<const T: usize, const K: usize> {
+struct SoftmaxMatrixNodes<const T: usize, const K: usize> {
     label: Label,
-    samples: Samples<Block<T, K>, Known<K>>,
+    samples: Samples<LabelBlock<T, K>, Known<K>>,
 }
 
-impl<const T: usize, const K: usize> Nodes<T, K> {
-    pub(super) fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
+impl<const T: usize, const K: usize> SoftmaxMatrixNodes<T, K> {
+    fn new(label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let seen = K - 1;
         let deviation = (2.0 * label.q0 + label.delta).sqrt();
         let columns = |index: usize| {
@@ -50,14 +69,14 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
         let block = |columns: &Vec<Vec<f64>>, first| {
             let [z1, z2] = [&columns[..seen], &columns[seen..]].map(|columns| gather::<T, K>(columns, first));
             let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
-            Block { normals: [z1, z2], y }
+            LabelBlock { normals: [z1, z2], y }
         };
-        Ok(Self { label, samples: Samples::new(options, tuning, Known::NOTHING, columns, block)? })
+        Ok(Self { label, samples: Samples::new(options, tuning, LANES, Known::NOTHING, columns, block)? })
     }
 }
 
 /// Coordinates of the matrices that are orthogonal to `u` and have the given standard normals as coordinates.
-fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> Vector<K> {
+fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> LaneVector<K> {
     let mut block = [[[0.0; LANES]; T]; T];
     for l in 0..LANES {
         let matrix = channel::centred_from_coordinates::<T>(|k| columns[k][first + l]);
@@ -72,7 +91,7 @@ fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) ->
 
 /// `a x + b y`.
 #[inline(always)]
-fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K> {
+fn combine<const K: usize>([x, y]: &[LaneVector<K>; 2], a: f64, b: f64) -> LaneVector<K> {
     let mut sum = *x;
     for k in 0..K {
         for l in 0..LANES {
@@ -82,14 +101,14 @@ fn combine<const K: usize>([x, y]: &[Vector<K>; 2], a: f64, b: f64) -> Vector<K>
     sum
 }
 
-/// Adds the terms of [`Averages`] for every sample of a block to `sums`. If `thorough`, all starts of the
+/// Adds the terms of [`LogitAverages`] for every sample of a block to `sums`. If `thorough`, all starts of the
 /// proximal point are tried; else they are tried only in blocks whose starts led to different minima before.
 #[inline(always)]
 fn accumulate<const T: usize, const K: usize>(
     label: &Label,
-    point: &Point,
+    point: &MatrixOverlaps,
     thorough: bool,
-    block: &Block<T, K>,
+    block: &LabelBlock<T, K>,
     known: &mut Known<K>,
     sums: &mut [Lane; COUNT],
 ) {
@@ -127,8 +146,14 @@ fn accumulate<const T: usize, const K: usize>(
     }
 }
 
-impl<const T: usize, const K: usize> Nodes<T, K> {
-    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &Point) -> Vec<Averages> {
+impl<const T: usize, const K: usize> SoftmaxMatrixNodes<T, K> {
+    fn evaluate(
+        &mut self,
+        level: usize,
+        pass: Pass,
+        thorough: bool,
+        point: &MatrixOverlaps,
+    ) -> Vec<LogitAverages> {
         let label = self.label;
         let means = self.samples.means(
             level,
@@ -136,47 +161,41 @@ impl<const T: usize, const K: usize> Nodes<T, K> {
             #[inline(always)]
             |block, known, sums| accumulate(&label, point, thorough, block, known, sums),
         );
-        means.into_iter().map(Averages::from_sums).collect()
+        means.into_iter().map(LogitAverages::from_sums).collect()
     }
 }
 
-impl<const T: usize, const K: usize> OutputChannel for Nodes<T, K> {
-    type Point = Point;
-    type Averages = Averages;
+impl<const T: usize, const K: usize> OutputChannel for SoftmaxMatrixNodes<T, K> {
+    type Point = MatrixOverlaps;
+    type Averages = LogitAverages;
 
     fn levels(&self) -> usize {
         self.samples.levels()
     }
 
-    fn averages(&mut self, level: usize, pass: Pass, point: &Point) -> Vec<Averages> {
+    fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
         self.evaluate(level, pass, pass == Pass::Fresh, point)
     }
 
     /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &Point) {
+    fn prepare(&mut self, level: usize, point: &MatrixOverlaps) {
         self.evaluate(level, Pass::Complete, true, point);
     }
 }
 
-impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
+impl<const T: usize, const K: usize> PretrainingLosses for SoftmaxMatrixNodes<T, K> {
     fn scrambles(&self) -> usize {
         self.samples.scrambles().len()
     }
 
-    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]> {
-        let Label { q0, delta } = self.label;
+    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<[f64; 2]> {
         self.samples
             .scrambles()
             .iter()
             .zip(points)
             .map(|(scramble, point)| {
-                let m = point.m;
-                let q = point.norm(&self.label);
-                let laws = [q0 + 0.5 * delta, q0].map(|norm| {
-                    let slope = if norm > 0.0 { m / norm } else { 0.0 };
-                    [(2.0 * norm).sqrt(), slope, (2.0 * (q - m * slope).max(0.0)).sqrt()]
-                });
-                let sums = sum_once(scramble.blocks.len(), |block, sums: &mut [Lane; 2]| {
+                let laws = point.test_laws(&self.label);
+                let sums = sum_once(scramble.blocks.len(), LANES, |block, sums: &mut [Lane; 2]| {
                     let block = &scramble.blocks[block];
                     for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
                         let label = combine(&block.normals, *deviation, 0.0);
@@ -205,6 +224,7 @@ impl<const T: usize, const K: usize> Losses for Nodes<T, K> {
             .map(|scramble| {
                 let sums = sum_once(
                     scramble.blocks.len(),
+                    LANES,
                     |block, [gradient2, label, stiffness]: &mut [Lane; 3]| {
                         let block = &scramble.blocks[block];
                         // The quadratic pull adds 1/(2V) = 0.5 to the diagonal of the Hessian, and the sum leaves
@@ -245,7 +265,7 @@ mod tests {
 
     #[test]
     fn memory_is_foreseen() {
-        let kept = size_of::<Block<8, 36>>() + size_of::<Known<36>>();
+        let kept = size_of::<LabelBlock<8, 36>>() + size_of::<Known<36>>();
         let foreseen = Workload::Pretraining.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // One flag per block counts as one number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);

@@ -1,16 +1,16 @@
 //! One step of the state evolution, from the averages over the losses to the order parameters.
 
-use super::averages::{AtZero, Averages, Label, Point};
+use super::averages::{AtZero, Label, LogitAverages, MatrixOverlaps};
 use crate::divergence::Divergence;
 use crate::pretrain::replicon;
-use crate::pretrain::solution::Order;
-use crate::pretrain::training::Training;
+use crate::pretrain::solution::PretrainingOrder;
+use crate::pretrain::training::Pretraining;
 use crate::spectrum::{Denoised, TeacherSpectrum};
 use crate::state_evolution::InputChannel;
 
 /// The parameters that close the equations.
 #[derive(Clone, Copy)]
-pub(super) struct Equations<'a> {
+pub(super) struct SampledEquations<'a> {
     pub(super) teacher: &'a dyn TeacherSpectrum,
     pub(super) alpha: f64,
     /// `lambda sqrt(kappa)`.
@@ -18,7 +18,7 @@ pub(super) struct Equations<'a> {
     /// Square of the inverse temperature: the ratio of scaled to physical overlaps, and of scaled to physical
     /// inverse conjugates.
     pub(super) scale: f64,
-    /// Number of coordinates that softmax sees.
+    /// Number of coordinates that the activation sees.
     pub(super) seen: f64,
     pub(super) label: Label,
     pub(super) divergence: Divergence,
@@ -26,15 +26,15 @@ pub(super) struct Equations<'a> {
 
 /// Order parameters in physical units, and the spectral integrals from which they follow.
 pub(super) struct Image {
-    pub(super) order: Order,
+    pub(super) order: PretrainingOrder,
     pub(super) trace: f64,
     pub(super) rank_fraction: f64,
 }
 
-impl<'a> Equations<'a> {
+impl<'a> SampledEquations<'a> {
     pub(super) fn new(
         teacher: &'a dyn TeacherSpectrum,
-        training: &Training,
+        training: &Pretraining,
         scale: f64,
         seen: f64,
         delta: f64,
@@ -51,8 +51,8 @@ impl<'a> Equations<'a> {
     }
 
     /// `Qhat, Mhat, Vhat` in physical units.
-    fn conjugates(&self, point: &Point, averages: &Averages) -> [f64; 3] {
-        let Averages { overlaps: [g1, g2], seconds: [s11, s12, s22], gradient2, .. } = *averages;
+    fn conjugates(&self, point: &MatrixOverlaps, averages: &LogitAverages) -> [f64; 3] {
+        let LogitAverages { overlaps: [g1, g2], seconds: [s11, s12, s22], gradient2, .. } = *averages;
         let [omega, label] = match self.divergence {
             Divergence::PointwiseAndJump => [averages.divergence_omega, averages.divergence_label],
             // The least-squares fit is g = A z_2 + B z_1, on the same nodes as the averages.
@@ -72,7 +72,7 @@ impl<'a> Equations<'a> {
 
     /// The order parameters to which the averages at `point` lead. The result is `None` if the soft threshold
     /// leaves no eigenvalue, or if a conjugate or an order parameter is not a positive number.
-    pub(super) fn integrals(&self, point: &Point, averages: &Averages) -> Option<Image> {
+    pub(super) fn integrals(&self, point: &MatrixOverlaps, averages: &LogitAverages) -> Option<Image> {
         let [q_hat, m_hat, v_hat] = self.conjugates(point, averages);
         if !(q_hat > 0.0 && v_hat > 0.0 && m_hat > 0.0) {
             return None;
@@ -81,34 +81,40 @@ impl<'a> Equations<'a> {
         let size = noise / v_hat;
         let Denoised { norm, overlap, response, trace, rank_fraction, .. } =
             self.teacher.denoise(m_hat / noise, 2.0 * self.ridge / noise);
-        let order =
-            Order { q: size * size * norm, m: size * overlap, v: response / v_hat, q_hat, m_hat, v_hat };
+        let order = PretrainingOrder {
+            q: size * size * norm,
+            m: size * overlap,
+            v: response / v_hat,
+            q_hat,
+            m_hat,
+            v_hat,
+        };
         let sound = [order.q, order.m, order.v].iter().all(|x| x.is_finite() && *x > 0.0);
         sound.then_some(Image { order, trace: size * trace, rank_fraction })
     }
 
     /// The factor of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
-    pub(super) fn weights(&self, order: &Order) -> f64 {
+    pub(super) fn weights(&self, order: &PretrainingOrder) -> f64 {
         replicon::weights(self.teacher, self.ridge, order)
     }
 
     /// The replicon of a fixed point with these conjugates, given the factor of the weights.
-    pub(super) fn replicon(&self, order: &Order, averages: &Averages, weights: f64) -> f64 {
+    pub(super) fn replicon(&self, order: &PretrainingOrder, averages: &LogitAverages, weights: f64) -> f64 {
         // The derivative of g was taken with respect to scaled logits.
         let square = self.scale * self.scale * averages.replicon;
         replicon::replicon(self.alpha, order, square, weights)
     }
 
     /// The point that corresponds to the given physical order parameters.
-    pub(super) fn point(&self, order: &Order) -> Point {
+    pub(super) fn point(&self, order: &PretrainingOrder) -> MatrixOverlaps {
         let (q, m) = (self.scale * order.q, self.scale * order.m);
         let norm = self.label.q0 + 0.5 * self.label.delta;
         // At perfect recovery, only rounding is left of s2.
-        Point { m, s2: (q - m * (m / norm)).max(1e-15 * q), v: self.scale * order.v }
+        MatrixOverlaps { m, s2: (q - m * (m / norm)).max(1e-15 * q), v: self.scale * order.v }
     }
 
     /// Physical `Q` and `M` at a point.
-    pub(super) fn overlaps(&self, point: &Point) -> [f64; 2] {
+    pub(super) fn overlaps(&self, point: &MatrixOverlaps) -> [f64; 2] {
         [point.norm(&self.label) / self.scale, point.m / self.scale]
     }
 
@@ -126,26 +132,26 @@ impl<'a> Equations<'a> {
     }
 }
 
-impl InputChannel for Equations<'_> {
-    type Point = Point;
-    type Averages = Averages;
+impl InputChannel for SampledEquations<'_> {
+    type Point = MatrixOverlaps;
+    type Averages = LogitAverages;
 
     /// The image under one step. If the soft threshold leaves no eigenvalue after an overshoot, the image is
     /// a step back towards small weights.
-    fn image(&self, at: &Point, averages: &Averages) -> Point {
+    fn image(&self, at: &MatrixOverlaps, averages: &LogitAverages) -> MatrixOverlaps {
         match self.integrals(at, averages) {
             Some(image) => self.point(&image.order),
             None => {
                 let [m, s2, v] =
                     [(at.m, -0.5_f64), (at.s2, -1.0), (at.v, -0.5)].map(|(x, step)| x * step.exp());
-                Point { m, s2, v }
+                MatrixOverlaps { m, s2, v }
             }
         }
     }
 
     /// At the end, the divergences are taken by parts if a sample has several minima, since its proximal
     /// point may jump between them.
-    fn reconsider(&mut self, settled: bool, _at: &Point, averages: &Averages) -> bool {
+    fn reconsider(&mut self, settled: bool, _at: &MatrixOverlaps, averages: &LogitAverages) -> bool {
         let by_parts = settled && self.divergence == Divergence::PointwiseAndJump && averages.contested > 0.0;
         if by_parts {
             self.divergence = Divergence::IntegrationByParts;

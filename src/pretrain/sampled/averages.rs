@@ -5,7 +5,7 @@ use crate::state_evolution::{self, OutputChannel, Overlaps};
 /// Number of averages.
 pub(super) const COUNT: usize = 11;
 
-/// The index at which each term of a sample is added up, see [`Averages`].
+/// The index at which each term of a sample is added up, see [`LogitAverages`].
 pub(super) mod term {
     pub(in crate::pretrain) const DIVERGENCE_OMEGA: usize = 0;
     pub(in crate::pretrain) const DIVERGENCE_LABEL: usize = 1;
@@ -30,20 +30,33 @@ pub(super) struct Label {
 /// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, and `V`. With `S2` as a coordinate, the
 /// covariance is automatically positive.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Point {
+pub(super) struct MatrixOverlaps {
     pub(super) m: f64,
     pub(super) s2: f64,
     pub(super) v: f64,
 }
 
-impl Point {
+impl MatrixOverlaps {
     /// The scaled `Q`.
     pub(super) fn norm(&self, label: &Label) -> f64 {
         self.s2 + self.m * (self.m / (label.q0 + 0.5 * label.delta))
     }
 }
 
-impl Overlaps for Point {
+impl MatrixOverlaps {
+    /// The laws of label and output on new sequences, first for noisy and then for noiseless labels: the
+    /// standard deviation of the label's logits, the slope of the output's logits in them, and the standard
+    /// deviation of the rest.
+    pub(super) fn test_laws(&self, label: &Label) -> [[f64; 3]; 2] {
+        let q = self.norm(label);
+        [label.q0 + 0.5 * label.delta, label.q0].map(|norm| {
+            let slope = if norm > 0.0 { self.m / norm } else { 0.0 };
+            [(2.0 * norm).sqrt(), slope, (2.0 * (q - self.m * slope).max(0.0)).sqrt()]
+        })
+    }
+}
+
+impl Overlaps for MatrixOverlaps {
     fn coordinates(&self) -> Vec<f64> {
         vec![self.m, self.s2, self.v]
     }
@@ -59,7 +72,7 @@ impl Overlaps for Point {
 /// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of
 /// `omega`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Averages {
+pub(super) struct LogitAverages {
     /// Pointwise `div_omega g`.
     pub(super) divergence_omega: f64,
     /// Pointwise `div_t g`, where `t` are the label's logits.
@@ -78,7 +91,7 @@ pub(super) struct Averages {
     pub(super) replicon: f64,
 }
 
-impl Averages {
+impl LogitAverages {
     /// The averages from the sums over samples, in the order of [`term`].
     pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
         Self {
@@ -94,7 +107,7 @@ impl Averages {
     }
 }
 
-impl state_evolution::Averages for Averages {
+impl state_evolution::Averages for LogitAverages {
     fn terms(&self) -> Vec<f64> {
         let Self { divergence_omega, divergence_label, overlaps: [a, b], seconds: [c, d, e], .. } = *self;
         let Self { gradient2, loss, contested, replicon, .. } = *self;
@@ -132,13 +145,15 @@ impl state_evolution::Averages for AtZero {
 }
 
 /// The losses of pre-training.
-pub(super) trait Losses: OutputChannel<Point = Point, Averages = Averages> {
+pub(super) trait PretrainingLosses:
+    OutputChannel<Point = MatrixOverlaps, Averages = LogitAverages>
+{
     /// The number of scrambles.
     fn scrambles(&self) -> usize;
 
     /// Test error with noisy and with noiseless labels. There is one entry per scramble, each at its own
     /// point.
-    fn test_errors(&self, points: &[Point]) -> Vec<[f64; 2]>;
+    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<[f64; 2]>;
 
     /// The averages at zero weights, one entry per scramble.
     fn at_zero(&self) -> Vec<AtZero>;

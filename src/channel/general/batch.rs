@@ -1,0 +1,18 @@
+//! Batches of samples.
+
+use crate::activation::Activation;
+
+/// Number of samples of a batch, for proximal problems with `n` coordinates. The derivatives of a batch then
+/// fit into the cache of a processor.
+pub(crate) fn batch_size(tokens: usize, n: usize) -> usize {
+    const NUMBERS: usize = 1 << 13;
+    let fit = NUMBERS / (n * tokens * tokens).max(1);
+    [64, 32, 16].into_iter().find(|size| *size <= fit).unwrap_or(8)
+}
+
+/// `sigma` of a batch of logits.
+pub(crate) fn attention(activation: &dyn Activation, tokens: usize, logits: &[f64]) -> Vec<f64> {
+    let mut attention = vec![0.0; logits.len()];
+    activation.attention(tokens, logits, &mut attention);
+    attention
+}

@@ -1,0 +1,184 @@
+//! Logits as functions of the coordinates of a proximal problem.
+
+use std::f64::consts::FRAC_1_SQRT_2;
+
+use crate::activation::Unseen;
+use crate::channel::geometry::{dimension, flat_direction};
+
+/// The logits of every sample of a batch as a function of `n` coordinates.
+pub(crate) trait LogitsMap {
+    /// Number `n` of coordinates.
+    fn dimension(&self) -> usize;
+
+    /// Number of tokens `T`.
+    fn tokens(&self) -> usize;
+
+    /// Writes the logits of a sample at the coordinates `x`.
+    fn logits(&self, sample: usize, x: &[f64], logits: &mut [f64]);
+
+    /// Writes the derivative of the logits with respect to coordinate `i`.
+    fn direction(&self, i: usize, x: &[f64], direction: &mut [f64]);
+
+    /// Adds `sum_ab slope_ab d^2 h_ab/dx_i dx_j` to the entries `(i, j)` of `hessian`.
+    fn add_curvature(&self, _slope: &[f64], _hessian: &mut [f64]) {}
+}
+
+/// An orthonormal basis of the symmetric `T x T` matrices that an activation sees.
+#[derive(Debug, Clone)]
+pub(crate) struct CoordinateBasis {
+    tokens: usize,
+    /// One `T x T` matrix after the other.
+    matrices: Vec<f64>,
+}
+
+impl CoordinateBasis {
+    /// The coordinates `h_aa` and `sqrt(2) h_ab` if everything is seen. If `u = 11^T/T` is not seen, the
+    /// images of all coordinate axes but the first under the reflection that exchanges `u` with the first
+    /// axis.
+    pub(crate) fn new(tokens: usize, unseen: Unseen) -> Self {
+        let all = dimension(tokens);
+        let units: Vec<Vec<f64>> = match unseen {
+            Unseen::Nothing => (0..all).map(|j| unit(all, j)).collect(),
+            Unseen::RowShifts => (1..all).map(|j| reflected(tokens, j)).collect(),
+        };
+        let matrices = units.iter().flat_map(|coordinates| symmetric(tokens, coordinates)).collect();
+        Self { tokens, matrices }
+    }
+
+    /// Number of coordinates.
+    pub(crate) fn dimension(&self) -> usize {
+        self.matrices.len() / (self.tokens * self.tokens)
+    }
+
+    /// The basis matrices.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &[f64]> {
+        self.matrices.chunks_exact(self.tokens * self.tokens)
+    }
+
+    /// Adds the matrix with the given coordinates, times `factor`.
+    pub(crate) fn add(&self, x: impl IntoIterator<Item = f64>, factor: f64, matrix: &mut [f64]) {
+        for (x, unit) in x.into_iter().zip(self.matrices()) {
+            for (entry, e) in matrix.iter_mut().zip(unit) {
+                *entry += factor * x * e;
+            }
+        }
+    }
+}
+
+fn unit(length: usize, j: usize) -> Vec<f64> {
+    (0..length).map(|k| if k == j { 1.0 } else { 0.0 }).collect()
+}
+
+/// Axis `j` under the reflection `1 - n n^T/(1 - u_0)` with `n = e_0 - u`.
+fn reflected(tokens: usize, j: usize) -> Vec<f64> {
+    let along = flat_direction(tokens, j);
+    let scale = along / (1.0 - flat_direction(tokens, 0));
+    let mut coordinates = unit(dimension(tokens), j);
+    for (k, x) in coordinates.iter_mut().enumerate() {
+        *x = if k == 0 { along } else { *x - scale * flat_direction(tokens, k) };
+    }
+    coordinates
+}
+
+/// The symmetric matrix with the given coordinates: the diagonal, then the rows of the upper triangle.
+fn symmetric(tokens: usize, coordinates: &[f64]) -> Vec<f64> {
+    let mut matrix = vec![0.0; tokens * tokens];
+    let (diagonal, upper) = coordinates.split_at(tokens.min(coordinates.len()));
+    for (a, x) in diagonal.iter().enumerate() {
+        matrix[a * tokens + a] = *x;
+    }
+    let pairs = (0..tokens).flat_map(|a| (a + 1..tokens).map(move |b| (a, b)));
+    for ((a, b), x) in pairs.zip(upper) {
+        matrix[a * tokens + b] = FRAC_1_SQRT_2 * x;
+        matrix[b * tokens + a] = FRAC_1_SQRT_2 * x;
+    }
+    matrix
+}
+
+/// The symmetric logits themselves are the unknown.
+impl LogitsMap for &CoordinateBasis {
+    fn dimension(&self) -> usize {
+        CoordinateBasis::dimension(self)
+    }
+
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn logits(&self, _sample: usize, x: &[f64], logits: &mut [f64]) {
+        logits.fill(0.0);
+        self.add(x.iter().copied(), 1.0, logits);
+    }
+
+    fn direction(&self, i: usize, _x: &[f64], direction: &mut [f64]) {
+        if let Some(unit) = self.matrices().nth(i) {
+            direction.copy_from_slice(unit);
+        }
+    }
+}
+
+/// Logits that a perturbation of low rank moves, `h = z + coupling (chi chi^T - trace I)`, with `chi` a
+/// `T x c` matrix whose rows follow each other.
+pub(crate) struct Perturbation<'a> {
+    pub(crate) tokens: usize,
+    /// Number `c` of columns of `chi`.
+    pub(crate) columns: usize,
+    /// The frozen logits `z` of every sample.
+    pub(crate) frozen: &'a [f64],
+    /// Inverse temperature, times the unit of `chi^2`.
+    pub(crate) coupling: f64,
+    /// The centring, `tr q`.
+    pub(crate) trace: f64,
+}
+
+impl Perturbation<'_> {
+    /// Adds the logits of the perturbation alone to `logits`.
+    pub(crate) fn add(&self, chi: &[f64], logits: &mut [f64]) {
+        for (a, own) in chi.chunks_exact(self.columns).enumerate() {
+            for (b, other) in chi.chunks_exact(self.columns).enumerate() {
+                let product: f64 = own.iter().zip(other).map(|(x, y)| x * y).sum();
+                let centring = if a == b { self.trace } else { 0.0 };
+                logits[a * self.tokens + b] += self.coupling * (product - centring);
+            }
+        }
+    }
+}
+
+impl LogitsMap for Perturbation<'_> {
+    fn dimension(&self) -> usize {
+        self.tokens * self.columns
+    }
+
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn logits(&self, sample: usize, x: &[f64], logits: &mut [f64]) {
+        let square = self.tokens * self.tokens;
+        logits.copy_from_slice(&self.frozen[sample * square..(sample + 1) * square]);
+        self.add(x, logits);
+    }
+
+    fn direction(&self, i: usize, x: &[f64], direction: &mut [f64]) {
+        let (token, column) = (i / self.columns, i % self.columns);
+        direction.fill(0.0);
+        for b in 0..self.tokens {
+            let entry = self.coupling * x[b * self.columns + column];
+            direction[token * self.tokens + b] += entry;
+            direction[b * self.tokens + token] += entry;
+        }
+    }
+
+    fn add_curvature(&self, slope: &[f64], hessian: &mut [f64]) {
+        let n = self.dimension();
+        for a in 0..self.tokens {
+            for b in 0..self.tokens {
+                let both = slope[a * self.tokens + b] + slope[b * self.tokens + a];
+                for column in 0..self.columns {
+                    let (i, j) = (a * self.columns + column, b * self.columns + column);
+                    hessian[i * n + j] += self.coupling * both;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The least error of a prediction, by two replicas, for any activation.
+
+use std::sync::Arc;
+
+use super::batch::{attention, batch_size};
+use super::logits::{CoordinateBasis, Perturbation};
+use crate::activation::Activation;
+use crate::channel::two_replicas::{LogitsLaw, TwoReplicas};
+use crate::error::Error;
+use crate::lanes::{LANES, Lane, sum_once};
+use crate::options::Options;
+use crate::quadrature::ScrambledSobol;
+
+/// The standard normals of every scramble.
+pub(crate) struct GeneralReplicas {
+    activation: Arc<dyn Activation>,
+    basis: CoordinateBasis,
+    tokens: usize,
+    inverse_temperature: f64,
+    scrambles: Vec<Vec<Vec<f64>>>,
+}
+
+impl GeneralReplicas {
+    /// The standard normals, with or without a perturbation.
+    pub(crate) fn new(
+        activation: Arc<dyn Activation>,
+        tokens: usize,
+        inverse_temperature: f64,
+        perturbed: bool,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let basis = CoordinateBasis::new(tokens, activation.unseen());
+        let dimensions = 2 * basis.dimension() + if perturbed { 3 * tokens } else { 0 };
+        let columns = |scramble| {
+            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble)?
+                .columns(0..dimensions)
+        };
+        let scrambles = (0..options.scrambles() as u64).map(columns).collect::<Result<_, _>>()?;
+        Ok(Self { activation, basis, tokens, inverse_temperature, scrambles })
+    }
+}
+
+impl TwoReplicas for GeneralReplicas {
+    fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
+        let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
+        let LogitsLaw { known, unknown, perturbation, overlap } = *law;
+        let (tokens, seen) = (self.tokens, self.basis.dimension());
+        let square = tokens * tokens;
+        let total = known + unknown;
+        let scale = self.inverse_temperature * total.sqrt();
+        let correlation = if total > 0.0 { known / total } else { 1.0 };
+        let rest = if total > 0.0 { (unknown / total * (1.0 + correlation)).sqrt() } else { 0.0 };
+        let coupling = self.inverse_temperature * perturbation;
+        let (shared, own) = (overlap.sqrt(), (1.0 - overlap).max(0.0).sqrt());
+        let nodes = columns.first().map_or(0, Vec::len);
+        let size = batch_size(tokens, tokens);
+        let [sum] = sum_once(nodes / size, size, |block, sums: &mut [Lane; 1]| {
+            let mut logits = [vec![0.0; size * square], vec![0.0; size * square]];
+            for k in 0..size {
+                let normal = |d: usize| columns[d][block * size + k];
+                for (replica, logits) in logits.iter_mut().enumerate() {
+                    let logits = &mut logits[k * square..(k + 1) * square];
+                    let coordinate = |j: usize| match replica {
+                        0 => normal(j),
+                        _ => correlation * normal(j) + rest * normal(seen + j),
+                    };
+                    self.basis.add((0..seen).map(coordinate), scale, logits);
+                    if coupling > 0.0 {
+                        let free = 2 * seen + (1 + replica) * tokens;
+                        let chi: Vec<f64> = (0..tokens)
+                            .map(|a| shared * normal(2 * seen + a) + own * normal(free + a))
+                            .collect();
+                        Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: 1.0 }
+                            .add(&chi, logits);
+                    }
+                }
+            }
+            let [p, q] = logits.map(|logits| attention(self.activation.as_ref(), tokens, &logits));
+            for (i, (p, q)) in p.iter().zip(&q).enumerate() {
+                sums[0][i / square % LANES] += (p - q) * (p - q);
+            }
+        });
+        0.5 * sum / nodes as f64
+    }
+}

@@ -1,0 +1,58 @@
+//! The columns of standard normals from which the nodes of one scramble are made.
+
+use super::joint_law::{JointLaw, Normals};
+use crate::error::Error;
+use crate::options::Options;
+use crate::quadrature::ScrambledSobol;
+
+/// The columns of one scramble. The most important ones come first.
+pub(super) struct FieldColumns {
+    /// `chi*`, one column per token.
+    pub(super) star: Vec<Vec<f64>>,
+    /// The part of `omega` that is independent of `chi*`, one column per token.
+    pub(super) free: Vec<Vec<f64>>,
+    label: Vec<Vec<f64>>,
+    frozen: Vec<Vec<f64>>,
+    /// The difference between noisy and noiseless labels, for the test law only.
+    pub(super) clean: Vec<Vec<f64>>,
+    flat: Option<Vec<f64>>,
+}
+
+impl FieldColumns {
+    /// The columns of scramble number `scramble`, of the test law or of the training law.
+    pub(super) fn new(
+        tokens: usize,
+        law: &JointLaw,
+        options: &Options,
+        scramble: usize,
+        test: bool,
+    ) -> Result<Self, Error> {
+        let seen = law.coordinates();
+        let dimensions = 2 * tokens + 3 * seen + 1;
+        let points =
+            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
+        let next = std::cell::Cell::new(0);
+        let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
+            let first = next.replace(next.get() + count);
+            let end = if wanted { first + count } else { first };
+            points.columns(first..end)
+        };
+        Ok(Self {
+            star: take(tokens, true)?,
+            free: take(tokens, true)?,
+            label: take(seen, true)?,
+            frozen: take(seen, true)?,
+            clean: take(seen, test)?,
+            flat: take(1, !test && law.needs_flat())?.pop(),
+        })
+    }
+
+    pub(super) fn logits(&self) -> Normals<'_> {
+        Normals { label: &self.label, frozen: &self.frozen, flat: self.flat.as_ref() }
+    }
+
+    /// Number of nodes.
+    pub(super) fn nodes(&self) -> usize {
+        self.star.first().map_or(0, Vec::len)
+    }
+}

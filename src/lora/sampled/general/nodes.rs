@@ -1,0 +1,317 @@
+//! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`, and their
+//! terms for each sample.
+
+use std::sync::Arc;
+
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
+
+use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
+use super::starts::StartHints;
+use crate::activation::{Activation, Unseen};
+use crate::channel::general::{
+    CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
+};
+use crate::divergence::Divergence;
+use crate::error::Error;
+use crate::lanes::{LANES, Lane};
+use crate::lora::losses::FinetuningLosses;
+use crate::lora::moments::{COUNT, Moments, VectorOverlaps, term};
+use crate::lora::sampled::columns::FieldColumns;
+use crate::lora::sampled::joint_law::JointLaw;
+use crate::lora::training::Sequences;
+use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
+use crate::model::Model;
+use crate::options::Options;
+use crate::parallel;
+use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
+
+/// A batch of samples, one after the other in every list.
+struct FieldsBlock {
+    /// Recalibrated frozen logits `z`.
+    frozen: Vec<f64>,
+    /// Logits of the label, the perturbation included.
+    label: Vec<f64>,
+    /// The attention of the label.
+    y: Vec<f64>,
+    /// `chi*`.
+    star: Vec<f64>,
+    /// The part of `omega` that is independent of `chi*`, in units of its standard deviation.
+    free: Vec<f64>,
+}
+
+/// What all samples have in common.
+struct PerturbedLayer {
+    activation: Arc<dyn Activation>,
+    tokens: usize,
+    /// Inverse temperature times `q0`.
+    coupling: f64,
+}
+
+/// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`.
+struct VectorNodes {
+    layer: PerturbedLayer,
+    samples: Samples<FieldsBlock, LastPoints>,
+    zero_weights: Option<ZeroWeights>,
+}
+
+/// The losses of any activation. `coupling` is the inverse temperature times `q0`.
+pub(in crate::lora::sampled) fn losses(
+    model: &Model,
+    law: &JointLaw,
+    coupling: f64,
+    options: &Options,
+    tuning: &Tuning,
+) -> Result<Box<dyn FinetuningLosses>, Error> {
+    let tokens = model.tokens();
+    let layer = PerturbedLayer { activation: model.shared_activation(), tokens, coupling };
+    let basis = CoordinateBasis::new(tokens, layer.activation.unseen());
+    let size = batch_size(tokens, tokens);
+    let columns = |index| FieldColumns::new(tokens, law, options, index, false);
+    let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
+    let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
+    Ok(Box::new(VectorNodes { layer, samples, zero_weights: None }))
+}
+
+impl PerturbedLayer {
+    fn block(
+        &self,
+        law: &JointLaw,
+        basis: &CoordinateBasis,
+        columns: &FieldColumns,
+        first: usize,
+        size: usize,
+    ) -> FieldsBlock {
+        let tokens = self.tokens;
+        let [star, free] = [&columns.star, &columns.free].map(|columns| gather(columns, first, size));
+        let mut frozen = frozen_coordinates(law, columns, first, size);
+        self.select(law, columns, first, &mut frozen);
+        let target = label_coordinates(law, columns, first, &frozen);
+        if law.sequences == Sequences::Reused {
+            frozen = self.trained(law, basis, &frozen, &target);
+        }
+        let frozen = matrices(basis, tokens, &frozen, law.beta);
+        let mut label = matrices(basis, tokens, &target, 1.0);
+        let truth = self.perturbation(&[], 1.0);
+        for (star, label) in star.chunks_exact(tokens).zip(label.chunks_exact_mut(tokens * tokens)) {
+            truth.add(star, label);
+        }
+        let y = attention(self.activation.as_ref(), tokens, &label);
+        FieldsBlock { frozen, label, y, star, free }
+    }
+
+    /// Conditions the frozen logits on the selected ball.
+    fn select(&self, law: &JointLaw, columns: &FieldColumns, first: usize, frozen: &mut [f64]) {
+        let Sequences::Active(selection) = law.sequences else { return };
+        let seen = columns.logits().frozen.len();
+        for (k, z) in frozen.chunks_exact_mut(seen).enumerate() {
+            match self.activation.unseen() {
+                Unseen::RowShifts => {
+                    let shrinkage = law.shrinkage(&columns.logits(), first + k).unwrap_or(1.0);
+                    z.iter_mut().for_each(|x| *x *= shrinkage);
+                }
+                // All coordinates are there, and the score takes those that it needs.
+                Unseen::Nothing if law.frozen > 0.0 => {
+                    z.iter_mut().for_each(|x| *x /= law.frozen);
+                    selection.score().condition(self.tokens, selection.fraction(), z);
+                    z.iter_mut().for_each(|x| *x *= law.frozen);
+                }
+                Unseen::Nothing => {}
+            }
+        }
+    }
+
+    /// The trained logits on sequences of the pre-training, in coordinates.
+    fn trained(&self, law: &JointLaw, basis: &CoordinateBasis, omega: &[f64], target: &[f64]) -> Vec<f64> {
+        let label =
+            attention(self.activation.as_ref(), self.tokens, &matrices(basis, self.tokens, target, 1.0));
+        let stiffness = vec![0.5 / law.response; basis.dimension()];
+        let activation = self.activation.as_ref();
+        let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };
+        let starts = || prox.between(target);
+        prox.minima(&mut LastPoints::default(), true, starts).x
+    }
+
+    fn perturbation<'a>(&self, frozen: &'a [f64], q: f64) -> Perturbation<'a> {
+        Perturbation { tokens: self.tokens, columns: 1, frozen, coupling: self.coupling, trace: q }
+    }
+
+    /// Adds the terms of [`Moments`] for every sample of a block to `sums`, in the order of
+    /// [`Moments::from_sums`].
+    fn accumulate(
+        &self,
+        point: &VectorOverlaps,
+        thorough: bool,
+        block: &FieldsBlock,
+        known: &mut LastPoints,
+        sums: &mut [Lane; COUNT],
+    ) {
+        let VectorOverlaps { m, v, .. } = *point;
+        let n = self.tokens;
+        let deviation = point.deviation();
+        let stiff = 1.0 / v;
+        let omega: Vec<f64> =
+            block.star.iter().zip(&block.free).map(|(star, free)| m * star + deviation * free).collect();
+        let stiffness = vec![stiff; n];
+        let prox = Prox {
+            activation: self.activation.as_ref(),
+            map: self.perturbation(&block.frozen, point.q()),
+            label: &block.y,
+            omega: &omega,
+            stiffness: &stiffness,
+        };
+        let found = prox.minima(known, thorough, || self.starts(block, &omega, point.q()));
+        for s in 0..prox.count() {
+            let l = s % LANES;
+            let own = s * n..(s + 1) * n;
+            let hessian = &found.hessian[s * n * n..(s + 1) * n * n];
+            // The Hessian at a minimum is positive definite; a sample without a minimum makes the sums NaN.
+            let response = inverse(hessian, n).unwrap_or_else(|| vec![f64::NAN; n * n]);
+            let (mut trace, mut square) = (0.0, 0.0);
+            for (i, entry) in response.iter().enumerate() {
+                // This is an entry of (I + v H)^{-1} - I, of which only the trace and the norm are needed.
+                let diagonal = if i % (n + 1) == 0 { 1.0 } else { 0.0 };
+                let entry = entry * stiff - diagonal;
+                trace += diagonal * entry;
+                square += entry * entry;
+            }
+            let [mut g_free, mut g_star, mut free_star, mut g2, mut free2, mut star2] = [0.0; 6];
+            let fields = block.star[own.clone()].iter().zip(&block.free[own.clone()]);
+            let points = found.x[own.clone()].iter().zip(&omega[own]);
+            for ((x, omega), (star, free)) in points.zip(fields) {
+                let g = (x - omega) * stiff;
+                g_free += g * free;
+                g_star += g * star;
+                free_star += free * star;
+                g2 += g * g;
+                free2 += free * free;
+                star2 += star * star;
+            }
+            let slope = &found.slope[s * n * n..(s + 1) * n * n];
+            let centring: f64 = slope.iter().step_by(n + 1).sum();
+            sums[term::DIVERGENCE_OMEGA][l] += trace * stiff;
+            sums[term::CENTRING][l] -= self.coupling * centring;
+            sums[term::GRADIENT_FREE][l] += g_free;
+            sums[term::GRADIENT_STAR][l] += g_star;
+            sums[term::GRADIENT2][l] += g2;
+            sums[term::FREE2][l] += free2;
+            sums[term::FREE_STAR][l] += free_star;
+            sums[term::STAR2][l] += star2;
+            sums[term::LOSS][l] += found.loss[s];
+            sums[term::REPLICON][l] += square;
+            // The stability is taken by parts, so that the jumps are included. It is used at m = 0 only,
+            // where omega does not depend on chi*.
+            sums[term::STABILITY][l] += g_star * free_star / deviation;
+        }
+    }
+
+    /// The starts of all samples of a block.
+    fn starts(&self, block: &FieldsBlock, omega: &[f64], q: f64) -> Vec<Vec<f64>> {
+        let (n, square) = (self.tokens, self.tokens * self.tokens);
+        let mut all: Vec<Vec<f64>> = Vec::new();
+        for (s, omega) in omega.chunks_exact(n).enumerate() {
+            let hints = StartHints {
+                tokens: n,
+                unseen: self.activation.unseen(),
+                omega,
+                star: &block.star[s * n..(s + 1) * n],
+                label: &block.label[s * square..(s + 1) * square],
+                frozen: &block.frozen[s * square..(s + 1) * square],
+                coupling: self.coupling,
+                q,
+            };
+            let starts = hints.starts();
+            all.resize(starts.len(), Vec::new());
+            for (all, start) in all.iter_mut().zip(starts) {
+                all.extend(start);
+            }
+        }
+        all
+    }
+
+    /// The curvatures of the loss of every sample at `w = 0`.
+    fn at_zero(&self, blocks: &[FieldsBlock]) -> Curvatures {
+        let (n, square) = (self.tokens, self.tokens * self.tokens);
+        let stiffness = vec![0.0; n];
+        let parts: Vec<(Vec<Curvature>, [f64; 3])> = parallel::map(blocks.len(), 1, &|number| {
+            let block = &blocks[number];
+            let zero = vec![0.0; block.star.len()];
+            let prox = Prox {
+                activation: self.activation.as_ref(),
+                map: self.perturbation(&block.frozen, 0.0),
+                label: &block.y,
+                omega: &zero,
+                stiffness: &stiffness,
+            };
+            let local = prox.at(zero.clone());
+            let mut curvatures = Vec::with_capacity(zero.len());
+            let mut sums = [0.0; 3];
+            for (s, slope) in local.slope.chunks_exact(square).enumerate() {
+                let h0 = DMatrix::from_fn(n, n, |a, b| self.coupling * (slope[a * n + b] + slope[b * n + a]));
+                let eigen = SymmetricEigen::new(h0);
+                let star = DVector::from_column_slice(&block.star[s * n..(s + 1) * n]);
+                let components = eigen.eigenvectors.tr_mul(&star);
+                let pairs = eigen.eigenvalues.iter().zip(components.iter());
+                curvatures.extend(pairs.map(|(value, x)| Curvature { value: *value, star2: x * x }));
+                sums[0] += local.loss[s];
+                sums[1] -= 0.5 * eigen.eigenvalues.sum();
+                sums[2] += 1.0;
+            }
+            (curvatures, sums)
+        });
+        let total = |k: usize| parts.iter().map(|(_, sums)| sums[k]).sum::<f64>();
+        let [loss, centring, count] = [0, 1, 2].map(total);
+        let curvatures = parts.into_iter().flat_map(|(curvatures, _)| curvatures).collect();
+        Curvatures { curvatures, loss: loss / count, centring: centring / count, count }
+    }
+}
+
+impl VectorNodes {
+    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &VectorOverlaps) -> Vec<Moments> {
+        let layer = &self.layer;
+        let means = self.samples.means(level, pass, |block, known, sums| {
+            layer.accumulate(point, thorough, block, known, sums);
+        });
+        means.into_iter().map(Moments::from_sums).collect()
+    }
+}
+
+impl FinetuningLosses for VectorNodes {
+    fn smooth_divergence(&self) -> Divergence {
+        // The jumps are not known in closed form.
+        Divergence::IntegrationByParts
+    }
+
+    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
+        let Self { zero_weights, samples, layer } = self;
+        if !layer.activation.is_bounded() {
+            return None;
+        }
+        Some(zero_weights.get_or_insert_with(|| {
+            let scrambles = samples.scrambles().iter();
+            ZeroWeights::new(scrambles.map(|scramble| layer.at_zero(&scramble.blocks)).collect())
+        }))
+    }
+}
+
+impl OutputChannel for VectorNodes {
+    type Point = VectorOverlaps;
+    type Averages = Moments;
+
+    fn levels(&self) -> usize {
+        self.samples.levels()
+    }
+
+    fn resolution(&self) -> f64 {
+        // Between two evaluations, a few nodes in a thousand may change from one minimum to another.
+        1e-3
+    }
+
+    fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
+        self.evaluate(level, pass, pass == Pass::Fresh, point)
+    }
+
+    /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
+    fn prepare(&mut self, level: usize, point: &VectorOverlaps) {
+        self.evaluate(level, Pass::Complete, true, point);
+    }
+}

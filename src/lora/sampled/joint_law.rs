@@ -1,0 +1,106 @@
+//! The joint law of the frozen logits and of the label's logits, on new sequences and on the training
+//! sequences.
+//!
+//! All logits are multiplied by the inverse temperature, and live in the coordinates that the activation can
+//! see: `K' = K - 1` for softmax. Let `z` be the frozen logits before recalibration and
+//! `t = z* + sqrt(Delta) xi` those of the label. On new sequences, per coordinate, `z ~ N(0, 2Q)` and
+//! `t | z ~ N((M/Q) z, 2(Q0 - M^2/Q) + Delta)`. On reused sequences `z` is replaced by the proximal point of
+//! pre-training for the same label. On actively selected sequences `z` is conditioned on a ball.
+//!
+//! The numbers of the law are the same for every kernel. How a kernel lays out its logits is its own affair.
+
+use crate::channel;
+use crate::frozen::{Frozen, TrueLogits};
+use crate::lora::selection::Score;
+use crate::lora::training::{Finetuning, Sequences};
+use crate::model::Model;
+
+/// The parameters of the joint law.
+pub(super) struct JointLaw {
+    tokens: usize,
+    /// Number of coordinates that the activation sees.
+    seen: usize,
+    /// Standard deviation of `z`.
+    pub(super) frozen: f64,
+    /// `M/Q`.
+    slope: f64,
+    /// Standard deviation of `t` given `z`.
+    label: f64,
+    /// The law of `z*` given `z` and `t`: its slope in `t - E[t|z]`, and its standard deviation.
+    clean: [f64; 2],
+    /// The factor of the frozen logits in fine-tuning.
+    pub(super) beta: f64,
+    /// `V` of pre-training, for reused sequences.
+    pub(super) response: f64,
+    pub(super) sequences: Sequences,
+}
+
+/// Columns of standard normals for the logits of a scramble: one per coordinate that the activation sees for each field, and one more for
+/// the coordinate that softmax does not see.
+pub(super) struct Normals<'a> {
+    pub(super) label: &'a [Vec<f64>],
+    pub(super) frozen: &'a [Vec<f64>],
+    pub(super) flat: Option<&'a Vec<f64>>,
+}
+
+impl JointLaw {
+    pub(super) fn new(model: &Model, frozen: &Frozen, training: &Finetuning) -> Self {
+        let scale = model.inverse_temperature();
+        // Validation refuses reused sequences without a response; other sequences do not use it.
+        let v = frozen.v().unwrap_or(0.0);
+        let TrueLogits { slope, unknown, .. } = frozen.true_logits();
+        let rest = 2.0 * unknown;
+        let total = rest + model.delta();
+        let share = if total > 0.0 { rest / total } else { 1.0 };
+        let sequences = match training.sequences() {
+            // If the frozen weights have no response or vanish, reused sequences have the law of new ones.
+            Sequences::Reused if v <= 0.0 => Sequences::Fresh,
+            other => other,
+        };
+        Self {
+            tokens: model.tokens(),
+            seen: model.observed_coordinates() as usize,
+            frozen: scale * (2.0 * frozen.q()).sqrt(),
+            slope,
+            label: scale * total.sqrt(),
+            clean: [share, scale * (share * model.delta()).sqrt()],
+            beta: training.beta(),
+            response: scale * scale * v,
+            sequences,
+        }
+    }
+
+    /// Number of coordinates that the activation sees.
+    pub(super) fn coordinates(&self) -> usize {
+        self.seen
+    }
+
+    /// Whether the training law needs a coordinate that the activation does not see.
+    pub(super) fn needs_flat(&self) -> bool {
+        self.seen < channel::dimension(self.tokens)
+            && matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
+    }
+
+    /// The logit of the label, given the frozen one and a standard normal.
+    #[inline(always)]
+    pub(super) fn label(&self, frozen: f64, normal: f64) -> f64 {
+        self.slope * frozen + self.label * normal
+    }
+
+    /// The noiseless logit of the label, given the frozen one, the noisy one and a standard normal.
+    #[inline(always)]
+    pub(super) fn noiseless(&self, frozen: f64, label: f64, normal: f64) -> f64 {
+        let [share, deviation] = self.clean;
+        let mean = self.slope * frozen;
+        mean + share * (label - mean) + deviation * normal
+    }
+
+    /// The factor by which active selection shrinks the frozen logits of a node onto the selected ball;
+    /// `None` if the sequences are not selected.
+    pub(super) fn shrinkage(&self, normals: &Normals<'_>, node: usize) -> Option<f64> {
+        let Sequences::Active(selection) = self.sequences else { return None };
+        let seen: f64 = normals.frozen.iter().map(|column| column[node].powi(2)).sum();
+        let unseen = normals.flat.map_or(0.0, |column| column[node].powi(2));
+        Some(selection.score().shrinkage(self.tokens, selection.fraction(), seen + unseen))
+    }
+}

@@ -1,0 +1,53 @@
+//! The errors on new sequences: averages over the test law, without any proximal point.
+
+use super::columns::FieldColumns;
+use super::joint_law::JointLaw;
+use crate::error::Error;
+use crate::lora::moments::VectorOverlaps;
+use crate::lora::report::{TestErrors, TestLaw};
+use crate::options::Options;
+
+/// The errors at every replicate's own fixed point and at the common one, each by the nodes of the replicate.
+pub(super) struct TestAverages {
+    common: TestErrors,
+    own: Vec<TestErrors>,
+}
+
+impl TestAverages {
+    /// `common` is the common fixed point. `own` has the fixed point of every replicate; it may be shorter
+    /// than the list of replicates. Over the nodes of one scramble, `averages` gives the test and clean error
+    /// at the first of two points, the error without any perturbation, and the test and clean error at the
+    /// second point.
+    pub(super) fn new(
+        tokens: usize,
+        law: &JointLaw,
+        options: &Options,
+        common: &VectorOverlaps,
+        own: &[VectorOverlaps],
+        averages: impl Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5],
+    ) -> Result<Self, Error> {
+        let count = options.scrambles() as f64;
+        let mut all = [0.0; 3];
+        let mut errors = Vec::with_capacity(own.len());
+        for index in 0..options.scrambles() {
+            let columns = FieldColumns::new(tokens, law, options, index, true)?;
+            let own = own.get(index);
+            let [test, test_clean, frozen, own_test, own_clean] =
+                averages(&columns, [common, own.unwrap_or(common)]);
+            for (sum, x) in all.iter_mut().zip([test, test_clean, frozen]) {
+                *sum += x / count;
+            }
+            if own.is_some() {
+                errors.push(TestErrors { test: own_test, test_clean: own_clean, frozen });
+            }
+        }
+        let [test, test_clean, frozen] = all;
+        Ok(Self { common: TestErrors { test, test_clean, frozen }, own: errors })
+    }
+}
+
+impl TestLaw for TestAverages {
+    fn errors(&self, _common: &VectorOverlaps, _own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
+        (self.common, self.own.clone())
+    }
+}
