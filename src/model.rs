@@ -172,8 +172,12 @@ impl Serialize for Model {
             S::Error::custom(format!("the activation `{}` has no name in the schema", self.activation.name()))
         })?;
         let written = |taught: &Taught| {
-            let nameless =
-                || S::Error::custom(format!("the teacher `{}` has no name in the schema", taught.spectrum.name()));
+            let nameless = || {
+                S::Error::custom(format!(
+                    "the teacher `{}` has no name in the schema",
+                    taught.spectrum.name()
+                ))
+            };
             taught.teacher.clone().ok_or_else(nameless)
         };
         let teacher = self.taught.as_ref().map(written).transpose()?;

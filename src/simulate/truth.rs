@@ -68,12 +68,12 @@ impl Truth {
 /// The eigenvalues of a matrix of the given dimension.
 fn eigenvalues(spectrum: &dyn TeacherSpectrum, dimension: usize) -> Result<Vec<f64>, Error> {
     let Some(eigenvalues) = spectrum.eigenvalues(dimension) else {
-        let reason = "training at finite size needs the eigenvalues of a matrix (TeacherSpectrum::eigenvalues)";
+        let reason =
+            "training at finite size needs the eigenvalues of a matrix (TeacherSpectrum::eigenvalues)";
         return Err(Error::MissingField { field: "model.teacher.eigenvalues", reason });
     };
-    let refused = |value: String, allowed: String| {
-        Err(Error::invalid("model.teacher.eigenvalues", value, allowed))
-    };
+    let refused =
+        |value: String, allowed: String| Err(Error::invalid("model.teacher.eigenvalues", value, allowed));
     if eigenvalues.len() != dimension {
         return refused(format!("[{} eigenvalues]", eigenvalues.len()), format!("{dimension} numbers"));
     }

@@ -3,10 +3,10 @@
 use std::f64::consts::PI;
 use std::fmt;
 
-use super::adaptive::{self, Effort};
+use super::adaptive::{self, PanelBudget};
 use super::integrals::{Denoised, Posterior};
-use super::law::{Implausible, TeacherSpectrum, along_the_line, implausible, moments};
-use super::real_axis::Line;
+use super::law::{Implausible, TeacherSpectrum, along_the_axis, implausible, moments};
+use super::real_axis::RealAxis;
 
 /// Signals at which the law is tested, in units of `Q0^{-1/2}`. The last one is no signal: without it no density tells
 /// the mean, on which the integrals depend, so that the mean must have been tested before.
@@ -128,8 +128,8 @@ pub fn check(teacher: &dyn TeacherSpectrum) -> Result<(), Faults> {
     }
     for strength in STRENGTHS {
         let snr = strength / teacher.second_moment().sqrt();
-        let found = along_the_line(teacher, snr, |line| {
-            let at = Examination { teacher, snr, line, faults: Vec::new() };
+        let found = along_the_axis(teacher, snr, |axis| {
+            let at = Examination { teacher, snr, axis, faults: Vec::new() };
             at.run()
         });
         faults.extend(found);
@@ -145,15 +145,15 @@ pub fn check(teacher: &dyn TeacherSpectrum) -> Result<(), Faults> {
 struct Examination<'a> {
     teacher: &'a dyn TeacherSpectrum,
     snr: f64,
-    line: &'a Line<'a>,
+    axis: &'a RealAxis<'a>,
     faults: Vec<Fault>,
 }
 
 impl Examination<'_> {
     fn run(mut self) -> Vec<Fault> {
-        let Some(ends) = self.line.ends() else {
+        let Some(ends) = self.axis.ends() else {
             let quantity = "the number of intervals, which must be finite and in increasing order,";
-            let count = self.line.support().len() as f64;
+            let count = self.axis.support().len() as f64;
             self.outside("support", quantity, None, count);
             return self.faults;
         };
@@ -193,7 +193,7 @@ impl Examination<'_> {
     fn support(&mut self, [low, high]: [f64; 2]) {
         let edges = [self.teacher.top_edge(self.snr), high];
         self.compare("top_edge", "the right end of the support", None, edges, PRECISION * (1.0 + high.abs()));
-        let support = self.line.support().to_vec();
+        let support = self.axis.support().to_vec();
         let around = high - low + 1.0;
         for (k, &[from, to]) in support.iter().enumerate().take(MAX_INTERVALS) {
             let before = k.checked_sub(1).map_or(low - around, |k| support[k][1]);
@@ -228,7 +228,7 @@ impl Examination<'_> {
     fn moments(&mut self, _: [f64; 2]) {
         let everywhere = [f64::NEG_INFINITY, f64::INFINITY];
         let [mass, first, second] =
-            self.line.integrate(everywhere, |point| [1.0, point.x, point.x * point.x]);
+            self.axis.integrate(everywhere, |point| [1.0, point.x, point.x * point.x]);
         let quantity = "the mass of Im G/pi over the support";
         self.compare("stieltjes", quantity, None, [mass, 1.0], PRECISION);
         if !self.faults.is_empty() {
@@ -251,7 +251,7 @@ impl Examination<'_> {
     /// The real part of the transform, and the density.
     fn transform(&mut self, [low, high]: [f64; 2]) {
         let mut positions = vec![low - 0.3 * (high - low), high + 0.3 * (high - low)];
-        let support = self.line.support().to_vec();
+        let support = self.axis.support().to_vec();
         let mut widest = support.clone();
         widest.sort_by(|[a, b], [c, d]| (d - c).total_cmp(&(b - a)));
         for [from, to] in widest.into_iter().take(3) {
@@ -266,7 +266,7 @@ impl Examination<'_> {
             let density = [self.teacher.density(self.snr, x), imaginary / PI];
             self.compare("density", "the density", Some(x), density, PRECISION);
             let quantity = "Re G, the principal value of int rho(y) dy/(x - y),";
-            self.compare("stieltjes", quantity, Some(x), [real, self.line.principal_value(x)], PRECISION);
+            self.compare("stieltjes", quantity, Some(x), [real, self.axis.principal_value(x)], PRECISION);
         }
     }
 
@@ -276,10 +276,9 @@ impl Examination<'_> {
         let signal = snr * snr * teacher.second_moment();
         for fraction in THRESHOLDS {
             let r = low + fraction * (high - low);
-            let (value, expected) = (teacher.denoise(snr, r), self.line.denoise(r));
-            let number = |quantity, of: fn(&Denoised) -> f64, unit: f64| {
-                (quantity, [of(&value), of(&expected)], unit)
-            };
+            let (value, expected) = (teacher.denoise(snr, r), self.axis.denoise(r));
+            let number =
+                |quantity, of: fn(&Denoised) -> f64, unit: f64| (quantity, [of(&value), of(&expected)], unit);
             let size = 1.0 + signal + r * r;
             for (quantity, values, unit) in [
                 number("norm", |denoised| denoised.norm, size),
@@ -296,21 +295,21 @@ impl Examination<'_> {
         let Posterior { overlap, risk } = teacher.posterior(snr);
         // This form of the risk does not contain the real part of the transform.
         let everywhere = [f64::NEG_INFINITY, f64::INFINITY];
-        let [square] = self.line.integrate(everywhere, |point| [point.density * point.density]);
+        let [square] = self.axis.integrate(everywhere, |point| [point.density * point.density]);
         let expected = 1.0 - 4.0 / 3.0 * PI * PI * square;
         self.compare("posterior", "risk", None, [risk, expected], PRECISION);
-        let expected = self.line.posterior().overlap;
+        let expected = self.axis.posterior().overlap;
         self.compare("posterior", "overlap", None, [overlap, expected], ACCURACY * teacher.second_moment());
     }
 
     /// The mass of the chart, and whether it is one.
     fn chart(&mut self, [low, high]: [f64; 2]) {
         let chart = self.teacher.chart(self.snr);
-        let mut effort = Effort::default();
+        let mut budget = PanelBudget::default();
         let mut total = [0.0; 2];
         for [from, to] in chart.intervals() {
             let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
-            let part = adaptive::integrate_relative([0.0, PI], &mut effort, |theta| {
+            let part = adaptive::integrate_relative([0.0, PI], &mut budget, |theta| {
                 let [x, density] = chart.point(middle + half * theta.cos());
                 let weight = density * half * theta.sin();
                 [weight, weight * x]
@@ -321,7 +320,7 @@ impl Examination<'_> {
         let mean = self.snr * self.teacher.mean();
         let size = 1.0 + low.abs().max(high.abs());
         self.compare("chart", "the mean over the parameter", None, [total[1], mean], PRECISION * size);
-        for [from, to] in self.line.support().iter().copied().take(MAX_INTERVALS) {
+        for [from, to] in self.axis.support().iter().copied().take(MAX_INTERVALS) {
             let x = 0.5 * (from + to);
             let back = chart.point(chart.parameter(x))[0];
             self.compare("chart", "the point of the parameter of x", Some(x), [back, x], PRECISION * size);

@@ -18,7 +18,7 @@ use std::f64::consts::PI;
 
 use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
-use super::integrals::{Denoised, Moments, Posterior, meaningful};
+use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 use super::law::{Chart, TeacherSpectrum, moments};
 use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::{Error, Number};
@@ -490,7 +490,7 @@ impl Parametrised for Scaled<'_> {
         self.snr
     }
 
-    fn moments(&self) -> Moments {
+    fn moments(&self) -> LawMoments {
         moments(self.teacher)
     }
 

@@ -24,13 +24,13 @@ pub struct Denoised {
 
 impl Denoised {
     /// The integrals for a threshold above the support, where `f` vanishes.
-    pub(super) fn above_the_support(snr: f64, moments: &Moments) -> Self {
+    pub(super) fn above_the_support(snr: f64, moments: &LawMoments) -> Self {
         Self { risk: snr * snr * moments.second, ..Self::default() }
     }
 
     /// The integrals for a threshold `r` below the support, where `f(y) = y - r`.
-    pub(super) fn below_the_support(snr: f64, moments: &Moments, r: f64) -> Self {
-        let Moments { mean, second, .. } = *moments;
+    pub(super) fn below_the_support(snr: f64, moments: &LawMoments, r: f64) -> Self {
+        let LawMoments { mean, second, .. } = *moments;
         let signal = snr * snr * second;
         Self {
             norm: 1.0 + signal - 2.0 * r * snr * mean + r * r,
@@ -58,8 +58,8 @@ impl Posterior {
     /// Builds the integrals from `gain = int (E[s* | y] - tr s*)^2 rho` and `response2 = int (Re G)^2 rho`.
     /// The two are related by `snr E[s* | y] = y - 2 Re G(y)`. The first is accurate at a weak signal and the
     /// second at a strong one.
-    pub(super) fn new(snr: f64, moments: &Moments, gain: f64, response2: f64) -> Self {
-        let Moments { mean, second, variance } = *moments;
+    pub(super) fn new(snr: f64, moments: &LawMoments, gain: f64, response2: f64) -> Self {
+        let LawMoments { mean, second, variance } = *moments;
         let signal = snr * snr * variance;
         // The signal is NaN for an invalid snr, and negative for an invalid variance.
         if signal.is_nan() || signal < 0.0 {
@@ -74,9 +74,9 @@ impl Posterior {
     }
 }
 
-/// Moments of a teacher's law.
+/// LawMoments of a teacher's law.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moments {
+pub(super) struct LawMoments {
     /// `int s dmu(s)`.
     pub(super) mean: f64,
     /// `int s^2 dmu(s)`.

@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
-use super::integrals::{Denoised, Moments, Posterior};
-use super::real_axis::Line;
+use super::integrals::{Denoised, LawMoments, Posterior};
+use super::real_axis::RealAxis;
 
 /// The law `mu` of a teacher's eigenvalues, as seen through semicircular noise.
 ///
@@ -66,13 +66,13 @@ pub trait TeacherSpectrum: Send + Sync {
     /// 1e-9, because `E[s* | y]` is the difference `(y - 2 Re G)/snr`. At stronger ones the error of `response` grows like
     /// `1e-15 snr^2 Q0`, and that of `risk` like `1e-13 snr sqrt(Q0)`, because the positions have rounding errors.
     fn denoise(&self, snr: f64, r: f64) -> Denoised {
-        along_the_line(self, snr, |line| line.denoise(r))
+        along_the_axis(self, snr, |axis| axis.denoise(r))
     }
 
     /// The integrals of the posterior mean, with an error of 1e-11 or less. The default integrates like that
     /// of [`denoise`](Self::denoise).
     fn posterior(&self, snr: f64) -> Posterior {
-        along_the_line(self, snr, |line| line.posterior())
+        along_the_axis(self, snr, |axis| axis.posterior())
     }
 
     /// The law of `y = snr s* + Z` as a function of a parameter for which many points of the law are cheap to
@@ -91,18 +91,18 @@ pub trait TeacherSpectrum: Send + Sync {
 }
 
 /// The moments of a law.
-pub(super) fn moments<S: TeacherSpectrum + ?Sized>(teacher: &S) -> Moments {
-    Moments { mean: teacher.mean(), second: teacher.second_moment(), variance: teacher.variance() }
+pub(super) fn moments<S: TeacherSpectrum + ?Sized>(teacher: &S) -> LawMoments {
+    LawMoments { mean: teacher.mean(), second: teacher.second_moment(), variance: teacher.variance() }
 }
 
 /// Applies `f` to the law on the real axis, as [`TeacherSpectrum::support`] and [`TeacherSpectrum::stieltjes`] describe it.
-pub(super) fn along_the_line<S: TeacherSpectrum + ?Sized, R>(
+pub(super) fn along_the_axis<S: TeacherSpectrum + ?Sized, R>(
     teacher: &S,
     snr: f64,
-    f: impl FnOnce(&Line<'_>) -> R,
+    f: impl FnOnce(&RealAxis<'_>) -> R,
 ) -> R {
     let stieltjes = |x: f64| teacher.stieltjes(snr, x);
-    f(&Line::new(snr, moments(teacher), teacher.support(snr), &stieltjes))
+    f(&RealAxis::new(snr, moments(teacher), teacher.support(snr), &stieltjes))
 }
 
 /// A number of a law that cannot be.
@@ -123,7 +123,7 @@ const ROUNDING: f64 = 1e-10;
 pub(crate) fn implausible(teacher: &dyn TeacherSpectrum) -> Option<Implausible> {
     /// Range of `Q0` in which products of moments are far from the limits of double precision.
     const SCALES: std::ops::RangeInclusive<f64> = 1e-100..=1e100;
-    let Moments { mean, second, variance } = moments(teacher);
+    let LawMoments { mean, second, variance } = moments(teacher);
     let orbit = teacher.orbit_dimension();
     let consistent = (second - mean * mean - variance).abs() <= ROUNDING * second;
     let facts = [

@@ -6,8 +6,8 @@
 
 use std::f64::consts::PI;
 
-use super::adaptive::{self, Effort};
-use super::integrals::{Denoised, Moments, Posterior, meaningful};
+use super::adaptive::{self, PanelBudget};
+use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 
 /// Largest number of intervals of a support: a list of [`super::Discrete::MAX_EIGENVALUES`] has at most as many.
 const MAX_INTERVALS: usize = 10_000;
@@ -18,9 +18,9 @@ const LINEAR: f64 = 1e-5;
 const RISK_WITHOUT_CANCELLATION: f64 = 1e-2;
 
 /// The law at one `snr`.
-pub(super) struct Line<'a> {
+pub(super) struct RealAxis<'a> {
     snr: f64,
-    moments: Moments,
+    moments: LawMoments,
     support: Vec<[f64; 2]>,
     stieltjes: &'a dyn Fn(f64) -> [f64; 2],
 }
@@ -35,10 +35,10 @@ pub(super) struct LinePoint {
     pub(super) density: f64,
 }
 
-impl<'a> Line<'a> {
+impl<'a> RealAxis<'a> {
     pub(super) fn new(
         snr: f64,
-        moments: Moments,
+        moments: LawMoments,
         support: Vec<[f64; 2]>,
         stieltjes: &'a dyn Fn(f64) -> [f64; 2],
     ) -> Self {
@@ -133,14 +133,14 @@ impl<'a> Line<'a> {
         f: impl Fn(&LinePoint) -> [f64; N],
     ) -> [f64; N] {
         let mut total = [0.0; N];
-        let mut effort = Effort::default();
+        let mut budget = PanelBudget::default();
         for [low, high] in &self.support {
             let (low, high) = (low.max(from), high.min(to));
             let (middle, half) = (0.5 * (low + high), 0.5 * (high - low));
             if half <= 0.0 {
                 continue;
             }
-            let part = adaptive::integrate_relative([0.0, PI], &mut effort, |theta| {
+            let part = adaptive::integrate_relative([0.0, PI], &mut budget, |theta| {
                 let x = middle + half * theta.cos();
                 let [real_g, imaginary_g] = (self.stieltjes)(x);
                 let density = imaginary_g / PI;
@@ -157,11 +157,11 @@ impl<'a> Line<'a> {
     /// The principal value of `int rho(y) dy/(x - y)`.
     pub(super) fn principal_value(&self, x: f64) -> f64 {
         let density = |y: f64| (self.stieltjes)(y)[1] / PI;
-        let mut effort = Effort::default();
+        let mut budget = PanelBudget::default();
         // The integral of (rho(y) - here)/(x - y) between two points.
         let mut integral = |from: f64, to: f64, here: f64| {
             let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
-            let [sum] = adaptive::integrate_relative([0.0, PI], &mut effort, |theta| {
+            let [sum] = adaptive::integrate_relative([0.0, PI], &mut budget, |theta| {
                 let y = middle + half * theta.cos();
                 let quotient = if y == x { 0.0 } else { (density(y) - here) / (x - y) };
                 [quotient * half * theta.sin()]

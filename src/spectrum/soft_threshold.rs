@@ -17,7 +17,7 @@ use nalgebra::Complex;
 use std::f64::consts::PI;
 
 use super::contour::{Lanes, imaginary_integrals};
-use super::integrals::{Denoised, Moments};
+use super::integrals::{Denoised, LawMoments};
 
 /// The functions that make up the integrands, at the nodes of one panel.
 pub(super) struct Terms {
@@ -39,7 +39,7 @@ pub(super) trait Parametrised {
     fn snr(&self) -> f64;
 
     /// The moments of the teacher.
-    fn moments(&self) -> Moments;
+    fn moments(&self) -> LawMoments;
 
     /// Two real points, to the left and to the right of the preimage of the support, with no pole beyond
     /// them. They are the ends of the paths for the threshold `r`.

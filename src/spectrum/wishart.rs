@@ -11,7 +11,7 @@
 //! cubic one.
 
 use super::contour::Lanes;
-use super::integrals::{Denoised, Moments, Posterior, meaningful};
+use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 use super::law::{TeacherSpectrum, moments};
 use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::Error;
@@ -112,7 +112,7 @@ const FEWEST_NODES: usize = 16;
 /// The rational parametrisation of the law at one `snr`.
 struct Uniformised {
     snr: f64,
-    moments: Moments,
+    moments: LawMoments,
     /// The finite pole of `z` besides 0, `snr/sqrt(kappa0)`.
     a: f64,
     /// `snr sqrt(kappa0)`: the mean of `snr s*`.
@@ -137,7 +137,15 @@ struct WishartOnCurve {
 impl Uniformised {
     fn new(teacher: &Wishart, snr: f64) -> Self {
         let a = snr / teacher.mean;
-        let mut map = Self { snr, moments: moments(teacher), a, shift: snr * teacher.mean, left: 0.0, right: 0.0, gap: None };
+        let mut map = Self {
+            snr,
+            moments: moments(teacher),
+            a,
+            shift: snr * teacher.mean,
+            left: 0.0,
+            right: 0.0,
+            gap: None,
+        };
         // z' is concave on each of the three real intervals between and outside its poles, and negative at
         // the starting points below. Newton's method therefore converges monotonically.
         map.right = map.critical_point((a + snr).max(1.0));
@@ -356,7 +364,7 @@ impl Parametrised for Uniformised {
         self.snr
     }
 
-    fn moments(&self) -> Moments {
+    fn moments(&self) -> LawMoments {
         self.moments
     }
 
