@@ -78,12 +78,11 @@ impl<'a> RealAxis<'a> {
         if r <= low {
             return Denoised::below_the_support(*snr, moments, r);
         }
-        let [rank, trace, norm, excess, response] = self.integrate([r, high], |point| {
+        let [rank, trace, norm, overlap, response] = self.integrate([r, high], |point| {
             let f = point.x - r;
             let LinePoint { real_g, .. } = *point;
-            [1.0, f, f * f, f * self.excess_mean(point), 2.0 * f * real_g]
+            [1.0, f, f * f, f * (moments.mean + self.excess_mean(point)), 2.0 * f * real_g]
         });
-        let overlap = moments.mean * trace + excess;
         let signal = snr * snr * moments.second;
         let direct = signal - 2.0 * snr * overlap + norm;
         let keeps_its_digits = direct > RISK_WITHOUT_CANCELLATION * signal;
@@ -101,17 +100,20 @@ impl<'a> RealAxis<'a> {
     /// The integrals of the posterior mean.
     pub(super) fn posterior(&self) -> Posterior {
         let everywhere = [f64::NEG_INFINITY, f64::INFINITY];
-        let [gain, response2] = match self.ends() {
+        let variance = self.moments.variance;
+        // The variance sets the scale of the error. At a weak signal the gain is far smaller, and has few digits.
+        let [with_variance, response2] = match self.ends() {
             Some(_) => self.integrate(everywhere, |point| {
                 let excess = self.excess_mean(point);
-                [excess * excess, point.real_g * point.real_g]
+                [variance + excess * excess, point.real_g * point.real_g]
             }),
             None => [f64::NAN; 2],
         };
+        let gain = with_variance - variance;
         if gain.is_nan() || response2.is_nan() {
             return Posterior { overlap: f64::NAN, risk: f64::NAN };
         }
-        Posterior::new(self.snr, &self.moments, gain, response2)
+        Posterior::new(self.snr, &self.moments, gain.max(0.0), response2)
     }
 
     /// `E[s* | y] - tr s*`.
