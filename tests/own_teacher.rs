@@ -119,6 +119,7 @@ fn a_semicircle_with_outliers_is_the_limit_of_long_lists() {
             (listed.order.m, exact.order.m),
             (listed.order.v, exact.order.v),
             (listed.trace, exact.trace),
+            (listed.alignment, exact.alignment),
             (listed.errors.test, exact.errors.test),
             (listed_bound.order.q, bound.order.q),
         ]
@@ -171,7 +172,7 @@ fn every_solver_takes_a_plain_law() {
                 frozen: None,
                 lora: Some(lora::Training::fresh(2.0, 0.5).unwrap()),
                 estimator: Estimator::Both,
-                options: options.clone(),
+                options,
             };
             let outcome = scenario.solve().unwrap();
             let bound = outcome.bayes_optimal.unwrap();

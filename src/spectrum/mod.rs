@@ -65,7 +65,8 @@
 //! let model = Model::linear(2, 0.5)?.with_teacher_spectrum(Arc::new(teacher))?;
 //! let training = pretrain::Training::new(0.4, 0.1)?;
 //! let solution = pretrain::solve(&model, &training, &Options::default())?.into_converged()?;
-//! assert!((solution.alignment - 0.5).abs() < 1e-4, "{}", solution.alignment);
+//! // A list of 3200 quantiles of the same law has this alignment, too.
+//! assert!((solution.alignment - 0.948_28).abs() < 1e-5);
 //! # Ok::<(), lora_asymptotics::Error>(())
 //! ```
 //!

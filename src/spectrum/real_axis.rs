@@ -165,7 +165,8 @@ impl<'a> RealAxis<'a> {
             let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
             let [sum] = adaptive::integrate_relative([0.0, PI], &mut budget, |theta| {
                 let y = middle + half * theta.cos();
-                let quotient = if y == x { 0.0 } else { (density(y) - here) / (x - y) };
+                let distance = x - y;
+                let quotient = if distance.abs() > 0.0 { (density(y) - here) / distance } else { 0.0 };
                 [quotient * half * theta.sin()]
             });
             sum
