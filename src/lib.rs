@@ -52,7 +52,7 @@
 //! | paper | here | meaning |
 //! |---|---|---|
 //! | `T`, `sigma`, `b`, `Delta` | [`Model::tokens`], [`Model::activation`], [`Model::inverse_temperature`], [`Model::delta`] | the layer and its label noise |
-//! | `kappa0` | [`Teacher::Wishart`] | width of the teacher, `P0/D`; or any spectrum, [`Teacher::Spectrum`], [`Teacher::PowerLaw`] |
+//! | `kappa0` | [`Teacher::Wishart`] | width of the teacher, `P0/D`; or any spectrum, [`Teacher::Spectrum`], [`Teacher::PowerLaw`], [`Model::with_teacher_spectrum`] |
 //! | `alpha`, `lambda`, `kappa` | [`pretrain::Training`] | sequences over `D^2`, ridge, width of the student |
 //! | `Q0`, `Q`, `M`, `V` | `q0`, [`pretrain::Order`] | norms of true and learned weights, their overlap, response |
 //! | `Qhat`, `Mhat`, `Vhat` | `q_hat`, `m_hat`, `v_hat` | conjugates of `Q`, `M`, `V` |

@@ -12,7 +12,7 @@ use crate::channel::{self, SoftmaxReplicas, TwoReplicas};
 use crate::check;
 use crate::error::Error;
 use crate::options::Options;
-use crate::spectrum::{Discrete, TeacherSpectrum, Wishart};
+use crate::spectrum::{Discrete, Implausible, TeacherSpectrum, Wishart, implausible};
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,19 +108,27 @@ impl PartialEq for Model {
 /// A teacher with its spectrum, which is costly to build.
 #[derive(Clone)]
 struct Taught {
-    teacher: Teacher,
+    /// `None` for a law of the user's own.
+    teacher: Option<Teacher>,
     spectrum: Arc<dyn TeacherSpectrum>,
 }
 
 impl fmt::Debug for Taught {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.teacher.fmt(formatter)
+        match &self.teacher {
+            Some(teacher) => teacher.fmt(formatter),
+            None => formatter.write_str(&self.spectrum.name()),
+        }
     }
 }
 
 impl PartialEq for Taught {
     fn eq(&self, other: &Self) -> bool {
-        self.teacher == other.teacher
+        match (&self.teacher, &other.teacher) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => Arc::ptr_eq(&self.spectrum, &other.spectrum),
+            _ => false,
+        }
     }
 }
 
@@ -154,13 +162,25 @@ impl TryFrom<ModelFields> for Model {
 }
 
 impl Serialize for Model {
-    /// An activation from outside is code, and cannot be written.
+    /// Writes the model as it is read.
+    ///
+    /// # Errors
+    /// The activation or the teacher comes from outside. Both are code, and cannot be written.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { tokens, delta, inverse_temperature, .. } = *self;
         let activation = self.name.ok_or_else(|| {
             S::Error::custom(format!("the activation `{}` has no name in the schema", self.activation.name()))
         })?;
-        let teacher = self.taught.as_ref().map(|taught| taught.teacher.clone());
+        let written = |taught: &Taught| {
+            let nameless = || {
+                S::Error::custom(format!(
+                    "the teacher `{}` has no name in the schema",
+                    taught.spectrum.name()
+                ))
+            };
+            taught.teacher.clone().ok_or_else(nameless)
+        };
+        let teacher = self.taught.as_ref().map(written).transpose()?;
         ModelFields { tokens, activation, delta, inverse_temperature, teacher }.serialize(serializer)
     }
 }
@@ -245,7 +265,25 @@ impl Model {
     /// The errors of [`Teacher::spectrum`].
     pub fn with_teacher(self, teacher: Teacher) -> Result<Self, Error> {
         let spectrum = teacher.spectrum()?;
-        Ok(Self { taught: Some(Taught { teacher, spectrum }), ..self })
+        Ok(Self { taught: Some(Taught { teacher: Some(teacher), spectrum }), ..self })
+    }
+
+    /// The same layer with a teacher whose eigenvalues have any law `mu`: an implementation of
+    /// [`TeacherSpectrum`] of your own (see [`crate::spectrum`] for an example). Every solver takes it. Training
+    /// at finite size needs [`TeacherSpectrum::eigenvalues`]. Such a model cannot be written as JSON, and
+    /// is equal to another one only if both have the same `Arc`.
+    ///
+    /// The moments are checked here. [`spectrum::check`](crate::spectrum::check) also checks the density, the
+    /// transform and the integrals.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `Q0` is between 1e-100 and 1e100, the mean and the variance belong
+    /// to it, and the orbit dimension is between 0 and 1.
+    pub fn with_teacher_spectrum(self, spectrum: Arc<dyn TeacherSpectrum>) -> Result<Self, Error> {
+        if let Some(Implausible { field, value, allowed, .. }) = implausible(spectrum.as_ref()) {
+            return Err(Error::invalid(field, value, allowed));
+        }
+        Ok(Self { taught: Some(Taught { teacher: None, spectrum }), ..self })
     }
 
     /// The same layer without a teacher. Fine-tuning on given frozen weights needs no teacher.
@@ -299,10 +337,17 @@ impl Model {
         self.inverse_temperature.unwrap_or(1.0)
     }
 
-    /// The teacher of the pre-training stage, if there is one.
+    /// The teacher of the pre-training stage, if there is one and it has a name. A spectrum of your own
+    /// has none: [`Model::teacher_spectrum`] returns it.
     #[must_use]
     pub fn teacher(&self) -> Option<&Teacher> {
-        self.taught.as_ref().map(|taught| &taught.teacher)
+        self.taught.as_ref().and_then(|taught| taught.teacher.as_ref())
+    }
+
+    /// Whether there is a teacher, with a name or with a spectrum of your own.
+    #[must_use]
+    pub fn has_teacher(&self) -> bool {
+        self.taught.is_some()
     }
 
     /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2`, or `K - 1` for
@@ -352,7 +397,10 @@ impl Model {
     }
 
     /// The spectrum of the teacher.
-    pub(crate) fn teacher_spectrum(&self) -> Result<Arc<dyn TeacherSpectrum>, Error> {
+    ///
+    /// # Errors
+    /// [`Error::MissingField`] for a model without a teacher.
+    pub fn teacher_spectrum(&self) -> Result<Arc<dyn TeacherSpectrum>, Error> {
         self.taught.as_ref().map(|taught| Arc::clone(&taught.spectrum)).ok_or(Error::MissingField {
             field: "model.teacher",
             reason: "pre-training needs the law of the teacher",

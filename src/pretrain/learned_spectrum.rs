@@ -78,7 +78,8 @@ impl LearnedSpectrum {
     /// # Errors
     /// [`Error::MissingField`] for a model without a teacher or a training without a ridge;
     /// [`Error::NotConverged`] unless the solution is converged or collapsed; [`Error::InvalidParameter`] for
-    /// a solution made by hand whose conjugates are not finite and positive.
+    /// a solution made by hand whose conjugates are not finite and positive, and for a teacher with a spectrum of
+    /// your own whose integrals are not numbers.
     pub fn new(model: &Model, training: &Pretraining, solution: &PretrainingSolution) -> Result<Self, Error> {
         let solution = solution.clone().into_converged()?;
         let noise = solution.order.q_hat.sqrt();
@@ -92,6 +93,10 @@ impl LearnedSpectrum {
         }
         let teacher = model.teacher_spectrum()?;
         let rank_fraction = teacher.denoise(snr, threshold).rank_fraction;
+        if !(0.0..=1.0).contains(&rank_fraction) {
+            let allowed = "a law whose soft threshold has a rank fraction between 0 and 1";
+            return Err(Error::invalid("model.teacher", teacher.name(), allowed));
+        }
         Ok(Self { teacher, snr, threshold, unit, rank_fraction })
     }
 

@@ -108,7 +108,7 @@ impl Scenario {
                 self.model.teacher_spectrum()?;
             }
             (None, Some(_)) => {
-                if self.model.teacher().is_some() {
+                if self.model.has_teacher() {
                     return Err(Error::Conflict { field: "model.teacher", with: "frozen" });
                 }
                 if self.lora.is_none() {

@@ -12,10 +12,10 @@ use super::laboratory::{Counts, FrozenLogits, Laboratory, check_memory};
 use super::measurement::Measurement;
 use super::random::Streams;
 use super::sequences::Shape;
+use super::truth::Truth;
 use super::{finetuning, pretraining};
 use crate::error::Error;
 use crate::lora::{self, Frozen};
-use crate::model::Teacher;
 use crate::parallel;
 use crate::pretrain;
 use crate::scenario::{Estimator, Outcome, Scenario};
@@ -29,7 +29,7 @@ pub struct Experiment {
     scenario: Scenario,
     laboratory: Laboratory,
     outcome: Outcome,
-    pretraining: Option<(Teacher, pretrain::Training)>,
+    pretraining: Option<(Truth, pretrain::Training)>,
     finetuning: Option<lora::Training>,
     /// The overlaps of the frozen weights, if their logits are synthetic.
     law: Option<Frozen>,
@@ -42,7 +42,8 @@ impl Experiment {
     /// [`Error::Threads`] if the global thread pool cannot be started. The errors of [`Laboratory::validate`]
     /// and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of sequences are
     /// not integers, or that would take more memory than allowed; this is checked before anything is
-    /// allocated. [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
+    /// allocated. [`Error::MissingField`] or [`Error::InvalidParameter`] for a teacher with a spectrum of your own without
+    /// [eigenvalues](crate::spectrum::TeacherSpectrum::eigenvalues) to train with. [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
     /// [`message_passing`](super::message_passing)). [`Error::NotConverged`] if the theory has no prediction.
     pub fn new(scenario: &Scenario, laboratory: &Laboratory) -> Result<Self, Error> {
         laboratory.validate()?;
@@ -56,16 +57,20 @@ impl Experiment {
             return Err(Error::MissingField { field: "lora", reason });
         }
         check_memory(scenario, laboratory, synthetic, parallel::threads()?)?;
+        let pretraining = match &scenario.pretrain {
+            Some(training) if !synthetic => {
+                let truth = Truth::new(&scenario.model)?;
+                laboratory.sizes.iter().try_for_each(|size| truth.check(size.dimension))?;
+                Some((truth, *training))
+            }
+            _ => None,
+        };
         let mut outcome = scenario.solve()?;
         outcome.pretrain = outcome.pretrain.map(pretrain::Solution::into_converged).transpose()?;
         outcome.lora = outcome.lora.map(lora::Solution::into_converged).transpose()?;
         let law = match &outcome.pretrain {
             Some(solution) => Some(solution.freeze()?),
             None => scenario.frozen,
-        };
-        let pretraining = match (scenario.model.teacher(), &scenario.pretrain) {
-            (Some(teacher), Some(training)) if !synthetic => Some((teacher.clone(), *training)),
-            _ => None,
         };
         Ok(Self {
             scenario: scenario.clone(),

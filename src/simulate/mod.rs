@@ -43,6 +43,7 @@ mod pretraining;
 mod random;
 mod sequences;
 mod statistics;
+mod truth;
 
 use std::ops::ControlFlow;
 

@@ -9,8 +9,8 @@ use super::measurement::{Pretrained, TrainingRun, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
 use super::random::{self, Purpose};
 use super::sequences::{Corpus, NetworkWeights, TEST_BATCH};
+use super::truth::Truth;
 use crate::error::Error;
-use crate::model::Teacher;
 use crate::observables;
 use crate::pretrain::Training;
 
@@ -28,7 +28,7 @@ pub(super) struct TrainedLayer {
 /// Draws a teacher and data, trains, and measures.
 pub(super) fn run(
     instance: &Instance<'_>,
-    teacher: &Teacher,
+    truth: &Truth,
     training: &Training,
     [count, width]: [usize; 2],
 ) -> Result<TrainedLayer, Error> {
@@ -36,7 +36,7 @@ pub(super) fn run(
     let dimension = shape.dimension;
     let d = dimension as f64;
     let layer = Layer::new(model);
-    let teacher = NetworkWeights::teacher(teacher, dimension, &mut streams.stream(Purpose::Teacher))?;
+    let teacher = truth.draw(dimension, &mut streams.stream(Purpose::Teacher))?;
     let truth = teacher.matrix();
     let q0 = truth.norm_squared() / (d * d);
 

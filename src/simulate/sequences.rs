@@ -4,11 +4,8 @@ use nalgebra::{DMatrix, DMatrixView};
 use rand_pcg::Pcg64;
 
 use super::random;
-use crate::error::Error;
 use crate::lora::Score;
-use crate::model::Teacher;
 use crate::parallel;
-use crate::spectrum::Discrete;
 
 /// Number of new sequences that are held at the same time.
 pub(super) const TEST_BATCH: usize = 256;
@@ -24,33 +21,6 @@ impl NetworkWeights {
     pub(super) fn attention(w: DMatrix<f64>) -> Self {
         let scale = 1.0 / (w.ncols() as f64).sqrt();
         Self { factor: w, scale }
-    }
-
-    /// Draws a teacher. Wishart teachers are scaled to their mean trace. Listed spectra are diagonal
-    /// matrices: the law of the sequences does not change under rotations, so that the eigenvectors do not
-    /// matter. At a size other than the number of eigenvalues, the eigenvalues are quantiles of the list.
-    pub(super) fn teacher(teacher: &Teacher, dimension: usize, rng: &mut Pcg64) -> Result<Self, Error> {
-        let listed = match teacher {
-            Teacher::Wishart { kappa0 } => {
-                let width = (kappa0 * dimension as f64).round() as usize;
-                return Ok(Self::attention(random::normalised(rng, dimension, width)));
-            }
-            Teacher::Spectrum { eigenvalues } => Discrete::new(eigenvalues)?,
-            Teacher::PowerLaw { exponent, dimension } => Discrete::power_law(*exponent, *dimension)?,
-        };
-        let mut factor = DMatrix::zeros(dimension, dimension);
-        let mut atoms = listed.atoms();
-        let (mut value, mut below) = atoms.next().unwrap_or((0.0, 1.0));
-        for i in 0..dimension {
-            let probability = (i as f64 + 0.5) / dimension as f64;
-            while below < probability {
-                let Some((next, weight)) = atoms.next() else { break };
-                value = next;
-                below += weight;
-            }
-            factor[(i, i)] = (value * (dimension as f64).sqrt()).sqrt();
-        }
-        Ok(Self { factor, scale: 1.0 })
     }
 
     pub(super) fn matrix(&self) -> DMatrix<f64> {

@@ -18,7 +18,8 @@ use std::f64::consts::PI;
 
 use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
-use super::law::{Chart, Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
+use super::law::{Chart, TeacherSpectrum, moments};
 use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::{Error, Number};
 use crate::lanes::{LANES, widest};
@@ -189,11 +190,27 @@ impl TeacherSpectrum for Discrete {
             let shift = point.mean - self.mean;
             [shift * shift, point.real_g * point.real_g]
         });
-        Posterior::new(law.snr, self, gain, response2)
+        Posterior::new(law.snr, &moments(self), gain, response2)
     }
 
     fn chart(&self, snr: f64) -> Box<dyn Chart + '_> {
         Box::new(Curve { law: self.scaled(snr), guess: Cell::new(0.25) })
+    }
+
+    /// Quantiles of the list, which are the list itself if the dimension is the number of eigenvalues.
+    fn eigenvalues(&self, dimension: usize) -> Option<Vec<f64>> {
+        let mut atoms = self.atoms();
+        let (mut value, mut below) = atoms.next()?;
+        let quantile = |i: usize| {
+            let probability = (i as f64 + 0.5) / dimension as f64;
+            while below < probability {
+                let Some((next, weight)) = atoms.next() else { break };
+                value = next;
+                below += weight;
+            }
+            value
+        };
+        Some((0..dimension).map(quantile).collect())
     }
 }
 
@@ -473,8 +490,8 @@ impl Parametrised for Scaled<'_> {
         self.snr
     }
 
-    fn moments(&self) -> [f64; 2] {
-        [self.teacher.mean, self.teacher.second_moment]
+    fn moments(&self) -> LawMoments {
+        moments(self.teacher)
     }
 
     fn ends(&self, r: f64) -> [f64; 2] {

@@ -17,7 +17,7 @@ use nalgebra::Complex;
 use std::f64::consts::PI;
 
 use super::contour::{Lanes, imaginary_integrals};
-use super::law::Denoised;
+use super::integrals::{Denoised, LawMoments};
 
 /// The functions that make up the integrands, at the nodes of one panel.
 pub(super) struct Terms {
@@ -38,8 +38,8 @@ pub(super) trait Parametrised {
 
     fn snr(&self) -> f64;
 
-    /// `int s dmu(s)` and `int s^2 dmu(s)` of the teacher.
-    fn moments(&self) -> [f64; 2];
+    /// The moments of the teacher.
+    fn moments(&self) -> LawMoments;
 
     /// Two real points, to the left and to the right of the preimage of the support, with no pole beyond
     /// them. They are the ends of the paths for the threshold `r`.
@@ -66,18 +66,11 @@ pub(super) enum Position {
 /// The integrals of the soft threshold at `r`.
 pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Position) -> Denoised {
     let snr = law.snr();
-    let [mean, second] = law.moments();
-    let signal = snr * snr * second;
+    let moments = law.moments();
+    let signal = snr * snr * moments.second;
     match *threshold {
-        Position::AboveTheSupport => Denoised { risk: signal, ..Denoised::default() },
-        Position::BelowTheSupport => Denoised {
-            norm: 1.0 + signal - 2.0 * r * snr * mean + r * r,
-            overlap: snr * second - r * mean,
-            response: 1.0,
-            trace: snr * mean - r,
-            rank_fraction: 1.0,
-            risk: 1.0 + r * r,
-        },
+        Position::AboveTheSupport => Denoised::above_the_support(snr, &moments),
+        Position::BelowTheSupport => Denoised::below_the_support(snr, &moments, r),
         Position::Inside { left, right } => {
             let mut result = above(law, r, right);
             // The definition of the risk, which cancels at large signals.

@@ -11,7 +11,8 @@
 //! cubic one.
 
 use super::contour::Lanes;
-use super::law::{Denoised, Posterior, TeacherSpectrum, meaningful};
+use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
+use super::law::{TeacherSpectrum, moments};
 use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::Error;
 use nalgebra::Complex;
@@ -101,7 +102,7 @@ impl TeacherSpectrum for Wishart {
     fn posterior(&self, snr: f64) -> Posterior {
         let map = self.uniformised(snr);
         let [gain, response2] = map.posterior_integrals(FEWEST_NODES);
-        Posterior::new(map.snr, self, gain, response2)
+        Posterior::new(map.snr, &map.moments, gain, response2)
     }
 }
 
@@ -111,8 +112,7 @@ const FEWEST_NODES: usize = 16;
 /// The rational parametrisation of the law at one `snr`.
 struct Uniformised {
     snr: f64,
-    /// `int s dmu(s)` and `int s^2 dmu(s)`.
-    moments: [f64; 2],
+    moments: LawMoments,
     /// The finite pole of `z` besides 0, `snr/sqrt(kappa0)`.
     a: f64,
     /// `snr sqrt(kappa0)`: the mean of `snr s*`.
@@ -137,8 +137,15 @@ struct WishartOnCurve {
 impl Uniformised {
     fn new(teacher: &Wishart, snr: f64) -> Self {
         let a = snr / teacher.mean;
-        let moments = [teacher.mean(), teacher.second_moment()];
-        let mut map = Self { snr, moments, a, shift: snr * teacher.mean, left: 0.0, right: 0.0, gap: None };
+        let mut map = Self {
+            snr,
+            moments: moments(teacher),
+            a,
+            shift: snr * teacher.mean,
+            left: 0.0,
+            right: 0.0,
+            gap: None,
+        };
         // z' is concave on each of the three real intervals between and outside its poles, and negative at
         // the starting points below. Newton's method therefore converges monotonically.
         map.right = map.critical_point((a + snr).max(1.0));
@@ -357,7 +364,7 @@ impl Parametrised for Uniformised {
         self.snr
     }
 
-    fn moments(&self) -> [f64; 2] {
+    fn moments(&self) -> LawMoments {
         self.moments
     }
 
@@ -376,7 +383,7 @@ impl Parametrised for Uniformised {
             z: w.plus(1.0, &g).plus(self.shift, &w.times(&shifted)),
             g,
             g_slope: g.squared(),
-            h_slope: shifted.squared().scaled(self.moments[0]),
+            h_slope: shifted.squared().scaled(self.moments.mean),
         }
     }
 }

@@ -13,6 +13,7 @@ mod fuzz_targets;
 mod grids;
 mod laboratory;
 mod numbers;
+mod own_teacher;
 mod pretraining;
 mod readable;
 mod spectra;
