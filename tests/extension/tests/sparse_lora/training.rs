@@ -34,6 +34,7 @@ fn loss(activation: ActivationName, logits: &Square, label: &Square) -> (f64, Sq
             let slope = 2.0 * (rest[a][0] - rest[a][1]) * seen[a][0] * seen[a][1];
             [slope, -slope]
         }),
+        _ => panic!("there is no training of this activation"),
     };
     (rest.iter().flatten().map(|x| x * x).sum(), gradient)
 }
