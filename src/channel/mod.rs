@@ -6,6 +6,7 @@
 
 mod eigen;
 mod matrix_prox;
+mod secular;
 mod softmax;
 mod tokens;
 mod two_replicas;
@@ -15,6 +16,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 pub(crate) use eigen::eigenbasis;
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
+pub(crate) use secular::secular_roots;
 pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};
 pub(crate) use tokens::with_tokens;
