@@ -24,7 +24,7 @@
 //! m = mhat q0/r,    q = (mhat^2 q0 + qhat)/r^2,    v = 1/r
 //! ```
 //!
-//! The treatment is replica symmetric, and the loss is not convex. [`FinetuningValidity`] says when to trust a
+//! The treatment is replica symmetric, and the loss is not convex. [`Validity`] says when to trust a
 //! solution.
 //! Source: arXiv:2606.05899.
 

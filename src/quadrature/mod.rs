@@ -37,6 +37,7 @@
 //!   projections", SIAM J. Sci. Comput. 30, 2635 (2008): the direction numbers.
 
 mod chi;
+mod graded;
 mod normal;
 mod owen;
 mod points;
@@ -44,6 +45,7 @@ mod sobol;
 mod sobol_directions;
 
 pub use chi::{ChiQuantile, MAX_CHI_DOF, chi_square_cdf, chi_square_quantile};
+pub(crate) use graded::{split_rule, unit_rule};
 pub use normal::{normal_cdf, normal_density, normal_quantile};
 pub use points::ScrambledSobol;
 pub use sobol::MAX_LOG2_NODES;

@@ -5,10 +5,6 @@
 //! there, and the splits move with the order parameters, so that every point without smoothness is an end of
 //! a rule.
 
-use std::num::NonZeroUsize;
-
-use gauss_quad::GaussLegendre;
-
 use super::prox::{EigenbasisBlock, accumulate};
 use crate::divergence::Divergence;
 use crate::fields::{LabelNoise, ScalarLaw};
@@ -16,7 +12,7 @@ use crate::lanes::LANES;
 use crate::lora::losses::FinetuningLosses;
 use crate::lora::moments::{COUNT, Moments, VectorOverlaps};
 use crate::parallel;
-use crate::quadrature::normal_density;
+use crate::quadrature::{normal_density, split_rule, unit_rule};
 use crate::state_evolution::{OutputChannel, Pass};
 
 /// Numbers of nodes at every level: for `chi*`, and on each side of the split for `N` and for `omega`. Twice
@@ -24,9 +20,6 @@ use crate::state_evolution::{OutputChannel, Pass};
 const LEVELS: [[usize; 3]; 3] = [[24, 12, 12], [40, 20, 20], [80, 40, 36]];
 /// Distance at which the Gaussians are cut, in standard deviations.
 const REACH: f64 = 8.5;
-
-/// Power with which the nodes are graded towards a split.
-const GRADING: i32 = 2;
 
 /// The fixed part of the rule at one level: nodes and weights on `[0, 1]` for `N` and `omega`.
 struct RuleLevel {
@@ -54,46 +47,6 @@ impl ProductRule {
         };
         Self { levels: LEVELS.into_iter().map(level).collect(), law: noise.scalar() }
     }
-}
-
-fn unit_rule(count: usize) -> Vec<(f64, f64)> {
-    NonZeroUsize::new(count).map_or_else(Vec::new, |order| {
-        let rule = GaussLegendre::new(order);
-        rule.as_node_weight_pairs().iter().map(|(x, w)| (0.5 * (1.0 + x), 0.5 * w)).collect()
-    })
-}
-
-/// Nodes and weights on `[-reach, reach]`, for averages over a law with the given density. The interval is
-/// cut into pieces at the given `breaks` and at the `split`. The nodes crowd at the split, where the
-/// integrand is not smooth.
-fn split_rule(
-    unit: &[(f64, f64)],
-    split: f64,
-    mut breaks: Vec<f64>,
-    reach: f64,
-    density: impl Fn(f64) -> f64,
-) -> Vec<(f64, f64)> {
-    let split = split.clamp(-reach, reach);
-    breaks.retain(|x| x.abs() < reach);
-    breaks.extend([-reach, split, reach]);
-    breaks.sort_unstable_by(f64::total_cmp);
-    let mut rule = Vec::with_capacity(unit.len() * breaks.len());
-    for ends in breaks.windows(2) {
-        let [left, right] = [ends[0], ends[1]];
-        // The piece is mapped from the end at which the nodes crowd, if there is one, to the other end.
-        let (from, to, power) = if (left - split).abs() <= 0.0 {
-            (left, right, GRADING)
-        } else if (right - split).abs() <= 0.0 {
-            (right, left, GRADING)
-        } else {
-            (left, right, 1)
-        };
-        for (x, w) in unit {
-            let node = from + (to - from) * x.powi(power);
-            rule.push((node, (right - left) * f64::from(power) * x.powi(power - 1) * w * density(node)));
-        }
-    }
-    rule
 }
 
 impl RuleLevel {

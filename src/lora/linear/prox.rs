@@ -18,6 +18,7 @@
 
 use std::f64::consts::PI;
 
+use crate::channel::secular_roots;
 use crate::lanes::{LANES, Lane};
 use crate::lora::moments::{COUNT, VectorOverlaps, term};
 
@@ -29,44 +30,6 @@ pub(super) struct EigenbasisBlock<const T: usize> {
     pub(super) star: [Lane; T],
     /// Components of the part of `omega` that is independent of `chi*`, in units of its standard deviation.
     pub(super) free: [Lane; T],
-}
-
-/// The excess `t = tau - max(a b_1, 1/v)` of the secular root for every sample, by Newton's method on
-/// `psi(t) = S^{-1/2} - R^{-1/2}`. `S` and `R` are the two sides of the secular equation, and `psi` is
-/// increasing and concave. From any start the first step therefore lands left of the root, and the later
-/// steps approach the root monotonically.
-#[inline(always)]
-fn secular_roots<const T: usize>(weights: &[Lane; T], gaps: &[Lane; T], offset: &Lane, a: f64, t: &mut Lane) {
-    const MAX_STEPS: usize = 60;
-    // Size of the step before the last one. The convergence is quadratic, so that the last step ends at
-    // rounding.
-    const CLOSE: f64 = 3e-8;
-    for _ in 0..MAX_STEPS {
-        let mut s = [0.0; LANES];
-        let mut slope = [0.0; LANES];
-        for i in 0..T {
-            for l in 0..LANES {
-                let x = 1.0 / (t[l] + gaps[i][l]);
-                let term = weights[i][l] * x * x;
-                s[l] += term;
-                slope[l] += term * x;
-            }
-        }
-        let mut largest: f64 = 0.0;
-        for l in 0..LANES {
-            let right = t[l] + offset[l];
-            let left = a * s[l];
-            let ratio = (left / right).sqrt();
-            let step = 2.0 * (ratio - 1.0) * left * right / (2.0 * a * slope[l] * right + ratio * left);
-            let next = (t[l] + step).max(0.05 * t[l]);
-            largest = largest.max((next - t[l]).abs() / next);
-            t[l] = next;
-        }
-        // The loop also ends if a sample is NaN, because f64::max ignores NaN.
-        if largest < CLOSE {
-            break;
-        }
-    }
 }
 
 /// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
