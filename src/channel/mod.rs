@@ -23,4 +23,4 @@ pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};
 pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas};
-pub(crate) use vector_prox::{Hints, VectorProx};
+pub(crate) use vector_prox::{FollowedPoints, Hints, VectorProx};

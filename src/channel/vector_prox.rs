@@ -9,15 +9,47 @@
 //! ```
 //!
 //! The objective is not convex. Since the loss is even in `chi`, the global minimum has `chi.omega >= 0`, and
-//! every start is reflected to that side. The starts are screened by their objective, and the best of them
-//! are polished by a damped Newton (Levenberg-Marquardt) method.
+//! every start is reflected to that side.
+//!
+//! The first minimum is found downhill from the proximal point of the last evaluation, or from `omega`. Because
+//! the loss is not negative, a point at which the objective is below the height `F` of this minimum lies
+//! within the distance `sqrt(2 v F)` of `omega`. Starts far outside that ball, and starts close to the
+//! first minimum, cannot lead to a lower one. The others are screened by their objective, and polished by
+//! a damped Newton (Levenberg-Marquardt) method. Where the theory is valid, few samples have any.
 
 use super::softmax::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, LaneMatrix, LaneVector, Local, descend};
 use crate::lanes::{LANES, Lane};
 
-/// Number of starts that are polished.
-const POLISHED: usize = 6;
+/// Largest number of starts that are polished after the first one.
+const POLISHED: usize = 5;
+/// Distance from a minimum, relative to its norm, within which a start is taken to lead to it.
+const NEAR: f64 = 0.1;
+/// Distance from `omega`, in units of the radius of the ball of possible minima, beyond which a start is
+/// useless.
+const FAR: f64 = 2.0;
+/// Share of the rise that the curvature at the first minimum predicts for a start, above which the
+/// objective is taken to have no other minimum on that side.
+const CONVEX: f64 = 1.0;
+
+/// What a block of samples remembers from one evaluation to the next.
+#[derive(Debug, Clone)]
+pub(crate) struct FollowedPoints<const T: usize> {
+    /// The last proximal points.
+    chi: LaneVector<T>,
+    /// Whether starts led to different minima.
+    contested: bool,
+}
+
+impl<const T: usize> FollowedPoints<T> {
+    /// The state before the first evaluation.
+    pub(crate) const NOTHING: Self = Self { chi: [[f64::NAN; LANES]; T], contested: true };
+
+    /// Lets the next search try all starts.
+    pub(crate) fn doubt(&mut self) {
+        self.contested = true;
+    }
+}
 
 /// One proximal problem per sample.
 pub(crate) struct VectorProx<'a, const T: usize> {
@@ -163,9 +195,10 @@ impl<const T: usize> Shortlist<T> {
         Self { values: [[f64::INFINITY; LANES]; POLISHED], points: [[[0.0; LANES]; T]; POLISHED] }
     }
 
-    /// Enters a start, reflected to the side of `omega`, if it is among the best.
+    /// Enters a start, reflected to the side of `omega`, if it may lead below the first minimum, and if it is
+    /// among the best.
     #[inline(always)]
-    fn enter(&mut self, objective: &VectorProx<'_, T>, start: &LaneVector<T>) {
+    fn enter(&mut self, objective: &VectorProx<'_, T>, start: &LaneVector<T>, first: &FirstMinimum<'_, T>) {
         let mut along = [0.0; LANES];
         for i in 0..T {
             for l in 0..LANES {
@@ -178,7 +211,16 @@ impl<const T: usize> Shortlist<T> {
                 point[i][l] = if along[l] < 0.0 { -point[i][l] } else { point[i][l] };
             }
         }
+        let useless = first.excludes(objective, &point);
+        if useless.iter().all(|x| *x > 0.0) {
+            return;
+        }
         let mut value = objective.value(&point);
+        let rise = first.predicted_rise(&point);
+        for l in 0..LANES {
+            let convex = value[l] - first.local.value[l] > CONVEX * rise[l];
+            value[l] = if convex || useless[l] > 0.0 { f64::INFINITY } else { value[l] };
+        }
         for rank in 0..POLISHED {
             for l in 0..LANES {
                 let better = value[l] < self.values[rank][l];
@@ -192,6 +234,49 @@ impl<const T: usize> Shortlist<T> {
                 }
             }
         }
+    }
+}
+
+/// The first minimum of every sample that was found.
+struct FirstMinimum<'a, const T: usize> {
+    chi: &'a LaneVector<T>,
+    local: &'a Local<T, 2>,
+}
+
+impl<const T: usize> FirstMinimum<'_, T> {
+    /// 1 for samples in which a start cannot lead to a lower minimum, else 0.
+    #[inline(always)]
+    fn excludes(&self, objective: &VectorProx<'_, T>, start: &LaneVector<T>) -> Lane {
+        let pull = objective.distance(start);
+        let (mut apart2, mut size2, mut useless) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for i in 0..T {
+            for l in 0..LANES {
+                let d = start[i][l] - self.chi[i][l];
+                apart2[l] += d * d;
+                size2[l] += self.chi[i][l] * self.chi[i][l];
+            }
+        }
+        for l in 0..LANES {
+            let near = apart2[l] <= NEAR * NEAR * (size2[l] + 1e-2);
+            let far = pull[l] > FAR * FAR * self.local.value[l];
+            useless[l] = if near || far { 1.0 } else { 0.0 };
+        }
+        useless
+    }
+
+    /// The rise of the objective from the minimum to a start, in the quadratic approximation.
+    #[inline(always)]
+    fn predicted_rise(&self, start: &LaneVector<T>) -> Lane {
+        let mut rise = [0.0; LANES];
+        for i in 0..T {
+            for j in 0..T {
+                for l in 0..LANES {
+                    let d2 = (start[i][l] - self.chi[i][l]) * (start[j][l] - self.chi[j][l]);
+                    rise[l] += 0.5 * self.local.hessian[i][j][l] * d2;
+                }
+            }
+        }
+        rise
     }
 }
 
@@ -248,18 +333,17 @@ fn top_eigenvector<const T: usize>(matrix: &LaneMatrix<T>, start: &LaneVector<T>
     vector
 }
 
-/// The starts: `warm` if it is a number, `omega`, `chi*`, a point close to zero, two points that a linear
-/// softmax suggests, and reflections of `omega`. Each kind of start is computed in one place, and all are
-/// entered in one place, since everything here is compiled for every number of tokens.
+/// The starts: `omega`, `chi*`, a point close to zero, two points that a linear softmax suggests, and
+/// reflections of `omega`. Each kind of start is computed in one place, and all are entered in one place,
+/// since everything here is compiled for every number of tokens.
 #[inline(always)]
 fn screen<const T: usize>(
     objective: &VectorProx<'_, T>,
     hints: &Hints<'_, T>,
-    warm: &LaneVector<T>,
+    first: &FirstMinimum<'_, T>,
 ) -> Shortlist<T> {
-    const WARM: usize = 0;
     // The number covers all starts up to the reflections through single tokens.
-    const OTHERS: usize = 7;
+    const OTHERS: usize = 6;
     let omega = &objective.omega;
     // If the softmax were linear, chi chi^T would equal this matrix up to its part along u, which is not
     // seen.
@@ -276,15 +360,13 @@ fn screen<const T: usize>(
         }
     }
     let mut list = Shortlist::new();
-    let first = if warm[0][0].is_finite() { WARM } else { WARM + 1 };
-    for number in first..OTHERS + T {
+    for number in 0..OTHERS + T {
         let start = match number {
-            WARM => *warm,
-            1 => *omega,
-            2 => *hints.star,
-            3 => omega.map(|lane| lane.map(|x| 0.05 * x)),
-            4 | 5 => {
-                if number == 5 {
+            0 => *omega,
+            1 => *hints.star,
+            2 => omega.map(|lane| lane.map(|x| 0.05 * x)),
+            3 | 4 => {
+                if number == 4 {
                     for entry in target.iter_mut().flatten() {
                         for l in 0..LANES {
                             entry[l] -= mean[l];
@@ -294,7 +376,7 @@ fn screen<const T: usize>(
                 top_eigenvector(&target, omega)
             }
             // This is the reflection through the direction of all ones.
-            6 => {
+            5 => {
                 let mut sum = [0.0; LANES];
                 for component in omega {
                     for l in 0..LANES {
@@ -310,30 +392,73 @@ fn screen<const T: usize>(
                 flipped
             }
         };
-        list.enter(objective, &start);
+        list.enter(objective, &start, first);
     }
     list
 }
 
 impl<const T: usize> VectorProx<'_, T> {
-    /// The proximal points, and the objective there, whose extra values are the loss and `dl'/dq`. `warm` is
-    /// a point that may be close to the proximal points; it is NaN if there is none.
+    /// The proximal points, and the objective there, whose extra values are the loss and `dl'/dq`. The search
+    /// begins at the points `known` of the last evaluation, which it replaces. Other starts are tried if
+    /// starts led to different minima before, or if there are no last points.
     #[inline(always)]
-    pub(crate) fn global(&self, hints: &Hints<'_, T>, warm: &LaneVector<T>) -> (LaneVector<T>, Local<T, 2>) {
-        let list = screen(self, hints, warm);
+    pub(crate) fn minimum(
+        &self,
+        hints: &Hints<'_, T>,
+        known: &mut FollowedPoints<T>,
+    ) -> (LaneVector<T>, Local<T, 2>) {
         // Until the first descent has ended, no minimum is known.
         let (mut chi, mut best) = ([[f64::NAN; LANES]; T], Local::ZERO);
-        for (rank, start) in list.points.iter().enumerate() {
-            let mut other = *start;
+        let mut list = Shortlist::new();
+        let mut start = if known.chi[0][0].is_finite() { known.chi } else { self.omega };
+        let everywhere = known.contested;
+        known.contested = false;
+        // All descents are in one place, because their code is long.
+        for number in 0..=POLISHED {
+            if number == 1 {
+                if !everywhere {
+                    break;
+                }
+                list = screen(self, hints, &FirstMinimum { chi: &chi, local: &best });
+            }
+            if let Some(rank) = number.checked_sub(1) {
+                let values = &list.values[rank];
+                if !values.iter().any(|value| value.is_finite()) {
+                    break;
+                }
+                for i in 0..T {
+                    for l in 0..LANES {
+                        let tried = values[l].is_finite();
+                        start[i][l] = if tried { list.points[rank][i][l] } else { chi[i][l] };
+                    }
+                }
+            }
+            let mut other = start;
             let found = descend(self, &mut other, &chi);
-            if rank == 0 {
+            if number == 0 {
                 (chi, best) = (other, found);
             } else {
+                known.contested |= differ(&chi, &other);
                 best.keep_lower(&mut chi, &found, &other);
             }
         }
+        known.chi = chi;
         (chi, best)
     }
+}
+
+/// Whether two minima differ in any sample. The bound is wider than the distance from a known minimum at
+/// which a descent stops.
+#[inline(always)]
+fn differ<const T: usize>(x: &LaneVector<T>, y: &LaneVector<T>) -> bool {
+    let (mut apart2, mut size2) = ([0.0; LANES], [0.0; LANES]);
+    for i in 0..T {
+        for l in 0..LANES {
+            apart2[l] += (x[i][l] - y[i][l]) * (x[i][l] - y[i][l]);
+            size2[l] += x[i][l] * x[i][l];
+        }
+    }
+    (0..LANES).any(|l| apart2[l] > 1e-3 * (size2[l] + 1e-2))
 }
 
 #[cfg(test)]
@@ -413,7 +538,7 @@ mod tests {
             for block in &blocks::<T>(64) {
                 let prox = problem(block, point);
                 let hints = Hints { label: &block.label, star: &block.star };
-                let (_, best) = prox.global(&hints, &[[f64::NAN; LANES]; T]);
+                let (_, best) = prox.minimum(&hints, &mut FollowedPoints::NOTHING.clone());
                 let mut lowest = best.value;
                 for attempt in 0..tries {
                     let mut chi = std::array::from_fn(|i| [starts(attempt, i); LANES]);

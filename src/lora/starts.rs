@@ -21,6 +21,9 @@ const VANISHING: f64 = 1e-10;
 const WEAK: f64 = 0.01;
 /// `q` below which the weights may vanish altogether.
 const GONE: f64 = 1e-4;
+/// Growth of a small overlap in one iteration above which, on every replicate of the cheapest level, the fixed
+/// point without overlap is unstable beyond doubt. The standard error of a replicate is a few percent.
+const CLEARLY_UNSTABLE: f64 = 1.1;
 
 /// A fixed point in units of `q0`, with the properties that are known of it.
 pub(super) struct FoundVector {
@@ -213,14 +216,19 @@ impl<'a> FinetuningStarts<'a> {
         })
     }
 
-    /// Whether `m = 0` may have the lower train objective, judged on few nodes. If it may, the finest level
-    /// decides.
+    /// Whether `m = 0` may be stable and have the lower train objective, judged on few nodes. If it may, the
+    /// finest level decides.
     fn nothing_may_be_better(&mut self, informed: &FoundVector) -> Result<bool, Error> {
         self.evolution.begin();
         let nothing = self.evolution.approach(&self.start_of_nothing())?.point;
         let ridge = self.evolution.input;
-        let [nothing, informed] = [nothing, informed.point].map(|point| {
-            let replicates = self.evolution.output.averages(0, Pass::Complete, &point);
+        let mut on_few_nodes = |point| self.evolution.output.averages(0, Pass::Complete, point);
+        let averages = on_few_nodes(&nothing);
+        if averages.iter().all(|moments| ridge.growth(&nothing, moments) > CLEARLY_UNSTABLE) {
+            return Ok(false);
+        }
+        let averages = [(nothing, averages), (informed.point, on_few_nodes(&informed.point))];
+        let [nothing, informed] = averages.map(|(point, replicates)| {
             replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
         });
         // On the same nodes, the difference of the objectives has a much smaller error than either objective.

@@ -84,6 +84,13 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         &self.scrambles
     }
 
+    /// Changes the memory of every block.
+    pub(crate) fn remember(&mut self, change: impl Fn(&mut M)) {
+        for memory in self.scrambles.iter_mut().flat_map(|scramble| &mut scramble.memory) {
+            change(memory);
+        }
+    }
+
     /// The means of `COUNT` terms over the samples of a level, with one entry per scramble. `add` adds the
     /// terms of one block to the sums; it should be `#[inline(always)]`.
     pub(crate) fn means<const COUNT: usize>(

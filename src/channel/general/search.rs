@@ -1,6 +1,6 @@
 //! The global minimum: several starts, of which those that matter are polished.
 //!
-//! The descent begins at the start with the lowest objective. Because the loss is not negative, a minimum
+//! The first descent begins at the last proximal point, or at the start with the lowest objective. Because the loss is not negative, a minimum
 //! that is as low as a minimum of the height `f` has `sum_i (stiffness_i/2)(x_i - omega_i)^2 <= f`: it lies in
 //! an ellipsoid around `omega`. Starts far outside that ellipsoid, and starts close to the first minimum,
 //! cannot lead to a lower one. Where the theory is valid, few starts are left. The lowest of these are
@@ -14,8 +14,17 @@ use super::starts::Starts;
 const NEAR: f64 = 0.1;
 /// Distance from `omega`, in units of the ellipsoid of possible minima, beyond which a start is useless.
 const FAR: f64 = 2.0;
+/// Share of the rise that the curvature at a minimum predicts for a start, above which the objective is taken
+/// to have no other minimum on that side.
+const CONVEX: f64 = 1.0;
 /// Number of starts that are polished for samples in which no two minima differ.
-const POLISHED: usize = 4;
+const POLISHED: usize = 3;
+
+/// A start, by its number in a list, with the objective there.
+struct ScreenedStart {
+    number: usize,
+    value: f64,
+}
 
 /// What a batch of samples remembers from one evaluation to the next.
 #[derive(Debug, Clone, Default)]
@@ -26,35 +35,42 @@ pub(crate) struct LastPoints {
     pub(crate) contested: Vec<bool>,
 }
 
+impl LastPoints {
+    /// Lets the next search try all starts.
+    pub(crate) fn doubt(&mut self) {
+        self.contested.fill(true);
+    }
+}
+
 impl<M: LogitsMap> Prox<'_, M> {
     /// The proximal points of all samples. The search begins at the last points, which it replaces. All
-    /// starts are tried if there are no last points or if the search is to be `thorough`, and otherwise only
-    /// for the samples whose starts led to different minima before. `starts` makes the starts of the samples
-    /// with the given numbers.
+    /// starts are tried if there are no last points, and otherwise only for the samples whose starts led to
+    /// different minima before. `starts` makes the starts of the samples with the given numbers.
     pub(crate) fn minima(
         &self,
         known: &mut LastPoints,
-        thorough: bool,
         starts: impl FnOnce(&[usize]) -> Starts,
     ) -> LocalExpansion {
         let all: Vec<usize> = (0..self.count()).collect();
-        let found = if thorough || known.x.is_empty() {
-            let mut starts = starts(&all);
-            if !known.x.is_empty() {
-                starts.push(known.x.clone());
-            }
-            known.contested = vec![false; all.len()];
-            self.lowest(&all, &starts, &mut known.contested)
+        let found = if known.x.is_empty() {
+            let starts = starts(&all);
+            let screened = self.screened(&all, &starts);
+            let n = self.map.dimension();
+            let best = screened.iter().enumerate();
+            let first =
+                best.flat_map(|(k, order)| order.first().map(|s| &starts[s.number][k * n..(k + 1) * n]));
+            let mut found = self.descend(&all, first.flatten().copied().collect(), None);
+            known.contested = self.improve(&all, &mut found, &starts, &screened);
+            found
         } else {
             let mut found = self.descend(&all, known.x.clone(), None);
             let again: Vec<usize> =
                 all.into_iter().filter(|s| known.contested.get(*s) == Some(&true)).collect();
             if !again.is_empty() {
-                let mut contested = vec![false; again.len()];
-                let other = self.lowest(&again, &starts(&again), &mut contested);
-                for (k, sample) in again.iter().enumerate() {
-                    known.contested[*sample] =
-                        keep_lower(&mut found, *sample, &other, k, self.map.dimension()) || contested[k];
+                let starts = starts(&again);
+                let contested = self.improve(&again, &mut found, &starts, &self.screened(&again, &starts));
+                for (sample, contested) in again.iter().zip(contested) {
+                    known.contested[*sample] = contested;
                 }
             }
             found
@@ -63,28 +79,42 @@ impl<M: LogitsMap> Prox<'_, M> {
         found
     }
 
-    /// The lowest minima of some samples downhill from the starts, of which there must be at least one. It
-    /// notes the samples whose starts lead to different minima.
-    fn lowest(&self, samples: &[usize], starts: &[Vec<f64>], contested: &mut [bool]) -> LocalExpansion {
+    /// The starts of every sample in the order of their objectives. A start whose objective is not a number
+    /// comes last.
+    fn screened(&self, samples: &[usize], starts: &Starts) -> Vec<Vec<ScreenedStart>> {
+        let values: Vec<Vec<f64>> = starts.iter().map(|start| self.values(samples, start)).collect();
+        let best_first = |k: usize| {
+            let numbered = values.iter().enumerate();
+            let mut order: Vec<ScreenedStart> =
+                numbered.map(|(number, values)| ScreenedStart { number, value: values[k] }).collect();
+            order.sort_by(|x, y| x.value.total_cmp(&y.value));
+            order
+        };
+        (0..samples.len()).map(best_first).collect()
+    }
+
+    /// Replaces minima by lower ones to which the starts of the given samples lead, and returns for each of
+    /// them whether there are different minima. `found` has the minima of all samples.
+    fn improve(
+        &self,
+        samples: &[usize],
+        found: &mut LocalExpansion,
+        starts: &Starts,
+        screened: &[Vec<ScreenedStart>],
+    ) -> Vec<bool> {
         let n = self.map.dimension();
         let of_sample = |start: usize, k: usize| -> &[f64] { &starts[start][k * n..(k + 1) * n] };
-        let values: Vec<Vec<f64>> = starts.iter().map(|start| self.values(samples, start)).collect();
-        let order: Vec<Vec<usize>> = (0..samples.len()).map(|k| best_first(&values, k)).collect();
-        let first: Vec<f64> =
-            order.iter().enumerate().flat_map(|(k, order)| of_sample(order[0], k)).copied().collect();
-        let mut best = self.descend(samples, first, None);
         // The starts that may lead to other minima, the best one last.
-        let mut others: Vec<Vec<usize>> = order
-            .iter()
-            .enumerate()
-            .map(|(k, order)| {
-                let may_differ =
-                    |start: &&usize| self.may_differ(samples[k], of_sample(**start, k), &best, k);
-                order.iter().skip(1).filter(may_differ).rev().copied().collect()
-            })
-            .collect();
+        let mut others: Vec<Vec<usize>> = Vec::with_capacity(samples.len());
+        for (k, screened) in screened.iter().enumerate() {
+            let useful = |start: &&ScreenedStart| {
+                self.may_differ(samples[k], of_sample(start.number, k), start.value, found)
+            };
+            others.push(screened.iter().filter(useful).rev().map(|start| start.number).collect());
+        }
+        let mut contested = vec![false; samples.len()];
         let mut active: Vec<usize> = (0..samples.len()).collect();
-        for number in 1.. {
+        for number in 0.. {
             active.retain(|k| !others[*k].is_empty() && (number < POLISHED || contested[*k]));
             if active.is_empty() {
                 break;
@@ -94,24 +124,31 @@ impl<M: LogitsMap> Prox<'_, M> {
                 .flat_map(|k| others[*k].pop().map(|start| of_sample(start, *k)).unwrap_or_default())
                 .copied()
                 .collect();
-            let known: Vec<f64> = active.iter().flat_map(|k| &best.x[k * n..(k + 1) * n]).copied().collect();
             let own: Vec<usize> = active.iter().map(|k| samples[*k]).collect();
+            let known: Vec<f64> = own.iter().flat_map(|s| &found.x[s * n..(s + 1) * n]).copied().collect();
             let other = self.descend(&own, next, Some(&known));
             for (from, k) in active.iter().enumerate() {
-                contested[*k] |= keep_lower(&mut best, *k, &other, from, n);
+                contested[*k] |= keep_lower(found, samples[*k], &other, from, n);
             }
         }
-        best
+        contested
     }
 
-    /// Whether a start may lead to a minimum that is lower than minimum `k` of `best`.
-    fn may_differ(&self, sample: usize, start: &[f64], best: &LocalExpansion, k: usize) -> bool {
+    /// Whether a start, at which the objective is `value`, may lead to a minimum that is lower than the one
+    /// that was found for a sample.
+    fn may_differ(&self, sample: usize, start: &[f64], value: f64, found: &LocalExpansion) -> bool {
         let n = self.map.dimension();
-        let x = &best.x[k * n..(k + 1) * n];
-        let apart = distance2(start, x) > NEAR * NEAR * (dot(x, x) + 1e-2);
+        let x = &found.x[sample * n..(sample + 1) * n];
+        if distance2(start, x) <= NEAR * NEAR * (dot(x, x) + 1e-2) {
+            return false;
+        }
+        let hessian = &found.hessian[sample * n * n..(sample + 1) * n * n];
+        let step: Vec<f64> = start.iter().zip(x).map(|(start, x)| start - x).collect();
+        let rise: f64 = hessian.chunks_exact(n).zip(&step).map(|(row, d)| 0.5 * d * dot(row, &step)).sum();
         // A NaN must not exclude a start.
-        let outside = self.pull(sample, start) > FAR * FAR * best.value[k];
-        apart && !outside
+        let outside = self.pull(sample, start) > FAR * FAR * found.value[sample];
+        let convex = value - found.value[sample] > CONVEX * rise;
+        !(outside || convex)
     }
 }
 
@@ -126,14 +163,6 @@ fn keep_lower(local: &mut LocalExpansion, k: usize, other: &LocalExpansion, from
         local.replace(k, other, from);
     }
     differ
-}
-
-/// The numbers of the starts of a sample, in the order of their objectives. A start whose objective is not a
-/// number comes last.
-fn best_first(values: &[Vec<f64>], sample: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|i, j| values[*i][sample].total_cmp(&values[*j][sample]));
-    order
 }
 
 #[cfg(test)]
@@ -160,12 +189,7 @@ mod tests {
 
     /// Counts the samples of the law (Q0, Q, M, Delta) = (2, 1.2, 1.1, .5) in which some of many starts leads
     /// to a lower minimum than the search found.
-    fn missed(
-        name: ActivationName,
-        tokens: usize,
-        log2: u32,
-        many: impl Fn(usize) -> Vec<Vec<f64>>,
-    ) -> [usize; 4] {
+    fn missed(name: ActivationName, tokens: usize, log2: u32, many: &[Vec<f64>]) -> [usize; 4] {
         let activation = name.activation();
         let basis = CoordinateBasis::new(tokens, activation.unseen());
         let seen = basis.dimension();
@@ -202,45 +226,37 @@ mod tests {
             let activation = activation.as_ref();
             let prox = Prox { activation, map, label: &y, omega: &omega, stiffness: &stiffness };
             let mut known = LastPoints::default();
-            let found = prox.minima(&mut known, true, |samples| prox.starts(samples, &star, &label));
+            let found = prox.minima(&mut known, |samples| prox.starts(samples, &star, &label));
             let samples: Vec<usize> = (0..count).collect();
             let mut lowest = found.value.clone();
-            let mut reached = vec![false; count];
-            for start in many(tokens) {
+            for start in many {
                 let other = prox.descend(&samples, start.repeat(count), None);
                 for k in 0..count {
-                    reached[k] |= other.value[k] > found.value[k] + 1e-7;
                     lowest[k] = lowest[k].min(other.value[k]);
                 }
             }
-            let missed = (0..count).filter(|k| lowest[*k] < found.value[*k] - 1e-9).count();
-            println!(
-                "{name} T={tokens} m {m} v {v}: missed {missed}, contested {}, several minima {} of {count}",
-                known.contested.iter().filter(|c| **c).count(),
-                reached.iter().filter(|c| **c).count()
-            );
-            missed
+            (0..count).filter(|k| lowest[*k] < found.value[*k] - 1e-9).count()
         })
     }
 
+    /// Points of a grid, from -2.5 to 2.5 in every coordinate.
+    fn grid(tokens: usize, side: usize) -> Vec<Vec<f64>> {
+        let coordinate =
+            |k: usize, i: usize| -2.5 + 5.0 * (k / side.pow(i as u32) % side) as f64 / (side - 1) as f64;
+        (0..side.pow(tokens as u32)).map(|k| (0..tokens).map(|i| coordinate(k, i)).collect()).collect()
+    }
+
     #[test]
-    fn probe() {
-        let grid = |tokens: usize| -> Vec<Vec<f64>> {
-            let side: usize = if tokens == 2 { 9 } else { 5 };
-            let span = 2.5;
-            (0..side.pow(tokens as u32))
-                .map(|k| {
-                    (0..tokens)
-                        .map(|i| {
-                            -span + 2.0 * span * ((k / side.pow(i as u32)) % side) as f64 / (side - 1) as f64
-                        })
-                        .collect()
-                })
-                .collect()
-        };
+    fn no_start_of_a_grid_leads_lower() {
         for name in [ActivationName::Softmax, ActivationName::SoftmaxOne, ActivationName::Sigmoid] {
-            missed(name, 2, 12, grid);
-            missed(name, 3, 10, grid);
+            let [good, marginal, unreliable, without_overlap] = missed(name, 2, 9, &grid(2, 7));
+            assert_eq!((good, marginal), (0, 0), "{name}");
+            assert!(
+                unreliable <= 5 && without_overlap <= 5,
+                "{name}: {unreliable}, {without_overlap} of 512"
+            );
+            let [good, marginal, ..] = missed(name, 3, 7, &grid(3, 3));
+            assert_eq!((good, marginal), (0, 0), "{name}");
         }
     }
 }

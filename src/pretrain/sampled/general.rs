@@ -113,7 +113,6 @@ impl LabelledLayer {
     fn accumulate(
         &self,
         point: &MatrixOverlaps,
-        thorough: bool,
         block: &MatrixBlock,
         known: &mut LastPoints,
         sums: &mut [Lane; COUNT],
@@ -127,7 +126,7 @@ impl LabelledLayer {
         let prox =
             Prox { activation, map: &self.basis, label: &block.y, omega: &omega, stiffness: &stiffness };
         let target = || block.normals[0].iter().map(|z| deviation * z).collect::<Vec<f64>>();
-        let found = prox.minima(known, thorough, |samples| prox.between(samples, &target()));
+        let found = prox.minima(known, |samples| prox.between(samples, &target()));
         let images = self.label_images(block);
         for s in 0..prox.count() {
             let l = s % LANES;
@@ -200,16 +199,10 @@ impl LabelledLayer {
 }
 
 impl MatrixNodes {
-    fn evaluate(
-        &mut self,
-        level: usize,
-        pass: Pass,
-        thorough: bool,
-        point: &MatrixOverlaps,
-    ) -> Vec<LogitAverages> {
+    fn evaluate(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
         let layer = &self.layer;
         let means = self.samples.means(level, pass, |block, known, sums| {
-            layer.accumulate(point, thorough, block, known, sums);
+            layer.accumulate(point, block, known, sums);
         });
         means.into_iter().map(LogitAverages::from_sums).collect()
     }
@@ -234,12 +227,12 @@ impl OutputChannel for MatrixNodes {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
-        self.evaluate(level, pass, pass == Pass::Fresh, point)
+        self.evaluate(level, pass, point)
     }
 
-    /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &MatrixOverlaps) {
-        self.evaluate(level, Pass::Complete, true, point);
+    /// The next evaluation tries all starts of every proximal point.
+    fn prepare(&mut self, _level: usize, _point: &MatrixOverlaps) {
+        self.samples.remember(LastPoints::doubt);
     }
 }
 

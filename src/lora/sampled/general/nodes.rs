@@ -125,7 +125,7 @@ impl PerturbedLayer {
         let stiffness = vec![0.5 / law.response; basis.dimension()];
         let activation = self.activation.as_ref();
         let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };
-        prox.minima(&mut LastPoints::default(), true, |samples| prox.between(samples, target)).x
+        prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, target)).x
     }
 
     fn perturbation<'a>(&self, frozen: &'a [f64], q: f64) -> Perturbation<'a> {
@@ -137,7 +137,6 @@ impl PerturbedLayer {
     fn accumulate(
         &self,
         point: &VectorOverlaps,
-        thorough: bool,
         block: &FieldsBlock,
         known: &mut LastPoints,
         sums: &mut [Lane; COUNT],
@@ -156,7 +155,7 @@ impl PerturbedLayer {
             omega: &omega,
             stiffness: &stiffness,
         };
-        let found = prox.minima(known, thorough, |samples| prox.starts(samples, &block.star, &block.label));
+        let found = prox.minima(known, |samples| prox.starts(samples, &block.star, &block.label));
         for s in 0..prox.count() {
             let l = s % LANES;
             let own = s * n..(s + 1) * n;
@@ -239,10 +238,10 @@ impl PerturbedLayer {
 }
 
 impl VectorNodes {
-    fn evaluate(&mut self, level: usize, pass: Pass, thorough: bool, point: &VectorOverlaps) -> Vec<Moments> {
+    fn evaluate(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         let layer = &self.layer;
         let means = self.samples.means(level, pass, |block, known, sums| {
-            layer.accumulate(point, thorough, block, known, sums);
+            layer.accumulate(point, block, known, sums);
         });
         means.into_iter().map(Moments::from_sums).collect()
     }
@@ -280,11 +279,11 @@ impl OutputChannel for VectorNodes {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
-        self.evaluate(level, pass, pass == Pass::Fresh, point)
+        self.evaluate(level, pass, point)
     }
 
-    /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &VectorOverlaps) {
-        self.evaluate(level, Pass::Complete, true, point);
+    /// The next evaluation tries all starts of every proximal point.
+    fn prepare(&mut self, _level: usize, _point: &VectorOverlaps) {
+        self.samples.remember(LastPoints::doubt);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fields::{Logits, training_logits};
 use super::prox::{LogitsBlock, accumulate};
-use crate::channel::{self, SoftmaxRow, softmax_row};
+use crate::channel::{self, FollowedPoints, SoftmaxRow, softmax_row};
 use crate::descent::LaneVector;
 use crate::divergence::Divergence;
 use crate::error::Error;
@@ -22,7 +22,7 @@ const CHUNK: usize = 512;
 /// are remembered from one evaluation to the next.
 pub(super) struct SoftmaxVectorNodes<const T: usize> {
     coupling: f64,
-    samples: Samples<LogitsBlock<T>, LaneVector<T>>,
+    samples: Samples<LogitsBlock<T>, FollowedPoints<T>>,
     zero_weights: Option<ZeroWeights>,
 }
 
@@ -47,7 +47,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             perturb(&mut label, &star, 1.0, coupling);
             LogitsBlock { frozen, label, star, free }
         };
-        let samples = Samples::new(options, tuning, LANES, [[f64::NAN; LANES]; T], columns, block)?;
+        let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
         Ok(Self { coupling, samples, zero_weights: None })
     }
 }
@@ -122,9 +122,14 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             level,
             pass,
             #[inline(always)]
-            |block, warm, sums| accumulate(coupling, point, block, warm, sums),
+            |block, known, sums| accumulate(coupling, point, block, known, sums),
         );
         means.into_iter().map(Moments::from_sums).collect()
+    }
+
+    /// The next evaluation tries all starts of every proximal point.
+    fn prepare(&mut self, _level: usize, _point: &VectorOverlaps) {
+        self.samples.remember(FollowedPoints::doubt);
     }
 }
 
@@ -138,9 +143,10 @@ mod tests {
     #[test]
     fn memory_is_foreseen() {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
-        let kept = size_of::<LogitsBlock<8>>() + size_of::<LaneVector<8>>() + curvatures;
+        let kept = size_of::<LogitsBlock<8>>() + size_of::<FollowedPoints<8>>() + curvatures;
         let foreseen =
             Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
-        assert_eq!(kept / size_of::<Lane>(), foreseen);
+        // One flag per block counts as one number per node.
+        assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
     }
 }

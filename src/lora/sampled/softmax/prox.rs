@@ -1,7 +1,7 @@
 //! All terms that are averaged over the proximal points of softmax fine-tuning, for a block of samples.
 
 use super::fields::Logits;
-use crate::channel::{Hints, VectorProx, softmax_row};
+use crate::channel::{FollowedPoints, Hints, VectorProx, softmax_row};
 use crate::descent::{LaneVector, cholesky, solve};
 use crate::lanes::{LANES, Lane};
 use crate::lora::moments::{COUNT, VectorOverlaps, term};
@@ -19,15 +19,14 @@ pub(super) struct LogitsBlock<const T: usize> {
 }
 
 /// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
-/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). On entry, `warm` is the
-/// proximal point of the last evaluation (NaN before the first one); on return, it is the proximal point of
-/// this evaluation.
+/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). The search for the proximal
+/// points begins at those of the last evaluation, `known`, and replaces them.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
     coupling: f64,
     point: &VectorOverlaps,
     block: &LogitsBlock<T>,
-    warm: &mut LaneVector<T>,
+    known: &mut FollowedPoints<T>,
     sums: &mut [Lane; COUNT],
 ) {
     let VectorOverlaps { m, v, .. } = *point;
@@ -41,8 +40,7 @@ pub(super) fn accumulate<const T: usize>(
     }
     let y = std::array::from_fn(|a| softmax_row(&block.label[a]));
     let prox = VectorProx { frozen: &block.frozen, y, omega, q: point.q(), coupling, stiffness };
-    let (chi, best) = prox.global(&Hints { label: &block.label, star: &block.star }, warm);
-    *warm = chi;
+    let (chi, best) = prox.minimum(&Hints { label: &block.label, star: &block.star }, known);
 
     let (factor, _) = cholesky(&best.hessian, &[0.0; LANES]);
     let (mut trace, mut square) = ([0.0; LANES], [0.0; LANES]);
