@@ -239,6 +239,10 @@ impl PerturbedLayer {
 
 impl VectorNodes {
     fn evaluate(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
+        if level == 0 {
+            // An approach moves far in each step, and its nodes are few.
+            self.samples.remember(LastPoints::doubt);
+        }
         let layer = &self.layer;
         let means = self.samples.means(level, pass, |block, known, sums| {
             layer.accumulate(point, block, known, sums);

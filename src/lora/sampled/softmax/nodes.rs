@@ -117,6 +117,10 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
+        if level == 0 {
+            // An approach moves far in each step, and its nodes are few.
+            self.samples.remember(FollowedPoints::doubt);
+        }
         let coupling = self.coupling;
         let means = self.samples.means(
             level,
