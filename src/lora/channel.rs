@@ -1,12 +1,11 @@
 //! The output channel of fine-tuning in physical units, for input channels from outside of the library.
 
-use super::losses::FinetuningLosses;
-use super::moments::{Moments, VectorOverlaps};
 use super::ridge::{Conjugates, Ridge};
 use super::units::Units;
 use super::validity::FinetuningValidity;
 use crate::check;
 use crate::error::Error;
+use crate::losses::vector::{FinetuningLosses, Moments, VectorOverlaps};
 use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
 /// The output channel of fine-tuning: averages over the losses of all sequences, for given overlaps of the weights.

@@ -31,8 +31,6 @@
 mod bayes;
 mod channel;
 mod linear;
-mod losses;
-mod moments;
 mod report;
 mod ridge;
 mod sampled;

@@ -1,27 +1,13 @@
 //! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
-use super::moments::{Moments, VectorOverlaps};
 use super::ridge::Conjugates;
 use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
 use super::starts::FoundVector;
 use super::units::Units;
+use crate::losses::vector::{Moments, TestErrors, TestLaw, VectorOverlaps};
 use crate::observables;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
-
-/// Errors on new sequences, in the units of the loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct TestErrors {
-    pub(super) test: f64,
-    pub(super) test_clean: f64,
-    pub(super) frozen: f64,
-}
-
-/// The law of new sequences.
-pub(super) trait TestLaw {
-    /// The errors at the common fixed point, and those of every replicate at its own fixed point.
-    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>);
-}
 
 /// The inputs of the observables besides the fixed point.
 pub(super) struct Reporter {

@@ -1,8 +1,8 @@
 //! The input channel: the ridge problem for the weights, which turns the averages into order parameters.
 
-use super::moments::{Moments, VectorOverlaps};
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
+use crate::losses::vector::{Moments, VectorOverlaps};
 use crate::state_evolution::InputChannel;
 
 /// Smallest variance of `omega` given `chi*`, in units of `q0`, at which the iteration goes on. An iteration

@@ -5,11 +5,11 @@ use crate::activation::Activation;
 use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane, sum_once};
-use crate::lora::moments::VectorOverlaps;
+use crate::losses::vector::moments::VectorOverlaps;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.
-pub(in crate::lora::sampled) fn averages(
+pub(crate) fn averages(
     activation: &dyn Activation,
     law: &JointLaw,
     coupling: f64,

@@ -5,7 +5,7 @@ use super::nodes::{perturb, weights};
 use crate::channel::softmax_row;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane, sum_once};
-use crate::lora::moments::VectorOverlaps;
+use crate::losses::vector::moments::VectorOverlaps;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.

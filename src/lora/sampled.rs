@@ -5,25 +5,21 @@
 //! inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
 //!
 //! What depends on the activation is behind the trait [`FinetuningLosses`] and the averages of the test law, which each
-//! kernel gives (softmax: `softmax/`, any other activation: `general/`).
-
-mod general;
-mod softmax;
-mod test_law;
+//! kernel of `losses::vector` gives.
 
 use super::channel::LossChannel;
-use super::losses::FinetuningLosses;
-use super::moments::VectorOverlaps;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
 use super::solution::FinetuningSolution;
 use super::starts::{FinetuningStarts, FoundVector, Guess};
 use super::training::Finetuning;
 use super::units::Units;
+use super::zero_weights::critical_ridge;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fields::JointLaw;
 use crate::frozen::Frozen;
+use crate::losses::vector::{FinetuningLosses, TestAverages, VectorOverlaps, general, softmax};
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
@@ -31,7 +27,6 @@ use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
-use test_law::TestAverages;
 
 /// One problem.
 struct SampledProblem<'a> {
@@ -165,7 +160,7 @@ pub(super) fn lambda_collapse(
     let ridge = problem.ridge();
     let critical = parallel::in_pool(|| {
         let mut channel = problem.channel(&Tuning::default())?;
-        Ok(channel.zero_weights().and_then(|zero| zero.critical_ridge(&ridge)))
+        Ok(channel.zero_weights().and_then(|zero| critical_ridge(zero, &ridge)))
     })?;
     let unit = problem.units.stiffness();
     Ok(critical.map(|(common, own)| {

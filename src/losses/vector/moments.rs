@@ -3,73 +3,73 @@
 use crate::state_evolution::{Averages, Overlaps};
 
 /// Number of averages.
-pub(super) const COUNT: usize = 14;
+pub(crate) const COUNT: usize = 14;
 
 /// The index at which each term of a sample is added up, see [`Moments`].
-pub(super) mod term {
-    pub(in crate::lora) const DIVERGENCE_OMEGA: usize = 0;
-    pub(in crate::lora) const DIVERGENCE_STAR: usize = 1;
-    pub(in crate::lora) const JUMP_OMEGA: usize = 2;
-    pub(in crate::lora) const JUMP_STAR: usize = 3;
-    pub(in crate::lora) const GRADIENT2: usize = 4;
-    pub(in crate::lora) const CENTRING: usize = 5;
-    pub(in crate::lora) const GRADIENT_FREE: usize = 6;
-    pub(in crate::lora) const GRADIENT_STAR: usize = 7;
-    pub(in crate::lora) const FREE2: usize = 8;
-    pub(in crate::lora) const FREE_STAR: usize = 9;
-    pub(in crate::lora) const STAR2: usize = 10;
-    pub(in crate::lora) const LOSS: usize = 11;
-    pub(in crate::lora) const REPLICON: usize = 12;
-    pub(in crate::lora) const STABILITY: usize = 13;
+pub(crate) mod term {
+    pub(crate) const DIVERGENCE_OMEGA: usize = 0;
+    pub(crate) const DIVERGENCE_STAR: usize = 1;
+    pub(crate) const JUMP_OMEGA: usize = 2;
+    pub(crate) const JUMP_STAR: usize = 3;
+    pub(crate) const GRADIENT2: usize = 4;
+    pub(crate) const CENTRING: usize = 5;
+    pub(crate) const GRADIENT_FREE: usize = 6;
+    pub(crate) const GRADIENT_STAR: usize = 7;
+    pub(crate) const FREE2: usize = 8;
+    pub(crate) const FREE_STAR: usize = 9;
+    pub(crate) const STAR2: usize = 10;
+    pub(crate) const LOSS: usize = 11;
+    pub(crate) const REPLICON: usize = 12;
+    pub(crate) const STABILITY: usize = 13;
 }
 
 /// Order parameters in units of `q0`: `m`, the variance `s2 = q - m^2` of `omega` given `chi*`, and `v`. In
 /// these coordinates `m^2 <= q` holds automatically.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct VectorOverlaps {
-    pub(super) m: f64,
-    pub(super) s2: f64,
-    pub(super) v: f64,
+pub(crate) struct VectorOverlaps {
+    pub(crate) m: f64,
+    pub(crate) s2: f64,
+    pub(crate) v: f64,
 }
 
 impl VectorOverlaps {
-    pub(super) fn q(&self) -> f64 {
+    pub(crate) fn q(&self) -> f64 {
         self.m * self.m + self.s2
     }
 
     /// Standard deviation of `omega` given `chi*`.
-    pub(super) fn deviation(&self) -> f64 {
+    pub(crate) fn deviation(&self) -> f64 {
         self.s2.sqrt()
     }
 }
 
 /// Averages per sample. `g = (chi_p - omega)/v`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Moments {
+pub(crate) struct Moments {
     /// Pointwise parts of `div_omega g` and `div_chi* g`. The second is present only if it is used, see
-    /// [`FinetuningLosses::smooth_divergence`](super::losses::Losses::smooth_divergence).
-    pub(super) pointwise: [f64; 2],
+    /// [`FinetuningLosses::smooth_divergence`](super::channel::FinetuningLosses::smooth_divergence).
+    pub(crate) pointwise: [f64; 2],
     /// Jump parts of the same divergences, where they are known in closed form.
-    pub(super) jump: [f64; 2],
+    pub(crate) jump: [f64; 2],
     /// `|g|^2`.
-    pub(super) gradient2: f64,
+    pub(crate) gradient2: f64,
     /// `d l'/dq` at the proximal point.
-    pub(super) centring: f64,
+    pub(crate) centring: f64,
     /// `g.f` and `g.chi*`, where `omega = m chi* + s f`.
-    pub(super) overlaps: [f64; 2],
+    pub(crate) overlaps: [f64; 2],
     /// `|f|^2`, `f.chi*` and `|chi*|^2` on the same nodes as the other averages.
-    pub(super) seconds: [f64; 3],
+    pub(crate) seconds: [f64; 3],
     /// `l'` at the proximal point. This average and those below are taken in complete passes only.
-    pub(super) loss: f64,
+    pub(crate) loss: f64,
     /// `|v dg/domega|_F^2`, pointwise.
-    pub(super) replicon: f64,
+    pub(crate) replicon: f64,
     /// `chi*^T (dg/domega) chi*`, including the jumps.
-    pub(super) stability: f64,
+    pub(crate) stability: f64,
 }
 
 impl Moments {
     /// The averages from the sums over samples, in the order of [`term`].
-    pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
+    pub(crate) fn from_sums(s: [f64; COUNT]) -> Self {
         Self {
             pointwise: [s[term::DIVERGENCE_OMEGA], s[term::DIVERGENCE_STAR]],
             jump: [s[term::JUMP_OMEGA], s[term::JUMP_STAR]],

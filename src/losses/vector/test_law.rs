@@ -1,13 +1,26 @@
-//! The errors on new sequences: averages over the test law, without any proximal point.
+//! The errors on new sequences. No proximal point is needed for them.
 
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
-use crate::lora::moments::VectorOverlaps;
-use crate::lora::report::{TestErrors, TestLaw};
+use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 
-/// The errors at every replicate's own fixed point and at the common one, each by the nodes of the replicate.
-pub(super) struct TestAverages {
+/// Errors on new sequences, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct TestErrors {
+    pub(crate) test: f64,
+    pub(crate) test_clean: f64,
+    pub(crate) frozen: f64,
+}
+
+/// The law of new sequences.
+pub(crate) trait TestLaw {
+    /// The errors at the common fixed point, and those of every replicate at its own fixed point.
+    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>);
+}
+
+/// Averages over the nodes of the test law. They are the errors at every replicate's own fixed point and at the common one, each by the nodes of the replicate.
+pub(crate) struct TestAverages {
     common: TestErrors,
     own: Vec<TestErrors>,
 }
@@ -17,7 +30,7 @@ impl TestAverages {
     /// than the list of replicates. Over the nodes of one scramble, `averages` gives the test and clean error
     /// at the first of two points, the error without any perturbation, and the test and clean error at the
     /// second point.
-    pub(super) fn new(
+    pub(crate) fn new(
         tokens: usize,
         law: &JointLaw,
         options: &Options,

@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::fields::Sequences;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane};
-use crate::lora::losses::FinetuningLosses;
-use crate::lora::moments::{COUNT, Moments, VectorOverlaps, term};
-use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
+use crate::losses::vector::channel::FinetuningLosses;
+use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
+use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::model::Model;
 use crate::options::Options;
 use crate::parallel;
@@ -53,7 +53,7 @@ struct VectorNodes {
 }
 
 /// The losses of any activation. `coupling` is the inverse temperature times `q0`.
-pub(in crate::lora::sampled) fn losses(
+pub(crate) fn losses(
     model: &Model,
     law: &JointLaw,
     coupling: f64,

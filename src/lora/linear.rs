@@ -4,31 +4,24 @@
 //! Everything in this module is therefore in units with `q0 = 1`: `chi` in units of `sqrt(q0)`, the loss in
 //! units of `q0^2`.
 
-mod nodes;
-mod product;
-mod prox;
-mod test_errors;
-
 use super::channel::LossChannel;
-use super::losses::FinetuningLosses;
 use super::report::Reporter;
 use super::ridge::{JumpGauge, Ridge};
 use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, Guess};
 use super::training::Finetuning;
 use super::units::Units;
-use crate::channel::{self, with_tokens};
+use crate::channel;
 use crate::error::Error;
 use crate::fields::LabelNoise;
 use crate::frozen::Frozen;
+use crate::losses::vector::FinetuningLosses;
+use crate::losses::vector::linear::{ClosedForm, losses};
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
 use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
-use nodes::SecularNodes;
-use product::ProductRule;
-use test_errors::ClosedForm;
 
 /// One problem.
 struct LinearProblem<'a> {
@@ -64,8 +57,7 @@ impl<'a> LinearProblem<'a> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let tokens = self.model.tokens() as f64;
         parallel::in_pool(|| {
-            let mut channel =
-                output_channel(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
+            let mut channel = losses(self.model.tokens(), &self.noise, self.options, &company.tuning)?;
             let ridge = self.ridge(channel.as_ref());
             // This is the average curvature of the loss at the truth. The jumps leave a fraction of some 0.6
             // of it.
@@ -121,19 +113,7 @@ pub(super) fn loss_channel(
     options: &Options,
 ) -> Result<LossChannel, Error> {
     let problem = LinearProblem::new(model, frozen, training, options);
-    let losses = output_channel(model.tokens(), &problem.noise, options, &Tuning::default())?;
+    let losses = losses(model.tokens(), &problem.noise, options, &Tuning::default())?;
     let ridge = problem.ridge(losses.as_ref());
     Ok(LossChannel::new(losses, ridge, problem.units))
-}
-
-fn output_channel(
-    tokens: usize,
-    noise: &LabelNoise,
-    options: &Options,
-    tuning: &Tuning,
-) -> Result<Box<dyn FinetuningLosses>, Error> {
-    if tokens == 1 {
-        return Ok(Box::new(ProductRule::new(noise)));
-    }
-    with_tokens!(tokens, T => Ok(Box::new(SecularNodes::<T>::new(noise, options, tuning)?)))
 }

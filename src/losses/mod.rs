@@ -1,0 +1,5 @@
+//! The output channels of both stages: averages of proximal points over Gaussian fields, for given order parameters.
+//!
+//! Nothing here knows the weights, how a fixed point is searched, or what is reported of it.
+
+pub(crate) mod vector;
