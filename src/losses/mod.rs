@@ -2,4 +2,5 @@
 //!
 //! Nothing here knows the weights, how a fixed point is searched, or what is reported of it.
 
+pub(crate) mod matrix;
 pub(crate) mod vector;

@@ -1,7 +1,7 @@
 //! One step of the state evolution, from the averages over the losses to the order parameters.
 
-use super::averages::{AtZero, Label, LogitAverages, MatrixOverlaps};
 use crate::divergence::Divergence;
+use crate::losses::matrix::{AtZero, Label, LogitAverages, MatrixOverlaps};
 use crate::pretrain::replicon;
 use crate::pretrain::solution::PretrainingOrder;
 use crate::pretrain::training::Pretraining;

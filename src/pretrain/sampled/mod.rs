@@ -1,20 +1,20 @@
 //! Attention with an activation that is not linear: the output channel is an average over proximal points, by
 //! quasi-Monte-Carlo. What depends on the activation is behind the trait [`PretrainingLosses`], which each kernel
-//! implements (softmax: `softmax.rs`, any other activation: `general.rs`).
+//! of `losses::matrix` implements.
 //!
 //! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
 //! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
 
-mod averages;
 mod equations;
-mod general;
-mod softmax;
 mod starts;
 
 use super::solution::{PretrainingErrors, PretrainingOrder, PretrainingSolution};
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
 use crate::error::Error;
+use crate::losses::matrix::{
+    AtZero, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, general, softmax,
+};
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
@@ -24,7 +24,6 @@ use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
 use crate::std_error::{Named, StdError, standard_error};
 use crate::threshold::Threshold;
-use averages::{AtZero, Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
 use equations::SampledEquations;
 use starts::PretrainingStarts;
 

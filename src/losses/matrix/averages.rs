@@ -3,42 +3,42 @@
 use crate::state_evolution::{self, OutputChannel, Overlaps};
 
 /// Number of averages.
-pub(super) const COUNT: usize = 11;
+pub(crate) const COUNT: usize = 11;
 
 /// The index at which each term of a sample is added up, see [`LogitAverages`].
-pub(super) mod term {
-    pub(in crate::pretrain) const DIVERGENCE_OMEGA: usize = 0;
-    pub(in crate::pretrain) const DIVERGENCE_LABEL: usize = 1;
-    pub(in crate::pretrain) const GRADIENT_LABEL: usize = 2;
-    pub(in crate::pretrain) const GRADIENT_FREE: usize = 3;
-    pub(in crate::pretrain) const LABEL2: usize = 4;
-    pub(in crate::pretrain) const LABEL_FREE: usize = 5;
-    pub(in crate::pretrain) const FREE2: usize = 6;
-    pub(in crate::pretrain) const GRADIENT2: usize = 7;
-    pub(in crate::pretrain) const LOSS: usize = 8;
-    pub(in crate::pretrain) const CONTESTED: usize = 9;
-    pub(in crate::pretrain) const REPLICON: usize = 10;
+pub(crate) mod term {
+    pub(crate) const DIVERGENCE_OMEGA: usize = 0;
+    pub(crate) const DIVERGENCE_LABEL: usize = 1;
+    pub(crate) const GRADIENT_LABEL: usize = 2;
+    pub(crate) const GRADIENT_FREE: usize = 3;
+    pub(crate) const LABEL2: usize = 4;
+    pub(crate) const LABEL_FREE: usize = 5;
+    pub(crate) const FREE2: usize = 6;
+    pub(crate) const GRADIENT2: usize = 7;
+    pub(crate) const LOSS: usize = 8;
+    pub(crate) const CONTESTED: usize = 9;
+    pub(crate) const REPLICON: usize = 10;
 }
 
 /// The scaled overlaps of the label, fixed for the solve.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Label {
-    pub(super) q0: f64,
-    pub(super) delta: f64,
+pub(crate) struct Label {
+    pub(crate) q0: f64,
+    pub(crate) delta: f64,
 }
 
 /// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, and `V`. With `S2` as a coordinate, the
 /// covariance is automatically positive.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct MatrixOverlaps {
-    pub(super) m: f64,
-    pub(super) s2: f64,
-    pub(super) v: f64,
+pub(crate) struct MatrixOverlaps {
+    pub(crate) m: f64,
+    pub(crate) s2: f64,
+    pub(crate) v: f64,
 }
 
 impl MatrixOverlaps {
     /// The scaled `Q`.
-    pub(super) fn norm(&self, label: &Label) -> f64 {
+    pub(crate) fn norm(&self, label: &Label) -> f64 {
         self.s2 + self.m * (self.m / (label.q0 + 0.5 * label.delta))
     }
 }
@@ -47,7 +47,7 @@ impl MatrixOverlaps {
     /// The laws of label and output on new sequences, first for noisy and then for noiseless labels: the
     /// standard deviation of the label's logits, the slope of the output's logits in them, and the standard
     /// deviation of the rest.
-    pub(super) fn test_laws(&self, label: &Label) -> [[f64; 3]; 2] {
+    pub(crate) fn test_laws(&self, label: &Label) -> [[f64; 3]; 2] {
         let q = self.norm(label);
         [label.q0 + 0.5 * label.delta, label.q0].map(|norm| {
             let slope = if norm > 0.0 { self.m / norm } else { 0.0 };
@@ -72,28 +72,28 @@ impl Overlaps for MatrixOverlaps {
 /// Averages per sample. `z_1` and `z_2` are the standard normals of the label's logits and of the rest of
 /// `omega`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct LogitAverages {
+pub(crate) struct LogitAverages {
     /// Pointwise `div_omega g`.
-    pub(super) divergence_omega: f64,
+    pub(crate) divergence_omega: f64,
     /// Pointwise `div_t g`, where `t` are the label's logits.
-    pub(super) divergence_label: f64,
+    pub(crate) divergence_label: f64,
     /// `g.z_1` and `g.z_2`.
-    pub(super) overlaps: [f64; 2],
+    pub(crate) overlaps: [f64; 2],
     /// `|z_1|^2`, `z_1.z_2` and `|z_2|^2` on the same nodes as the other averages.
-    pub(super) seconds: [f64; 3],
+    pub(crate) seconds: [f64; 3],
     /// `|g|^2`.
-    pub(super) gradient2: f64,
+    pub(crate) gradient2: f64,
     /// The loss at the proximal point.
-    pub(super) loss: f64,
+    pub(crate) loss: f64,
     /// Fraction of the samples whose starts led to different minima.
-    pub(super) contested: f64,
+    pub(crate) contested: f64,
     /// `|dg/domega|_F^2`, pointwise.
-    pub(super) replicon: f64,
+    pub(crate) replicon: f64,
 }
 
 impl LogitAverages {
     /// The averages from the sums over samples, in the order of [`term`].
-    pub(super) fn from_sums(s: [f64; COUNT]) -> Self {
+    pub(crate) fn from_sums(s: [f64; COUNT]) -> Self {
         Self {
             divergence_omega: s[term::DIVERGENCE_OMEGA],
             divergence_label: s[term::DIVERGENCE_LABEL],
@@ -125,10 +125,10 @@ impl state_evolution::Averages for LogitAverages {
 
 /// `E|g|^2`, `E div_t g` and `-E div_omega g` at `Q = M = V = 0`, where `g = -grad l(0)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct AtZero {
-    pub(super) gradient2: f64,
-    pub(super) divergence_label: f64,
-    pub(super) stiffness: f64,
+pub(crate) struct AtZero {
+    pub(crate) gradient2: f64,
+    pub(crate) divergence_label: f64,
+    pub(crate) stiffness: f64,
 }
 
 impl state_evolution::Averages for AtZero {
@@ -145,7 +145,7 @@ impl state_evolution::Averages for AtZero {
 }
 
 /// The losses of pre-training.
-pub(super) trait PretrainingLosses:
+pub(crate) trait PretrainingLosses:
     OutputChannel<Point = MatrixOverlaps, Averages = LogitAverages>
 {
     /// The number of scrambles.

@@ -44,7 +44,7 @@ struct MatrixNodes {
 }
 
 /// The losses of any activation.
-pub(super) fn losses(
+pub(crate) fn losses(
     model: &Model,
     label: Label,
     options: &Options,

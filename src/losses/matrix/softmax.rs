@@ -15,7 +15,7 @@ use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
 /// The losses of softmax for a number of tokens known at run time.
-pub(super) fn losses(
+pub(crate) fn losses(
     tokens: usize,
     label: Label,
     options: &Options,
