@@ -4,7 +4,7 @@ use super::ridge::Conjugates;
 use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
 use super::starts::FoundVector;
 use super::units::Units;
-use crate::losses::vector::{Moments, TestErrors, TestLaw, VectorOverlaps};
+use crate::losses::vector::{Moments, TestErrors, TestLaw, VectorOverlaps, term};
 use crate::observables;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
@@ -61,7 +61,7 @@ impl Reporter {
                 eta,
             },
             objective: loss * ridge.objective(point, moments),
-            errors: FinetuningErrors { test, test_clean, train: loss * moments.loss, frozen },
+            errors: FinetuningErrors { test, test_clean, train: loss * moments[term::LOSS], frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
             effective_noise: self.effective_noise,
             validity: ridge.validity(point, moments),

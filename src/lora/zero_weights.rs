@@ -14,7 +14,7 @@
 //! unbounded ones (linear attention) do not.
 
 use super::ridge::Ridge;
-use crate::losses::vector::{Moments, VectorOverlaps, ZeroWeights};
+use crate::losses::vector::{Moments, VectorOverlaps, ZeroWeights, term};
 use crate::roots;
 
 /// Ratio of consecutive values of `v` in the search for the first root.
@@ -35,7 +35,7 @@ pub(super) fn stable(
     let v = response(zero, |moments| total_curvature(ridge, moments))?;
     let moments = zero.mean(v);
     let point = at_zero(v);
-    let stable = ridge.growth(&point, &moments) <= 1.0 && ridge.alpha * moments.replicon <= 1.0;
+    let stable = ridge.growth(&point, &moments) <= 1.0 && ridge.alpha * moments[term::REPLICON] <= 1.0;
     stable.then(|| ((point, moments), replicates(zero, v, |moments| total_curvature(ridge, moments))))
 }
 
@@ -63,8 +63,8 @@ fn replicates(
 /// is no such threshold.
 pub(super) fn critical_ridge(zero: &ZeroWeights, ridge: &Ridge) -> Option<(f64, Vec<f64>)> {
     let alpha = ridge.alpha;
-    let curvature = |moments: &Moments| alpha * (moments.stability - moments.pointwise[0]);
-    let critical = |moments: &Moments| alpha * (0.5 * moments.stability - moments.centring);
+    let curvature = |moments: &Moments| alpha * (moments[term::STABILITY] - moments[term::DIVERGENCE_OMEGA]);
+    let critical = |moments: &Moments| alpha * (0.5 * moments[term::STABILITY] - moments[term::CENTRING]);
     let v = response(zero, curvature)?;
     let own = replicates(zero, v, curvature);
     Some((critical(&zero.mean(v)), own.iter().map(|(_, moments)| critical(moments)).collect()))
@@ -96,5 +96,5 @@ fn at_zero(v: f64) -> VectorOverlaps {
 
 /// `r = vhat + 2 lambda + 2 eta` at `w = 0`.
 fn total_curvature(ridge: &Ridge, moments: &Moments) -> f64 {
-    ridge.alpha * (2.0 * moments.centring - moments.pointwise[0]) + 2.0 * ridge.lambda
+    ridge.alpha * (2.0 * moments[term::CENTRING] - moments[term::DIVERGENCE_OMEGA]) + 2.0 * ridge.lambda
 }

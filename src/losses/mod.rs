@@ -3,4 +3,5 @@
 //! Nothing here knows the weights, how a fixed point is searched, or what is reported of it.
 
 pub(crate) mod matrix;
+mod means;
 pub(crate) mod vector;

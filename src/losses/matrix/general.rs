@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
+use super::averages::{
+    AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
+};
 use crate::activation::{Activation, Evaluated};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, LocalExpansion, Prox, attention, batch_size, inverse,
@@ -248,12 +250,12 @@ impl PretrainingLosses for MatrixNodes {
         self.samples.scrambles().len()
     }
 
-    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<[f64; 2]> {
+    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<LabelErrors> {
         let Self { layer, samples, .. } = self;
         let square = layer.tokens * layer.tokens;
         let of_scramble = |(blocks, point): (&[MatrixBlock], &MatrixOverlaps)| {
             let laws = point.test_laws(&layer.label);
-            self.means(blocks, |block, sums: &mut [Lane; 2]| {
+            LabelErrors::from_sums(self.means(blocks, |block, sums: &mut [Lane; 2]| {
                 for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
                     let fields = [[*deviation, 0.0], [slope * deviation, *rest]];
                     let [y, p] = fields.map(|[a, b]| {
@@ -264,7 +266,7 @@ impl PretrainingLosses for MatrixNodes {
                         sum[i / square % LANES] += (p - y) * (p - y);
                     }
                 }
-            })
+            }))
         };
         let scrambles = samples.scrambles().iter().map(|scramble| &scramble.blocks[..]);
         scrambles.zip(points).map(of_scramble).collect()
@@ -273,9 +275,7 @@ impl PretrainingLosses for MatrixNodes {
     fn at_zero(&self) -> Vec<AtZero> {
         let scrambles = self.samples.scrambles().iter();
         let of_scramble = |blocks: &[MatrixBlock]| {
-            let [gradient2, divergence_label, stiffness] =
-                self.means(blocks, |block, sums| self.layer.add_at_zero(block, sums));
-            AtZero { gradient2, divergence_label, stiffness }
+            AtZero::from_sums(self.means(blocks, |block, sums| self.layer.add_at_zero(block, sums)))
         };
         scrambles.map(|scramble| of_scramble(&scramble.blocks)).collect()
     }

@@ -8,4 +8,6 @@ mod averages;
 pub(crate) mod general;
 pub(crate) mod softmax;
 
-pub(crate) use averages::{AtZero, Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
+pub(crate) use averages::{
+    AtZero, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
+};

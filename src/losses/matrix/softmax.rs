@@ -5,7 +5,9 @@
 //! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the `K' = K - 1` coordinates
 //! that softmax sees are sampled.
 
-use super::averages::{AtZero, COUNT, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, term};
+use super::averages::{
+    AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
+};
 use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row, with_tokens};
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
@@ -182,7 +184,7 @@ impl<const T: usize, const K: usize> PretrainingLosses for SoftmaxMatrixNodes<T,
         self.samples.scrambles().len()
     }
 
-    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<[f64; 2]> {
+    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<LabelErrors> {
         self.samples
             .scrambles()
             .iter()
@@ -204,7 +206,7 @@ impl<const T: usize, const K: usize> PretrainingLosses for SoftmaxMatrixNodes<T,
                         }
                     }
                 });
-                sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64)
+                LabelErrors::from_sums(sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64))
             })
             .collect()
     }
@@ -243,9 +245,7 @@ impl<const T: usize, const K: usize> PretrainingLosses for SoftmaxMatrixNodes<T,
                         }
                     },
                 );
-                let [gradient2, divergence_label, stiffness] =
-                    sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64);
-                AtZero { gradient2, divergence_label, stiffness }
+                AtZero::from_sums(sums.map(|sum| sum / (scramble.blocks.len() * LANES) as f64))
             })
             .collect()
     }

@@ -14,6 +14,6 @@ mod test_law;
 mod zero_weights;
 
 pub(crate) use channel::FinetuningLosses;
-pub(crate) use moments::{COUNT, Moments, VectorOverlaps};
+pub(crate) use moments::{COUNT, Moments, VectorOverlaps, term};
 pub(crate) use test_law::{TestAverages, TestErrors, TestLaw};
 pub(crate) use zero_weights::ZeroWeights;

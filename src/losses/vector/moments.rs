@@ -1,25 +1,44 @@
 //! The averages over one evaluation of the output channel, and the order parameters at which they are taken.
 
-use crate::state_evolution::{Averages, Overlaps};
+use crate::losses::means::Means;
+use crate::state_evolution::Overlaps;
+
+/// Averages per sample, by the names of [`term`]. `g = (chi_p - omega)/v`.
+pub(crate) type Moments = Means<COUNT>;
 
 /// Number of averages.
 pub(crate) const COUNT: usize = 14;
 
-/// The index at which each term of a sample is added up, see [`Moments`].
+/// The names of the averages: the index at which each term of a sample is added up.
 pub(crate) mod term {
+    /// The pointwise part of `div_omega g`.
     pub(crate) const DIVERGENCE_OMEGA: usize = 0;
+    /// The pointwise part of `div_chi* g`, only if it is used, see
+    /// [`FinetuningLosses::smooth_divergence`](crate::losses::vector::FinetuningLosses::smooth_divergence).
     pub(crate) const DIVERGENCE_STAR: usize = 1;
+    /// The jump part of `div_omega g`, where it is known in closed form.
     pub(crate) const JUMP_OMEGA: usize = 2;
+    /// The jump part of `div_chi* g`, where it is known in closed form.
     pub(crate) const JUMP_STAR: usize = 3;
+    /// `|g|^2`.
     pub(crate) const GRADIENT2: usize = 4;
+    /// `d l'/dq` at the proximal point.
     pub(crate) const CENTRING: usize = 5;
+    /// `g.f`, where `omega = m chi* + s f`.
     pub(crate) const GRADIENT_FREE: usize = 6;
+    /// `g.chi*`.
     pub(crate) const GRADIENT_STAR: usize = 7;
+    /// `|f|^2`, on the same nodes as the other averages.
     pub(crate) const FREE2: usize = 8;
+    /// `f.chi*`, on the same nodes.
     pub(crate) const FREE_STAR: usize = 9;
+    /// `|chi*|^2`, on the same nodes.
     pub(crate) const STAR2: usize = 10;
+    /// `l'` at the proximal point. This average and those below are taken in complete passes only.
     pub(crate) const LOSS: usize = 11;
+    /// `|v dg/domega|_F^2`, pointwise.
     pub(crate) const REPLICON: usize = 12;
+    /// `chi*^T (dg/domega) chi*`, including the jumps.
     pub(crate) const STABILITY: usize = 13;
 }
 
@@ -40,63 +59,6 @@ impl VectorOverlaps {
     /// Standard deviation of `omega` given `chi*`.
     pub(crate) fn deviation(&self) -> f64 {
         self.s2.sqrt()
-    }
-}
-
-/// Averages per sample. `g = (chi_p - omega)/v`.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct Moments {
-    /// Pointwise parts of `div_omega g` and `div_chi* g`. The second is present only if it is used, see
-    /// [`FinetuningLosses::smooth_divergence`](super::channel::FinetuningLosses::smooth_divergence).
-    pub(crate) pointwise: [f64; 2],
-    /// Jump parts of the same divergences, where they are known in closed form.
-    pub(crate) jump: [f64; 2],
-    /// `|g|^2`.
-    pub(crate) gradient2: f64,
-    /// `d l'/dq` at the proximal point.
-    pub(crate) centring: f64,
-    /// `g.f` and `g.chi*`, where `omega = m chi* + s f`.
-    pub(crate) overlaps: [f64; 2],
-    /// `|f|^2`, `f.chi*` and `|chi*|^2` on the same nodes as the other averages.
-    pub(crate) seconds: [f64; 3],
-    /// `l'` at the proximal point. This average and those below are taken in complete passes only.
-    pub(crate) loss: f64,
-    /// `|v dg/domega|_F^2`, pointwise.
-    pub(crate) replicon: f64,
-    /// `chi*^T (dg/domega) chi*`, including the jumps.
-    pub(crate) stability: f64,
-}
-
-impl Moments {
-    /// The averages from the sums over samples, in the order of [`term`].
-    pub(crate) fn from_sums(s: [f64; COUNT]) -> Self {
-        Self {
-            pointwise: [s[term::DIVERGENCE_OMEGA], s[term::DIVERGENCE_STAR]],
-            jump: [s[term::JUMP_OMEGA], s[term::JUMP_STAR]],
-            gradient2: s[term::GRADIENT2],
-            centring: s[term::CENTRING],
-            overlaps: [s[term::GRADIENT_FREE], s[term::GRADIENT_STAR]],
-            seconds: [s[term::FREE2], s[term::FREE_STAR], s[term::STAR2]],
-            loss: s[term::LOSS],
-            replicon: s[term::REPLICON],
-            stability: s[term::STABILITY],
-        }
-    }
-}
-
-impl Averages for Moments {
-    fn terms(&self) -> Vec<f64> {
-        let Self { pointwise: [a, b], jump: [c, d], overlaps: [e, f], seconds: [g, h, i], .. } = *self;
-        let Self { gradient2, centring, loss, replicon, stability, .. } = *self;
-        vec![a, b, c, d, gradient2, centring, e, f, g, h, i, loss, replicon, stability]
-    }
-
-    fn from_terms(terms: &[f64]) -> Self {
-        let mut sums = [f64::NAN; COUNT];
-        for (sum, term) in sums.iter_mut().zip(terms) {
-            *sum = *term;
-        }
-        Self::from_sums(sums)
     }
 }
 

@@ -19,7 +19,8 @@ pub(crate) trait TestLaw {
     fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>);
 }
 
-/// Averages over the nodes of the test law. They are the errors at every replicate's own fixed point and at the common one, each by the nodes of the replicate.
+/// Averages over the nodes of the test law: the errors at every replicate's own fixed point and at the common one, each
+/// by the nodes of the replicate.
 pub(crate) struct TestAverages {
     common: TestErrors,
     own: Vec<TestErrors>,

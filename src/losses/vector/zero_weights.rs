@@ -4,7 +4,7 @@
 //! point is linear in a small `omega`: `g = -R omega` with `R = H0 (I + v H0)^{-1}`. All averages are functions of
 //! the response `v` alone.
 
-use super::moments::Moments;
+use super::moments::{COUNT, Moments, term};
 use crate::state_evolution::mean;
 
 /// One eigenvalue of `H0` for one sample, and the square of the component of `chi*` along it, in units of
@@ -44,14 +44,13 @@ impl Curvatures {
             star += r * star2;
             square += (v * r) * (v * r);
         }
-        Moments {
-            pointwise: [-trace / self.count, 0.0],
-            centring: self.centring,
-            loss: self.loss,
-            replicon: square / self.count,
-            stability: -star / self.count,
-            ..Moments::default()
-        }
+        let mut sums = [0.0; COUNT];
+        sums[term::DIVERGENCE_OMEGA] = -trace / self.count;
+        sums[term::CENTRING] = self.centring;
+        sums[term::LOSS] = self.loss;
+        sums[term::REPLICON] = square / self.count;
+        sums[term::STABILITY] = -star / self.count;
+        Moments::from_sums(sums)
     }
 }
 

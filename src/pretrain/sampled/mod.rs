@@ -13,7 +13,7 @@ use super::training::Pretraining;
 use super::validity::PretrainingValidity;
 use crate::error::Error;
 use crate::losses::matrix::{
-    AtZero, Label, LogitAverages, MatrixOverlaps, PretrainingLosses, general, softmax,
+    AtZero, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, general, softmax, term,
 };
 use crate::model::{Model, Specialisation};
 use crate::observables;
@@ -116,7 +116,8 @@ fn collapsed(
     zero: &[AtZero],
 ) -> PretrainingSolution {
     let errors = channel.test_errors(&vec![MatrixOverlaps { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
-    let observed = |zero: &AtZero, [test, test_clean]: [f64; 2]| {
+    let observed = |zero: &AtZero, errors: &LabelErrors| {
+        let [test, test_clean] = errors.all();
         let [q_hat, m_hat, v_hat] = equations.conjugates_at_zero(zero);
         PretrainingSolution {
             order: PretrainingOrder { q: 0.0, m: 0.0, v: 0.0, q_hat, m_hat, v_hat },
@@ -134,8 +135,8 @@ fn collapsed(
         }
     };
     let own: Vec<Named> =
-        zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors).named()).collect();
-    PretrainingSolution { std_error: StdError::over(&own), ..observed(&mean(zero), mean_error(&errors)) }
+        zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, errors).named()).collect();
+    PretrainingSolution { std_error: StdError::over(&own), ..observed(&mean(zero), &mean(&errors)) }
 }
 
 fn solution(
@@ -153,11 +154,12 @@ fn solution(
     let q0 = equations.teacher.second_moment();
     // Away from a fixed point, neither the gauges nor the error bars mean anything.
     let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
-    let observed = |point: &MatrixOverlaps, averages: &LogitAverages, [test, test_clean]: [f64; 2]| {
+    let observed = |point: &MatrixOverlaps, averages: &LogitAverages, errors: &LabelErrors| {
+        let [test, test_clean] = errors.all();
         let image = equations.integrals(point, averages)?;
         let weights = per_freedom * freedom(&image.order);
         let [q, m] = equations.overlaps(point);
-        let train = averages.loss;
+        let train = averages[term::LOSS];
         let replicon = equations.replicon(&image.order, averages, weights);
         Some(PretrainingSolution {
             order: PretrainingOrder { q, m, v: point.v / equations.scale, ..image.order },
@@ -167,7 +169,7 @@ fn solution(
             objective: equations.alpha * train + equations.ridge * image.trace,
             errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, q0),
-            validity: PretrainingValidity::softmax(averages.contested, replicon, meaningful),
+            validity: PretrainingValidity::softmax(averages[term::CONTESTED], replicon, meaningful),
             divergence: Some(equations.divergence),
             status: found.status,
             residual: found.residual,
@@ -175,8 +177,8 @@ fn solution(
             std_error: StdError::default(),
         })
     };
-    let errors = mean_error(&channel.test_errors(&vec![found.point; channel.scrambles()]));
-    let common = observed(&found.point, &found.averages, errors)
+    let errors = mean(&channel.test_errors(&vec![found.point; channel.scrambles()]));
+    let common = observed(&found.point, &found.averages, &errors)
         .filter(|common| found.status != Status::NonFinite && common.named().has_numbers());
     let Some(common) = common else {
         return PretrainingSolution::without_numbers(q0, found.iterations);
@@ -186,13 +188,8 @@ fn solution(
         .replicates
         .iter()
         .zip(channel.test_errors(&own_points))
-        .map(|((point, averages), errors)| Some(observed(point, averages, errors)?.named()))
+        .map(|((point, averages), errors)| Some(observed(point, averages, &errors)?.named()))
         .collect();
     let std_error = own.filter(|_| meaningful).map_or_else(StdError::default, |own| StdError::over(&own));
     PretrainingSolution { std_error, ..common }
-}
-
-/// The mean over the scrambles.
-fn mean_error(all: &[[f64; 2]]) -> [f64; 2] {
-    [0, 1].map(|k| all.iter().map(|errors| errors[k]).sum::<f64>() / all.len() as f64)
 }
