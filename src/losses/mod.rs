@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows the weights, how a fixed point is searched, or what is reported of it.
 
+mod batch;
+mod block;
 pub(crate) mod matrix;
 mod means;
 pub(crate) mod vector;

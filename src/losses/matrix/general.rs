@@ -16,6 +16,7 @@ use crate::channel::general::{
 };
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
+use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
 use crate::model::Model;
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
@@ -66,11 +67,6 @@ pub(crate) fn losses(
     Ok(Box::new(MatrixNodes { layer, samples, size }))
 }
 
-/// `a x + b y`.
-fn combine([x, y]: &[Vec<f64>; 2], a: f64, b: f64) -> Vec<f64> {
-    x.iter().zip(y).map(|(x, y)| a * x + b * y).collect()
-}
-
 impl LabelledLayer {
     /// Standard deviation of the label's logits.
     fn deviation(&self) -> f64 {
@@ -79,23 +75,15 @@ impl LabelledLayer {
 
     fn block(&self, columns: &[Vec<f64>], first: usize, size: usize) -> MatrixBlock {
         let seen = self.basis.dimension();
-        let [one, two] = [&columns[..seen], &columns[seen..]].map(|columns| -> Vec<f64> {
-            (first..first + size).flat_map(|node| columns.iter().map(move |column| column[node])).collect()
-        });
-        let normals = [one, two];
-        let label = self.matrices(&combine(&normals, self.deviation(), 0.0));
+        let normals = [&columns[..seen], &columns[seen..]].map(|columns| gather(columns, first, size));
+        let label = self.logits(&normals, self.deviation(), 0.0);
         let y = attention(self.activation.as_ref(), self.tokens, &label);
         MatrixBlock { normals, label, y }
     }
 
-    /// The logits with the given coordinates, sample after sample.
-    fn matrices(&self, coordinates: &[f64]) -> Vec<f64> {
-        let (seen, square) = (self.basis.dimension(), self.tokens * self.tokens);
-        let mut matrices = vec![0.0; coordinates.len() / seen * square];
-        for (x, matrix) in coordinates.chunks_exact(seen).zip(matrices.chunks_exact_mut(square)) {
-            self.basis.add(x.iter().copied(), 1.0, matrix);
-        }
-        matrices
+    /// The logits `a z_1 + b z_2` of all samples of a block.
+    fn logits(&self, normals: &[Vec<f64>; 2], a: f64, b: f64) -> Vec<f64> {
+        matrices(&self.basis, self.tokens, &combine(&normals[0], &normals[1], a, b), 1.0)
     }
 
     /// The derivatives of the label's attention along every coordinate: a list of matrices, one per sample,
@@ -122,7 +110,8 @@ impl LabelledLayer {
     ) {
         let n = self.basis.dimension();
         let deviation = self.deviation();
-        let omega = combine(&block.normals, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
+        let [z1, z2] = &block.normals;
+        let omega = combine(z1, z2, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
         let stiff = 0.5 / point.v;
         let stiffness = vec![stiff; n];
         let activation = self.activation.as_ref();
@@ -139,7 +128,6 @@ impl LabelledLayer {
             sums[term::REPLICON][l] += replicon;
             sums[term::LOSS][l] += found.loss[s];
             sums[term::CONTESTED][l] += if known.contested.get(s) == Some(&true) { 1.0 } else { 0.0 };
-            let [z1, z2] = &block.normals;
             for k in s * n..(s + 1) * n {
                 let g = (found.x[k] - omega[k]) * stiff;
                 sums[term::GRADIENT_LABEL][l] += g * z1[k];
@@ -252,19 +240,16 @@ impl PretrainingLosses for MatrixNodes {
 
     fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<LabelErrors> {
         let Self { layer, samples, .. } = self;
-        let square = layer.tokens * layer.tokens;
         let of_scramble = |(blocks, point): (&[MatrixBlock], &MatrixOverlaps)| {
             let laws = point.test_laws(&layer.label);
             LabelErrors::from_sums(self.means(blocks, |block, sums: &mut [Lane; 2]| {
                 for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
                     let fields = [[*deviation, 0.0], [slope * deviation, *rest]];
                     let [y, p] = fields.map(|[a, b]| {
-                        let logits = layer.matrices(&combine(&block.normals, a, b));
+                        let logits = layer.logits(&block.normals, a, b);
                         attention(layer.activation.as_ref(), layer.tokens, &logits)
                     });
-                    for (i, (p, y)) in p.iter().zip(&y).enumerate() {
-                        sum[i / square % LANES] += (p - y) * (p - y);
-                    }
+                    add_squared_differences(layer.tokens, &p, &y, sum);
                 }
             }))
         };

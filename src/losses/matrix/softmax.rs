@@ -12,6 +12,7 @@ use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row, 
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane, sum_once};
+use crate::losses::block::{add_squared_difference, centred_matrices};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
@@ -63,26 +64,13 @@ impl<const T: usize, const K: usize> SoftmaxMatrixNodes<T, K> {
                 .columns(0..2 * seen)
         };
         let block = |columns: &Vec<Vec<f64>>, first| {
-            let [z1, z2] = [&columns[..seen], &columns[seen..]].map(|columns| gather::<T, K>(columns, first));
+            let [z1, z2] = [&columns[..seen], &columns[seen..]]
+                .map(|columns| coordinates(&centred_matrices::<T>(columns, first)));
             let y = probabilities::<T, K>(&z1.map(|lane| lane.map(|x| deviation * x)));
             LabelBlock { normals: [z1, z2], y }
         };
         Ok(Self { label, samples: Samples::new(options, tuning, LANES, Known::NOTHING, columns, block)? })
     }
-}
-
-/// Coordinates of the matrices that are orthogonal to `u` and have the given standard normals as coordinates.
-fn gather<const T: usize, const K: usize>(columns: &[Vec<f64>], first: usize) -> LaneVector<K> {
-    let mut block = [[[0.0; LANES]; T]; T];
-    for l in 0..LANES {
-        let matrix = channel::centred_from_coordinates::<T>(|k| columns[k][first + l]);
-        for a in 0..T {
-            for b in 0..T {
-                block[a][b][l] = matrix[a][b];
-            }
-        }
-    }
-    coordinates(&block)
 }
 
 /// `a x + b y`.
@@ -198,11 +186,7 @@ impl<const T: usize, const K: usize> PretrainingLosses for SoftmaxMatrixNodes<T,
                         let output = combine(&block.normals, slope * deviation, *rest);
                         let [y, p] = [label, output].map(|h| probabilities::<T, K>(&h));
                         for a in 0..T {
-                            for b in 0..T {
-                                for l in 0..LANES {
-                                    sum[l] += (p[a][b][l] - y[a][b][l]).powi(2);
-                                }
-                            }
+                            add_squared_difference(&p[a], &y[a], sum);
                         }
                     }
                 });
