@@ -49,6 +49,18 @@ pub(crate) struct Label {
     pub(crate) delta: f64,
 }
 
+impl Label {
+    /// Half the variance of a logit of the label, `Q0 + Delta/2`.
+    pub(crate) fn norm(&self) -> f64 {
+        self.q0 + 0.5 * self.delta
+    }
+
+    /// Standard deviation of a logit of the label.
+    pub(crate) fn deviation(&self) -> f64 {
+        (2.0 * self.q0 + self.delta).sqrt()
+    }
+}
+
 /// Scaled order parameters: `M`, `S2 = Q - M^2/(Q0 + Delta/2)`, and `V`. With `S2` as a coordinate, the
 /// covariance is automatically positive.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,7 +73,7 @@ pub(crate) struct MatrixOverlaps {
 impl MatrixOverlaps {
     /// The scaled `Q`.
     pub(crate) fn norm(&self, label: &Label) -> f64 {
-        self.s2 + self.m * (self.m / (label.q0 + 0.5 * label.delta))
+        self.s2 + self.m * (self.m / label.norm())
     }
 
     /// The laws of label and output on new sequences, first for noisy and then for noiseless labels: the
@@ -69,7 +81,7 @@ impl MatrixOverlaps {
     /// deviation of the rest.
     pub(crate) fn test_laws(&self, label: &Label) -> [[f64; 3]; 2] {
         let q = self.norm(label);
-        [label.q0 + 0.5 * label.delta, label.q0].map(|norm| {
+        [label.norm(), label.q0].map(|norm| {
             let slope = if norm > 0.0 { self.m / norm } else { 0.0 };
             [(2.0 * norm).sqrt(), slope, (2.0 * (q - self.m * slope).max(0.0)).sqrt()]
         })

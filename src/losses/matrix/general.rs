@@ -1,26 +1,19 @@
-//! The averages over the output channel of any activation by quasi-Monte-Carlo, on batches of samples with
-//! sizes known at run time.
-//!
-//! The logits are multiplied by the inverse temperature, and live in the coordinates that the activation
-//! sees. Per coordinate, the logits of the label are `t = s z_1` with `s^2 = 2 Q0 + Delta`, and the field is
-//! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`.
+//! The kernel of any activation, on batches of samples with sizes known at run time.
 
 use std::sync::Arc;
 
-use super::averages::{
-    AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
-};
+use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
+use super::nodes::{MatrixKernel, MatrixNodes};
 use crate::activation::{Activation, Evaluated};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, LocalExpansion, Prox, attention, batch_size, inverse,
 };
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_once};
+use crate::lanes::{LANES, Lane};
 use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
 use crate::model::Model;
 use crate::options::Options;
-use crate::quadrature::ScrambledSobol;
-use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
+use crate::state_evolution::Tuning;
 
 /// A batch of samples, one after the other in every list.
 struct MatrixBlock {
@@ -37,12 +30,7 @@ struct LabelledLayer {
     tokens: usize,
     basis: CoordinateBasis,
     label: Label,
-}
-
-/// The nodes of several scrambles.
-struct MatrixNodes {
-    layer: LabelledLayer,
-    samples: Samples<MatrixBlock, LastPoints>,
+    /// Number of samples of a batch.
     size: usize,
 }
 
@@ -55,32 +43,12 @@ pub(crate) fn losses(
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
     let (tokens, activation) = (model.tokens(), model.shared_activation());
     let basis = CoordinateBasis::new(tokens, activation.unseen());
-    let seen = basis.dimension();
-    let layer = LabelledLayer { activation, tokens, basis, label };
-    let size = batch_size(tokens, seen);
-    let columns = |index: usize| {
-        ScrambledSobol::new(2 * seen, options.log2_nodes() as u32, options.seed(), index as u64)?
-            .columns(0..2 * seen)
-    };
-    let block = |columns: &Vec<Vec<f64>>, first| layer.block(columns, first, size);
-    let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
-    Ok(Box::new(MatrixNodes { layer, samples, size }))
+    let size = batch_size(tokens, basis.dimension());
+    let kernel = LabelledLayer { activation, tokens, basis, label, size };
+    Ok(Box::new(MatrixNodes::new(kernel, label, options, tuning)?))
 }
 
 impl LabelledLayer {
-    /// Standard deviation of the label's logits.
-    fn deviation(&self) -> f64 {
-        (2.0 * self.label.q0 + self.label.delta).sqrt()
-    }
-
-    fn block(&self, columns: &[Vec<f64>], first: usize, size: usize) -> MatrixBlock {
-        let seen = self.basis.dimension();
-        let normals = [&columns[..seen], &columns[seen..]].map(|columns| gather(columns, first, size));
-        let label = self.logits(&normals, self.deviation(), 0.0);
-        let y = attention(self.activation.as_ref(), self.tokens, &label);
-        MatrixBlock { normals, label, y }
-    }
-
     /// The logits `a z_1 + b z_2` of all samples of a block.
     fn logits(&self, normals: &[Vec<f64>; 2], a: f64, b: f64) -> Vec<f64> {
         matrices(&self.basis, self.tokens, &combine(&normals[0], &normals[1], a, b), 1.0)
@@ -99,7 +67,55 @@ impl LabelledLayer {
         self.basis.matrices().map(along).collect()
     }
 
-    /// Adds the terms of [`LogitAverages`] for every sample of a block to `sums`.
+    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` of sample
+    /// `s` at its proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with
+    /// `A = (Hess l + 1/(2V))^{-1}` and `X_jk = -2 <d sigma(h)/dh_j, d sigma(t)/dt_k>` the derivative of
+    /// `grad l` in the label's logits `t`.
+    fn derivatives(&self, found: &LocalExpansion, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
+        let (n, square) = (self.basis.dimension(), self.tokens * self.tokens);
+        let Some(response) = inverse(&found.hessian[s * n * n..(s + 1) * n * n], n) else {
+            return [f64::NAN; 3];
+        };
+        let own = &found.images[s * n * square..(s + 1) * n * square];
+        let (mut omega, mut label, mut norm2) = (0.0, 0.0, 0.0);
+        for (j, row) in response.chunks_exact(n).enumerate() {
+            let other = &images[j][s * square..(s + 1) * square];
+            for (k, (entry, own)) in row.iter().zip(own.chunks_exact(square)).enumerate() {
+                let identity = if j == k { 1.0 } else { 0.0 };
+                let derivative = (entry * stiff - identity) * stiff;
+                omega += identity * derivative;
+                norm2 += derivative * derivative;
+                let product: f64 = own.iter().zip(other).map(|(x, y)| x * y).sum();
+                label += 2.0 * stiff * entry * product;
+            }
+        }
+        [omega, label, norm2]
+    }
+}
+
+impl MatrixKernel for LabelledLayer {
+    type Block = MatrixBlock;
+    type Memory = LastPoints;
+
+    fn seen(&self) -> usize {
+        self.basis.dimension()
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn nothing(&self) -> LastPoints {
+        LastPoints::default()
+    }
+
+    fn block(&self, normals: [&[Vec<f64>]; 2], first: usize) -> MatrixBlock {
+        let normals = normals.map(|columns| gather(columns, first, self.size));
+        let label = self.logits(&normals, self.label.deviation(), 0.0);
+        let y = attention(self.activation.as_ref(), self.tokens, &label);
+        MatrixBlock { normals, label, y }
+    }
+
     fn accumulate(
         &self,
         point: &MatrixOverlaps,
@@ -109,7 +125,7 @@ impl LabelledLayer {
         sums: &mut [Lane; COUNT],
     ) {
         let n = self.basis.dimension();
-        let deviation = self.deviation();
+        let deviation = self.label.deviation();
         let [z1, z2] = &block.normals;
         let omega = combine(z1, z2, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
         let stiff = 0.5 / point.v;
@@ -140,32 +156,13 @@ impl LabelledLayer {
         }
     }
 
-    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` of sample
-    /// `s` at its proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with
-    /// `A = (Hess l + 1/(2V))^{-1}` and `X_jk = -2 <d sigma(h)/dh_j, d sigma(t)/dt_k>` the derivative of
-    /// `grad l` in the label's logits `t`.
-    fn derivatives(&self, found: &LocalExpansion, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
-        let (n, square) = (self.basis.dimension(), self.tokens * self.tokens);
-        let Some(response) = inverse(&found.hessian[s * n * n..(s + 1) * n * n], n) else {
-            return [f64::NAN; 3];
-        };
-        let own = &found.images[s * n * square..(s + 1) * n * square];
-        let (mut omega, mut label, mut norm2) = (0.0, 0.0, 0.0);
-        for (j, row) in response.chunks_exact(n).enumerate() {
-            let other = &images[j][s * square..(s + 1) * square];
-            for (k, (entry, own)) in row.iter().zip(own.chunks_exact(square)).enumerate() {
-                let identity = if j == k { 1.0 } else { 0.0 };
-                let derivative = (entry * stiff - identity) * stiff;
-                omega += identity * derivative;
-                norm2 += derivative * derivative;
-                let product: f64 = own.iter().zip(other).map(|(x, y)| x * y).sum();
-                label += 2.0 * stiff * entry * product;
-            }
-        }
-        [omega, label, norm2]
+    fn add_difference(&self, block: &MatrixBlock, fields: [[f64; 2]; 2], sum: &mut Lane) {
+        let [y, p] = fields.map(|[a, b]| {
+            attention(self.activation.as_ref(), self.tokens, &self.logits(&block.normals, a, b))
+        });
+        add_squared_differences(self.tokens, &p, &y, sum);
     }
 
-    /// The sums of the terms of [`AtZero`] over the samples of a block.
     fn add_at_zero(&self, block: &MatrixBlock, [gradient2, label, stiffness]: &mut [Lane; 3]) {
         let n = self.basis.dimension();
         let square = self.tokens * self.tokens;
@@ -186,82 +183,5 @@ impl LabelledLayer {
                 label[l] += 2.0 * own.iter().zip(other).map(|(x, y)| x * y).sum::<f64>();
             }
         }
-    }
-}
-
-impl MatrixNodes {
-    fn evaluate(
-        &mut self,
-        level: usize,
-        pass: Pass,
-        thorough: bool,
-        point: &MatrixOverlaps,
-    ) -> Vec<LogitAverages> {
-        let layer = &self.layer;
-        let means = self.samples.means(level, pass, |block, known, sums| {
-            layer.accumulate(point, thorough, block, known, sums);
-        });
-        means.into_iter().map(LogitAverages::from_sums).collect()
-    }
-
-    /// The means over the nodes of one scramble of terms that `add` adds for one block.
-    fn means<const COUNT: usize>(
-        &self,
-        blocks: &[MatrixBlock],
-        add: impl Fn(&MatrixBlock, &mut [Lane; COUNT]) + Sync,
-    ) -> [f64; COUNT] {
-        let sums = sum_once(blocks.len(), self.size, |block, sums| add(&blocks[block], sums));
-        sums.map(|sum| sum / (blocks.len() * self.size) as f64)
-    }
-}
-
-impl OutputChannel for MatrixNodes {
-    type Point = MatrixOverlaps;
-    type Averages = LogitAverages;
-
-    fn levels(&self) -> usize {
-        self.samples.levels()
-    }
-
-    fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
-        self.evaluate(level, pass, pass == Pass::Fresh, point)
-    }
-
-    /// Tries all starts of every proximal point, so that the nodes know which of them have several minima.
-    fn prepare(&mut self, level: usize, point: &MatrixOverlaps) {
-        self.evaluate(level, Pass::Complete, true, point);
-    }
-}
-
-impl PretrainingLosses for MatrixNodes {
-    fn scrambles(&self) -> usize {
-        self.samples.scrambles().len()
-    }
-
-    fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<LabelErrors> {
-        let Self { layer, samples, .. } = self;
-        let of_scramble = |(blocks, point): (&[MatrixBlock], &MatrixOverlaps)| {
-            let laws = point.test_laws(&layer.label);
-            LabelErrors::from_sums(self.means(blocks, |block, sums: &mut [Lane; 2]| {
-                for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
-                    let fields = [[*deviation, 0.0], [slope * deviation, *rest]];
-                    let [y, p] = fields.map(|[a, b]| {
-                        let logits = layer.logits(&block.normals, a, b);
-                        attention(layer.activation.as_ref(), layer.tokens, &logits)
-                    });
-                    add_squared_differences(layer.tokens, &p, &y, sum);
-                }
-            }))
-        };
-        let scrambles = samples.scrambles().iter().map(|scramble| &scramble.blocks[..]);
-        scrambles.zip(points).map(of_scramble).collect()
-    }
-
-    fn at_zero(&self) -> Vec<AtZero> {
-        let scrambles = self.samples.scrambles().iter();
-        let of_scramble = |blocks: &[MatrixBlock]| {
-            AtZero::from_sums(self.means(blocks, |block, sums| self.layer.add_at_zero(block, sums)))
-        };
-        scrambles.map(|scramble| of_scramble(&scramble.blocks)).collect()
     }
 }

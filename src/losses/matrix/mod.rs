@@ -6,6 +6,7 @@
 
 mod averages;
 pub(crate) mod general;
+mod nodes;
 pub(crate) mod softmax;
 
 pub(crate) use averages::{

@@ -61,7 +61,7 @@ impl<'a> SampledEquations<'a> {
                 let determinant = s11 * s22 - s12 * s12;
                 let a = (s11 * g2 - s12 * g1) / determinant;
                 let b = (s22 * g1 - s12 * g2) / determinant;
-                let deviation = (2.0 * self.label.q0 + self.label.delta).sqrt();
+                let deviation = self.label.deviation();
                 let slope = 2.0 * point.m / (deviation * deviation);
                 let omega = self.seen * a / (2.0 * point.s2).sqrt();
                 [omega, self.seen * b / deviation - slope * omega]
@@ -109,7 +109,7 @@ impl<'a> SampledEquations<'a> {
     /// The point that corresponds to the given physical order parameters.
     pub(super) fn point(&self, order: &PretrainingOrder) -> MatrixOverlaps {
         let (q, m) = (self.scale * order.q, self.scale * order.m);
-        let norm = self.label.q0 + 0.5 * self.label.delta;
+        let norm = self.label.norm();
         // At perfect recovery, only rounding is left of s2.
         MatrixOverlaps { m, s2: (q - m * (m / norm)).max(1e-15 * q), v: self.scale * order.v }
     }

@@ -106,7 +106,7 @@ pub(super) fn solve(
 
 /// Whether the label's logits are too large for the search in double precision.
 fn is_steep(label: &Label) -> bool {
-    (2.0 * label.q0 + label.delta).sqrt() > STEEPEST
+    label.deviation() > STEEPEST
 }
 
 /// The collapsed solution, `S-hat = 0`.
