@@ -4,7 +4,7 @@ use super::ridge::Conjugates;
 use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
 use super::starts::FoundVector;
 use super::units::Units;
-use crate::losses::vector::{Moments, TestErrors, TestLaw, VectorOverlaps, term};
+use crate::losses::vector::{Moments, ReplicatedErrors, TestErrors, VectorOverlaps, term};
 use crate::observables;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
@@ -16,15 +16,13 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn solution(&self, found: &FoundVector, law: &impl TestLaw) -> FinetuningSolution {
-        let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
-        let (errors, own_errors) = law.errors(&found.point, &own);
-        let mut solution = self.observe(found, &found.point, &found.moments, errors);
+    pub(super) fn solution(&self, found: &FoundVector, errors: &ReplicatedErrors) -> FinetuningSolution {
+        let mut solution = self.observe(found, &found.point, &found.moments, &errors.common);
         if matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
             let own: Vec<Named> = found
                 .replicates
                 .iter()
-                .zip(own_errors)
+                .zip(&errors.own)
                 .map(|((point, moments), errors)| self.observe(found, point, moments, errors).named())
                 .collect();
             solution.std_error = StdError::over(&own);
@@ -44,12 +42,12 @@ impl Reporter {
         found: &FoundVector,
         point: &VectorOverlaps,
         moments: &Moments,
-        errors: TestErrors,
+        errors: &TestErrors,
     ) -> FinetuningSolution {
         let ridge = &found.ridge;
         let Units { q0, loss } = self.units;
         let Conjugates { v_hat, m_hat, q_hat, eta } = self.units.physical(&ridge.conjugates(point, moments));
-        let TestErrors { test, test_clean, frozen } = errors;
+        let TestErrors { test, test_clean, frozen } = *errors;
         FinetuningSolution {
             order: FinetuningOrder {
                 q: q0 * point.q(),

@@ -15,5 +15,5 @@ mod zero_weights;
 
 pub(crate) use channel::FinetuningLosses;
 pub(crate) use moments::{COUNT, Moments, VectorOverlaps, term};
-pub(crate) use test_law::{TestAverages, TestErrors, TestLaw};
+pub(crate) use test_law::{ReplicatedErrors, TestErrors};
 pub(crate) use zero_weights::ZeroWeights;

@@ -13,25 +13,21 @@ pub(crate) struct TestErrors {
     pub(crate) frozen: f64,
 }
 
-/// The law of new sequences.
-pub(crate) trait TestLaw {
-    /// The errors at the common fixed point, and those of every replicate at its own fixed point.
-    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>);
+/// The errors at the common fixed point, and those of every replicate at its own fixed point.
+pub(crate) struct ReplicatedErrors {
+    pub(crate) common: TestErrors,
+    pub(crate) own: Vec<TestErrors>,
 }
 
-/// Averages over the nodes of the test law: the errors at every replicate's own fixed point and at the common one, each
-/// by the nodes of the replicate.
-pub(crate) struct TestAverages {
-    common: TestErrors,
-    own: Vec<TestErrors>,
-}
-
-impl TestAverages {
+impl ReplicatedErrors {
+    /// Averages over the nodes of the test law: each replicate has its own nodes, and the common errors are the means
+    /// over all of them.
+    ///
     /// `common` is the common fixed point. `own` has the fixed point of every replicate; it may be shorter
     /// than the list of replicates. Over the nodes of one scramble, `averages` gives the test and clean error
     /// at the first of two points, the error without any perturbation, and the test and clean error at the
     /// second point.
-    pub(crate) fn new(
+    pub(crate) fn sampled(
         tokens: usize,
         law: &JointLaw,
         options: &Options,
@@ -56,11 +52,5 @@ impl TestAverages {
         }
         let [test, test_clean, frozen] = all;
         Ok(Self { common: TestErrors { test, test_clean, frozen }, own: errors })
-    }
-}
-
-impl TestLaw for TestAverages {
-    fn errors(&self, _common: &VectorOverlaps, _own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
-        (self.common, self.own.clone())
     }
 }

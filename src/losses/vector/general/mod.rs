@@ -5,4 +5,4 @@ mod nodes;
 mod test_errors;
 
 pub(crate) use nodes::losses;
-pub(crate) use test_errors::averages;
+pub(crate) use test_errors::test_errors;

@@ -3,14 +3,32 @@
 use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::Activation;
 use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
+use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{Lane, sum_once};
 use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
 use crate::losses::vector::moments::VectorOverlaps;
+use crate::losses::vector::test_law::ReplicatedErrors;
+use crate::model::Model;
+use crate::options::Options;
+
+/// The errors of any activation. `coupling` is the inverse temperature times `q0`.
+pub(crate) fn test_errors(
+    model: &Model,
+    law: &JointLaw,
+    coupling: f64,
+    options: &Options,
+    common: &VectorOverlaps,
+    own: &[VectorOverlaps],
+) -> Result<ReplicatedErrors, Error> {
+    ReplicatedErrors::sampled(model.tokens(), law, options, common, own, |columns, points| {
+        averages(model.activation(), law, coupling, columns, points)
+    })
+}
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.
-pub(crate) fn averages(
+fn averages(
     activation: &dyn Activation,
     law: &JointLaw,
     coupling: f64,

@@ -1,7 +1,7 @@
 //! The test errors in closed form.
 
 use crate::losses::vector::moments::VectorOverlaps;
-use crate::losses::vector::test_law::{TestErrors, TestLaw};
+use crate::losses::vector::test_law::{ReplicatedErrors, TestErrors};
 use crate::observables::{self, WeightOverlaps};
 
 /// The parameters of the test errors besides the order parameters. The label noise is a separate field, so
@@ -27,10 +27,10 @@ impl ClosedForm {
             frozen: error(noisy, untuned),
         }
     }
-}
 
-impl TestLaw for ClosedForm {
-    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
-        (self.at(common), own.iter().map(|point| self.at(point)).collect())
+    /// The errors at the common fixed point, and at that of every replicate.
+    pub(crate) fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> ReplicatedErrors {
+        let own = own.iter().map(|point| self.at(point)).collect();
+        ReplicatedErrors { common: self.at(common), own }
     }
 }

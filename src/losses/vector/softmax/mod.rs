@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::fields::JointLaw;
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::VectorOverlaps;
-use crate::losses::vector::test_law::TestAverages;
+use crate::losses::vector::test_law::ReplicatedErrors;
 use crate::options::Options;
 use crate::state_evolution::Tuning;
 use nodes::SoftmaxVectorNodes;
@@ -30,7 +30,7 @@ pub(crate) fn losses(
     })
 }
 
-/// The averages over the test law for a number of tokens known at run time (see [`TestAverages::new`]).
+/// The averages over the test law for a number of tokens known at run time (see [`ReplicatedErrors::sampled`]).
 pub(crate) fn test_errors(
     tokens: usize,
     law: &JointLaw,
@@ -38,8 +38,8 @@ pub(crate) fn test_errors(
     options: &Options,
     common: &VectorOverlaps,
     own: &[VectorOverlaps],
-) -> Result<TestAverages, Error> {
-    with_tokens!(tokens, T => TestAverages::new(T, law, options, common, own, |columns, points| {
+) -> Result<ReplicatedErrors, Error> {
+    with_tokens!(tokens, T => ReplicatedErrors::sampled(T, law, options, common, own, |columns, points| {
         averages::<T>(law, coupling, columns, points)
     }))
 }
