@@ -2,6 +2,7 @@
 
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
+use crate::losses::by_parts;
 use crate::losses::vector::{Moments, VectorOverlaps, term};
 use crate::state_evolution::InputChannel;
 
@@ -77,7 +78,7 @@ impl Ridge {
                 moments[term::DIVERGENCE_OMEGA] + moments[term::JUMP_OMEGA],
                 moments[term::DIVERGENCE_STAR] + moments[term::JUMP_STAR],
             ],
-            Divergence::IntegrationByParts => by_parts(point, moments, self.tokens),
+            Divergence::IntegrationByParts => divergences_by_parts(point, moments, self.tokens),
         };
         Conjugates {
             v_hat: -self.alpha * omega,
@@ -168,16 +169,13 @@ impl InputChannel for Ridge {
     }
 }
 
-/// Gaussian integration by parts with the second moments of the same nodes as the averages, which removes the
-/// error of the linear part of `g`. The least-squares fit `g = A omega + B chi*` has `E div_omega g = T A`
-/// and `E div_chi* g = T B`. The fit is done in `f` and `chi*`, where `omega = m chi* + s f`, since `omega`
-/// and `chi*` are nearly parallel close to perfect recovery.
-fn by_parts(point: &VectorOverlaps, moments: &Moments, tokens: f64) -> [f64; 2] {
-    let [g_free, g_star] = moments.of([term::GRADIENT_FREE, term::GRADIENT_STAR]);
-    let [free2, cross, star2] = moments.of([term::FREE2, term::FREE_STAR, term::STAR2]);
-    let determinant = free2 * star2 - cross * cross;
-    let along_free = (star2 * g_free - cross * g_star) / determinant;
-    let along_star = (free2 * g_star - cross * g_free) / determinant;
+/// `E div_omega g` and `E div_chi* g` by Gaussian integration by parts. The least-squares fit `g = A omega + B chi*` has
+/// `E div_omega g = T A` and `E div_chi* g = T B`. The fit is done in `f` and `chi*`, where `omega = m chi* + s f`,
+/// since `omega` and `chi*` are nearly parallel close to perfect recovery.
+fn divergences_by_parts(point: &VectorOverlaps, moments: &Moments, tokens: f64) -> [f64; 2] {
+    let overlaps = moments.of([term::GRADIENT_FREE, term::GRADIENT_STAR]);
+    let seconds = moments.of([term::FREE2, term::FREE_STAR, term::STAR2]);
+    let [along_free, along_star] = by_parts::slopes(overlaps, seconds);
     let a = along_free / point.deviation();
     [tokens * a, tokens * (along_star - point.m * a)]
 }

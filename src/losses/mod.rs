@@ -4,6 +4,7 @@
 
 mod batch;
 mod block;
+pub(crate) mod by_parts;
 pub(crate) mod matrix;
 mod means;
 pub(crate) mod vector;

@@ -1,6 +1,7 @@
 //! One step of the state evolution, from the averages over the losses to the order parameters.
 
 use crate::divergence::Divergence;
+use crate::losses::by_parts;
 use crate::losses::matrix::{AtZero, Label, LogitAverages, MatrixOverlaps, term};
 use crate::pretrain::replicon;
 use crate::pretrain::solution::PretrainingOrder;
@@ -56,11 +57,9 @@ impl<'a> SampledEquations<'a> {
             Divergence::PointwiseAndJump => averages.of([term::DIVERGENCE_OMEGA, term::DIVERGENCE_LABEL]),
             // The least-squares fit is g = A z_2 + B z_1, on the same nodes as the averages.
             Divergence::IntegrationByParts => {
-                let [g1, g2] = averages.of([term::GRADIENT_LABEL, term::GRADIENT_FREE]);
-                let [s11, s12, s22] = averages.of([term::LABEL2, term::LABEL_FREE, term::FREE2]);
-                let determinant = s11 * s22 - s12 * s12;
-                let a = (s11 * g2 - s12 * g1) / determinant;
-                let b = (s22 * g1 - s12 * g2) / determinant;
+                let overlaps = averages.of([term::GRADIENT_LABEL, term::GRADIENT_FREE]);
+                let seconds = averages.of([term::LABEL2, term::LABEL_FREE, term::FREE2]);
+                let [b, a] = by_parts::slopes(overlaps, seconds);
                 let deviation = self.label.deviation();
                 let slope = 2.0 * point.m / (deviation * deviation);
                 let omega = self.seen * a / (2.0 * point.s2).sqrt();

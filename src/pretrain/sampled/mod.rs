@@ -94,13 +94,7 @@ pub(super) fn solve(
             return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), 0));
         };
         let equations = SampledEquations { divergence: found.divergence, ..equations };
-        let solution = solution(&equations, channel.as_ref(), &found.solved);
-        // Only a solution has a learned rank that can be too large. The factor allows for rounding.
-        let PretrainingSolution { rank_fraction, .. } = solution;
-        if solution.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
-            return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
-        }
-        Ok(solution)
+        solution(&equations, channel.as_ref(), &found.solved).checked_rank(training)
     })
 }
 
