@@ -126,6 +126,7 @@ mod lanes;
 #[cfg(feature = "scenario")]
 pub mod lines;
 pub mod lora;
+mod losses;
 mod memory;
 pub mod model;
 mod nullable;

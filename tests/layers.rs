@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     &["memory"],
     &["fields"],
+    &["losses"],
     &["pretrain"],
     &["lora"],
     &["scenario"],

@@ -1,12 +1,11 @@
 //! The output channel of fine-tuning in physical units, for input channels from outside of the library.
 
-use super::losses::FinetuningLosses;
-use super::moments::{Moments, VectorOverlaps};
 use super::ridge::{Conjugates, Ridge};
 use super::units::Units;
 use super::validity::FinetuningValidity;
 use crate::check;
 use crate::error::Error;
+use crate::losses::vector::{FinetuningLosses, Moments, VectorOverlaps, term};
 use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
 /// The output channel of fine-tuning: averages over the losses of all sequences, for given overlaps of the weights.
@@ -200,7 +199,7 @@ impl ConjugateEstimator {
     /// the mean of the penalty of a coordinate. It has a meaning for averages of a complete pass only.
     #[must_use]
     pub fn train_error(&self, averages: &LossAverages) -> f64 {
-        self.units.loss * averages.0.loss
+        self.units.loss * averages.0[term::LOSS]
     }
 
     /// The verdict on replica symmetry. `response2` is the mean over the coordinates of `(d w-hat/d field)^2`. A

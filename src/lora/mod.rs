@@ -30,12 +30,9 @@
 
 mod bayes;
 mod channel;
-mod linear;
-mod losses;
-mod moments;
+mod problem;
 mod report;
 mod ridge;
-mod sampled;
 mod solution;
 mod starts;
 mod training;
@@ -73,6 +70,7 @@ pub(crate) use training::LoraFields;
 pub use validity::FinetuningValidity as Validity;
 pub use weak_recovery::{WeakRecovery, WeakRecoveryThreshold};
 
+use problem::FinetuningProblem;
 use starts::FinetuningStarts;
 
 /// The smallest ridge `lambda'_c` at which `w = 0` is stable against an overlap with the truth, so that
@@ -100,7 +98,7 @@ pub fn lambda_collapse(
     match model.specialisation() {
         Specialisation::Linear => Ok(None),
         Specialisation::Softmax | Specialisation::General => {
-            sampled::lambda_collapse(model, frozen, training, options)
+            FinetuningProblem::new(model, frozen, training, options).lambda_collapse()
         }
     }
 }
@@ -165,12 +163,7 @@ pub fn loss_channel(
     options: &Options,
 ) -> Result<LossChannel, Error> {
     check_fit(model, frozen, training, options)?;
-    match model.specialisation() {
-        Specialisation::Linear => linear::loss_channel(model, frozen, training, options),
-        Specialisation::Softmax | Specialisation::General => {
-            sampled::loss_channel(model, frozen, training, options)
-        }
-    }
+    FinetuningProblem::new(model, frozen, training, options).loss_channel()
 }
 
 /// Validates the inputs, and returns the result of `run` on the search for fixed points.
@@ -183,12 +176,7 @@ fn search<R: Send>(
 ) -> Result<R, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    match model.specialisation() {
-        Specialisation::Linear => linear::search(model, frozen, training, options, run),
-        Specialisation::Softmax | Specialisation::General => {
-            sampled::search(model, frozen, training, options, run)
-        }
-    }
+    FinetuningProblem::new(model, frozen, training, options).search(run)
 }
 
 /// Solves the fine-tuning stage on top of frozen weights. The teacher of `model` is not used.
@@ -247,10 +235,5 @@ pub fn solve_with(
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    match model.specialisation() {
-        Specialisation::Linear => linear::solve(model, frozen, training, options, run),
-        Specialisation::Softmax | Specialisation::General => {
-            sampled::solve(model, frozen, training, options, run)
-        }
-    }
+    FinetuningProblem::new(model, frozen, training, options).solve(run)
 }

@@ -1,27 +1,13 @@
 //! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
-use super::moments::{Moments, VectorOverlaps};
 use super::ridge::Conjugates;
 use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
 use super::starts::FoundVector;
 use super::units::Units;
+use crate::losses::vector::{Moments, ReplicatedErrors, TestErrors, VectorOverlaps, term};
 use crate::observables;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
-
-/// Errors on new sequences, in the units of the loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct TestErrors {
-    pub(super) test: f64,
-    pub(super) test_clean: f64,
-    pub(super) frozen: f64,
-}
-
-/// The law of new sequences.
-pub(super) trait TestLaw {
-    /// The errors at the common fixed point, and those of every replicate at its own fixed point.
-    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>);
-}
 
 /// The inputs of the observables besides the fixed point.
 pub(super) struct Reporter {
@@ -30,15 +16,13 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn solution(&self, found: &FoundVector, law: &impl TestLaw) -> FinetuningSolution {
-        let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
-        let (errors, own_errors) = law.errors(&found.point, &own);
-        let mut solution = self.observe(found, &found.point, &found.moments, errors);
+    pub(super) fn solution(&self, found: &FoundVector, errors: &ReplicatedErrors) -> FinetuningSolution {
+        let mut solution = self.observe(found, &found.point, &found.moments, &errors.common);
         if matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
             let own: Vec<Named> = found
                 .replicates
                 .iter()
-                .zip(own_errors)
+                .zip(&errors.own)
                 .map(|((point, moments), errors)| self.observe(found, point, moments, errors).named())
                 .collect();
             solution.std_error = StdError::over(&own);
@@ -58,12 +42,12 @@ impl Reporter {
         found: &FoundVector,
         point: &VectorOverlaps,
         moments: &Moments,
-        errors: TestErrors,
+        errors: &TestErrors,
     ) -> FinetuningSolution {
         let ridge = &found.ridge;
         let Units { q0, loss } = self.units;
         let Conjugates { v_hat, m_hat, q_hat, eta } = self.units.physical(&ridge.conjugates(point, moments));
-        let TestErrors { test, test_clean, frozen } = errors;
+        let TestErrors { test, test_clean, frozen } = *errors;
         FinetuningSolution {
             order: FinetuningOrder {
                 q: q0 * point.q(),
@@ -75,7 +59,7 @@ impl Reporter {
                 eta,
             },
             objective: loss * ridge.objective(point, moments),
-            errors: FinetuningErrors { test, test_clean, train: loss * moments.loss, frozen },
+            errors: FinetuningErrors { test, test_clean, train: loss * moments[term::LOSS], frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
             effective_noise: self.effective_noise,
             validity: ridge.validity(point, moments),

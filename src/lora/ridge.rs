@@ -1,8 +1,9 @@
 //! The input channel: the ridge problem for the weights, which turns the averages into order parameters.
 
-use super::moments::{Moments, VectorOverlaps};
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
+use crate::losses::by_parts;
+use crate::losses::vector::{Moments, VectorOverlaps, term};
 use crate::state_evolution::InputChannel;
 
 /// Smallest variance of `omega` given `chi*`, in units of `q0`, at which the iteration goes on. An iteration
@@ -73,14 +74,17 @@ impl VectorOverlaps {
 impl Ridge {
     pub(super) fn conjugates(&self, point: &VectorOverlaps, moments: &Moments) -> Conjugates {
         let [omega, star] = match self.divergence {
-            Divergence::PointwiseAndJump => [0, 1].map(|i| moments.pointwise[i] + moments.jump[i]),
-            Divergence::IntegrationByParts => by_parts(point, moments, self.tokens),
+            Divergence::PointwiseAndJump => [
+                moments[term::DIVERGENCE_OMEGA] + moments[term::JUMP_OMEGA],
+                moments[term::DIVERGENCE_STAR] + moments[term::JUMP_STAR],
+            ],
+            Divergence::IntegrationByParts => divergences_by_parts(point, moments, self.tokens),
         };
         Conjugates {
             v_hat: -self.alpha * omega,
             m_hat: self.alpha * star,
-            q_hat: self.alpha * moments.gradient2,
-            eta: self.alpha * moments.centring,
+            q_hat: self.alpha * moments[term::GRADIENT2],
+            eta: self.alpha * moments[term::CENTRING],
         }
     }
 
@@ -88,8 +92,8 @@ impl Ridge {
     pub(super) fn jump_share(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
         let v_hat = self.conjugates(point, moments).v_hat;
         let jump = match self.gauge {
-            JumpGauge::Surface => moments.jump[0],
-            JumpGauge::Difference => -v_hat / self.alpha - moments.pointwise[0],
+            JumpGauge::Surface => moments[term::JUMP_OMEGA],
+            JumpGauge::Difference => -v_hat / self.alpha - moments[term::DIVERGENCE_OMEGA],
         };
         // f64::min drops a NaN. Jumps without any response, and jumps that are NaN, therefore count as the
         // largest number.
@@ -111,7 +115,7 @@ impl Ridge {
         spread: f64,
     ) -> FinetuningValidity {
         let jump = self.jump_share(point, moments);
-        let replicon = self.alpha * moments.replicon * spread;
+        let replicon = self.alpha * moments[term::REPLICON] * spread;
         match self.gauge {
             JumpGauge::Surface => {
                 FinetuningValidity::linear(jump, replicon, self.conjugates(point, moments).v_hat > 0.0)
@@ -122,13 +126,13 @@ impl Ridge {
 
     /// The train objective.
     pub(super) fn objective(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
-        self.alpha * moments.loss + self.lambda * point.q()
+        self.alpha * moments[term::LOSS] + self.lambda * point.q()
     }
 
     /// The growth factor of a small `m` at `m = 0`. The fixed point is unstable if it is above 1.
     pub(super) fn growth(&self, point: &VectorOverlaps, moments: &Moments) -> f64 {
         let Conjugates { v_hat, eta, .. } = self.conjugates(point, moments);
-        (v_hat + self.alpha * moments.stability) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
+        (v_hat + self.alpha * moments[term::STABILITY]) / (v_hat + 2.0 * self.lambda + 2.0 * eta)
     }
 }
 
@@ -165,16 +169,13 @@ impl InputChannel for Ridge {
     }
 }
 
-/// Gaussian integration by parts with the second moments of the same nodes as the averages, which removes the
-/// error of the linear part of `g`. The least-squares fit `g = A omega + B chi*` has `E div_omega g = T A`
-/// and `E div_chi* g = T B`. The fit is done in `f` and `chi*`, where `omega = m chi* + s f`, since `omega`
-/// and `chi*` are nearly parallel close to perfect recovery.
-fn by_parts(point: &VectorOverlaps, moments: &Moments, tokens: f64) -> [f64; 2] {
-    let [g_free, g_star] = moments.overlaps;
-    let [free2, cross, star2] = moments.seconds;
-    let determinant = free2 * star2 - cross * cross;
-    let along_free = (star2 * g_free - cross * g_star) / determinant;
-    let along_star = (free2 * g_star - cross * g_free) / determinant;
+/// `E div_omega g` and `E div_chi* g` by Gaussian integration by parts. The least-squares fit `g = A omega + B chi*` has
+/// `E div_omega g = T A` and `E div_chi* g = T B`. The fit is done in `f` and `chi*`, where `omega = m chi* + s f`,
+/// since `omega` and `chi*` are nearly parallel close to perfect recovery.
+fn divergences_by_parts(point: &VectorOverlaps, moments: &Moments, tokens: f64) -> [f64; 2] {
+    let overlaps = moments.of([term::GRADIENT_FREE, term::GRADIENT_STAR]);
+    let seconds = moments.of([term::FREE2, term::FREE_STAR, term::STAR2]);
+    let [along_free, along_star] = by_parts::slopes(overlaps, seconds);
     let a = along_free / point.deviation();
     [tokens * a, tokens * (along_star - point.m * a)]
 }

@@ -1,13 +1,13 @@
 //! The starts of the state evolution of fine-tuning, and the choice among the fixed points that they lead to.
 
-use super::losses::FinetuningLosses;
-use super::moments::{COUNT, Moments, VectorOverlaps};
 use super::ridge::{Ridge, SMALLEST_S2};
 use super::solution::Branch;
 use super::validity::FinetuningValidity;
+use super::zero_weights;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fixed_point::Observer;
+use crate::losses::vector::{COUNT, FinetuningLosses, Moments, VectorOverlaps};
 use crate::options::{Options, Start};
 use crate::state_evolution::{Pass, Solved, StateEvolution, Tuning};
 use crate::status::Status;
@@ -203,7 +203,8 @@ impl<'a> FinetuningStarts<'a> {
     fn vanished(&mut self, branch: Branch) -> Option<FoundVector> {
         // The proximal point is smooth at w = 0.
         let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.evolution.input };
-        let ((point, moments), replicates) = self.evolution.output.zero_weights()?.stable(&ridge)?;
+        let ((point, moments), replicates) =
+            zero_weights::stable(self.evolution.output.zero_weights()?, &ridge)?;
         Some(FoundVector {
             point,
             moments,

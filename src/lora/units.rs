@@ -1,8 +1,8 @@
 //! The units of the solvers: `q0 = 1`, and a loss in its own unit.
 
-use super::moments::VectorOverlaps;
 use super::ridge::{Conjugates, SMALLEST_S2};
 use super::solution::FinetuningOrder;
+use crate::losses::vector::VectorOverlaps;
 
 /// Sizes of the units. With `chi` in units of `sqrt(q0)`, the response `v` is in units of `q0/loss`. The
 /// ridge is in units of `loss/q0`, like all conjugates of second derivatives.

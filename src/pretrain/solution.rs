@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::training::Pretraining;
 use super::validity::PretrainingValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
@@ -123,6 +124,16 @@ impl PretrainingSolution {
             iterations,
             std_error: StdError::default(),
         }
+    }
+
+    /// Returns the solution, unless its learned rank does not fit into the width of the student.
+    pub(super) fn checked_rank(self, training: &Pretraining) -> Result<Self, Error> {
+        let Self { status, rank_fraction, .. } = self;
+        // Only a solution has a learned rank that can be too large. The factor allows for rounding.
+        if status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
+            return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
+        }
+        Ok(self)
     }
 
     /// The numbers that have standard errors in sampled solutions.

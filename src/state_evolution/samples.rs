@@ -4,7 +4,7 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{Lane, sums_over_blocks};
+use crate::lanes::{Lane, sum_once, sums_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
@@ -114,5 +114,17 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             |block, memory, sums| add(block, memory, sums),
         );
         sums.into_iter().map(|sums| sums.map(|sum| sum / (blocks * size) as f64)).collect()
+    }
+
+    /// The means of `COUNT` terms over all samples of scramble number `index`, for averages that are taken once in a
+    /// solve. The memory of the samples is neither used nor changed.
+    pub(crate) fn means_once<const COUNT: usize>(
+        &self,
+        index: usize,
+        add: impl Fn(&B, &mut [Lane; COUNT]) + Sync,
+    ) -> [f64; COUNT] {
+        let blocks = &self.scrambles[index].blocks;
+        let sums = sum_once(blocks.len(), self.size, |block, sums| add(&blocks[block], sums));
+        sums.map(|sum| sum / (blocks.len() * self.size) as f64)
     }
 }

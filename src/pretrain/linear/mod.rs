@@ -82,16 +82,12 @@ pub(super) fn solve(
         (solved.status, solved.residual)
     };
     let ConvexMinimum { order, trace, rank_fraction, mse } = point;
-    // Only a solution has a learned rank that can be too large. The factor allows for rounding.
-    if status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
-        return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
-    }
     let tokens = model.tokens();
     let test = observables::linear_pretraining_error(tokens, mse + 0.5 * model.delta());
     let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
     let train = test / (shrinkage * shrinkage);
     let q0 = teacher.second_moment();
-    Ok(PretrainingSolution {
+    PretrainingSolution {
         order,
         q0,
         trace,
@@ -109,5 +105,6 @@ pub(super) fn solve(
         residual,
         iterations,
         std_error: StdError::default(),
-    })
+    }
+    .checked_rank(training)
 }

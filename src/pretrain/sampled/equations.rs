@@ -1,7 +1,8 @@
 //! One step of the state evolution, from the averages over the losses to the order parameters.
 
-use super::averages::{AtZero, Label, LogitAverages, MatrixOverlaps};
 use crate::divergence::Divergence;
+use crate::losses::by_parts;
+use crate::losses::matrix::{AtZero, Label, LogitAverages, MatrixOverlaps, term};
 use crate::pretrain::replicon;
 use crate::pretrain::solution::PretrainingOrder;
 use crate::pretrain::training::Pretraining;
@@ -52,22 +53,21 @@ impl<'a> SampledEquations<'a> {
 
     /// `Qhat, Mhat, Vhat` in physical units.
     fn conjugates(&self, point: &MatrixOverlaps, averages: &LogitAverages) -> [f64; 3] {
-        let LogitAverages { overlaps: [g1, g2], seconds: [s11, s12, s22], gradient2, .. } = *averages;
         let [omega, label] = match self.divergence {
-            Divergence::PointwiseAndJump => [averages.divergence_omega, averages.divergence_label],
+            Divergence::PointwiseAndJump => averages.of([term::DIVERGENCE_OMEGA, term::DIVERGENCE_LABEL]),
             // The least-squares fit is g = A z_2 + B z_1, on the same nodes as the averages.
             Divergence::IntegrationByParts => {
-                let determinant = s11 * s22 - s12 * s12;
-                let a = (s11 * g2 - s12 * g1) / determinant;
-                let b = (s22 * g1 - s12 * g2) / determinant;
-                let deviation = (2.0 * self.label.q0 + self.label.delta).sqrt();
+                let overlaps = averages.of([term::GRADIENT_LABEL, term::GRADIENT_FREE]);
+                let seconds = averages.of([term::LABEL2, term::LABEL_FREE, term::FREE2]);
+                let [b, a] = by_parts::slopes(overlaps, seconds);
+                let deviation = self.label.deviation();
                 let slope = 2.0 * point.m / (deviation * deviation);
                 let omega = self.seen * a / (2.0 * point.s2).sqrt();
                 [omega, self.seen * b / deviation - slope * omega]
             }
         };
         let factor = 4.0 * self.alpha * self.scale;
-        [factor * gradient2, factor * label, -factor * omega]
+        [factor * averages[term::GRADIENT2], factor * label, -factor * omega]
     }
 
     /// The order parameters to which the averages at `point` lead. The result is `None` if the soft threshold
@@ -101,14 +101,14 @@ impl<'a> SampledEquations<'a> {
     /// The replicon of a fixed point with these conjugates, given the factor of the weights.
     pub(super) fn replicon(&self, order: &PretrainingOrder, averages: &LogitAverages, weights: f64) -> f64 {
         // The derivative of g was taken with respect to scaled logits.
-        let square = self.scale * self.scale * averages.replicon;
+        let square = self.scale * self.scale * averages[term::REPLICON];
         replicon::replicon(self.alpha, order, square, weights)
     }
 
     /// The point that corresponds to the given physical order parameters.
     pub(super) fn point(&self, order: &PretrainingOrder) -> MatrixOverlaps {
         let (q, m) = (self.scale * order.q, self.scale * order.m);
-        let norm = self.label.q0 + 0.5 * self.label.delta;
+        let norm = self.label.norm();
         // At perfect recovery, only rounding is left of s2.
         MatrixOverlaps { m, s2: (q - m * (m / norm)).max(1e-15 * q), v: self.scale * order.v }
     }
@@ -128,7 +128,7 @@ impl<'a> SampledEquations<'a> {
 
     /// `Qhat, Mhat, Vhat` at zero weights, in physical units.
     pub(super) fn conjugates_at_zero(&self, zero: &AtZero) -> [f64; 3] {
-        [zero.gradient2, zero.divergence_label, zero.stiffness].map(|x| 4.0 * self.alpha * self.scale * x)
+        zero.all().map(|x| 4.0 * self.alpha * self.scale * x)
     }
 }
 
@@ -152,7 +152,8 @@ impl InputChannel for SampledEquations<'_> {
     /// At the end, the divergences are taken by parts if a sample has several minima, since its proximal
     /// point may jump between them.
     fn reconsider(&mut self, settled: bool, _at: &MatrixOverlaps, averages: &LogitAverages) -> bool {
-        let by_parts = settled && self.divergence == Divergence::PointwiseAndJump && averages.contested > 0.0;
+        let by_parts =
+            settled && self.divergence == Divergence::PointwiseAndJump && averages[term::CONTESTED] > 0.0;
         if by_parts {
             self.divergence = Divergence::IntegrationByParts;
         }

@@ -1,20 +1,20 @@
 //! Attention with an activation that is not linear: the output channel is an average over proximal points, by
 //! quasi-Monte-Carlo. What depends on the activation is behind the trait [`PretrainingLosses`], which each kernel
-//! implements (softmax: `softmax.rs`, any other activation: `general.rs`).
+//! of `losses::matrix` implements.
 //!
 //! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
 //! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
 
-mod averages;
 mod equations;
-mod general;
-mod softmax;
 mod starts;
 
 use super::solution::{PretrainingErrors, PretrainingOrder, PretrainingSolution};
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
 use crate::error::Error;
+use crate::losses::matrix::{
+    AtZero, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, general, softmax, term,
+};
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
@@ -24,7 +24,6 @@ use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
 use crate::std_error::{Named, StdError, standard_error};
 use crate::threshold::Threshold;
-use averages::{AtZero, Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
 use equations::SampledEquations;
 use starts::PretrainingStarts;
 
@@ -95,19 +94,13 @@ pub(super) fn solve(
             return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), 0));
         };
         let equations = SampledEquations { divergence: found.divergence, ..equations };
-        let solution = solution(&equations, channel.as_ref(), &found.solved);
-        // Only a solution has a learned rank that can be too large. The factor allows for rounding.
-        let PretrainingSolution { rank_fraction, .. } = solution;
-        if solution.status.is_success() && rank_fraction > training.kappa() * (1.0 + 1e-12) {
-            return Err(Error::RankDoesNotFit { kappa: training.kappa(), rank_fraction });
-        }
-        Ok(solution)
+        solution(&equations, channel.as_ref(), &found.solved).checked_rank(training)
     })
 }
 
 /// Whether the label's logits are too large for the search in double precision.
 fn is_steep(label: &Label) -> bool {
-    (2.0 * label.q0 + label.delta).sqrt() > STEEPEST
+    label.deviation() > STEEPEST
 }
 
 /// The collapsed solution, `S-hat = 0`.
@@ -117,7 +110,8 @@ fn collapsed(
     zero: &[AtZero],
 ) -> PretrainingSolution {
     let errors = channel.test_errors(&vec![MatrixOverlaps { m: 0.0, s2: 0.0, v: 0.0 }; zero.len()]);
-    let observed = |zero: &AtZero, [test, test_clean]: [f64; 2]| {
+    let observed = |zero: &AtZero, errors: &LabelErrors| {
+        let [test, test_clean] = errors.all();
         let [q_hat, m_hat, v_hat] = equations.conjugates_at_zero(zero);
         PretrainingSolution {
             order: PretrainingOrder { q: 0.0, m: 0.0, v: 0.0, q_hat, m_hat, v_hat },
@@ -135,8 +129,8 @@ fn collapsed(
         }
     };
     let own: Vec<Named> =
-        zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, *errors).named()).collect();
-    PretrainingSolution { std_error: StdError::over(&own), ..observed(&mean(zero), mean_error(&errors)) }
+        zero.iter().zip(&errors).map(|(zero, errors)| observed(zero, errors).named()).collect();
+    PretrainingSolution { std_error: StdError::over(&own), ..observed(&mean(zero), &mean(&errors)) }
 }
 
 fn solution(
@@ -154,11 +148,12 @@ fn solution(
     let q0 = equations.teacher.second_moment();
     // Away from a fixed point, neither the gauges nor the error bars mean anything.
     let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
-    let observed = |point: &MatrixOverlaps, averages: &LogitAverages, [test, test_clean]: [f64; 2]| {
+    let observed = |point: &MatrixOverlaps, averages: &LogitAverages, errors: &LabelErrors| {
+        let [test, test_clean] = errors.all();
         let image = equations.integrals(point, averages)?;
         let weights = per_freedom * freedom(&image.order);
         let [q, m] = equations.overlaps(point);
-        let train = averages.loss;
+        let train = averages[term::LOSS];
         let replicon = equations.replicon(&image.order, averages, weights);
         Some(PretrainingSolution {
             order: PretrainingOrder { q, m, v: point.v / equations.scale, ..image.order },
@@ -168,7 +163,7 @@ fn solution(
             objective: equations.alpha * train + equations.ridge * image.trace,
             errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, q0),
-            validity: PretrainingValidity::softmax(averages.contested, replicon, meaningful),
+            validity: PretrainingValidity::softmax(averages[term::CONTESTED], replicon, meaningful),
             divergence: Some(equations.divergence),
             status: found.status,
             residual: found.residual,
@@ -176,8 +171,8 @@ fn solution(
             std_error: StdError::default(),
         })
     };
-    let errors = mean_error(&channel.test_errors(&vec![found.point; channel.scrambles()]));
-    let common = observed(&found.point, &found.averages, errors)
+    let errors = mean(&channel.test_errors(&vec![found.point; channel.scrambles()]));
+    let common = observed(&found.point, &found.averages, &errors)
         .filter(|common| found.status != Status::NonFinite && common.named().has_numbers());
     let Some(common) = common else {
         return PretrainingSolution::without_numbers(q0, found.iterations);
@@ -187,13 +182,8 @@ fn solution(
         .replicates
         .iter()
         .zip(channel.test_errors(&own_points))
-        .map(|((point, averages), errors)| Some(observed(point, averages, errors)?.named()))
+        .map(|((point, averages), errors)| Some(observed(point, averages, &errors)?.named()))
         .collect();
     let std_error = own.filter(|_| meaningful).map_or_else(StdError::default, |own| StdError::over(&own));
     PretrainingSolution { std_error, ..common }
-}
-
-/// The mean over the scrambles.
-fn mean_error(all: &[[f64; 2]]) -> [f64; 2] {
-    [0, 1].map(|k| all.iter().map(|errors| errors[k]).sum::<f64>() / all.len() as f64)
 }

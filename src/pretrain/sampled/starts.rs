@@ -1,11 +1,11 @@
 //! The starts of the state evolution of sampled pre-training: a guess, or the end of a path that begins at a
 //! large ridge.
 
-use super::averages::{Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
 use super::equations::SampledEquations;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fixed_point::Observer;
+use crate::losses::matrix::{Label, LogitAverages, MatrixOverlaps, PretrainingLosses};
 use crate::options::Options;
 use crate::state_evolution::{Attempt, Solved, StateEvolution, Tuning};
 use crate::status::Status;

@@ -20,7 +20,7 @@ use std::f64::consts::PI;
 
 use crate::channel::secular_roots;
 use crate::lanes::{LANES, Lane};
-use crate::lora::moments::{COUNT, VectorOverlaps, term};
+use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
 
 /// A block of samples, in the eigenbasis of the label and in units of `q0`.
 pub(super) struct EigenbasisBlock<const T: usize> {
@@ -32,8 +32,8 @@ pub(super) struct EigenbasisBlock<const T: usize> {
     pub(super) free: [Lane; T],
 }
 
-/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
-/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). The last terms are added only
+/// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of a block to `sums`, in the
+/// order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The last terms are added only
 /// if `FULL`. On entry, `t` is a start for the excess of the secular root (0 if there is none); on return, it
 /// is the excess.
 #[inline(always)]

@@ -5,19 +5,19 @@ mod nodes;
 mod prox;
 mod test_errors;
 
-use super::test_law::TestAverages;
 use crate::channel::{self, with_tokens};
 use crate::error::Error;
 use crate::fields::JointLaw;
-use crate::lora::losses::FinetuningLosses;
-use crate::lora::moments::VectorOverlaps;
+use crate::losses::vector::channel::FinetuningLosses;
+use crate::losses::vector::moments::VectorOverlaps;
+use crate::losses::vector::test_law::ReplicatedErrors;
 use crate::options::Options;
 use crate::state_evolution::Tuning;
 use nodes::SoftmaxVectorNodes;
 use test_errors::averages;
 
 /// The losses for a number of tokens known at run time. `coupling` is the inverse temperature times `q0`.
-pub(super) fn losses(
+pub(crate) fn losses(
     tokens: usize,
     law: &JointLaw,
     coupling: f64,
@@ -30,16 +30,16 @@ pub(super) fn losses(
     })
 }
 
-/// The averages over the test law for a number of tokens known at run time (see [`TestAverages::new`]).
-pub(super) fn test_errors(
+/// The averages over the test law for a number of tokens known at run time (see [`ReplicatedErrors::sampled`]).
+pub(crate) fn test_errors(
     tokens: usize,
     law: &JointLaw,
     coupling: f64,
     options: &Options,
     common: &VectorOverlaps,
     own: &[VectorOverlaps],
-) -> Result<TestAverages, Error> {
-    with_tokens!(tokens, T => TestAverages::new(T, law, options, common, own, |columns, points| {
+) -> Result<ReplicatedErrors, Error> {
+    with_tokens!(tokens, T => ReplicatedErrors::sampled(T, law, options, common, own, |columns, points| {
         averages::<T>(law, coupling, columns, points)
     }))
 }

@@ -1,15 +1,34 @@
 //! The averages over the test law: squared differences of attention, without any proximal point.
 
-use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
+use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::Activation;
 use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
+use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
-use crate::lanes::{LANES, Lane, sum_once};
-use crate::lora::moments::VectorOverlaps;
+use crate::lanes::{Lane, sum_once};
+use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
+use crate::losses::vector::moments::VectorOverlaps;
+use crate::losses::vector::test_law::ReplicatedErrors;
+use crate::model::Model;
+use crate::options::Options;
+
+/// The errors of any activation. `coupling` is the inverse temperature times `q0`.
+pub(crate) fn test_errors(
+    model: &Model,
+    law: &JointLaw,
+    coupling: f64,
+    options: &Options,
+    common: &VectorOverlaps,
+    own: &[VectorOverlaps],
+) -> Result<ReplicatedErrors, Error> {
+    ReplicatedErrors::sampled(model.tokens(), law, options, common, own, |columns, points| {
+        averages(model.activation(), law, coupling, columns, points)
+    })
+}
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.
-pub(in crate::lora::sampled) fn averages(
+fn averages(
     activation: &dyn Activation,
     law: &JointLaw,
     coupling: f64,
@@ -42,8 +61,7 @@ pub(in crate::lora::sampled) fn averages(
         }
         let labels = logits.map(|logits| attention(activation, tokens, &logits));
         let outputs = points.map(|point| {
-            let deviation = point.deviation();
-            let chi: Vec<f64> = star.iter().zip(&free).map(|(s, f)| point.m * s + deviation * f).collect();
+            let chi = combine(&star, &free, point.m, point.deviation());
             let mut logits = still.clone();
             perturb(&mut logits, &chi, point.q());
             attention(activation, tokens, &logits)
@@ -53,9 +71,7 @@ pub(in crate::lora::sampled) fn averages(
         let [common, own] = &outputs;
         let pairs = [(common, noisy), (common, noiseless), (&still, noisy), (own, noisy), (own, noiseless)];
         for (sum, (x, y)) in sums.iter_mut().zip(pairs) {
-            for (k, (x, y)) in x.iter().zip(y).enumerate() {
-                sum[k / square % LANES] += (x - y) * (x - y);
-            }
+            add_squared_differences(tokens, x, y, sum);
         }
     });
     sums.map(|sum| sum / nodes as f64)

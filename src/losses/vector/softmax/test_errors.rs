@@ -5,7 +5,8 @@ use super::nodes::{perturb, weights};
 use crate::channel::softmax_row;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane, sum_once};
-use crate::lora::moments::VectorOverlaps;
+use crate::losses::block::add_squared_difference;
+use crate::losses::vector::moments::VectorOverlaps;
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.
@@ -45,11 +46,7 @@ pub(super) fn averages<const T: usize>(
                 (&own, &noiseless),
             ];
             for (sum, (x, y)) in sums.iter_mut().zip(pairs) {
-                for b in 0..T {
-                    for l in 0..LANES {
-                        sum[l] += (x[b][l] - y[b][l]).powi(2);
-                    }
-                }
+                add_squared_difference(x, y, sum);
             }
         }
     });

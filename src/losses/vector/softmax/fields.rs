@@ -1,8 +1,9 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
-use crate::channel::{self, MatrixProx, coordinates, matrices, softmax_row};
+use crate::channel::{MatrixProx, coordinates, matrices, softmax_row};
 use crate::fields::{JointLaw, Normals, Sequences};
 use crate::lanes::{LANES, Lane};
+use crate::losses::block::centred_matrices;
 
 /// A symmetric matrix of logits for every sample of a block.
 pub(super) type Logits<const T: usize> = [[Lane; T]; T];
@@ -39,7 +40,7 @@ pub(super) fn test_logits<const T: usize>(
 ) -> [Logits<T>; 3] {
     let frozen = frozen_logits::<T>(law, normals, first);
     let label = label_logits(law, normals, first, &frozen);
-    let mut noiseless = gather::<T>(clean, first);
+    let mut noiseless = centred_matrices::<T>(clean, first);
     for a in 0..T {
         for b in 0..T {
             for l in 0..LANES {
@@ -51,7 +52,7 @@ pub(super) fn test_logits<const T: usize>(
 }
 
 fn frozen_logits<const T: usize>(law: &JointLaw, normals: &Normals<'_>, first: usize) -> Logits<T> {
-    scaled(&gather(normals.frozen, first), law.frozen)
+    scaled(&centred_matrices(normals.frozen, first), law.frozen)
 }
 
 fn label_logits<const T: usize>(
@@ -60,7 +61,7 @@ fn label_logits<const T: usize>(
     first: usize,
     frozen: &Logits<T>,
 ) -> Logits<T> {
-    let mut label = gather::<T>(normals.label, first);
+    let mut label = centred_matrices::<T>(normals.label, first);
     for a in 0..T {
         for b in 0..T {
             for l in 0..LANES {
@@ -81,20 +82,6 @@ fn trained<const T: usize, const K: usize>(
     let prox = MatrixProx::<T, K> { omega: coordinates(omega), y: &y, v: law.response };
     let none = [[f64::NAN; LANES]; K];
     matrices(&prox.global(&coordinates(label), &none).h)
-}
-
-/// The matrices orthogonal to `u` that have the given standard normals as coordinates.
-fn gather<const T: usize>(columns: &[Vec<f64>], first: usize) -> Logits<T> {
-    let mut block = [[[0.0; LANES]; T]; T];
-    for l in 0..LANES {
-        let matrix = channel::centred_from_coordinates::<T>(|k| columns[k][first + l]);
-        for a in 0..T {
-            for b in 0..T {
-                block[a][b][l] = matrix[a][b];
-            }
-        }
-    }
-    block
 }
 
 fn scaled<const T: usize>(logits: &Logits<T>, factor: f64) -> Logits<T> {

@@ -1,12 +1,7 @@
 //! The frozen logits and the label's logits of a batch of nodes, drawn from their joint law, in coordinates.
 
-use crate::channel::general::CoordinateBasis;
 use crate::fields::{FieldColumns, JointLaw};
-
-/// The numbers of consecutive nodes in the given columns, node after node.
-pub(super) fn gather(columns: &[Vec<f64>], first: usize, size: usize) -> Vec<f64> {
-    (first..first + size).flat_map(|node| columns.iter().map(move |column| column[node])).collect()
-}
+use crate::losses::batch::gather;
 
 /// The coordinates of the frozen logits of new sequences, before recalibration.
 pub(super) fn frozen_coordinates(
@@ -28,15 +23,4 @@ pub(super) fn label_coordinates(
     let size = frozen.len() / columns.logits().label.len().max(1);
     let normals = gather(columns.logits().label, first, size);
     frozen.iter().zip(normals).map(|(z, x)| law.label(*z, x)).collect()
-}
-
-/// The matrices with the given coordinates, sample after sample, times `factor`.
-pub(super) fn matrices(basis: &CoordinateBasis, tokens: usize, coordinates: &[f64], factor: f64) -> Vec<f64> {
-    let square = tokens * tokens;
-    let seen = basis.dimension();
-    let mut matrices = vec![0.0; coordinates.len() / seen * square];
-    for (x, matrix) in coordinates.chunks_exact(seen).zip(matrices.chunks_exact_mut(square)) {
-        basis.add(x.iter().copied(), factor, matrix);
-    }
-    matrices
 }

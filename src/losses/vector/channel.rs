@@ -6,7 +6,7 @@ use crate::divergence::Divergence;
 use crate::state_evolution::OutputChannel;
 
 /// The losses of fine-tuning for either activation.
-pub(super) trait FinetuningLosses: OutputChannel<Point = VectorOverlaps, Averages = Moments> {
+pub(crate) trait FinetuningLosses: OutputChannel<Point = VectorOverlaps, Averages = Moments> {
     /// The estimator of the divergences that has the smaller error where jumps are rare.
     fn smooth_divergence(&self) -> Divergence;
 

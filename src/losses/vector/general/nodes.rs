@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
-use super::fields::{frozen_coordinates, gather, label_coordinates, matrices};
+use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::{Activation, Unseen};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
@@ -15,9 +15,10 @@ use crate::error::Error;
 use crate::fields::Sequences;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane};
-use crate::lora::losses::FinetuningLosses;
-use crate::lora::moments::{COUNT, Moments, VectorOverlaps, term};
-use crate::lora::zero_weights::{Curvature, Curvatures, ZeroWeights};
+use crate::losses::batch::{combine, gather, matrices};
+use crate::losses::vector::channel::FinetuningLosses;
+use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
+use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights};
 use crate::model::Model;
 use crate::options::Options;
 use crate::parallel;
@@ -53,7 +54,7 @@ struct VectorNodes {
 }
 
 /// The losses of any activation. `coupling` is the inverse temperature times `q0`.
-pub(in crate::lora::sampled) fn losses(
+pub(crate) fn losses(
     model: &Model,
     law: &JointLaw,
     coupling: f64,
@@ -145,8 +146,7 @@ impl PerturbedLayer {
         let n = self.tokens;
         let deviation = point.deviation();
         let stiff = 1.0 / v;
-        let omega: Vec<f64> =
-            block.star.iter().zip(&block.free).map(|(star, free)| m * star + deviation * free).collect();
+        let omega = combine(&block.star, &block.free, m, deviation);
         let stiffness = vec![stiff; n];
         let prox = Prox {
             activation: self.activation.as_ref(),

@@ -1,23 +1,33 @@
-//! The errors on new sequences: averages over the test law, without any proximal point.
+//! The errors on new sequences. No proximal point is needed for them.
 
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
-use crate::lora::moments::VectorOverlaps;
-use crate::lora::report::{TestErrors, TestLaw};
+use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 
-/// The errors at every replicate's own fixed point and at the common one, each by the nodes of the replicate.
-pub(super) struct TestAverages {
-    common: TestErrors,
-    own: Vec<TestErrors>,
+/// Errors on new sequences, in the units of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct TestErrors {
+    pub(crate) test: f64,
+    pub(crate) test_clean: f64,
+    pub(crate) frozen: f64,
 }
 
-impl TestAverages {
+/// The errors at the common fixed point, and those of every replicate at its own fixed point.
+pub(crate) struct ReplicatedErrors {
+    pub(crate) common: TestErrors,
+    pub(crate) own: Vec<TestErrors>,
+}
+
+impl ReplicatedErrors {
+    /// Averages over the nodes of the test law: each replicate has its own nodes, and the common errors are the means
+    /// over all of them.
+    ///
     /// `common` is the common fixed point. `own` has the fixed point of every replicate; it may be shorter
     /// than the list of replicates. Over the nodes of one scramble, `averages` gives the test and clean error
     /// at the first of two points, the error without any perturbation, and the test and clean error at the
     /// second point.
-    pub(super) fn new(
+    pub(crate) fn sampled(
         tokens: usize,
         law: &JointLaw,
         options: &Options,
@@ -42,11 +52,5 @@ impl TestAverages {
         }
         let [test, test_clean, frozen] = all;
         Ok(Self { common: TestErrors { test, test_clean, frozen }, own: errors })
-    }
-}
-
-impl TestLaw for TestAverages {
-    fn errors(&self, _common: &VectorOverlaps, _own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
-        (self.common, self.own.clone())
     }
 }

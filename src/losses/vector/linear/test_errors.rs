@@ -1,17 +1,17 @@
 //! The test errors in closed form.
 
-use crate::lora::moments::VectorOverlaps;
-use crate::lora::report::{TestErrors, TestLaw};
+use crate::losses::vector::moments::VectorOverlaps;
+use crate::losses::vector::test_law::{ReplicatedErrors, TestErrors};
 use crate::observables::{self, WeightOverlaps};
 
 /// The parameters of the test errors besides the order parameters. The label noise is a separate field, so
 /// that the clean error is never computed as a difference.
-pub(super) struct ClosedForm {
-    pub(super) tokens: usize,
-    pub(super) q0: f64,
-    pub(super) delta: f64,
+pub(crate) struct ClosedForm {
+    pub(crate) tokens: usize,
+    pub(crate) q0: f64,
+    pub(crate) delta: f64,
     /// The part of the noiseless label on new sequences that the frozen weights leave unexplained.
-    pub(super) unexplained: f64,
+    pub(crate) unexplained: f64,
 }
 
 impl ClosedForm {
@@ -27,10 +27,10 @@ impl ClosedForm {
             frozen: error(noisy, untuned),
         }
     }
-}
 
-impl TestLaw for ClosedForm {
-    fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> (TestErrors, Vec<TestErrors>) {
-        (self.at(common), own.iter().map(|point| self.at(point)).collect())
+    /// The errors at the common fixed point, and at that of every replicate.
+    pub(crate) fn errors(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> ReplicatedErrors {
+        let own = own.iter().map(|point| self.at(point)).collect();
+        ReplicatedErrors { common: self.at(common), own }
     }
 }

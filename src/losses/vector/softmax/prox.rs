@@ -4,7 +4,7 @@ use super::fields::Logits;
 use crate::channel::{FollowedPoints, Hints, VectorProx, softmax_row};
 use crate::descent::{LaneVector, cholesky, solve};
 use crate::lanes::{LANES, Lane};
-use crate::lora::moments::{COUNT, VectorOverlaps, term};
+use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
 
 /// A block of samples.
 pub(super) struct LogitsBlock<const T: usize> {
@@ -18,8 +18,8 @@ pub(super) struct LogitsBlock<const T: usize> {
     pub(super) free: LaneVector<T>,
 }
 
-/// Adds the terms of [`Moments`](crate::lora::moments::Moments) for every sample of a block to `sums`, in the
-/// order of [`Moments::from_sums`](crate::lora::moments::Moments::from_sums). The search for the proximal
+/// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of a block to `sums`, in the
+/// order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The search for the proximal
 /// points begins at those of the last evaluation, `known`, and replaces them.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(

@@ -4,5 +4,5 @@ mod fields;
 mod nodes;
 mod test_errors;
 
-pub(super) use nodes::losses;
-pub(super) use test_errors::averages;
+pub(crate) use nodes::losses;
+pub(crate) use test_errors::test_errors;

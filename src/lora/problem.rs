@@ -1,0 +1,198 @@
+//! One problem of fine-tuning, in units with `q0 = 1`: which kernel gives the losses, and what closes the equations.
+//!
+//! Pre-training enters through the law of the fields alone. Linear attention sees what the frozen weights leave of the
+//! label ([`LabelNoise`]), and `q0` is only a unit: `chi` is in units of `sqrt(q0)`, the loss in units of `q0^2`.
+//!
+//! Every other activation sees the frozen logits and the label's logits given those ([`JointLaw`]). The averages run
+//! over `2K' + 2T` Gaussians: these logits, `chi*` and `omega`. For softmax `K' = K - 1`, since it does not see
+//! `u = 11^T/T`. The inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
+
+use super::channel::LossChannel;
+use super::report::Reporter;
+use super::ridge::{JumpGauge, Ridge};
+use super::solution::{EffectiveNoise, FinetuningSolution};
+use super::starts::{FinetuningStarts, FoundVector, Guess};
+use super::training::Finetuning;
+use super::units::Units;
+use super::zero_weights::critical_ridge;
+use crate::channel;
+use crate::error::Error;
+use crate::fields::{JointLaw, LabelNoise};
+use crate::frozen::Frozen;
+use crate::losses::vector::{FinetuningLosses, ReplicatedErrors, VectorOverlaps, general, linear, softmax};
+use crate::model::{Model, Specialisation};
+use crate::observables;
+use crate::options::Options;
+use crate::parallel;
+use crate::state_evolution::{Run, Tuning};
+use crate::std_error::standard_error;
+use crate::threshold::Threshold;
+
+/// The inputs of [`solve`](super::solve), and what follows from them.
+pub(super) struct FinetuningProblem<'a> {
+    model: &'a Model,
+    frozen: &'a Frozen,
+    training: &'a Finetuning,
+    options: &'a Options,
+    units: Units,
+    fields: FieldLaw,
+}
+
+/// The law of the logits.
+enum FieldLaw {
+    /// Linear attention.
+    Difference(LabelNoise),
+    /// Any other activation. `coupling` is the inverse temperature times `q0`.
+    Joint { law: JointLaw, coupling: f64 },
+}
+
+impl<'a> FinetuningProblem<'a> {
+    pub(super) fn new(
+        model: &'a Model,
+        frozen: &'a Frozen,
+        training: &'a Finetuning,
+        options: &'a Options,
+    ) -> Self {
+        let q0 = training.q0();
+        let (loss, fields) = match model.specialisation() {
+            Specialisation::Linear => {
+                (q0 * q0, FieldLaw::Difference(LabelNoise::new(model, frozen, &training.fields())))
+            }
+            Specialisation::Softmax | Specialisation::General => {
+                let law = JointLaw::new(model, frozen, &training.fields());
+                (1.0, FieldLaw::Joint { law, coupling: model.inverse_temperature() * q0 })
+            }
+        };
+        Self { model, frozen, training, options, units: Units { q0, loss }, fields }
+    }
+
+    /// The averages over the losses, by the kernel for the activation.
+    fn losses(&self, tuning: &Tuning) -> Result<Box<dyn FinetuningLosses>, Error> {
+        let (tokens, options) = (self.model.tokens(), self.options);
+        match (&self.fields, self.model.specialisation()) {
+            (FieldLaw::Difference(noise), _) => linear::losses(tokens, noise, options, tuning),
+            (FieldLaw::Joint { law, coupling }, Specialisation::Softmax) => {
+                softmax::losses(tokens, law, *coupling, options, tuning)
+            }
+            (FieldLaw::Joint { law, coupling }, Specialisation::Linear | Specialisation::General) => {
+                general::losses(self.model, law, *coupling, options, tuning)
+            }
+        }
+    }
+
+    fn ridge(&self, losses: &dyn FinetuningLosses) -> Ridge {
+        Ridge {
+            tokens: self.model.tokens() as f64,
+            alpha: self.training.alpha(),
+            lambda: self.units.scaled_ridge(self.training.ridge()),
+            divergence: losses.smooth_divergence(),
+            gauge: match self.fields {
+                FieldLaw::Difference(_) => JumpGauge::Surface,
+                FieldLaw::Joint { .. } => JumpGauge::Difference,
+            },
+        }
+    }
+
+    /// Half the variance, per coordinate, of what the frozen weights leave of the label's logits of new sequences.
+    fn noise_of_new_sequences(&self) -> f64 {
+        observables::effective_noise(&self.frozen.overlaps(), self.model.delta(), self.training.beta())
+    }
+
+    fn guess(&self) -> Guess {
+        match &self.fields {
+            FieldLaw::Difference(noise) => {
+                let tokens = self.model.tokens() as f64;
+                // This is the average curvature of the loss at the truth. The jumps leave a fraction of some
+                // 0.6 of it.
+                let curvature =
+                    0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
+                Guess { noise: noise.deviation(), curvature }
+            }
+            FieldLaw::Joint { coupling, .. } => {
+                // The activation saturates if the coupling is large.
+                let saturation = coupling / (1.0 + coupling);
+                Guess {
+                    noise: (2.0 * self.noise_of_new_sequences()).sqrt() / self.units.q0,
+                    curvature: self.model.observed_coordinates() * saturation * saturation,
+                }
+            }
+        }
+    }
+
+    /// Returns the result of `run` on the search for fixed points.
+    fn search_with<R>(
+        &self,
+        company: &mut Run<'_, FinetuningSolution>,
+        run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
+        let mut losses = self.losses(&company.tuning)?;
+        let ridge = self.ridge(losses.as_ref());
+        run(FinetuningStarts::new(ridge, self.guess(), self.options, losses.as_mut())
+            .starting_from(warm)
+            .accompanied(company.tuning, company.observer()))
+    }
+
+    /// Returns the result of `run` on the search for fixed points.
+    pub(super) fn search<R: Send>(
+        &self,
+        run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
+    ) -> Result<R, Error> {
+        parallel::in_pool(|| self.search_with(&mut Run::default(), run))
+    }
+
+    pub(super) fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {
+        parallel::in_pool(|| {
+            let found = self.search_with(&mut run, |starts| starts.run(self.options.start()))?;
+            let errors = self.test_errors(&found)?;
+            let reporter = Reporter { units: self.units, effective_noise: self.effective_noise() };
+            Ok(reporter.solution(&found, &errors))
+        })
+    }
+
+    fn effective_noise(&self) -> Option<EffectiveNoise> {
+        let FieldLaw::Difference(noise) = &self.fields else { return None };
+        let train = noise.effective(self.model.tokens()).map(|noise| self.units.loss * noise);
+        Some(EffectiveNoise { train, test: self.noise_of_new_sequences() })
+    }
+
+    /// The errors on new sequences.
+    fn test_errors(&self, found: &FoundVector) -> Result<ReplicatedErrors, Error> {
+        let own: Vec<VectorOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
+        let Self { model, training, options, .. } = self;
+        let tokens = model.tokens();
+        match (&self.fields, model.specialisation()) {
+            (FieldLaw::Difference(_), _) => {
+                let unexplained = observables::unexplained(&self.frozen.overlaps(), training.beta());
+                let (q0, delta) = (training.q0(), model.delta());
+                Ok(linear::ClosedForm { tokens, q0, delta, unexplained }.errors(&found.point, &own))
+            }
+            (FieldLaw::Joint { law, coupling }, Specialisation::Softmax) => {
+                softmax::test_errors(tokens, law, *coupling, options, &found.point, &own)
+            }
+            (FieldLaw::Joint { law, coupling }, Specialisation::Linear | Specialisation::General) => {
+                general::test_errors(model, law, *coupling, options, &found.point, &own)
+            }
+        }
+    }
+
+    /// The output channel by itself.
+    pub(super) fn loss_channel(&self) -> Result<LossChannel, Error> {
+        let losses = self.losses(&Tuning::default())?;
+        let ridge = self.ridge(losses.as_ref());
+        Ok(LossChannel::new(losses, ridge, self.units))
+    }
+
+    /// `lambda'_c`, or `None` if there is no such ridge.
+    pub(super) fn lambda_collapse(&self) -> Result<Option<Threshold>, Error> {
+        let critical = parallel::in_pool(|| {
+            let mut losses = self.losses(&Tuning::default())?;
+            let ridge = self.ridge(losses.as_ref());
+            Ok(losses.zero_weights().and_then(|zero| critical_ridge(zero, &ridge)))
+        })?;
+        let unit = self.units.stiffness();
+        Ok(critical.map(|(common, own)| {
+            Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
+        }))
+    }
+}

@@ -1,0 +1,32 @@
+//! Batches of samples with sizes known at run time: coordinates, logits and squared differences, sample after sample.
+
+use crate::channel::general::CoordinateBasis;
+use crate::lanes::{LANES, Lane};
+
+/// The numbers of consecutive nodes in the given columns, node after node.
+pub(super) fn gather(columns: &[Vec<f64>], first: usize, size: usize) -> Vec<f64> {
+    (first..first + size).flat_map(|node| columns.iter().map(move |column| column[node])).collect()
+}
+
+/// The matrices with the given coordinates, sample after sample, times `factor`.
+pub(super) fn matrices(basis: &CoordinateBasis, tokens: usize, coordinates: &[f64], factor: f64) -> Vec<f64> {
+    let square = tokens * tokens;
+    let seen = basis.dimension();
+    let mut matrices = vec![0.0; coordinates.len() / seen * square];
+    for (x, matrix) in coordinates.chunks_exact(seen).zip(matrices.chunks_exact_mut(square)) {
+        basis.add(x.iter().copied(), factor, matrix);
+    }
+    matrices
+}
+
+/// `a x + b y`.
+pub(super) fn combine(x: &[f64], y: &[f64], a: f64, b: f64) -> Vec<f64> {
+    x.iter().zip(y).map(|(x, y)| a * x + b * y).collect()
+}
+
+/// Adds the squared Frobenius norm of the difference of two `T x T` matrices for every sample to the lane of the sample.
+pub(super) fn add_squared_differences(tokens: usize, x: &[f64], y: &[f64], sum: &mut Lane) {
+    for (k, (x, y)) in x.iter().zip(y).enumerate() {
+        sum[k / (tokens * tokens) % LANES] += (x - y) * (x - y);
+    }
+}

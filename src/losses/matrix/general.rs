@@ -1,0 +1,190 @@
+//! The kernel of any activation, on batches of samples with sizes known at run time.
+
+use std::sync::Arc;
+
+use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
+use super::nodes::{MatrixKernel, MatrixNodes};
+use crate::activation::{Activation, Evaluated};
+use crate::channel::general::{
+    CoordinateBasis, LastPoints, LocalExpansion, Prox, attention, batch_size, inverse,
+};
+use crate::error::Error;
+use crate::lanes::{LANES, Lane};
+use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
+use crate::model::Model;
+use crate::options::Options;
+use crate::state_evolution::Tuning;
+
+/// A batch of samples, one after the other in every list.
+struct MatrixBlock {
+    /// The coordinates of `z_1` and `z_2`.
+    normals: [Vec<f64>; 2],
+    /// The logits of the label, and their attention.
+    label: Vec<f64>,
+    y: Vec<f64>,
+}
+
+/// What all samples have in common.
+struct LabelledLayer {
+    activation: Arc<dyn Activation>,
+    tokens: usize,
+    basis: CoordinateBasis,
+    label: Label,
+    /// Number of samples of a batch.
+    size: usize,
+}
+
+/// The losses of any activation.
+pub(crate) fn losses(
+    model: &Model,
+    label: Label,
+    options: &Options,
+    tuning: &Tuning,
+) -> Result<Box<dyn PretrainingLosses>, Error> {
+    let (tokens, activation) = (model.tokens(), model.shared_activation());
+    let basis = CoordinateBasis::new(tokens, activation.unseen());
+    let size = batch_size(tokens, basis.dimension());
+    let kernel = LabelledLayer { activation, tokens, basis, label, size };
+    Ok(Box::new(MatrixNodes::new(kernel, label, options, tuning)?))
+}
+
+impl LabelledLayer {
+    /// The logits `a z_1 + b z_2` of all samples of a block.
+    fn logits(&self, normals: &[Vec<f64>; 2], a: f64, b: f64) -> Vec<f64> {
+        matrices(&self.basis, self.tokens, &combine(&normals[0], &normals[1], a, b), 1.0)
+    }
+
+    /// The derivatives of the label's attention along every coordinate: a list of matrices, one per sample,
+    /// for each coordinate.
+    fn label_images(&self, block: &MatrixBlock) -> Vec<Vec<f64>> {
+        let at = Evaluated { tokens: self.tokens, logits: &block.label, attention: &block.y };
+        let along = |unit: &[f64]| {
+            let direction = unit.repeat(block.y.len() / unit.len());
+            let mut image = vec![0.0; block.y.len()];
+            self.activation.derivative(&at, &direction, &mut image);
+            image
+        };
+        self.basis.matrices().map(along).collect()
+    }
+
+    /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` of sample
+    /// `s` at its proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with
+    /// `A = (Hess l + 1/(2V))^{-1}` and `X_jk = -2 <d sigma(h)/dh_j, d sigma(t)/dt_k>` the derivative of
+    /// `grad l` in the label's logits `t`.
+    fn derivatives(&self, found: &LocalExpansion, images: &[Vec<f64>], s: usize, stiff: f64) -> [f64; 3] {
+        let (n, square) = (self.basis.dimension(), self.tokens * self.tokens);
+        let Some(response) = inverse(&found.hessian[s * n * n..(s + 1) * n * n], n) else {
+            return [f64::NAN; 3];
+        };
+        let own = &found.images[s * n * square..(s + 1) * n * square];
+        let (mut omega, mut label, mut norm2) = (0.0, 0.0, 0.0);
+        for (j, row) in response.chunks_exact(n).enumerate() {
+            let other = &images[j][s * square..(s + 1) * square];
+            for (k, (entry, own)) in row.iter().zip(own.chunks_exact(square)).enumerate() {
+                let identity = if j == k { 1.0 } else { 0.0 };
+                let derivative = (entry * stiff - identity) * stiff;
+                omega += identity * derivative;
+                norm2 += derivative * derivative;
+                let product: f64 = own.iter().zip(other).map(|(x, y)| x * y).sum();
+                label += 2.0 * stiff * entry * product;
+            }
+        }
+        [omega, label, norm2]
+    }
+}
+
+impl MatrixKernel for LabelledLayer {
+    type Block = MatrixBlock;
+    type Memory = LastPoints;
+
+    fn seen(&self) -> usize {
+        self.basis.dimension()
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn nothing(&self) -> LastPoints {
+        LastPoints::default()
+    }
+
+    fn doubt(memory: &mut LastPoints) {
+        memory.doubt();
+    }
+
+    fn block(&self, normals: [&[Vec<f64>]; 2], first: usize) -> MatrixBlock {
+        let normals = normals.map(|columns| gather(columns, first, self.size));
+        let label = self.logits(&normals, self.label.deviation(), 0.0);
+        let y = attention(self.activation.as_ref(), self.tokens, &label);
+        MatrixBlock { normals, label, y }
+    }
+
+    fn accumulate(
+        &self,
+        point: &MatrixOverlaps,
+        block: &MatrixBlock,
+        known: &mut LastPoints,
+        sums: &mut [Lane; COUNT],
+    ) {
+        let n = self.basis.dimension();
+        let deviation = self.label.deviation();
+        let [z1, z2] = &block.normals;
+        let omega = combine(z1, z2, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
+        let stiff = 0.5 / point.v;
+        let stiffness = vec![stiff; n];
+        let activation = self.activation.as_ref();
+        let prox =
+            Prox { activation, map: &self.basis, label: &block.y, omega: &omega, stiffness: &stiffness };
+        let target = || block.normals[0].iter().map(|z| deviation * z).collect::<Vec<f64>>();
+        let found = prox.minima(known, |samples| prox.between(samples, &target()));
+        let images = self.label_images(block);
+        for s in 0..prox.count() {
+            let l = s % LANES;
+            let [divergence_omega, divergence_label, replicon] = self.derivatives(&found, &images, s, stiff);
+            sums[term::DIVERGENCE_OMEGA][l] += divergence_omega;
+            sums[term::DIVERGENCE_LABEL][l] += divergence_label;
+            sums[term::REPLICON][l] += replicon;
+            sums[term::LOSS][l] += found.loss[s];
+            sums[term::CONTESTED][l] += if known.contested.get(s) == Some(&true) { 1.0 } else { 0.0 };
+            for k in s * n..(s + 1) * n {
+                let g = (found.x[k] - omega[k]) * stiff;
+                sums[term::GRADIENT_LABEL][l] += g * z1[k];
+                sums[term::GRADIENT_FREE][l] += g * z2[k];
+                sums[term::LABEL2][l] += z1[k] * z1[k];
+                sums[term::LABEL_FREE][l] += z1[k] * z2[k];
+                sums[term::FREE2][l] += z2[k] * z2[k];
+                sums[term::GRADIENT2][l] += g * g;
+            }
+        }
+    }
+
+    fn add_difference(&self, block: &MatrixBlock, fields: [[f64; 2]; 2], sum: &mut Lane) {
+        let [y, p] = fields.map(|[a, b]| {
+            attention(self.activation.as_ref(), self.tokens, &self.logits(&block.normals, a, b))
+        });
+        add_squared_differences(self.tokens, &p, &y, sum);
+    }
+
+    fn add_at_zero(&self, block: &MatrixBlock, [gradient2, label, stiffness]: &mut [Lane; 3]) {
+        let n = self.basis.dimension();
+        let square = self.tokens * self.tokens;
+        let zero = vec![0.0; block.normals[0].len()];
+        let none = vec![0.0; n];
+        let activation = self.activation.as_ref();
+        let prox = Prox { activation, map: &self.basis, label: &block.y, omega: &zero, stiffness: &none };
+        let local = prox.at(zero.clone());
+        let images = self.label_images(block);
+        for s in 0..prox.count() {
+            let l = s % LANES;
+            gradient2[l] += local.gradient[s * n..(s + 1) * n].iter().map(|g| g * g).sum::<f64>();
+            stiffness[l] += local.hessian[s * n * n..(s + 1) * n * n].iter().step_by(n + 1).sum::<f64>();
+            for (k, own) in
+                local.images[s * n * square..(s + 1) * n * square].chunks_exact(square).enumerate()
+            {
+                let other = &images[k][s * square..(s + 1) * square];
+                label[l] += 2.0 * own.iter().zip(other).map(|(x, y)| x * y).sum::<f64>();
+            }
+        }
+    }
+}

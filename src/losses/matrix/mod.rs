@@ -1,0 +1,14 @@
+//! The losses of pre-training: functions of the symmetric `T x T` matrix of logits. (Those of linear attention are in
+//! closed form, and stand with their search.)
+//!
+//! A kernel gives the averages, those at zero weights, and the errors on new sequences ([`PretrainingLosses`]). There
+//! are kernels for softmax and for any other activation.
+
+mod averages;
+pub(crate) mod general;
+mod nodes;
+pub(crate) mod softmax;
+
+pub(crate) use averages::{
+    AtZero, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
+};

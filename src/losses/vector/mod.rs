@@ -1,0 +1,19 @@
+//! The losses of fine-tuning: functions of a vector of `T` fields `chi`, one for each token, by which the perturbation
+//! moves the logits.
+//!
+//! A kernel gives the averages ([`FinetuningLosses`]), and those at weights that vanish (`zero_weights.rs`). The errors
+//! on new sequences are averages over the same fields without proximal points (`test_law.rs`). There are kernels for
+//! linear attention, for softmax, and for any other activation.
+
+mod channel;
+pub(crate) mod general;
+pub(crate) mod linear;
+mod moments;
+pub(crate) mod softmax;
+mod test_law;
+mod zero_weights;
+
+pub(crate) use channel::FinetuningLosses;
+pub(crate) use moments::{COUNT, Moments, VectorOverlaps, term};
+pub(crate) use test_law::{ReplicatedErrors, TestErrors};
+pub(crate) use zero_weights::ZeroWeights;
