@@ -12,7 +12,7 @@
 //! `--out` as soon as it is finished. Ctrl-C finishes the instances that are running, compares the instances
 //! so far, and ends with exit status 130. The same command then continues the experiment. The program also
 //! writes `comparison.csv` and `comparison.svg`. Each of several experiments gets its own folder, numbered
-//! from 1.
+//! from 1, and `comparisons.csv` has all their extrapolated observables.
 
 #[path = "../../examples/interrupt/mod.rs"]
 mod interrupt;
@@ -106,6 +106,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
     if several {
         summarise(&compared);
+        let path = arguments.out.join("comparisons.csv");
+        write_table(&path, &compared)?;
+        println!("written: {}", path.display());
     }
     Ok(if interrupt.is_set() { ExitCode::from(interrupt::STATUS) } else { ExitCode::SUCCESS })
 }
@@ -226,6 +229,44 @@ fn write_csv(path: &Path, comparison: &Comparison) -> Result<(), Box<dyn Error>>
         }
     }
     Ok(table.flush()?)
+}
+
+/// One line of the table of several experiments.
+#[derive(Serialize)]
+struct TableLine<'a> {
+    experiment: &'a str,
+    stage: Stage,
+    observable: &'a str,
+    theory: f64,
+    theory_std_error: f64,
+    simulation: f64,
+    std_error: f64,
+    z: f64,
+}
+
+/// Writes the table of several experiments, with six significant digits.
+fn write_table(path: &Path, compared: &[(String, Comparison)]) -> Result<(), Box<dyn Error>> {
+    let mut table = csv::Writer::from_path(path)?;
+    for (experiment, comparison) in compared {
+        for Row { stage, observable, theory, simulation, z, .. } in &comparison.rows {
+            table.serialize(TableLine {
+                experiment,
+                stage: *stage,
+                observable,
+                theory: rounded(theory.mean),
+                theory_std_error: rounded(theory.std_error),
+                simulation: rounded(simulation.mean),
+                std_error: rounded(simulation.std_error),
+                z: rounded(*z),
+            })?;
+        }
+    }
+    Ok(table.flush()?)
+}
+
+/// A number with six significant digits.
+fn rounded(x: f64) -> f64 {
+    format!("{x:.5e}").parse().unwrap_or(x)
 }
 
 /// The colours (Okabe-Ito) can be told apart by the colour-blind.

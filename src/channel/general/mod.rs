@@ -12,6 +12,8 @@
 //! fine-tuning, `h(x) = z + b (chi chi^T - tr(q) I)` with `x = chi` and `stiffness = 1/v`.
 
 mod batch;
+#[cfg(test)]
+pub(crate) mod brute_force;
 mod descent;
 mod logits;
 mod replicas;

@@ -188,3 +188,72 @@ impl MatrixKernel for LabelledLayer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activation::ActivationName;
+    use crate::channel::general::brute_force::missed;
+    use crate::quadrature::ScrambledSobol;
+
+    /// Solutions of pre-training for two tokens, `kappa0 = .5`, `Delta = .5`, `alpha = .25`, or three tokens,
+    /// `kappa0 = 1`, `alpha = .15`, as `[Q, M, V]`. The first is at the ridge 0.05, and the second at 0.01.
+    const SOLUTIONS: [(usize, ActivationName, [[f64; 3]; 2]); 4] = [
+        (2, ActivationName::SoftmaxOne, [[0.539, 0.797, 2.450], [1.197, 1.218, 7.259]]),
+        (2, ActivationName::Sigmoid, [[0.576, 0.842, 2.478], [1.230, 1.256, 6.537]]),
+        (3, ActivationName::SoftmaxOne, [[0.700, 1.019, 3.354], [1.522, 1.585, 9.810]]),
+        (3, ActivationName::Sigmoid, [[0.831, 1.140, 3.532], [1.650, 1.686, 8.407]]),
+    ];
+
+    /// A point with a large norm and a large response, far from any solution.
+    const FAR: [f64; 3] = [5.0, 1.5, 20.0];
+
+    const SAMPLES: usize = 128;
+    const STARTS: usize = 60;
+
+    /// The proximal points of pre-training are compared with the lowest of many minima, on samples of the law.
+    #[test]
+    fn proximal_points_are_the_lowest_of_many_minima() {
+        for (tokens, activation, [good, weak]) in SOLUTIONS {
+            let kappa0 = if tokens == 2 { 0.5 } else { 1.0 };
+            let label = Label { q0: 1.0 + kappa0, delta: 0.5 };
+            let activation = activation.activation();
+            let basis = CoordinateBasis::new(tokens, activation.unseen());
+            let seen = basis.dimension();
+            let size = batch_size(tokens, seen);
+            let layer = LabelledLayer { activation, tokens, basis, label, size };
+            let normals =
+                |seed| ScrambledSobol::new(2 * seen, 10, seed, 0).unwrap().columns(0..2 * seen).unwrap();
+            let columns = normals(7);
+            // The starts are of the size of the logits of the label.
+            let other = normals(8);
+            let start = |k: usize| other[..seen].iter().map(|column| label.deviation() * column[k]).collect();
+            let starts: Vec<Vec<f64>> = (0..STARTS).map(start).collect();
+            for (at, [q, m, v], allowed) in
+                [("ridge 0.05", good, 0), ("ridge 0.01", weak, 0), ("far", FAR, 1)]
+            {
+                let s2 = q - m * m / (label.q0 + 0.5 * label.delta);
+                let mut all = 0;
+                for first in (0..SAMPLES).step_by(size) {
+                    let block = layer.block([&columns[..seen], &columns[seen..]], first);
+                    let [one, two] = &block.normals;
+                    let omega = combine(one, two, 2.0 * m / label.deviation(), (2.0 * s2).sqrt());
+                    let stiffness = vec![0.5 / v; seen];
+                    let prox = Prox {
+                        activation: layer.activation.as_ref(),
+                        map: &layer.basis,
+                        label: &block.y,
+                        omega: &omega,
+                        stiffness: &stiffness,
+                    };
+                    let target = combine(one, two, label.deviation(), 0.0);
+                    let found =
+                        prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, &target));
+                    all += missed(&prox, &found, &starts);
+                }
+                let name = layer.activation.name();
+                assert!(all <= allowed, "T = {tokens}, {name}, {at}: {all} of {SAMPLES} missed");
+            }
+        }
+    }
+}
