@@ -13,9 +13,10 @@ use super::measurement::Measurement;
 use super::random::Streams;
 use super::sequences::Shape;
 use super::{finetuning, pretraining};
+use crate::activation::Parity;
 use crate::error::Error;
 use crate::lora::{self, Frozen};
-use crate::model::Teacher;
+use crate::model::{Specialisation, Teacher};
 use crate::parallel;
 use crate::pretrain;
 use crate::scenario::{Estimator, Outcome, Scenario};
@@ -219,13 +220,21 @@ impl Experiment {
         let order = self.laboratory.order();
         let integer = Expansion { power: 1.0, order };
         // With trained weights, h(S) and chi chi^T share the sequences, which gives corrections of order
-        // D^{-1/2}.
+        // D^{-1/2}. In pre-training, h(S) and X X^T share them, but the corrections vanish if sigma is odd.
         let half_integer = Expansion { power: 0.5, order: 2 * order };
         let lora = if self.law.is_some() { integer } else { half_integer };
+        let model = &self.scenario.model;
+        let odd = match model.specialisation() {
+            // For softmax of two tokens, an exchange of the tokens takes the place of the sign, and for more
+            // tokens the corrections are too small to be measured.
+            Specialisation::Linear | Specialisation::Softmax => true,
+            Specialisation::General => model.activation().parity() == Parity::Odd,
+        };
+        let pretraining = if odd { integer } else { half_integer };
         let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {
             let solution = outcome.pretrain.as_ref()?;
             pretrain::LearnedSpectrum::new(&self.scenario.model, training, solution).ok()
         });
-        Comparison::new(outcome, spectrum.as_ref(), measurements, [integer, lora])
+        Comparison::new(outcome, spectrum.as_ref(), measurements, [pretraining, lora])
     }
 }
