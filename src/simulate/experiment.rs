@@ -14,6 +14,7 @@ use super::random::Streams;
 use super::sequences::Shape;
 use super::truth::Truth;
 use super::{finetuning, pretraining};
+use crate::activation::{Parity, Unseen};
 use crate::error::Error;
 use crate::lora::{self, Frozen};
 use crate::parallel;
@@ -224,13 +225,18 @@ impl Experiment {
         let order = self.laboratory.order();
         let integer = Expansion { power: 1.0, order };
         // With trained weights, h(S) and chi chi^T share the sequences, which gives corrections of order
-        // D^{-1/2}.
+        // D^{-1/2}. In pre-training, h(S) and X X^T share them, but the corrections vanish if sigma is odd.
         let half_integer = Expansion { power: 0.5, order: 2 * order };
         let lora = if self.law.is_some() { integer } else { half_integer };
+        // For softmax of two tokens, an exchange of the tokens takes the place of the sign, and for more tokens the
+        // corrections are too small to be measured.
+        let activation = self.scenario.model.activation();
+        let odd = activation.parity() == Parity::Odd || activation.unseen() == Unseen::RowShifts;
+        let pretraining = if odd { integer } else { half_integer };
         let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {
             let solution = outcome.pretrain.as_ref()?;
             pretrain::LearnedSpectrum::new(&self.scenario.model, training, solution).ok()
         });
-        Comparison::new(outcome, spectrum.as_ref(), measurements, [integer, lora])
+        Comparison::new(outcome, spectrum.as_ref(), measurements, [pretraining, lora])
     }
 }

@@ -82,8 +82,9 @@ pub struct Laboratory {
     /// Largest number of iterations of L-BFGS per training; 1 to 10,000,000.
     pub max_iterations: usize,
     /// Highest power of `1/D` in the extrapolation from several sizes. It is 0 to 4, less than the number of
-    /// sizes, and 1 if not given. If fine-tuning is on trained weights, half-integer powers are fitted as
-    /// well, as far as the number of sizes allows.
+    /// sizes, and 1 if not given. If fine-tuning is on trained weights, or if pre-training has an activation
+    /// that is neither odd nor softmax, half-integer powers are fitted as well, as far as the number of sizes
+    /// allows.
     pub order: Option<usize>,
     /// Memory in bytes that all instances trained at the same time, one per thread, may take; at most 2^40.
     /// An experiment that would need more is refused.

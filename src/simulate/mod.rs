@@ -25,7 +25,8 @@
 //! # Finite size
 //!
 //! Corrections are of order `1/D` in pre-training (`E` is some 19% too large at `D = 30` and 5% at `D = 120`, for `T = 3`, `alpha =
-//! 0.1`), and `D^{-1/2}` in fine-tuning on trained weights, because `h(S)` and `h1(w)` share the sequences. Give several sizes to
+//! 0.1`), and `D^{-1/2}` in fine-tuning on trained weights, because `h(S)` and `h1(w)` share the sequences. They are of order
+//! `D^{-1/2}` in pre-training, too, if the activation is neither odd nor softmax, because `h(S)` and `X X^T` share the sequences. Give several sizes to
 //! extrapolate, or fine-tune with [`FrozenLogits::Synthetic`] logits, where theory and simulation agree at a few hundred
 //! dimensions.
 
