@@ -33,6 +33,7 @@ mod channel;
 mod linear;
 mod losses;
 mod moments;
+mod overlap_limits;
 mod report;
 mod ridge;
 mod sampled;

@@ -12,7 +12,7 @@ mod test_errors;
 use super::channel::LossChannel;
 use super::losses::FinetuningLosses;
 use super::report::Reporter;
-use super::ridge::{JumpGauge, Ridge};
+use super::ridge::{JUMPS_DOMINATE, JumpGauge, Ridge};
 use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, Guess};
 use super::training::Finetuning;
@@ -52,6 +52,7 @@ impl<'a> LinearProblem<'a> {
             lambda: self.units.scaled_ridge(self.training.ridge()),
             divergence: channel.smooth_divergence(),
             gauge: JumpGauge::Surface,
+            by_parts_above: JUMPS_DOMINATE,
         }
     }
 

@@ -15,7 +15,7 @@ use super::channel::LossChannel;
 use super::losses::FinetuningLosses;
 use super::moments::VectorOverlaps;
 use super::report::Reporter;
-use super::ridge::{JumpGauge, Ridge};
+use super::ridge::{JUMPS_DOMINATE, JumpGauge, Ridge};
 use super::solution::FinetuningSolution;
 use super::starts::{FinetuningStarts, FoundVector, Guess};
 use super::training::Finetuning;
@@ -68,6 +68,7 @@ impl<'a> SampledProblem<'a> {
             lambda: self.units.scaled_ridge(self.training.ridge()),
             divergence: Divergence::IntegrationByParts,
             gauge: JumpGauge::Difference,
+            by_parts_above: JUMPS_DOMINATE,
         }
     }
 
