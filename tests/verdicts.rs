@@ -154,7 +154,10 @@ fn pre_training() -> Vec<Comparison> {
 fn verdicts_of_pre_training() {
     let all = pre_training();
     for verdict in [Verdict::Good, Verdict::Marginal] {
-        assert!(all.iter().filter(|one| one.verdict == verdict).count() >= 2, "too few settings are {verdict}");
+        assert!(
+            all.iter().filter(|one| one.verdict == verdict).count() >= 2,
+            "too few settings are {verdict}"
+        );
     }
     for one in all.iter().filter(|one| one.verdict != Verdict::Unreliable) {
         for observable in ["q", "m", "alignment", "test", "objective"] {
@@ -163,11 +166,11 @@ fn verdicts_of_pre_training() {
         assert!(one.error("alignment").abs() <= MARGINAL, "{}", one.row());
     }
     for one in &all {
-        // The ranges overlap, because the fraction has an error.
+        // Beyond the good verdict training is not convex in practice. It does not tell marginal from unreliable.
         let expected = match one.verdict {
             Verdict::Good => 0.0..=0.05,
-            Verdict::Marginal => 0.02..=0.5,
-            _ => 0.25..=1.0,
+            Verdict::Marginal => 0.05..=0.7,
+            _ => 0.3..=1.0,
         };
         assert!(expected.contains(&one.split), "{} in {}", one.split, one.row());
     }
