@@ -82,6 +82,21 @@ fn coexistence_at_little_noise() {
     assert_eq!(self::curve(&model, &frozen, 12).spinodals(), None);
 }
 
+/// Noise below 1e-10 is left out. Noise just above this limit does not show in the table either.
+#[test]
+fn noise_that_is_left_out_does_not_matter() {
+    for (tokens, alpha) in [(1, 0.9), (1, 1.2), (2, 0.3)] {
+        let bound = |noise: f64| {
+            let (model, frozen) = perfectly_frozen(tokens, noise);
+            bayes_optimal(&model, &frozen, alpha, 1.0, &nodes(12)).unwrap()
+        };
+        let [without, with] = [0.99e-10, 2e-10].map(bound);
+        let error = |bound: &lora::BayesSolution| bound.std_error.alignment.unwrap_or(0.0);
+        let tolerance = 4.0 * error(&without).hypot(error(&with)) + 1e-6;
+        assert!((without.alignment - with.alignment).abs() < tolerance, "{without:?} {with:?}");
+    }
+}
+
 #[test]
 fn weak_recovery_without_noise() {
     for tokens in 2..=8 {

@@ -162,6 +162,19 @@ fn variations() -> Vec<(String, Tuning)> {
 }
 
 #[test]
+fn every_constant_of_the_tuning_is_varied() {
+    let listing = format!("{:#?}", Tuning::default());
+    // The fields of the structure itself are indented by four spaces.
+    let fields = listing.lines().filter(|line| line.starts_with("    ") && !line.starts_with("     "));
+    let fields: Vec<&str> = fields.filter_map(|line| Some(line.trim().split_once(": ")?.0)).collect();
+    let changes: Vec<String> = variations().into_iter().map(|(change, _)| change).collect();
+    let expected: Vec<String> =
+        ["0.5", "2"].iter().flat_map(|x| fields.iter().map(move |field| format!("{field} x {x}"))).collect();
+    assert_eq!(changes, expected);
+    assert!(variations().iter().all(|(_, tuning)| *tuning != Tuning::default()));
+}
+
+#[test]
 fn constants_that_steer_the_speed_do_not_decide_answers() {
     for (name, stage) in Stage::all() {
         let reference = stage.solve(None, Tuning::default());

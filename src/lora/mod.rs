@@ -30,6 +30,7 @@
 
 mod bayes;
 mod channel;
+mod overlap_limits;
 mod problem;
 mod report;
 mod ridge;

@@ -9,7 +9,7 @@
 
 use super::channel::LossChannel;
 use super::report::Reporter;
-use super::ridge::{JumpGauge, Ridge};
+use super::ridge::{JUMPS_DOMINATE, JumpGauge, Ridge};
 use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, FoundVector, Guess};
 use super::training::Finetuning;
@@ -86,6 +86,7 @@ impl<'a> FinetuningProblem<'a> {
             alpha: self.training.alpha(),
             lambda: self.units.scaled_ridge(self.training.ridge()),
             divergence: losses.smooth_divergence(),
+            by_parts_above: JUMPS_DOMINATE,
             gauge: match self.fields {
                 FieldLaw::Difference(_) => JumpGauge::Surface,
                 FieldLaw::Joint { .. } => JumpGauge::Difference,

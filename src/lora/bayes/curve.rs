@@ -30,7 +30,10 @@ use crate::threshold::Threshold;
 const TABLE_LOG2_NODES: usize = 10;
 const ONE_TOKEN_LOG2_NODES: usize = 13;
 const DOUBLE_INTEGRAL_LOG2_NODES: usize = 8;
-/// Effective noise, in units of `q0^2`, below which a channel is treated as noiseless.
+/// Effective noise `d`, in units of `q0^2`, below which a channel is treated as noiseless. The noise hides the size
+/// of `chi` where `chi^2` is below `sqrt(d)`, that is for one token with a probability of order `d^(1/4)`, and makes an error
+/// of order `sqrt(d)` there, and of order `d/chi^2` beyond. It therefore lowers `q` by `d^(3/4)`, which is 3e-8 at this limit
+/// and less for several tokens. This is far below the error of the table.
 const NOISELESS: f64 = 1e-10;
 
 /// The curve `G(q)` for one activation, number of tokens and effective noise. It is tabulated once, and

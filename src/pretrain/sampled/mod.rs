@@ -29,7 +29,8 @@ use starts::PretrainingStarts;
 
 /// Largest standard deviation of the label's logits, per coordinate, for which a fixed point is searched.
 /// Beyond it the softmax is a step function, and the pull towards `omega` in the proximal problem is much
-/// weaker than the steps. The descents then end before they reach a proximal point.
+/// weaker than the steps. The descents then end before they reach a proximal point. The limit decides where
+/// no numbers are given, and no number depends on it.
 const STEEPEST: f64 = 1e5;
 
 /// The averages over the losses, by the kernel for the activation.

@@ -10,19 +10,41 @@ use crate::options::Options;
 use crate::state_evolution::{Attempt, Solved, StateEvolution, Tuning};
 use crate::status::Status;
 
-/// Residual below which an approach is close enough for the search to go on.
-const CLOSE: f64 = 1e-2;
-/// Norm of the learned weights, relative to that of the truth and its noise, above which an iteration has run
-/// away.
-const RUNAWAY: f64 = 25.0;
-/// Ridges, relative to that of collapse, from which a continuation may begin.
-const FIRST_RIDGES: [f64; 4] = [0.5, 0.7, 0.85, 0.95];
-/// Ridge, relative to that of collapse, below which no cold start is tried.
-const COLD: f64 = 0.1;
+/// The constants of the path to a fixed point. They decide where a path begins and how long its steps are, but not
+/// where it ends: the last point of a path is refined at the ridge that was asked for, and the status tells whether it is a
+/// fixed point there. A unit test doubles and halves each of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Path {
+    /// Residual below which an approach is close enough for the search to go on.
+    close: f64,
+    /// Norm of the learned weights, relative to that of the truth and its noise, above which an iteration has run
+    /// away. A cold start at a small ridge may end at such a norm, where the activation is saturated. The path from a large
+    /// ridge does not come near it.
+    runaway: f64,
+    /// Ridges, relative to that of collapse, from which a continuation may begin.
+    first_ridges: [f64; 4],
+    /// Ridge, relative to that of collapse, below which no cold start is tried.
+    cold: f64,
+    /// Logarithmic step of the ridge below which a path is given up.
+    smallest_step: f64,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            close: 1e-2,
+            runaway: 25.0,
+            first_ridges: [0.5, 0.7, 0.85, 0.95],
+            cold: 0.1,
+            smallest_step: 0.02,
+        }
+    }
+}
 
 /// The state evolution of sampled pre-training, and its starts.
 pub(super) struct PretrainingStarts<'a> {
     evolution: StateEvolution<'a, dyn PretrainingLosses + 'a, SampledEquations<'a>>,
+    path: Path,
     /// The solution of a similar problem.
     warm: Option<MatrixOverlaps>,
 }
@@ -47,7 +69,7 @@ impl<'a> PretrainingStarts<'a> {
         options: &Options,
         warm: Option<MatrixOverlaps>,
     ) -> Self {
-        Self { evolution: StateEvolution::new(losses, equations, options), warm }
+        Self { evolution: StateEvolution::new(losses, equations, options), path: Path::default(), warm }
     }
 
     /// Shows every iterate to `observer`, and searches with the constants of `tuning`.
@@ -62,7 +84,7 @@ impl<'a> PretrainingStarts<'a> {
         let possible = |closeness: f64| {
             StateEvolution::<dyn PretrainingLosses, SampledEquations<'_>>::is_start(&self.guess(closeness))
         };
-        if !(FIRST_RIDGES.into_iter().all(possible) && possible(closeness)) {
+        if !(self.path.first_ridges.into_iter().all(possible) && possible(closeness)) {
             return Ok(None);
         }
         self.evolution.begin();
@@ -80,7 +102,7 @@ impl<'a> PretrainingStarts<'a> {
         {
             return Ok(attempt);
         }
-        if target > COLD * collapse {
+        if target > self.path.cold * collapse {
             let attempt = self.evolution.approach(&self.guess(target / collapse))?;
             if self.acceptable(&attempt) || attempt.status == Status::Interrupted {
                 return Ok(attempt);
@@ -126,10 +148,9 @@ impl<'a> PretrainingStarts<'a> {
     /// Continuation in the ridge, downwards, with steps that adapt. If the path cannot be followed, the
     /// result is its last point, and the residual will show it.
     fn continue_to(&mut self, target: f64, collapse: f64) -> Result<Attempt<MatrixOverlaps>, Error> {
-        const SMALLEST_STEP: f64 = 0.02;
         let mut position = 0.0;
         let mut here = None;
-        for closeness in FIRST_RIDGES {
+        for closeness in self.path.first_ridges {
             position = (closeness.max(target / collapse) * collapse).ln();
             let attempt = self.approach_at(position.exp(), &self.guess(closeness))?;
             let end = self.acceptable(&attempt) || attempt.status == Status::Interrupted;
@@ -146,7 +167,7 @@ impl<'a> PretrainingStarts<'a> {
         // A ridge of zero ends the path at a small positive ridge.
         let end = target.max(1e-6 * collapse).ln();
         let mut step: f64 = 1.0;
-        while position > end && step > SMALLEST_STEP && here.status != Status::Interrupted {
+        while position > end && step > self.path.smallest_step && here.status != Status::Interrupted {
             let next = (position - step).max(end);
             let attempt = self.approach_at(next.exp(), &here.point)?;
             if attempt.status == Status::Interrupted
@@ -168,7 +189,7 @@ impl<'a> PretrainingStarts<'a> {
     fn acceptable(&self, attempt: &Attempt<MatrixOverlaps>) -> bool {
         let SampledEquations { label: Label { q0, delta }, scale, .. } = self.evolution.input;
         let [q, _] = self.evolution.input.overlaps(&attempt.point);
-        attempt.residual <= CLOSE && q * scale < RUNAWAY * (q0 + delta)
+        attempt.residual <= self.path.close && q * scale < self.path.runaway * (q0 + delta)
     }
 
     fn approach_at(&mut self, ridge: f64, start: &MatrixOverlaps) -> Result<Attempt<MatrixOverlaps>, Error> {
@@ -176,5 +197,74 @@ impl<'a> PretrainingStarts<'a> {
         let attempt = self.evolution.approach(start);
         self.evolution.input.ridge = wanted;
         attempt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{equations, output_channel};
+    use super::*;
+    use crate::pretrain::training::Pretraining;
+    use crate::state_evolution::mean;
+    use crate::{Model, Teacher};
+
+    /// The result of a search whose constants `change` has changed.
+    fn found(model: &Model, training: &Pretraining, change: impl Fn(&mut Path)) -> FoundMatrix {
+        let options = Options::default().with_log2_nodes(9).unwrap();
+        let teacher = model.teacher_spectrum().unwrap();
+        let equations = equations(model, training, teacher.as_ref());
+        let mut channel = output_channel(model, equations.label, &options, &Tuning::default()).unwrap();
+        let collapse = equations.collapse_ridge(&mean(&channel.at_zero()));
+        let mut starts = PretrainingStarts::new(channel.as_mut(), equations, &options, None);
+        change(&mut starts.path);
+        starts.run(collapse).unwrap().unwrap()
+    }
+
+    type Change = fn(&mut Path, f64);
+
+    const CONSTANTS: [(&str, Change); 5] = [
+        ("close", |path, factor| path.close *= factor),
+        ("runaway", |path, factor| path.runaway *= factor),
+        // The ridges stay below that of collapse.
+        ("first_ridges", |path, factor| path.first_ridges = path.first_ridges.map(|x| x.powf(factor))),
+        ("cold", |path, factor| path.cold *= factor),
+        ("smallest_step", |path, factor| path.smallest_step *= factor),
+    ];
+
+    #[test]
+    fn the_constants_of_the_path_do_not_decide_answers() {
+        let wishart = |tokens, kappa0| {
+            Model::softmax(tokens, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0 }).unwrap()
+        };
+        let cold = wishart(2, 0.5).with_inverse_temperature(3.0).unwrap();
+        for (model, alpha, lambda) in [
+            (wishart(2, 0.5), 0.1, 0.3),
+            (wishart(2, 0.5), 0.1, 0.003),
+            (wishart(2, 0.5), 0.2, 0.05),
+            (wishart(2, 0.5), 0.4, 0.001),
+            (wishart(3, 1.0), 0.1, 0.1),
+            (wishart(3, 1.0), 0.1, 0.003),
+            (cold.clone(), 0.1, 0.1),
+            (cold.clone(), 0.2, 0.1),
+        ] {
+            let training = Pretraining::new(alpha, lambda).unwrap();
+            let reference = found(&model, &training, |_| {});
+            assert_eq!(reference.solved.status, Status::Converged, "{model:?}, {training:?}");
+            for (name, change) in CONSTANTS {
+                for factor in [0.5, 2.0] {
+                    let other = found(&model, &training, |path| change(path, factor));
+                    let what = format!("{model:?}, {training:?}, {name} x {factor}");
+                    assert_eq!(other.solved.status, Status::Converged, "{what}");
+                    assert_eq!(other.divergence, reference.divergence, "{what}");
+                    for of in [|p: &MatrixOverlaps| p.m, |p: &MatrixOverlaps| p.s2, |p: &MatrixOverlaps| p.v]
+                    {
+                        // The fixed point is on the same nodes, so that the change is far less than a standard error.
+                        let error = reference.solved.standard_error(|point, _| of(point)).unwrap();
+                        let [x, y] = [&other, &reference].map(|found| of(&found.solved.point));
+                        assert!((x - y).abs() < 1e-3 * error, "{what}: {x} against {y} +- {error}");
+                    }
+                }
+            }
+        }
     }
 }

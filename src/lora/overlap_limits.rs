@@ -1,0 +1,58 @@
+//! The limits by which the search for fixed points of fine-tuning tells an overlap from none.
+//!
+//! Near the fixed point without overlap, one undamped iteration changes a small overlap by
+//!
+//! ```text
+//! ln(m'/m) = ln G - c m^2/q,
+//! ```
+//!
+//! where `G` is the factor of `growth` at `m = 0`. There is no linear term in `m`, because the equations do not
+//! change under `m -> -m`. If `G > 1`, a fixed point with an overlap is at `m^2/q = (ln G)/c`, from which a unit test of
+//! `starts.rs` measures `c`: it is between 0.2 and 0.8. If `G <= 1`, there is none nearby, and the overlap shrinks by the
+//! factor `G` in every step.
+
+/// The limits of the search, all in units of `q0`.
+///
+/// A unit test doubles and halves each of them, and sees that no status, branch or number changes, in scenarios on
+/// both sides of weak recovery and of collapse.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct OverlapLimits {
+    /// Largest residual, in `ln m`, at which the overlap of an iteration that has stalled is still believed. Such a
+    /// residual moves `m^2/q` by `close/c`, which is 0.05 at most.
+    pub(super) close: f64,
+    /// `m^2/q` above which the overlap of such an iteration does not vanish. It is `close/c` for the smallest `c`: a
+    /// fixed point with an overlap is then within reach of the residual, and the overlap of an iteration towards `m = 0`
+    /// has a larger residual. A larger value costs time only: the fixed point without overlap is solved as
+    /// well, and it is returned only if it is stable.
+    pub(super) weak: f64,
+    /// `m^2/q` below which an iterate is on its way to `m = 0`. A fixed point with such an overlap has
+    /// `ln G` of about the same size, and `alpha'` is then within a similar relative distance of weak recovery. The
+    /// averages over nodes do not tell two so close values of `alpha'` apart: their relative errors are larger
+    /// than 1e-6.
+    pub(super) vanishing: f64,
+    /// `q` below which the criterion of collapse is evaluated. The criterion decides, and not this limit. It is
+    /// far above the `q` at which an iteration towards `w = 0` ends, and a larger value costs time only.
+    pub(super) gone: f64,
+    /// Relative excess of the train objective without overlap, on few nodes, up to which that fixed point is solved on
+    /// all nodes. It is larger than the error of the difference of two objectives on the same few nodes, and a larger
+    /// value costs time only.
+    pub(super) excess: f64,
+}
+
+impl Default for OverlapLimits {
+    fn default() -> Self {
+        Self { close: 1e-2, weak: 0.05, vanishing: 1e-10, gone: 1e-4, excess: 0.05 }
+    }
+}
+
+impl OverlapLimits {
+    /// Whether an iterate is on its way to `m = 0`.
+    pub(super) fn vanishes(&self, m: f64, q: f64) -> bool {
+        m > 0.0 && m * m < self.vanishing * q
+    }
+
+    /// Whether the overlap is too large to be on its way to `m = 0` at a residual of at most `close`.
+    pub(super) fn is_strong(&self, m: f64, q: f64) -> bool {
+        m * m > self.weak * q
+    }
+}
