@@ -133,11 +133,9 @@ fn finetuned_networks() {
 
 #[test]
 fn pretrained_networks() {
-    let sizes = || vec![Size::new(16, 192), Size::new(24, 96), Size::new(36, 48)];
-    compare(&pretraining(taught(HARD), 0.1), &pretraining(taught(HARD), 0.3), sizes(), 2);
-    // The corrections of an odd activation are integer powers of 1/D.
-    let sizes = || vec![Size::new(20, 96), Size::new(40, 48)];
-    compare(&pretraining(taught(Cosine), 0.1), &pretraining(taught(Cosine), 0.2), sizes(), 1);
+    // The corrections of an odd activation are integer powers of 1/D, so that two sizes are enough.
+    let sizes = vec![Size::new(20, 96), Size::new(40, 48)];
+    compare(&pretraining(taught(Cosine), 0.1), &pretraining(taught(Cosine), 0.2), sizes, 1);
 }
 
 #[test]
