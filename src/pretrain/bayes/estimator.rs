@@ -35,8 +35,8 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 }
 
 /// The Bayes-optimal estimator on `alpha D^2` sequences. The order parameters are exact to 1e-11 or better.
-/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo for softmax.
-/// Of the options, nodes, scrambles and seed matter for the errors of softmax, and the tolerance matters for
+/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo otherwise.
+/// Of the options, nodes, scrambles and seed matter for these averages, and the tolerance matters for
 /// the status.
 ///
 /// ```
@@ -49,8 +49,9 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started (softmax).
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them an
+/// activation that is not invertible; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold; [`Error::Threads`] if the
+/// global thread pool cannot be started (not for linear attention).
 pub fn bayes_optimal(
     model: &Model,
     alpha: f64,
