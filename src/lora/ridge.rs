@@ -126,7 +126,7 @@ impl Ridge {
             JumpGauge::Surface => {
                 FinetuningValidity::linear(jump, replicon, self.conjugates(point, moments).v_hat > 0.0)
             }
-            JumpGauge::Difference => FinetuningValidity::softmax(jump, replicon),
+            JumpGauge::Difference => FinetuningValidity::sampled(jump, replicon),
         }
     }
 

@@ -84,7 +84,7 @@ impl FinetuningValidity {
     }
 
     /// The verdict for every activation that is not linear.
-    pub(super) fn softmax(jump: f64, replicon: f64) -> Self {
+    pub(super) fn sampled(jump: f64, replicon: f64) -> Self {
         // The ratio is vhat over its pointwise value. Both may be negative near collapse. If they have
         // opposite signs, jump > 1.
         let ratio = 1.0 / (1.0 + jump);

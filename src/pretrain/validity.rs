@@ -49,7 +49,7 @@ impl PretrainingValidity {
     }
 
     /// The gauges of every activation that is not linear.
-    pub(super) fn softmax(contested: f64, replicon: f64, solved: bool) -> Self {
+    pub(super) fn sampled(contested: f64, replicon: f64, solved: bool) -> Self {
         let within = |[most, largest]: [f64; 2]| solved && contested <= most && replicon <= largest;
         Self::new(contested, Some(replicon), Verdict::of(within(GOOD), within(MARGINAL)))
     }
@@ -80,7 +80,7 @@ mod tests {
             (f64::NAN, 0.3, true, Verdict::Unreliable),
             (0.0, 0.3, false, Verdict::Unreliable),
         ] {
-            let validity = PretrainingValidity::softmax(contested, replicon, solved);
+            let validity = PretrainingValidity::sampled(contested, replicon, solved);
             assert_eq!(validity.verdict, verdict, "{validity:?}");
             assert_eq!(validity.reliable, verdict != Verdict::Unreliable);
         }

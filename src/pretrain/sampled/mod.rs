@@ -122,7 +122,7 @@ fn collapsed(
             errors: PretrainingErrors { test, test_clean, train: test },
             alignment: 0.0,
             // Weights that stay at zero do not respond, and every proximal point is where its field is.
-            validity: PretrainingValidity::softmax(0.0, 0.0, true),
+            validity: PretrainingValidity::sampled(0.0, 0.0, true),
             divergence: Some(equations.divergence),
             status: Status::Collapsed,
             residual: 0.0,
@@ -164,7 +164,7 @@ fn solution(
             objective: equations.alpha * train + equations.ridge * image.trace,
             errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, q0),
-            validity: PretrainingValidity::softmax(averages[term::CONTESTED], replicon, meaningful),
+            validity: PretrainingValidity::sampled(averages[term::CONTESTED], replicon, meaningful),
             divergence: Some(equations.divergence),
             status: found.status,
             residual: found.residual,
