@@ -22,7 +22,7 @@
 //! # Ok::<(), lora_asymptotics::Error>(())
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use argmin::core::{ArgminError, CostFunction, Executor, State};
 use argmin::solver::brent::BrentOpt;
@@ -424,7 +424,8 @@ impl<'a> Minimisation<'a> {
     /// The function at a point, for argmin. It is an error if the search has to end.
     fn cost(&self, point: &[f64]) -> Result<f64, argmin::core::Error> {
         let stop = || ArgminError::ConditionViolated { text: "the search ends".to_owned() };
-        if self.log.borrow().solves >= self.settings.max_solves {
+        let ended = |log: &Log| log.solves >= self.settings.max_solves || log.error.is_some();
+        if ended(&self.log.borrow()) {
             return Err(stop().into());
         }
         self.evaluate(point).map_err(|error| {
@@ -496,8 +497,9 @@ impl<'a> Minimisation<'a> {
             let scale = if first.is_finite() { first.abs() } else { 1.0 };
             // Near the optimum, the function is quadratic in the coordinates.
             let spread = (self.settings.tolerance * self.settings.tolerance * scale).max(f64::MIN_POSITIVE);
+            let function = Boxed { minimisation: self, vertices: Cell::new(vertices.len()) };
             let Ok(solver) = NelderMead::new(vertices).with_sd_tolerance(spread) else { break };
-            let ended = Executor::new(Boxed(self), solver).configure(|state| state.max_iters(2000)).run();
+            let ended = Executor::new(function, solver).configure(|state| state.max_iters(2000)).run();
             self.check()?;
             converged = ended.is_ok_and(|result| result.state.terminated());
             centre = self.best().ok_or_else(|| self.nothing())?.0;
@@ -579,7 +581,11 @@ impl CostFunction for Line<'_> {
 
 /// The function of several variables, for argmin. Outside the box it is the function at the nearest point of
 /// the surface, plus a term that grows with the distance.
-struct Boxed<'a>(&'a Minimisation<'a>);
+struct Boxed<'a> {
+    minimisation: &'a Minimisation<'a>,
+    /// Number of vertices of the first simplex that have not been asked for yet.
+    vertices: Cell<usize>,
+}
 
 impl CostFunction for Boxed<'_> {
     type Param = Vec<f64>;
@@ -588,7 +594,7 @@ impl CostFunction for Boxed<'_> {
     fn cost(&self, x: &Vec<f64>) -> Result<f64, argmin::core::Error> {
         let mut outside = 0.0;
         let inside: Vec<f64> = self
-            .0
+            .minimisation
             .variables
             .iter()
             .zip(x)
@@ -599,7 +605,13 @@ impl CostFunction for Boxed<'_> {
                 nearest
             })
             .collect();
-        let value = self.0.cost(&inside)?;
+        let left = self.vertices.get();
+        self.vertices.set(left.saturating_sub(1));
+        let value = match self.minimisation.cost(&inside) {
+            // The solver panics if a vertex of its first simplex has no value. It ends at its first step instead.
+            Err(_) if left > 0 => f64::INFINITY,
+            value => value?,
+        };
         Ok(if value.is_finite() { value + (1.0 + value.abs()) * outside } else { 1e100 * (1.0 + outside) })
     }
 }

@@ -229,3 +229,4 @@ fn what_stands_on_an_untrusted_pretraining_is_left_out() {
         assert!(taken.value.is_finite(), "{target:?}: {taken:?}");
     }
 }
+
