@@ -25,8 +25,10 @@ const LARGEST_SNR: f64 = 1e12;
 /// of the logits.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
+/// [`Error::InvalidParameter`] for an activation that is not invertible; [`Error::MissingField`] for a model
+/// without a teacher.
 pub fn alpha_perfect_recovery(model: &Model) -> Result<f64, Error> {
+    model.require_invertible()?;
     Ok(perfect_recovery(model, model.teacher_spectrum()?.as_ref()))
 }
 
@@ -35,9 +37,9 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 }
 
 /// The Bayes-optimal estimator on `alpha D^2` sequences. The order parameters are exact to 1e-11 or better.
-/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo for softmax.
-/// Of the options, nodes, scrambles and seed matter for the errors of softmax, and the tolerance matters for
-/// the status.
+/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo for every other
+/// activation. Of the options, nodes, scrambles and seed matter for these averages, and the tolerance matters
+/// for the status.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
@@ -50,7 +52,7 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started (softmax).
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started (averages only).
 pub fn bayes_optimal(
     model: &Model,
     alpha: f64,
@@ -67,14 +69,15 @@ pub fn bayes_optimal(
     } else {
         search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
-    let status = if !(found.overlap.is_finite() && found.mse.is_finite()) {
+    let (errors, std_error) = errors(model, &found, options)?;
+    let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite())
+    {
         Status::NonFinite
     } else if found.residual <= options.accuracy().aim() {
         Status::Converged
     } else {
         Status::Stalled
     };
-    let (errors, std_error) = errors(model, &found, options)?;
     Ok(PretrainingBayesSolution {
         order: PretrainingBayesOrder { q: found.overlap, q_hat: found.snr * found.snr },
         q0,
