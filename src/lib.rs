@@ -75,6 +75,13 @@
 //! `simulate`, and `scenario` for [`Scenario`] and [`Outcome`] as JSON, which the others need. The feature
 //! `full` turns on all of them.
 //!
+//! # Add your own
+//!
+//! An [`Activation`], a [`TeacherSpectrum`](spectrum::TeacherSpectrum) and a
+//! [`StateEvolution`](state_evolution::StateEvolution) can come from outside, without any feature.
+//! [`activation::check`] and [`spectrum::check`] test the first two. The page `docs/add_your_own.md` of the
+//! repository has an example of each kind, with its limits.
+//!
 //! # Threads
 //!
 //! A function uses the threads of the pool of rayon in which it is called, `pool.install(|| ..)`, or else
@@ -108,6 +115,10 @@
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/add_your_own.md")]
+struct AddYourOwnExamples;
 
 pub mod activation;
 pub mod channel;

@@ -46,8 +46,8 @@ pub enum Target {
     /// The alignment `o_w` of fine-tuning, which is maximised.
     LoraAlignment,
     /// The effective noise `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q` on new sequences, which is
-    /// minimised. Linear fine-tuning on fresh sequences depends on pre-training through it only. For softmax
-    /// it is a guide and not exact.
+    /// minimised. Linear fine-tuning on fresh sequences depends on pre-training through it only. For every
+    /// other activation it is a guide and not exact.
     EffectiveNoise,
 }
 

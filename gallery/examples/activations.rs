@@ -77,7 +77,7 @@ fn grid(activation: &str, full: bool) -> String {
         r#"{{"scenario": {{"model": {{"tokens": 3, "activation": "{activation}", "delta": 0.5}},
                           "frozen": {{"q0": 2.0, "q": 1.2, "m": 1.1}}, "lora": {{"alpha": 3.0, "lambda": 0.3}},
                           "options": {{"log2_nodes": {log2_nodes}, "scrambles": {scrambles}, "tolerance": 1e-5}}}},
-            "axes": [{{"field": "lora.alpha", "from": 10.0, "to": 1.0, "count": {count}, "scale": "log"}}]}}"#
+            "axes": [{{"field": "lora.alpha", "from": 8.0, "to": 1.0, "count": {count}, "scale": "log"}}]}}"#
     )
 }
 

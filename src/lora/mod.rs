@@ -83,8 +83,8 @@ use starts::FinetuningStarts;
 /// lambda'_c = -(alpha'/2) E[chi*^T R chi*]/q0 - eta0
 /// ```
 ///
-/// The result is `None` if the first equation has no root (little data), and for linear attention, whose loss
-/// is not bounded. The `lambda` of `training` is not used.
+/// The result is `None` if the first equation has no root (little data), and for linear attention and every other
+/// activation that is not bounded. The `lambda` of `training` is not used.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for

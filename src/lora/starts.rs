@@ -17,6 +17,8 @@ use crate::verdict::Verdict;
 /// Growth of a small overlap in one iteration above which, on every replicate of the cheapest level, the fixed
 /// point without overlap is unstable beyond doubt. The standard error of a replicate is a few percent.
 const CLEARLY_UNSTABLE: f64 = 1.1;
+/// Residual below which a point is near enough to the fixed point without overlap for that test.
+const NEARBY: f64 = 0.05;
 
 /// A fixed point in units of `q0`, with the properties that are known of it.
 pub(super) struct FoundVector {
@@ -218,15 +220,19 @@ impl<'a> FinetuningStarts<'a> {
     /// finest level decides.
     fn nothing_may_be_better(&mut self, informed: &FoundVector) -> Result<bool, Error> {
         self.evolution.begin();
-        let nothing = self.evolution.approach(&self.start_of_nothing())?.point;
+        let start = self.start_of_nothing();
+        let near = self.evolution.glance(&start)?;
         let ridge = self.evolution.input;
-        let mut on_few_nodes = |point| self.evolution.output.averages(0, Pass::Complete, point);
-        let averages = on_few_nodes(&nothing);
-        if averages.iter().all(|moments| ridge.growth(&nothing, moments) > CLEARLY_UNSTABLE) {
-            return Ok(false);
+        // An overlap that grows fast near the fixed point grows at the fixed point, too.
+        if near.residual < NEARBY {
+            let averages = self.evolution.output.averages(0, Pass::Complete, &near.point);
+            if averages.iter().all(|moments| ridge.growth(&near.point, moments) > CLEARLY_UNSTABLE) {
+                return Ok(false);
+            }
         }
-        let averages = [(nothing, averages), (informed.point, on_few_nodes(&informed.point))];
-        let [nothing, informed] = averages.map(|(point, replicates)| {
+        let nothing = self.evolution.approach(&start)?.point;
+        let [nothing, informed] = [nothing, informed.point].map(|point| {
+            let replicates = self.evolution.output.averages(0, Pass::Complete, &point);
             replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
         });
         // On the same nodes, the difference of the objectives has a much smaller error than either objective.

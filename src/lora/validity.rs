@@ -35,7 +35,7 @@ pub struct FinetuningValidity {
     /// Whether the verdict is good or marginal.
     pub reliable: bool,
     /// The verdict. For linear attention it follows from `J`: good up to 0.02, marginal up to 0.13. For
-    /// softmax attention it follows from the replicon and from `1/(1 + J)`, the ratio of `vhat` to its
+    /// every other activation it follows from the replicon and from `1/(1 + J)`, the ratio of `vhat` to its
     /// pointwise value. It is good if the replicon is at most 0.9 and the ratio at least 0.95, and marginal
     /// if the replicon is at most 1.2 and the ratio at least 0.9. It is unreliable in any case if the solve
     /// ended neither `converged` nor `collapsed` nor `noise_limited`. For linear attention it is also
@@ -83,7 +83,7 @@ impl FinetuningValidity {
         Self::judge(jump, replicon, responds, good, marginal)
     }
 
-    /// The verdict for softmax attention.
+    /// The verdict for every activation that is not linear.
     pub(super) fn softmax(jump: f64, replicon: f64) -> Self {
         // The ratio is vhat over its pointwise value. Both may be negative near collapse. If they have
         // opposite signs, jump > 1.

@@ -10,7 +10,7 @@
 //!
 //! The weights `w = 0` are stable if neither an overlap nor a norm grows:
 //! `-alpha' E[chi*^T R chi*]/q0 <= 2 (lambda' + eta0)` and `alpha' v^2 E tr R^2 <= 1`. At the threshold
-//! `lambda'_c` the first condition holds with equality. Bounded losses (softmax) have such a threshold, and
+//! `lambda'_c` the first condition holds with equality. Bounded activations (softmax) have such a threshold, and
 //! unbounded ones (linear attention) do not.
 
 use super::ridge::Ridge;

@@ -11,7 +11,7 @@
 //! `Vhat = 4 alpha E[-div g]`, `Mhat = 4 alpha E[div_h g]`, `Qhat = 4 alpha E|g|^2`. The *input channel* (the
 //! weights) turns the conjugates back into `Q, M, V` by a soft threshold of the spectrum of
 //! `Mhat s* + sqrt(Qhat) Z` (see [`crate::spectrum`]). For linear attention training is convex and the result
-//! is exact. For softmax attention the output channel is an average by quasi-Monte-Carlo, and `std_error`
+//! is exact. For every other activation the output channel is an average by quasi-Monte-Carlo, and `std_error`
 //! gives its accuracy.
 //!
 //! Source: arXiv:2606.05899.
@@ -55,7 +55,7 @@ pub use validity::PretrainingValidity as Validity;
 /// collapse. Of the options only `max_iterations` and `tolerance` matter. An iteration is an evaluation of
 /// the spectral map: 10 to 20 are typical, and some extreme parameters need several hundred.
 ///
-/// Softmax attention: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of
+/// Every other activation: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of
 /// the proximal point agree at every node, and by Gaussian integration by parts where a node has several
 /// minima.
 ///
@@ -69,17 +69,18 @@ pub use validity::PretrainingValidity as Validity;
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them `lambda = 0` at or
-/// below the interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them an even activation, and
+/// `lambda = 0` at or below the interpolation threshold; [`Error::RankDoesNotFit`] if `kappa` is below the learned rank
 /// fraction; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold, and [`Error::Threads`] if the
-/// global thread pool cannot be started (both softmax).
+/// global thread pool cannot be started (neither for linear
+/// attention).
 pub fn solve(model: &Model, training: &Training, options: &Options) -> Result<Solution, Error> {
     solve_with(model, training, options, Run::default())
 }
 
 /// Solves the pre-training stage like [`solve`], but starts from the solution of a similar problem, which is
-/// faster along an axis of parameters for softmax attention. Linear attention takes microseconds from any
-/// start.
+/// faster along an axis of parameters unless the attention is linear. Linear attention takes microseconds from
+/// any start.
 ///
 /// # Errors
 /// The errors of [`solve`]. Every `previous` is allowed.
@@ -124,12 +125,12 @@ pub fn solve_with(
 /// The smallest ridge `lambda_c` at which `S-hat = 0` is stable, so that training collapses to it:
 /// `2 lambda_c sqrt(kappa)` is the top edge of the spectrum of `Y` at `Q = M = V = 0`. The `lambda` of
 /// `training` is not used. The result is infinite, with a status that says so, if `alpha` is so large that it
-/// overflows. It is exact for linear attention. For softmax attention it is an average over the nodes of
+/// overflows. It is exact for linear attention. For every other activation it is an average over the nodes of
 /// `options`, the same nodes as in [`solve`].
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Threads`] if the global thread
-/// pool cannot be started (softmax).
+/// pool cannot be started (not for linear attention).
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
     let teacher = model.teacher_spectrum()?;
     match model.specialisation() {

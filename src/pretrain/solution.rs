@@ -81,8 +81,8 @@ pub struct PretrainingSolution {
     /// How the solve ended.
     pub status: Status,
     /// Undamped residual of the state evolution. It is taken in the logarithms of `Q0 - 2M + Q + Delta/2` and
-    /// `V` for linear attention, and of `M`, `Q - M^2/(Q0 + Delta/2)` and `V` for softmax. It is evaluated
-    /// once more at the returned point: on the original equations for linear attention, and for softmax on
+    /// `V` for linear attention, and of `M`, `Q - M^2/(Q0 + Delta/2)` and `V` otherwise. It is evaluated
+    /// once more at the returned point: on the original equations for linear attention, and otherwise on
     /// all nodes, from all starts and without any memory of proximal points found before.
     #[serde(deserialize_with = "number")]
     pub residual: f64,

@@ -33,7 +33,7 @@ pub struct PretrainingValidity {
     pub replicon: Option<f64>,
     /// Whether the verdict is good or marginal.
     pub reliable: bool,
-    /// The verdict. It is good for linear attention. For softmax attention it is good up to a replicon of 0.9
+    /// The verdict. It is good for linear attention. For every other activation it is good up to a replicon of 0.9
     /// and a fraction of 0.001 with several minima, and marginal up to 1 and 0.01. The limit 1 is that of
     /// stability. The limits of the fraction are calibrated by trained networks: up to 0.001 two random starts of training
     /// end in the same minimum in 97% of the instances or more, and beyond in 19% to 91%. Up to 0.01, trained
@@ -48,7 +48,7 @@ impl PretrainingValidity {
         Self::new(0.0, None, Verdict::of(solved, false))
     }
 
-    /// The gauges of softmax attention.
+    /// The gauges of every activation that is not linear.
     pub(super) fn softmax(contested: f64, replicon: f64, solved: bool) -> Self {
         let within = |[most, largest]: [f64; 2]| solved && contested <= most && replicon <= largest;
         Self::new(contested, Some(replicon), Verdict::of(within(GOOD), within(MARGINAL)))

@@ -2,7 +2,9 @@
 //!
 //! A [`Scenario`] says what to solve, and an [`Outcome`] holds the solutions. Both are plain structs that serde
 //! turns into JSON with the same names. `examples/solve.rs` reads scenarios line by line and writes one outcome
-//! for each.
+//! for each. The activation of a scenario in JSON is one of the names of
+//! [`ActivationName`](crate::ActivationName). A [`Scenario`] made in Rust may have any activation and any teacher, but
+//! writing one that comes from outside is an error.
 //!
 //! ```
 //! use lora_asymptotics::Scenario;

@@ -148,6 +148,18 @@ where
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 
+    /// A few accelerated steps from a start towards a fixed point, on the cheapest level. It tells what kind of
+    /// fixed point lies ahead, and is not meant to be refined.
+    pub(crate) fn glance(&mut self, start: &O::Point) -> Result<Attempt<O::Point>, Error> {
+        const EVALUATIONS: usize = 12;
+        let Tuning { approach, close, .. } = self.tuning;
+        self.output.prepare(0, start);
+        let problem = Problem::new(start.coordinates(), Coordinate::Log);
+        let effort = Effort { evaluations: EVALUATIONS, ..approach };
+        let report = self.iterate(0, effort, close, start, &problem)?;
+        Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
+    }
+
     /// Iterates from the neighbourhood of a fixed point to the fixed point on the finest level, and computes
     /// its error bars.
     ///

@@ -42,7 +42,7 @@ const NOISELESS: f64 = 1e-10;
 /// The table takes up to `2^10` nodes per scramble (`2^13` for one token, `2^8` for softmax attention with
 /// three tokens or more), and is interpolated to about 1e-6. If the options have more nodes,
 /// [`BayesCurve::solve`] refines the roots of the table on all of them. Otherwise a solve takes microseconds
-/// for linear attention. For softmax attention the errors are averages over nodes, which take longer.
+/// for linear attention. For every other activation the errors are averages over nodes, which take longer.
 pub struct BayesCurve {
     model: Model,
     options: Options,
@@ -67,8 +67,9 @@ impl BayesCurve {
     /// pre-training has seen their label noise.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB
-    /// can hold; [`Error::Threads`] if the global thread pool cannot be started.
+    /// [`Error::InvalidParameter`] for an invalid input, among them an activation that is not invertible;
+    /// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool
+    /// cannot be started.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
         model.require_invertible()?;
@@ -311,8 +312,7 @@ impl BayesCurve {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for an invalid input; [`Error::TooMuchMemory`] for more nodes than 2 GiB can
-/// hold; [`Error::Threads`] if the global thread pool cannot be started.
+/// The errors of [`BayesCurve::new`].
 pub fn bayes_optimal(
     model: &Model,
     frozen: &Frozen,

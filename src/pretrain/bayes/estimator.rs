@@ -37,9 +37,9 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 }
 
 /// The Bayes-optimal estimator on `alpha D^2` sequences. The order parameters are exact to 1e-11 or better.
-/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo for every other
-/// activation. Of the options, nodes, scrambles and seed matter for these averages, and the tolerance matters
-/// for the status.
+/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo otherwise.
+/// Of the options, nodes, scrambles and seed matter for these averages, and the tolerance matters for
+/// the status.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
@@ -51,8 +51,9 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started (averages only).
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input, among them an
+/// activation that is not invertible; [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold; [`Error::Threads`] if the
+/// global thread pool cannot be started (not for linear attention).
 pub fn bayes_optimal(
     model: &Model,
     alpha: f64,
@@ -70,8 +71,7 @@ pub fn bayes_optimal(
         search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
     let (errors, std_error) = errors(model, &found, options)?;
-    let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite())
-    {
+    let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite()) {
         Status::NonFinite
     } else if found.residual <= options.accuracy().aim() {
         Status::Converged
