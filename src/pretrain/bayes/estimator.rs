@@ -71,7 +71,8 @@ pub fn bayes_optimal(
         search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
     let (errors, std_error) = errors(model, &found, options)?;
-    let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite()) {
+    let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite())
+    {
         Status::NonFinite
     } else if found.residual <= options.accuracy().aim() {
         Status::Converged
