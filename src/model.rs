@@ -384,7 +384,8 @@ impl Model {
         })
     }
 
-    /// Checks that the activation determines the logits that it sees, as the Bayes-optimal bounds assume.
+    /// Checks that the activation determines the logits that it sees, as the Bayes-optimal bounds and the
+    /// interpolation threshold assume.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`].
@@ -392,7 +393,7 @@ impl Model {
         if self.activation.is_invertible() {
             return Ok(());
         }
-        let allowed = "an invertible activation, for the Bayes-optimal bound";
+        let allowed = "an invertible activation, for a bound or an interpolation threshold";
         Err(Error::invalid("model.activation", self.activation.name(), allowed))
     }
 

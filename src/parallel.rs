@@ -42,7 +42,8 @@ pub(crate) fn threads() -> Result<usize, Error> {
 
 /// The result of `work`, which runs in the caller's pool. Work that holds many short loops enters the pool once,
 /// and not at each of them. Every function of the library in which a loop of this module may run goes through
-/// this door, because a loop that finds no pool would panic.
+/// this door, because a loop that finds no pool would panic. What makes an output channel for a state evolution
+/// from outside asks for [`threads`] instead, since the loops of the channel run later.
 ///
 /// # Errors
 /// [`Error::Threads`] if the global pool cannot be started, and the errors of `work`.

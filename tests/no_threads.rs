@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use lora_asymptotics::state_evolution::{GaussianNodes, Tuning};
 use lora_asymptotics::{Error, Model, Options, Teacher, lora, pretrain};
 
 /// Set in the process whose threads are refused.
@@ -46,6 +47,7 @@ fn every_solve_reports_it() {
                 "lora::alpha_weak_recovery",
                 lora::alpha_weak_recovery(model, &frozen, &finetuning, &options).err(),
             ),
+            ("lora::loss_channel", lora::loss_channel(model, &frozen, &finetuning, &options).err()),
             ("lora::bayes_optimal", lora::bayes_optimal(model, &frozen, 3.0, 1.0, &options).err()),
         ]);
     }
@@ -53,6 +55,7 @@ fn every_solve_reports_it() {
         "lora::lambda_collapse",
         lora::lambda_collapse(&softmax, &frozen, &finetuning, &options).err(),
     ));
+    failures.push(("GaussianNodes::new", GaussianNodes::<2>::new(&options, &Tuning::default()).err()));
     for (name, error) in failures {
         assert!(matches!(error, Some(Error::Threads(_))), "{name}: {error:?}");
     }

@@ -104,7 +104,8 @@ pub trait Activation: fmt::Debug + Send + Sync {
     }
 
     /// Whether `sigma(h)` determines the part of `h` that the activation sees. The Bayes-optimal bounds are
-    /// those of a Gaussian channel, and exist for invertible activations only.
+    /// those of a Gaussian channel, and exist for invertible activations only, as does the interpolation
+    /// threshold.
     fn is_invertible(&self) -> bool {
         false
     }

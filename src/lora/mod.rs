@@ -156,7 +156,7 @@ fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Opti
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn loss_channel(
     model: &Model,
     frozen: &Frozen,

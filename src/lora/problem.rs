@@ -179,6 +179,7 @@ impl<'a> FinetuningProblem<'a> {
 
     /// The output channel by itself.
     pub(super) fn loss_channel(&self) -> Result<LossChannel, Error> {
+        parallel::threads()?;
         let losses = self.losses(&Tuning::default())?;
         let ridge = self.ridge(losses.as_ref());
         Ok(LossChannel::new(losses, ridge, self.units))

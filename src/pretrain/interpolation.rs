@@ -1,4 +1,4 @@
-//! The interpolation threshold of linear pre-training.
+//! The interpolation threshold of pre-training.
 
 use crate::error::Error;
 use crate::model::Model;
@@ -14,13 +14,16 @@ use crate::threshold::Threshold;
 /// d^2 D(d) = Q0 - 2 M(d) + Q(d) + Delta/2,    alpha_interp = D(d)/(2 K')
 /// ```
 ///
-/// The result is exact to quadrature for either activation, and does not depend on nodes or other options.
+/// The result is exact to quadrature for every invertible activation, whose train error vanishes where the
+/// logits that it sees are those of the label. It does not depend on nodes or other options.
 /// The result is `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is
 /// degenerate. It is also `None` if the equation has no root in double precision.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
+/// [`Error::InvalidParameter`] for an activation that is not invertible; [`Error::MissingField`] for a model
+/// without a teacher.
 pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
+    model.require_invertible()?;
     let teacher = model.teacher_spectrum()?;
     if model.delta() <= 0.0 {
         return Ok(None);

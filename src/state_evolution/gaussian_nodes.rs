@@ -6,6 +6,7 @@ use super::tuning::Tuning;
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::ScrambledSobol;
 
 /// Nodes for averages over `D` independent standard normals, by scrambled quasi-Monte-Carlo, in independent
@@ -36,9 +37,11 @@ impl<const D: usize> GaussianNodes<D> {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `D` is between 1 and [`MAX_DIMENSIONS`](crate::quadrature::MAX_DIMENSIONS);
-    /// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold.
+    /// [`Error::TooMuchMemory`] for more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool
+    /// cannot be started.
     pub fn new(options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         check_memory("state_evolution", D, D, options)?;
+        parallel::threads()?;
         let columns = |index: usize| {
             ScrambledSobol::new(D, options.log2_nodes() as u32, options.seed(), index as u64)?.columns(0..D)
         };

@@ -25,8 +25,10 @@ const LARGEST_SNR: f64 = 1e12;
 /// of the logits.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid model or one without a teacher.
+/// [`Error::InvalidParameter`] for an activation that is not invertible; [`Error::MissingField`] for a model
+/// without a teacher.
 pub fn alpha_perfect_recovery(model: &Model) -> Result<f64, Error> {
+    model.require_invertible()?;
     Ok(perfect_recovery(model, model.teacher_spectrum()?.as_ref()))
 }
 
@@ -68,14 +70,15 @@ pub fn bayes_optimal(
     } else {
         search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
     };
-    let status = if !(found.overlap.is_finite() && found.mse.is_finite()) {
+    let (errors, std_error) = errors(model, &found, options)?;
+    let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite())
+    {
         Status::NonFinite
     } else if found.residual <= options.accuracy().aim() {
         Status::Converged
     } else {
         Status::Stalled
     };
-    let (errors, std_error) = errors(model, &found, options)?;
     Ok(PretrainingBayesSolution {
         order: PretrainingBayesOrder { q: found.overlap, q_hat: found.snr * found.snr },
         q0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::fields::{frozen_coordinates, label_coordinates};
-use crate::activation::{Activation, Unseen};
+use crate::activation::{Activation, Parity, Unseen};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
 };
@@ -237,6 +237,13 @@ impl PerturbedLayer {
     }
 }
 
+/// Whether the gradient at zero weights vanishes for every sample, because the activation is even and there are
+/// no frozen logits. Zero weights are then stable at any ridge, which does not prove a collapse.
+fn is_stationary(layer: &PerturbedLayer, samples: &Samples<FieldsBlock, LastPoints>) -> bool {
+    let mut blocks = samples.scrambles().iter().flat_map(|scramble| &scramble.blocks);
+    layer.activation.parity() == Parity::Even && blocks.all(|block| block.frozen.iter().all(|z| *z == 0.0))
+}
+
 impl VectorNodes {
     fn evaluate(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         if level == 0 {
@@ -259,7 +266,7 @@ impl FinetuningLosses for VectorNodes {
 
     fn zero_weights(&mut self) -> Option<&ZeroWeights> {
         let Self { zero_weights, samples, layer } = self;
-        if !layer.activation.is_bounded() {
+        if !layer.activation.is_bounded() || is_stationary(layer, samples) {
             return None;
         }
         Some(zero_weights.get_or_insert_with(|| {
