@@ -107,7 +107,7 @@ fn general_channel(criterion: &mut Criterion) -> Result<(), Error> {
             });
         }
     }
-    for (tokens, alpha, lambda) in [(2, 0.2, 0.05), (3, 0.1, 0.1)] {
+    for (tokens, alpha, lambda) in [(2, 0.2, 0.05), (3, 0.1, 0.1), (4, 0.1, 0.1)] {
         let training = pretrain::Training::new(alpha, lambda)?;
         for (name, model) in softmax_both_ways(tokens)? {
             let model = model.with_teacher(Teacher::Wishart { kappa0: 0.5 })?;

@@ -207,7 +207,7 @@ fn what_stands_on_an_untrusted_pretraining_is_left_out() {
     let untrusted = scenario(
         r#"{"model": {"tokens": 2, "activation": "softmax", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}, "inverse_temperature": 4.0},
             "pretrain": {"alpha": 0.2, "lambda": 0.001}, "lora": {"alpha": 5.0, "lambda": 0.5},
-            "options": {"log2_nodes": 6, "tolerance": 0.1}}"#,
+            "options": {"log2_nodes": 7, "tolerance": 0.1}}"#,
     );
     let outcome = untrusted.solve().unwrap();
     let base = outcome.pretrain.unwrap();
@@ -230,3 +230,26 @@ fn what_stands_on_an_untrusted_pretraining_is_left_out() {
     }
 }
 
+/// A simplex has one vertex more than there are variables. The search once panicked if the bound on the solves ended
+/// it before every vertex of its second simplex had a value.
+#[test]
+fn a_search_ends_anywhere() {
+    let scenario = scenario(
+        r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+            "pretrain": {"alpha": 0.2, "lambda": 0.1}, "lora": {"alpha": 3.0, "lambda": 0.3},
+            "options": {"log2_nodes": 6}}"#,
+    );
+    let variables = [
+        variable(Parameter::PretrainLambda, 0.05, 0.2),
+        variable(Parameter::LoraLambda, 0.2, 0.4),
+        variable(Parameter::Beta, 0.8, 1.1),
+    ];
+    let mut ended_early = 0;
+    for max_solves in 10..40 {
+        let settings = Settings { max_solves, tolerance: 0.1, ..Settings::default() };
+        let optimum = minimize(&scenario, Target::LoraTest, &variables, &settings).unwrap();
+        assert!(optimum.solves <= max_solves + 1 && optimum.value.is_finite(), "{optimum:?}");
+        ended_early += usize::from(!optimum.converged);
+    }
+    assert!(ended_early > 0);
+}

@@ -92,3 +92,22 @@ fn zero_weights_of_an_even_activation_are_no_proof_of_a_collapse() {
     let beyond = training.with_lambda(1.2 * collapse).unwrap();
     assert_eq!(lora::solve(&model, &frozen, &beyond, &options()).unwrap().status, Status::Collapsed);
 }
+
+/// At a huge inverse temperature, no node lies where the activation changes. The curvatures at zero weights then all
+/// vanish, and such a solve was once called collapsed, with the verdict `good`.
+#[test]
+fn an_activation_too_steep_for_the_nodes_is_not_called_collapsed() {
+    let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
+    let training = lora::Training::fresh(3.0, 0.2).unwrap();
+    let options = options().with_max_iterations(3).unwrap();
+    for activation in [Arc::new(Sigmoid::default()) as Arc<dyn Activation>, Arc::new(SoftmaxOne)] {
+        let model = Model::with_activation(2, 0.5, activation).unwrap();
+        for steepness in [1e5, 1e6] {
+            let steep = model.clone().with_inverse_temperature(steepness).unwrap();
+            assert_eq!(lora::lambda_collapse(&steep, &frozen, &training, &options).unwrap(), None);
+            let solution = lora::solve(&steep, &frozen, &training, &options).unwrap();
+            assert!(solution.status != Status::Collapsed, "{steepness:e}: {solution:?}");
+        }
+        assert!(lora::lambda_collapse(&model, &frozen, &training, &options).unwrap().is_some());
+    }
+}

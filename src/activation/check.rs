@@ -43,7 +43,7 @@ impl fmt::Display for Disagreement {
 
 impl std::error::Error for Disagreement {}
 
-/// Checks an activation at `tokens` tokens against itself.
+/// Checks an activation at `tokens` tokens, 1 to 64, against itself. Other numbers are replaced by the nearest of these.
 ///
 /// At logits of several sizes it compares [`Activation::derivative`] and
 /// [`Activation::second_derivative`] (if there is one) with central differences, [`Activation::adjoint`] with

@@ -13,9 +13,9 @@
 //!
 //! The first minimum is found downhill from the proximal point of the last evaluation, or from `omega`. Because
 //! the loss is not negative, a point at which the objective is below the height `F` of this minimum lies
-//! within the distance `sqrt(2 v F)` of `omega`. Three kinds of starts are therefore left out: those far outside
-//! that ball, those close to the first minimum, and those to which the objective rises as fast as its
-//! curvature at the first minimum predicts. The others are ordered by their objective, and the best are polished by
+//! within the distance `sqrt(2 v F)` of `omega`. Starts far outside that ball are
+//! therefore left out. By experience, starts close to the first minimum can be left out, too, and those to which
+//! the objective rises as fast as its curvature at the first minimum predicts. The others are ordered by their objective, and the best are polished by
 //! a damped Newton (Levenberg-Marquardt) method. Where the theory is valid, few samples have any.
 
 use super::softmax::{SoftmaxRow, softmax_row};

@@ -150,7 +150,7 @@ fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Opti
 /// `training` and the teacher of `model` are not used.
 ///
 /// [`solve`] also recognises weights that vanish altogether. A state evolution with this channel does not: where a
-/// penalty makes all weights of softmax attention vanish, its iteration ends without a fixed point.
+/// penalty makes all weights vanish, as it can for a bounded activation, its iteration ends without a fixed point.
 ///
 /// [`LossChannel`] has an example.
 ///

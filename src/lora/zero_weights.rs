@@ -70,8 +70,12 @@ pub(super) fn critical_ridge(zero: &ZeroWeights, ridge: &Ridge) -> Option<(f64, 
     Some((critical(&zero.mean(v)), own.iter().map(|(_, moments)| critical(moments)).collect()))
 }
 
-/// The smallest `v` with `v curvature(averages at v) = 1`.
+/// The smallest `v` with `v curvature(averages at v) = 1`. The result is `None`, too, if so few samples
+/// contribute to the averages that these mean nothing.
 fn response(zero: &ZeroWeights, curvature: impl Fn(&Moments) -> f64) -> Option<f64> {
+    if !zero.is_resolved() {
+        return None;
+    }
     let excess = |v: f64| v * curvature(&zero.mean(v)) - 1.0;
     // If no curvature is negative, 1/v is of the order of the typical curvature.
     let scale = 1.0 / curvature(&zero.mean(0.0)).abs();

@@ -2,9 +2,9 @@
 //!
 //! The first descent begins at the last proximal point, or at the start with the lowest objective. Because the
 //! loss is not negative, a minimum that is as low as a minimum of the height `f` has
-//! `sum_i (stiffness_i/2)(x_i - omega_i)^2 <= f`: it lies in an ellipsoid around `omega`. Three kinds of starts
-//! are therefore left out: those far outside that ellipsoid, those close to the first minimum, and those to
-//! which the objective rises as fast as its curvature at the first minimum predicts. Where the theory is valid,
+//! `sum_i (stiffness_i/2)(x_i - omega_i)^2 <= f`: it lies in an ellipsoid around `omega`. Starts far outside
+//! that ellipsoid are therefore left out. By experience, starts close to the first minimum can be left out, too, and
+//! those to which the objective rises as fast as its curvature at the first minimum predicts. Where the theory is valid,
 //! few starts are left. The lowest of these are polished too, and all of them for the few samples in which
 //! two minima differ. Unit tests of the kernels compare the result with descents from many starts.
 

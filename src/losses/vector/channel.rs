@@ -5,7 +5,7 @@ use super::zero_weights::ZeroWeights;
 use crate::divergence::Divergence;
 use crate::state_evolution::OutputChannel;
 
-/// The losses of fine-tuning for either activation.
+/// The losses of fine-tuning, for any kernel.
 pub(crate) trait FinetuningLosses: OutputChannel<Point = VectorOverlaps, Averages = Moments> {
     /// The estimator of the divergences that has the smaller error where jumps are rare.
     fn smooth_divergence(&self) -> Divergence;

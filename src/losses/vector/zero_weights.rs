@@ -32,7 +32,14 @@ pub(crate) struct ZeroWeights {
     samples: Vec<Curvatures>,
     /// `1/|smallest eigenvalue of H0|`. At larger responses, the proximal point of some sample is not 0.
     largest_response: f64,
+    /// Whether enough samples contribute to the averages.
+    resolved: bool,
 }
+
+/// Smallest number of curvatures that contribute to the averages, `(sum |c|)^2 / sum c^2`, with which the
+/// averages mean something. A very steep activation is flat at nearly all nodes, and the few others decide.
+/// At ordinary steepness, the number is about half of all curvatures, of which there are at least 128.
+const SMALLEST_EVIDENCE: f64 = 16.0;
 
 impl Curvatures {
     /// The averages at the response `v`.
@@ -55,11 +62,22 @@ impl Curvatures {
 }
 
 impl ZeroWeights {
+    /// Whether the averages mean something.
+    pub(crate) fn is_resolved(&self) -> bool {
+        self.resolved
+    }
+
     pub(crate) fn new(samples: Vec<Curvatures>) -> Self {
+        let (mut sum, mut square) = (0.0, 0.0);
+        for curvature in samples.iter().flat_map(|samples| &samples.curvatures) {
+            sum += curvature.value.abs();
+            square += curvature.value * curvature.value;
+        }
+        let resolved = sum * sum >= SMALLEST_EVIDENCE * square && square > 0.0;
         let lowest =
             samples.iter().flat_map(|samples| &samples.curvatures).fold(0.0, |m: f64, c| m.min(c.value));
         let largest_response = if lowest < 0.0 { -1.0 / lowest } else { f64::INFINITY };
-        Self { samples, largest_response }
+        Self { samples, largest_response, resolved }
     }
 
     /// The response at which the proximal point of some sample is no longer 0.
