@@ -135,8 +135,11 @@ fn verdicts_of_fine_tuning() {
     let disagrees = |one: &&Comparison| one.score("alignment").abs() > AGREEMENT;
     let jump = smallest("jump", &mut with(Verdict::Marginal).filter(is_linear).filter(disagrees));
     assert!(jump > 0.02 && jump < 0.11, "{jump}");
-    let replicon = smallest("replicon", &mut off().filter(|one| !is_linear(one)));
-    assert!(replicon > 1.2 && replicon < 2.4, "{replicon}");
+    // Either gauge of softmax may be beyond its limit, 1.2 for the replicon and .9 for the ratio 1/(1 + jump). The
+    // replicon alone is not enough: where samples have several minima, a few nodes decide its value.
+    let beyond = |one: &Comparison| (one.gauge("replicon") / 1.2).max(0.9 * (1.0 + one.gauge("jump")));
+    let least = off().filter(|one| !is_linear(one)).map(beyond).fold(f64::INFINITY, f64::min);
+    assert!(least > 1.0 && least < 2.0, "{least}");
 }
 
 fn pre_training() -> Vec<Comparison> {
