@@ -3,7 +3,7 @@
 //! have `(Q0, Q, M) = (2, 1.2, 1.1)`, and the other parameters are `T = 3`, `Delta = .5`, `lambda' = .3`.
 //!
 //! ```text
-//! cargo run --release -p gallery --example activations -- --simulate
+//! cargo run --release -p gallery --example activations -- --simulate --full
 //! ```
 
 mod common;
