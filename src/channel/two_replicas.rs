@@ -32,6 +32,25 @@ pub(crate) struct LogitsLaw {
     pub(crate) overlap: f64,
 }
 
+impl LogitsLaw {
+    /// The factors of the first draw and of an independent normal in the second draw of the logits, both draws in
+    /// units of their standard deviation.
+    pub(super) fn second_draw(&self) -> [f64; 2] {
+        let total = self.known + self.unknown;
+        if total > 0.0 {
+            let correlation = self.known / total;
+            [correlation, (self.unknown / total * (1.0 + correlation)).sqrt()]
+        } else {
+            [1.0, 0.0]
+        }
+    }
+
+    /// The factors of a shared normal and of one of its own in each draw of `chi`.
+    pub(super) fn perturbation_draws(&self) -> [f64; 2] {
+        [self.overlap.sqrt(), (1.0 - self.overlap).max(0.0).sqrt()]
+    }
+}
+
 /// The least error as an average over two replicas, on the nodes of several scrambles.
 pub(crate) trait TwoReplicas: Send + Sync {
     /// The error on the nodes of one scramble; NaN if there is no such scramble.
@@ -77,17 +96,14 @@ impl TwoReplicas for SoftmaxReplicas {
 }
 
 fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law: &LogitsLaw) -> f64 {
-    let LogitsLaw { known, unknown, perturbation, overlap } = *law;
     let differences = T as f64 - 1.0;
     // The differences h_b - h_0 have the covariance (variance/2)(1 + 2 11^T). The next line gives a root of
     // the bracket.
     let spread = ((1.0 + 2.0 * differences).sqrt() - 1.0) / differences;
-    let total = known + unknown;
-    let scale = inverse_temperature * (0.5 * total).sqrt();
-    let correlation = if total > 0.0 { known / total } else { 1.0 };
-    let rest = if total > 0.0 { (unknown / total * (1.0 + correlation)).sqrt() } else { 0.0 };
-    let coupling = inverse_temperature * perturbation;
-    let (shared, own) = (overlap.sqrt(), (1.0 - overlap).max(0.0).sqrt());
+    let scale = inverse_temperature * (0.5 * (law.known + law.unknown)).sqrt();
+    let [correlation, rest] = law.second_draw();
+    let coupling = inverse_temperature * law.perturbation;
+    let [shared, own] = law.perturbation_draws();
     let blocks: Vec<usize> = (0..columns.first().map_or(0, Vec::len)).collect();
     let mut states = vec![(); blocks.len()];
     let sums = sums_over_blocks(

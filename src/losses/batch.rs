@@ -1,7 +1,6 @@
-//! Batches of samples with sizes known at run time: coordinates, logits and squared differences, sample after sample.
+//! Batches of samples with sizes known at run time: coordinates and logits, sample after sample.
 
 use crate::channel::general::CoordinateBasis;
-use crate::lanes::{LANES, Lane};
 
 /// The numbers of consecutive nodes in the given columns, node after node.
 pub(super) fn gather(columns: &[Vec<f64>], first: usize, size: usize) -> Vec<f64> {
@@ -22,11 +21,4 @@ pub(super) fn matrices(basis: &CoordinateBasis, tokens: usize, coordinates: &[f6
 /// `a x + b y`.
 pub(super) fn combine(x: &[f64], y: &[f64], a: f64, b: f64) -> Vec<f64> {
     x.iter().zip(y).map(|(x, y)| a * x + b * y).collect()
-}
-
-/// Adds the squared Frobenius norm of the difference of two `T x T` matrices for every sample to the lane of the sample.
-pub(super) fn add_squared_differences(tokens: usize, x: &[f64], y: &[f64], sum: &mut Lane) {
-    for (k, (x, y)) in x.iter().zip(y).enumerate() {
-        sum[k / (tokens * tokens) % LANES] += (x - y) * (x - y);
-    }
 }

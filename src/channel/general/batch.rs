@@ -1,6 +1,7 @@
 //! Batches of samples.
 
 use crate::activation::Activation;
+use crate::lanes::{LANES, Lane};
 
 /// Number of samples of a batch, for proximal problems with `n` coordinates. The derivatives of a batch then
 /// fit into the cache of a processor.
@@ -15,4 +16,11 @@ pub(crate) fn attention(activation: &dyn Activation, tokens: usize, logits: &[f6
     let mut attention = vec![0.0; logits.len()];
     activation.attention(tokens, logits, &mut attention);
     attention
+}
+
+/// Adds the squared Frobenius norm of the difference of two `T x T` matrices for every sample to the lane of the sample.
+pub(crate) fn add_squared_differences(tokens: usize, x: &[f64], y: &[f64], sum: &mut Lane) {
+    for (k, (x, y)) in x.iter().zip(y).enumerate() {
+        sum[k / (tokens * tokens) % LANES] += (x - y) * (x - y);
+    }
 }

@@ -20,7 +20,7 @@ mod replicas;
 mod search;
 mod starts;
 
-pub(crate) use batch::{attention, batch_size};
+pub(crate) use batch::{add_squared_differences, attention, batch_size};
 pub(crate) use descent::{LocalExpansion, Prox, inverse};
 pub(crate) use logits::{CoordinateBasis, Perturbation};
 pub(crate) use replicas::GeneralReplicas;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::batch::{attention, batch_size};
+use super::batch::{add_squared_differences, attention, batch_size};
 use super::logits::{CoordinateBasis, Perturbation};
 use crate::activation::Activation;
 use crate::channel::two_replicas::{LogitsLaw, TwoReplicas};
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sum_once};
+use crate::lanes::{Lane, sum_once};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
@@ -43,15 +43,12 @@ impl GeneralReplicas {
 impl TwoReplicas for GeneralReplicas {
     fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
         let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
-        let LogitsLaw { known, unknown, perturbation, overlap } = *law;
         let (tokens, seen) = (self.tokens, self.basis.dimension());
         let square = tokens * tokens;
-        let total = known + unknown;
-        let scale = self.inverse_temperature * total.sqrt();
-        let correlation = if total > 0.0 { known / total } else { 1.0 };
-        let rest = if total > 0.0 { (unknown / total * (1.0 + correlation)).sqrt() } else { 0.0 };
-        let coupling = self.inverse_temperature * perturbation;
-        let (shared, own) = (overlap.sqrt(), (1.0 - overlap).max(0.0).sqrt());
+        let scale = self.inverse_temperature * (law.known + law.unknown).sqrt();
+        let [correlation, rest] = law.second_draw();
+        let coupling = self.inverse_temperature * law.perturbation;
+        let [shared, own] = law.perturbation_draws();
         let nodes = columns.first().map_or(0, Vec::len);
         let size = batch_size(tokens, tokens);
         let [sum] = sum_once(nodes / size, size, |block, sums: &mut [Lane; 1]| {
@@ -76,9 +73,7 @@ impl TwoReplicas for GeneralReplicas {
                 }
             }
             let [p, q] = logits.map(|logits| attention(self.activation.as_ref(), tokens, &logits));
-            for (i, (p, q)) in p.iter().zip(&q).enumerate() {
-                sums[0][i / square % LANES] += (p - q) * (p - q);
-            }
+            add_squared_differences(tokens, &p, &q, &mut sums[0]);
         });
         0.5 * sum / nodes as f64
     }

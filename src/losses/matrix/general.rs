@@ -6,11 +6,12 @@ use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
 use super::nodes::{MatrixKernel, MatrixNodes};
 use crate::activation::{Activation, Evaluated};
 use crate::channel::general::{
-    CoordinateBasis, LastPoints, LocalExpansion, Prox, attention, batch_size, inverse,
+    CoordinateBasis, LastPoints, LocalExpansion, Prox, add_squared_differences, attention, batch_size,
+    inverse,
 };
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
-use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
+use crate::losses::batch::{combine, gather, matrices};
 use crate::model::Model;
 use crate::options::Options;
 use crate::state_evolution::Tuning;

@@ -12,8 +12,7 @@ use crate::channel::general::{
 };
 use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::fields::Sequences;
-use crate::fields::{FieldColumns, JointLaw};
+use crate::fields::{FieldColumns, JointLaw, Sequences};
 use crate::lanes::{LANES, Lane};
 use crate::losses::batch::{combine, gather, matrices};
 use crate::losses::vector::channel::FinetuningLosses;

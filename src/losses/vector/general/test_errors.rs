@@ -2,11 +2,13 @@
 
 use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::Activation;
-use crate::channel::general::{CoordinateBasis, Perturbation, attention, batch_size};
+use crate::channel::general::{
+    CoordinateBasis, Perturbation, add_squared_differences, attention, batch_size,
+};
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{Lane, sum_once};
-use crate::losses::batch::{add_squared_differences, combine, gather, matrices};
+use crate::losses::batch::{combine, gather, matrices};
 use crate::losses::vector::moments::VectorOverlaps;
 use crate::losses::vector::test_law::ReplicatedErrors;
 use crate::model::Model;
