@@ -62,6 +62,21 @@ impl<const N: usize, const E: usize> Local<N, E> {
         }
     }
 
+    /// Replaces everything for sample `l` by the values of `other` for its sample `from`.
+    #[inline(always)]
+    pub(crate) fn copy_sample(&mut self, l: usize, other: &Self, from: usize) {
+        self.value[l] = other.value[from];
+        for e in 0..E {
+            self.extra[e][l] = other.extra[e][from];
+        }
+        for i in 0..N {
+            self.gradient[i][l] = other.gradient[i][from];
+            for j in 0..N {
+                self.hessian[i][j][l] = other.hessian[i][j][from];
+            }
+        }
+    }
+
     /// Keeps the lower of two minima for every sample. `x` and `other` are the positions of the minima.
     #[inline(always)]
     pub(crate) fn keep_lower(&mut self, x: &mut LaneVector<N>, found: &Self, other: &LaneVector<N>) {

@@ -30,8 +30,8 @@ const CHUNK: usize = 1024;
 /// The blocks of one list, and the state of each.
 pub(crate) type BlocksAndStates<'a, B, S> = (&'a [B], &'a mut [S]);
 
-/// The sums over all blocks of `size` samples of each list of `COUNT` terms, which `add` adds lane by lane. Every block has a
-/// state that `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
+/// The sums over all blocks of `size` samples of each list of `COUNT` terms, which `add` adds lane by lane for some
+/// consecutive blocks. Every block has a state that `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
 /// All chunks of all lists are pieces of a single parallel loop.
 ///
 /// This function is for sums that are taken at every iteration. A sum that is taken once in a solve does not
@@ -39,7 +39,7 @@ pub(crate) type BlocksAndStates<'a, B, S> = (&'a [B], &'a mut [S]);
 pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     lists: Vec<BlocksAndStates<'_, B, S>>,
     size: usize,
-    add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
+    add: impl Fn(&[B], &mut [S], &mut [Lane; COUNT]) + Sync,
 ) -> Vec<[f64; COUNT]> {
     let chunk = CHUNK.div_ceil(size);
     let lengths: Vec<usize> = lists.iter().map(|(blocks, _)| blocks.len().div_ceil(chunk)).collect();
@@ -51,11 +51,7 @@ pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
         let (blocks, states) = &mut *parallel::lock(&chunks[chunk]);
         widest(
             #[inline(always)]
-            || {
-                for (block, state) in blocks.iter().zip(states.iter_mut()) {
-                    add(block, state, sums);
-                }
-            },
+            || add(blocks, states, sums),
         );
     });
     let mut rest = &sums[..];
@@ -65,6 +61,19 @@ pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
         total(own)
     };
     lengths.into_iter().map(one).collect()
+}
+
+/// What adds the terms of consecutive blocks, from what adds the terms of one. `add` should be `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn for_each_block<B, S, Sums>(
+    add: impl Fn(&B, &mut S, &mut Sums) + Sync,
+) -> impl Fn(&[B], &mut [S], &mut Sums) + Sync {
+    #[inline(always)]
+    move |blocks: &[B], states: &mut [S], sums: &mut Sums| {
+        for (block, state) in blocks.iter().zip(states) {
+            add(block, state, sums);
+        }
+    }
 }
 
 /// The sums over blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane for the block with
@@ -226,12 +235,13 @@ mod tests {
             // The lists are of lengths that are no multiples of a chunk.
             let (first, rest) = states.split_at_mut(300);
             let lists = vec![(&blocks[..300], first), (&blocks[300..], rest)];
-            let sums = sums_over_blocks(lists, LANES, |block, state, sums: &mut [Lane; 1]| {
+            let each = for_each_block(|block: &Lane, state: &mut f64, sums: &mut [Lane; 1]| {
                 *state += block[0];
                 for l in 0..LANES {
                     sums[0][l] += block[l];
                 }
             });
+            let sums = sums_over_blocks(lists, LANES, each);
             (sums.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>(), states)
         };
         let alone = rayon_core::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(sum);

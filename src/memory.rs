@@ -61,10 +61,10 @@ impl Workload {
                 // A node has the label's eigenvalues, chi*, omega, and the last secular root.
                 (3 * tokens + 1, 2 * tokens + noise)
             }
-            // A node has two matrices of logits, chi*, omega, the last proximal point and its flag, and the
-            // curvatures at zero weights.
+            // A node has two matrices of logits, the attention of the label, chi*, omega, the last proximal point and its
+            // flag, and the curvatures at zero weights.
             (Self::Finetuning { .. }, Specialisation::Softmax) => {
-                (2 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
+                (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
             }
             // A node has two vectors of normals, the logits and the attention of the label, the last proximal
             // point and its flag.

@@ -13,6 +13,7 @@ mod softmax;
 mod tokens;
 mod two_replicas;
 mod vector_prox;
+mod vector_search;
 
 pub(crate) use eigen::eigenbasis;
 pub use geometry::dimension;
@@ -23,4 +24,5 @@ pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};
 pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas};
-pub(crate) use vector_prox::{FollowedPoints, Hints, VectorProx};
+pub(crate) use vector_prox::VectorProx;
+pub(crate) use vector_search::{FollowedPoints, Hints, VectorMinimum, minima};

@@ -110,48 +110,50 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
         vec![(&blocks[..], &mut states[..])],
         LANES,
         #[inline(always)]
-        |&block, (), sums: &mut [Lane; 1]| {
-            let normal = |k: usize| columns[k][block];
-            let mut rows = [[[0.0; LANES]; T]; 2];
-            let mut totals = [[0.0; LANES]; 2];
-            for b in 1..T {
-                let (one, two) = (normal(b - 1), normal(T - 2 + b));
-                for l in 0..LANES {
-                    rows[0][b][l] = scale * one[l];
-                    rows[1][b][l] = scale * (correlation * one[l] + rest * two[l]);
-                    totals[0][l] += spread * rows[0][b][l];
-                    totals[1][l] += spread * rows[1][b][l];
-                }
-            }
-            for (row, total) in rows.iter_mut().zip(&totals) {
+        |blocks, _, sums: &mut [Lane; 1]| {
+            for &block in blocks {
+                let normal = |k: usize| columns[k][block];
+                let mut rows = [[[0.0; LANES]; T]; 2];
+                let mut totals = [[0.0; LANES]; 2];
                 for b in 1..T {
+                    let (one, two) = (normal(b - 1), normal(T - 2 + b));
                     for l in 0..LANES {
-                        row[b][l] += total[l];
+                        rows[0][b][l] = scale * one[l];
+                        rows[1][b][l] = scale * (correlation * one[l] + rest * two[l]);
+                        totals[0][l] += spread * rows[0][b][l];
+                        totals[1][l] += spread * rows[1][b][l];
                     }
                 }
-            }
-            if coupling > 0.0 {
-                let common: [Lane; T] = std::array::from_fn(|a| normal(2 * T - 2 + a));
-                for (replica, row) in rows.iter_mut().enumerate() {
-                    let mut chi = common;
-                    for a in 0..T {
-                        let free = normal((3 + replica) * T - 2 + a);
+                for (row, total) in rows.iter_mut().zip(&totals) {
+                    for b in 1..T {
                         for l in 0..LANES {
-                            chi[a][l] = shared * common[a][l] + own * free[l];
-                        }
-                    }
-                    for b in 0..T {
-                        let centring = if b == 0 { coupling } else { 0.0 };
-                        for l in 0..LANES {
-                            row[b][l] += coupling * chi[0][l] * chi[b][l] - centring;
+                            row[b][l] += total[l];
                         }
                     }
                 }
-            }
-            let [p, q] = [softmax_row(&rows[0]), softmax_row(&rows[1])];
-            for b in 0..T {
-                for l in 0..LANES {
-                    sums[0][l] += (p[b][l] - q[b][l]) * (p[b][l] - q[b][l]);
+                if coupling > 0.0 {
+                    let common: [Lane; T] = std::array::from_fn(|a| normal(2 * T - 2 + a));
+                    for (replica, row) in rows.iter_mut().enumerate() {
+                        let mut chi = common;
+                        for a in 0..T {
+                            let free = normal((3 + replica) * T - 2 + a);
+                            for l in 0..LANES {
+                                chi[a][l] = shared * common[a][l] + own * free[l];
+                            }
+                        }
+                        for b in 0..T {
+                            let centring = if b == 0 { coupling } else { 0.0 };
+                            for l in 0..LANES {
+                                row[b][l] += coupling * chi[0][l] * chi[b][l] - centring;
+                            }
+                        }
+                    }
+                }
+                let [p, q] = [softmax_row(&rows[0]), softmax_row(&rows[1])];
+                for b in 0..T {
+                    for l in 0..LANES {
+                        sums[0][l] += (p[b][l] - q[b][l]) * (p[b][l] - q[b][l]);
+                    }
                 }
             }
         },

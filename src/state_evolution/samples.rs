@@ -4,7 +4,7 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{Lane, sum_once, sums_over_blocks};
+use crate::lanes::{Lane, for_each_block, sum_once, sums_over_blocks};
 use crate::options::Options;
 use crate::parallel;
 
@@ -99,6 +99,16 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         pass: Pass,
         add: impl Fn(&B, &mut M, &mut [Lane; COUNT]) + Sync,
     ) -> Vec<[f64; COUNT]> {
+        self.means_of_groups(level, pass, for_each_block(add))
+    }
+
+    /// The means of `COUNT` terms as in [`Samples::means`], where `add` adds the terms of some consecutive blocks.
+    pub(crate) fn means_of_groups<const COUNT: usize>(
+        &mut self,
+        level: usize,
+        pass: Pass,
+        add: impl Fn(&[B], &mut [M], &mut [Lane; COUNT]) + Sync,
+    ) -> Vec<[f64; COUNT]> {
         let blocks = self.levels.nodes(level) / self.size;
         let (nothing, size) = (&self.nothing, self.size);
         let scrambles = self.scrambles.iter_mut().map(|scramble| {
@@ -111,7 +121,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             scrambles.collect(),
             size,
             #[inline(always)]
-            |block, memory, sums| add(block, memory, sums),
+            |blocks, memories, sums| add(blocks, memories, sums),
         );
         sums.into_iter().map(|sums| sums.map(|sum| sum / (blocks * size) as f64)).collect()
     }

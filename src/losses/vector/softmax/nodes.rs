@@ -45,7 +45,8 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             let [star, free] = weights(columns, first);
             let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first);
             perturb(&mut label, &star, 1.0, coupling);
-            LogitsBlock { frozen, label, star, free }
+            let y = std::array::from_fn(|a| softmax_row(&label[a]));
+            LogitsBlock { frozen, label, y, star, free }
         };
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
         Ok(Self { coupling, samples, zero_weights: None })
@@ -57,8 +58,7 @@ fn at_zero<const T: usize>(blocks: &[LogitsBlock<T>], coupling: f64) -> Curvatur
     let parts: Vec<([Curvature; T], [f64; 2])> = parallel::map(blocks.len() * LANES, CHUNK, &|node| {
         let (block, l) = (&blocks[node / LANES], node % LANES);
         let rows: [SoftmaxRow<T, 1>; T] = std::array::from_fn(|a| {
-            let y = softmax_row(&block.label[a].map(|lane| [lane[l]]));
-            SoftmaxRow::new(&block.frozen[a].map(|lane| [lane[l]]), &y)
+            SoftmaxRow::new(&block.frozen[a].map(|lane| [lane[l]]), &block.y[a].map(|lane| [lane[l]]))
         });
         let curvature = |a: usize, b: usize| 2.0 * coupling * (rows[a].slope[b][0] + rows[b].slope[a][0]);
         let matrix = std::array::from_fn(|a| std::array::from_fn(|b| curvature(a, b)));
@@ -122,11 +122,11 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             self.samples.remember(FollowedPoints::doubt);
         }
         let coupling = self.coupling;
-        let means = self.samples.means(
+        let means = self.samples.means_of_groups(
             level,
             pass,
             #[inline(always)]
-            |block, known, sums| accumulate(coupling, point, block, known, sums),
+            |blocks, known, sums| accumulate(coupling, point, blocks, known, sums),
         );
         means.into_iter().map(Moments::from_sums).collect()
     }

@@ -1,10 +1,13 @@
 //! All terms that are averaged over the proximal points of softmax fine-tuning, for a block of samples.
 
 use super::fields::Logits;
-use crate::channel::{FollowedPoints, Hints, VectorProx, softmax_row};
+use crate::channel::{FollowedPoints, Hints, VectorMinimum, VectorProx, minima};
 use crate::descent::{LaneVector, cholesky, solve};
 use crate::lanes::{LANES, Lane};
 use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
+
+/// Number of blocks whose proximal points are searched together.
+const GROUP: usize = 32;
 
 /// A block of samples.
 pub(super) struct LogitsBlock<const T: usize> {
@@ -12,36 +15,67 @@ pub(super) struct LogitsBlock<const T: usize> {
     pub(super) frozen: Logits<T>,
     /// Logits `B` of the label, the perturbation included.
     pub(super) label: Logits<T>,
+    /// `sigma(B)`.
+    pub(super) y: Logits<T>,
     /// `chi*`.
     pub(super) star: LaneVector<T>,
     /// The part of `omega` that is independent of `chi*`, in units of its standard deviation.
     pub(super) free: LaneVector<T>,
 }
 
-/// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of a block to `sums`, in the
-/// order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The search for the proximal
+impl<const T: usize> LogitsBlock<T> {
+    /// The proximal problem at the given order parameters.
+    #[inline(always)]
+    fn prox(&self, coupling: f64, point: &VectorOverlaps) -> VectorProx<T> {
+        let VectorOverlaps { m, v, .. } = *point;
+        let (deviation, centring) = (point.deviation(), coupling * point.q());
+        let (mut omega, mut logits) = ([[0.0; LANES]; T], self.frozen);
+        for i in 0..T {
+            for l in 0..LANES {
+                omega[i][l] = m * self.star[i][l] + deviation * self.free[i][l];
+                logits[i][i][l] -= centring;
+            }
+        }
+        VectorProx { logits, y: self.y, omega, coupling, stiffness: 1.0 / v }
+    }
+}
+
+/// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of some blocks to `sums`, in
+/// the order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The search for the proximal
 /// points begins at those of the last evaluation, `known`, and replaces them.
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
     coupling: f64,
     point: &VectorOverlaps,
-    block: &LogitsBlock<T>,
-    known: &mut FollowedPoints<T>,
+    blocks: &[LogitsBlock<T>],
+    known: &mut [FollowedPoints<T>],
     sums: &mut [Lane; COUNT],
 ) {
-    let VectorOverlaps { m, v, .. } = *point;
-    let deviation = point.deviation();
-    let stiffness = 1.0 / v;
-    let mut omega = [[0.0; LANES]; T];
-    for i in 0..T {
-        for l in 0..LANES {
-            omega[i][l] = m * block.star[i][l] + deviation * block.free[i][l];
+    for (blocks, known) in blocks.chunks(GROUP).zip(known.chunks_mut(GROUP)) {
+        let minima = minima(
+            blocks,
+            known,
+            #[inline(always)]
+            |block| block.prox(coupling, point),
+            #[inline(always)]
+            |block| Hints { frozen: &block.frozen, label: &block.label, star: &block.star, q: point.q() },
+        );
+        for (block, minimum) in blocks.iter().zip(&minima) {
+            add(point, block, minimum, sums);
         }
     }
-    let y = std::array::from_fn(|a| softmax_row(&block.label[a]));
-    let prox = VectorProx { frozen: &block.frozen, y, omega, q: point.q(), coupling, stiffness };
-    let (chi, best) = prox.minimum(&Hints { label: &block.label, star: &block.star }, known);
+}
 
+/// Adds the terms of the samples of one block.
+#[inline(always)]
+fn add<const T: usize>(
+    point: &VectorOverlaps,
+    block: &LogitsBlock<T>,
+    minimum: &VectorMinimum<T>,
+    sums: &mut [Lane; COUNT],
+) {
+    let VectorMinimum { prox, chi, local: best } = minimum;
+    let (deviation, stiffness) = (point.deviation(), prox.stiffness);
     let (factor, _) = cholesky(&best.hessian, &[0.0; LANES]);
     let (mut trace, mut square) = ([0.0; LANES], [0.0; LANES]);
     for j in 0..T {
