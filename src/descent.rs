@@ -26,6 +26,12 @@ pub(crate) trait Descent<const N: usize, const E: usize> {
     /// Curvature of the quadratic pull.
     fn stiffness(&self) -> f64;
 
+    /// Relative size of a full Newton step after which a descent ends. The error that is left is of the order of its
+    /// square; the default leaves an error below rounding.
+    fn close(&self) -> f64 {
+        1e-8
+    }
+
     /// The objective, its derivatives and the additional values at `x`.
     fn local(&self, x: &LaneVector<N>) -> Local<N, E>;
 }
@@ -110,10 +116,8 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     x: &mut LaneVector<N>,
     known: &LaneVector<N>,
 ) -> Local<N, E> {
-    let stiffness = objective.stiffness();
+    let (stiffness, close) = (objective.stiffness(), objective.close());
     const MAX_STEPS: usize = 60;
-    // Relative size of a full Newton step after which the error is below rounding.
-    const CLOSE: f64 = 1e-8;
     // Relative distance between points in the same basin.
     const SAME: f64 = 1e-2;
     let zero = [0.0; LANES];
@@ -148,7 +152,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
                 let harmless = if decrease >= -rounding { small } else { 0.0 };
                 accepted[l] = definite[l] * moving[l] * if enough + harmless > 0.0 { 1.0 } else { 0.0 };
                 let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
-                let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
+                let arrived = if step2[l] <= close * close * (size2[l] + 1e-12) { undamped } else { 0.0 };
                 let again = if apart2[l] <= SAME * SAME * (size2[l] + 1e-2) { accepted[l] } else { 0.0 };
                 // After a rejected step below rounding there is nothing more to gain.
                 let stuck = (1.0 - accepted[l]) * definite[l] * small;

@@ -26,6 +26,8 @@ pub(crate) struct VectorProx<const T: usize> {
     pub(crate) coupling: f64,
     /// `1/v`.
     pub(crate) stiffness: f64,
+    /// Relative size of a Newton step after which a descent ends.
+    pub(crate) close: f64,
 }
 
 impl<const T: usize> VectorProx<T> {
@@ -87,6 +89,10 @@ impl<const T: usize> VectorProx<T> {
 impl<const T: usize> Descent<T, 2> for VectorProx<T> {
     fn stiffness(&self) -> f64 {
         self.stiffness
+    }
+
+    fn close(&self) -> f64 {
+        self.close
     }
 
     /// The objective and its derivatives at `chi`. The extra values are the loss and `dl'/dq`.

@@ -29,17 +29,25 @@ const STARTS: usize = 14;
 pub(crate) struct FollowedPoints<const T: usize> {
     /// The last proximal points.
     chi: LaneVector<T>,
-    /// The samples for which the next evaluation tries all starts.
+    /// The samples whose starts have not been tried, or not since the point moved far.
     doubtful: [bool; LANES],
+    /// The samples whose starts led to different minima when they were tried. They are tried in every evaluation.
+    contested: [bool; LANES],
 }
 
 impl<const T: usize> FollowedPoints<T> {
     /// The state before the first evaluation.
-    pub(crate) const NOTHING: Self = Self { chi: [[f64::NAN; LANES]; T], doubtful: [true; LANES] };
+    pub(crate) const NOTHING: Self =
+        Self { chi: [[f64::NAN; LANES]; T], doubtful: [true; LANES], contested: [false; LANES] };
 
-    /// Lets the next search try all starts.
+    /// Lets the next search everywhere try the starts of all samples.
     pub(crate) fn doubt(&mut self) {
         self.doubtful = [true; LANES];
+    }
+
+    /// The number of samples with several minima.
+    pub(crate) fn contested(&self) -> usize {
+        self.contested.iter().filter(|contested| **contested).count()
     }
 }
 
@@ -71,12 +79,13 @@ struct Candidate<const T: usize> {
 }
 
 /// The proximal points of a group of blocks. The search begins at the points `known` of the last evaluation, which it
-/// replaces. All starts are tried for samples that are in doubt. Afterwards, those are in doubt whose starts led to
-/// different minima.
+/// replaces. All starts are tried for samples whose starts led to different minima before, and with `everywhere` for
+/// those that are in doubt.
 #[inline(always)]
 pub(crate) fn minima<'a, const T: usize, B>(
     blocks: &'a [B],
     known: &mut [FollowedPoints<T>],
+    everywhere: bool,
     problem: impl Fn(&B) -> VectorProx<T>,
     hints: impl Fn(&'a B) -> Hints<'a, T>,
 ) -> Vec<VectorMinimum<T>> {
@@ -105,17 +114,21 @@ pub(crate) fn minima<'a, const T: usize, B>(
         };
         let local = descend(&prox, &mut chi, &near);
         if number < blocks.len() {
-            let doubtful = &mut known[number].doubtful;
+            let FollowedPoints { doubtful, contested, .. } = &mut known[number];
             let minimum = VectorMinimum { prox, chi, local };
-            if doubtful.iter().any(|doubtful| *doubtful) {
-                screen(&minimum, &hints(&blocks[number]), number, doubtful, &mut candidates);
+            let tried = std::array::from_fn(|l| contested[l] || everywhere && doubtful[l]);
+            if tried.contains(&true) {
+                screen(&minimum, &hints(&blocks[number]), number, &tried, &mut candidates);
             }
-            *doubtful = [false; LANES];
+            for l in 0..LANES {
+                doubtful[l] &= !tried[l];
+                contested[l] &= !tried[l];
+            }
             minima.push(minimum);
         } else {
             for (l, candidate) in pack.iter().enumerate() {
                 let minimum = &mut minima[candidate.block];
-                known[candidate.block].doubtful[candidate.lane] |=
+                known[candidate.block].contested[candidate.lane] |=
                     minimum.challenge(candidate.lane, &chi, &local, l);
             }
             packs += pack.len();
@@ -242,7 +255,7 @@ impl<const T: usize> JudgedStart<T> {
     const NOWHERE: Self = Self { point: [[0.0; LANES]; T], near: [1.0; LANES], bent: [0.0; LANES] };
 }
 
-/// Enters the starts of each doubtful sample into the list of candidates, if the objective bends on the way to one of them. The
+/// Enters the starts of each sample that is to be `tried` into the list of candidates, if the objective bends on the way to one of them. The
 /// starts are `omega`, `chi*`, a point close to zero, two points that a linear softmax suggests, and reflections of
 /// `omega`. Each kind of start is computed in one place, and all are judged in one place, since everything here is
 /// compiled for every number of tokens.
@@ -251,7 +264,7 @@ fn screen<const T: usize>(
     minimum: &VectorMinimum<T>,
     hints: &Hints<'_, T>,
     block: usize,
-    doubtful: &[bool; LANES],
+    tried: &[bool; LANES],
     candidates: &mut Vec<Candidate<T>>,
 ) {
     // The number covers all starts up to the reflections through single tokens.
@@ -311,9 +324,9 @@ fn screen<const T: usize>(
         }
     }
     for l in 0..LANES {
-        if doubtful[l] && bent[l] > 0.0 {
-            let tried = starts.iter().filter(|start| start.near[l] == 0.0);
-            candidates.extend(tried.map(|start| Candidate {
+        if tried[l] && bent[l] > 0.0 {
+            let starts = starts.iter().filter(|start| start.near[l] == 0.0);
+            candidates.extend(starts.map(|start| Candidate {
                 block,
                 lane: l,
                 start: start.point.map(|x| x[l]),
@@ -428,7 +441,7 @@ mod tests {
         for (a, row) in logits.iter_mut().enumerate() {
             row[a] = row[a].map(|x| x - point.q());
         }
-        VectorProx { logits, y: block.y, omega, coupling: 1.0, stiffness: 1.0 / point.v }
+        VectorProx { logits, y: block.y, omega, coupling: 1.0, stiffness: 1.0 / point.v, close: 1e-8 }
     }
 
     /// The heights of the global minima by [`minima`], and by polishing every start and many more.
@@ -443,6 +456,7 @@ mod tests {
             let found = minima(
                 blocks,
                 &mut known,
+                true,
                 |block| problem(block, point),
                 |block| Hints { frozen: &block.frozen, label: &block.label, star: &block.star, q: point.q() },
             );

@@ -131,6 +131,24 @@ pub fn solve_observed<X: Vector>(
     observer: &mut dyn Observer,
     mut map: impl FnMut(&X) -> X,
 ) -> Result<Report<X>, Error> {
+    solve_judged(problem, options, observer, |x| JudgedImage { image: map(x), accepted: 0.0 })
+}
+
+/// The image of a point, and the residual at which the point has converged. It may depend on the point: the noise of
+/// an average over samples makes steps that are much smaller than the noise pointless.
+pub(crate) struct JudgedImage<X> {
+    pub(crate) image: X,
+    /// The residual that is accepted, in the coordinates iterated on, beside the tolerance of the options.
+    pub(crate) accepted: f64,
+}
+
+/// Like [`solve_observed`], for a map that tells which residual is accepted.
+pub(crate) fn solve_judged<X: Vector>(
+    problem: &Problem<X>,
+    options: &IterationOptions,
+    observer: &mut dyn Observer,
+    mut map: impl FnMut(&X) -> JudgedImage<X>,
+) -> Result<Report<X>, Error> {
     const MAX_RETREATS: usize = 12;
     options.validate()?;
     problem.validate()?;
@@ -151,7 +169,7 @@ pub fn solve_observed<X: Vector>(
         }
         iterations += 1;
         let point = problem.physical(&x);
-        let image = map(&point);
+        let JudgedImage { image, accepted } = map(&point);
         if image.as_ref().len() != dimension {
             let allowed = format!("{dimension}, as long as the start");
             return Err(Error::invalid("length of the image", image.as_ref().len(), allowed));
@@ -166,7 +184,7 @@ pub fn solve_observed<X: Vector>(
         if observer.iterate(&iterate) == ControlFlow::Break(()) {
             break Status::Interrupted;
         }
-        if norm <= options.tolerance {
+        if norm <= options.tolerance || norm <= accepted {
             break Status::Converged;
         }
         if norm.is_infinite() {

@@ -5,33 +5,29 @@
 pub(crate) enum Tolerance {
     /// A residual chosen by the caller, for any map.
     Fixed(f64),
-    /// [`Tolerance::EXACT`] for a map without statistical noise. The map of an average over nodes jumps where a
-    /// node changes sides, and an iteration may come to rest between two jumps. For such an average, a residual
-    /// that is a small part of the standard error of the average is accepted.
+    /// [`Tolerance::EXACT`] for a map without statistical noise. For an average over nodes, a residual that is a
+    /// small part of the standard error of the average is accepted: it moves the fixed point by a small part of its
+    /// error bar. The map of such an average may also jump where a node changes sides, so that an iteration comes to
+    /// rest between two jumps.
     Automatic,
 }
 
 impl Tolerance {
     /// The automatic tolerance of a map without statistical noise.
     pub(crate) const EXACT: f64 = 1e-10;
-    /// Largest accepted residual of an iteration that has stalled, in units of the standard error of the image.
-    /// Such a residual moves the fixed point by a small part of its error bar.
+    /// Largest accepted residual in units of the standard error of the image.
     const OF_THE_STANDARD_ERROR: f64 = 0.05;
 
-    /// The residual at which an iteration ends.
-    pub(crate) fn aim(self) -> f64 {
+    /// The residual at which an iteration ends, for a map whose image has the given standard error, in its noisiest
+    /// coordinate. The error is NaN if there is no estimate of it (a single scramble).
+    pub(crate) fn aim(self, standard_error: f64) -> f64 {
         match self {
             Self::Fixed(tolerance) => tolerance,
+            Self::Automatic if standard_error.is_finite() => {
+                Self::EXACT.max(Self::OF_THE_STANDARD_ERROR * standard_error)
+            }
             Self::Automatic => Self::EXACT,
         }
-    }
-
-    /// Whether an iteration that has stalled above its aim is solved as well as the noise of its average
-    /// allows. `standard_error` is the standard error of the image of the map, in its noisiest coordinate.
-    /// Without an estimate of it (a single scramble) the answer is no.
-    pub(crate) fn excuses(self, residual: f64, standard_error: Option<f64>) -> bool {
-        self == Self::Automatic
-            && standard_error.is_some_and(|error| residual <= Self::OF_THE_STANDARD_ERROR * error)
     }
 }
 
@@ -40,25 +36,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stall_is_excused_below_a_twentieth_of_the_standard_error() {
-        assert!(Tolerance::Automatic.excuses(0.0499e-3, Some(1e-3)));
-        assert!(!Tolerance::Automatic.excuses(0.0501e-3, Some(1e-3)));
-        assert!(!Tolerance::Automatic.excuses(f64::NAN, Some(1e-3)));
-        assert!(!Tolerance::Automatic.excuses(1e-9, Some(f64::NAN)));
-        // A tolerance that the caller has chosen is strict.
-        assert!(!Tolerance::Fixed(1e-10).excuses(1e-9, Some(1.0)));
-        assert!(!Tolerance::Fixed(1.0).excuses(0.0, Some(1.0)));
+    fn the_automatic_tolerance_is_a_twentieth_of_the_standard_error() {
+        approx::assert_relative_eq!(Tolerance::Automatic.aim(1e-3), 5e-5);
+        // Without noise or its estimate nothing but the exact tolerance is accepted.
+        for error in [0.0, f64::NAN, f64::INFINITY] {
+            approx::assert_relative_eq!(Tolerance::Automatic.aim(error), 1e-10);
+        }
     }
 
     #[test]
-    fn without_noise_or_its_estimate_nothing_is_excused() {
-        assert!(!Tolerance::Automatic.excuses(1e-300, Some(0.0)));
-        assert!(!Tolerance::Automatic.excuses(1e-300, None));
-    }
-
-    #[test]
-    fn both_aim_at_a_residual() {
-        approx::assert_relative_eq!(Tolerance::Automatic.aim(), 1e-10);
-        approx::assert_relative_eq!(Tolerance::Fixed(1e-6).aim(), 1e-6);
+    fn a_tolerance_that_the_caller_has_chosen_is_strict() {
+        for error in [0.0, 1.0, f64::NAN] {
+            approx::assert_relative_eq!(Tolerance::Fixed(1e-6).aim(error), 1e-6);
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass, mea
 use super::sensitivity::{Sensitivity, standard_error_of_image};
 use super::tuning::{Effort, Tuning};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Iterate, Observer, Problem, Report, max_norm};
+use crate::fixed_point::{self, Coordinate, Iterate, JudgedImage, Observer, Problem, Report, max_norm};
 use crate::options::Options;
 use crate::status::Status;
 use crate::std_error::standard_error;
@@ -134,13 +134,14 @@ where
     /// # Errors
     /// The errors of [`StateEvolution::solve`].
     pub fn approach(&mut self, start: &O::Point) -> Result<Attempt<O::Point>, Error> {
-        let Tuning { approach, detour, first_tolerance, close, .. } = self.tuning;
+        let Tuning { approach, detour, first_tolerance, share, close, .. } = self.tuning;
         self.output.prepare(0, start);
         let problem = Problem::new(start.coordinates(), Coordinate::Log);
-        let mut report = self.iterate(0, approach, first_tolerance, start, &problem)?;
+        let accepted = |error: f64| first_tolerance.max(share * error);
+        let mut report = self.iterate(0, approach, accepted, start, &problem)?;
         if report.residual > close && report.status != Status::Interrupted {
             self.output.prepare(0, start);
-            let slow = self.iterate(0, detour, first_tolerance, start, &problem)?;
+            let slow = self.iterate(0, detour, accepted, start, &problem)?;
             if slow.residual < report.residual || slow.status == Status::Interrupted {
                 report = slow;
             }
@@ -156,7 +157,7 @@ where
         self.output.prepare(0, start);
         let problem = Problem::new(start.coordinates(), Coordinate::Log);
         let effort = Effort { evaluations: EVALUATIONS, ..approach };
-        let report = self.iterate(0, effort, close, start, &problem)?;
+        let report = self.iterate(0, effort, |_| close, start, &problem)?;
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 
@@ -208,7 +209,8 @@ where
 
     /// Climbs from level to level, with the slopes of a cheap level.
     fn climb(&mut self, attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
-        let Tuning { polish, middle_tolerance, hopeless, difference, .. } = self.tuning;
+        let Tuning { polish, middle_tolerance, share, hopeless, difference, .. } = self.tuning;
+        let accuracy = self.options.accuracy();
         let finest = self.output.levels().saturating_sub(1);
         let cheap = finest.min(1);
         let template = attempt.point;
@@ -228,8 +230,10 @@ where
                 if level > cheap {
                     self.output.prepare(level, &template.at(&problem.start));
                 }
-                let tolerance = if level == finest { self.target() } else { middle_tolerance };
-                let report = self.iterate(level, polish, tolerance, &template, &problem)?;
+                let accepted = |error: f64| {
+                    if level == finest { accuracy.aim(error) } else { middle_tolerance.max(share * error) }
+                };
+                let report = self.iterate(level, polish, accepted, &template, &problem)?;
                 problem.start = report.point;
                 ended = report.status;
                 if ended == Status::Interrupted {
@@ -239,9 +243,9 @@ where
             }
         }
         let mut settled = self.settle(&template.at(&problem.start))?;
-        if ended == Status::Converged && settled.residual > self.target() {
+        if ended == Status::Converged && settled.residual > accuracy.aim(settled.standard_error()) {
             // Some of the proximal points that were followed from pass to pass were not the right ones.
-            let report = self.iterate(finest, polish, self.target(), &template, &problem)?;
+            let report = self.iterate(finest, polish, |error| accuracy.aim(error), &template, &problem)?;
             problem.start = report.point;
             ended = report.status;
             settled = self.settle(&template.at(&problem.start))?;
@@ -290,19 +294,16 @@ where
 
     /// The status of the solve, given the status of its last iteration.
     fn status(&self, settled: &Settled<O::Point, O::Averages>, ended: Status) -> Status {
-        let Settled { point, residual, differences, .. } = settled;
+        let Settled { point, residual, .. } = settled;
         if !(residual.is_finite() && point.coordinates().iter().all(|x| x.is_finite())) {
             return Status::NonFinite;
         }
-        let estimated = (differences.len() > 1).then(|| standard_error_of_image(differences));
-        let tolerance = self.options.accuracy();
-        if *residual <= tolerance.aim()
-            || (ended == Status::Stalled && tolerance.excuses(*residual, estimated))
-        {
+        let estimated = settled.standard_error();
+        if *residual <= self.options.accuracy().aim(estimated) {
             return if self.input.resolves(point) { Status::Converged } else { Status::NoiseLimited };
         }
         // The bound is three standard errors. A larger residual cannot be explained by noise, and is a stall.
-        let jumps = estimated.map_or_else(|| self.output.resolution(), |error| 3.0 * error);
+        let jumps = if estimated.is_nan() { self.output.resolution() } else { 3.0 * estimated };
         match ended {
             Status::MaxIterations if self.iterations >= self.options.max_iterations() => {
                 Status::MaxIterations
@@ -345,16 +346,12 @@ where
         Ok(image.iter().zip(&here).map(|(image, x)| image.ln() - x.ln()).collect())
     }
 
-    /// The residual at which the iteration on the finest level ends.
-    fn target(&self) -> f64 {
-        self.options.accuracy().aim()
-    }
-
+    /// Iterates on a level. `accepted` is the residual that is accepted, given the standard error of the image.
     fn iterate(
         &mut self,
         level: usize,
         effort: Effort,
-        tolerance: f64,
+        accepted: impl Fn(f64) -> f64,
         template: &O::Point,
         problem: &Problem<Vec<f64>>,
     ) -> Result<Report<Vec<f64>>, Error> {
@@ -369,7 +366,7 @@ where
             });
         }
         let limits = fixed_point::Options {
-            tolerance,
+            tolerance: 0.0,
             max_iterations: allowed.min(effort.evaluations),
             method: effort.method,
             patience: effort.patience,
@@ -378,13 +375,19 @@ where
             observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
             before: *iterations,
         };
-        let report = fixed_point::solve_observed(problem, &limits, &mut counted, |x| {
+        let report = fixed_point::solve_judged(problem, &limits, &mut counted, |x| {
             let point = template.at(x);
             let replicates = output.averages(level, Pass::Step, &point);
             if replicates.is_empty() {
-                return Vec::new();
+                return JudgedImage { image: Vec::new(), accepted: 0.0 };
             }
-            input.image(&point, &mean(&replicates)).coordinates()
+            let image = input.image(&point, &mean(&replicates)).coordinates();
+            let own = |own: &O::Averages| {
+                let own = input.image(&point, own).coordinates();
+                own.iter().zip(&image).map(|(own, common)| own.ln() - common.ln()).collect()
+            };
+            let differences: Vec<Vec<f64>> = replicates.iter().map(own).collect();
+            JudgedImage { image, accepted: accepted(standard_error_of_image(&differences)) }
         })?;
         *iterations += report.iterations;
         Ok(report)
@@ -399,6 +402,13 @@ struct Settled<P, A> {
     replicates: Vec<A>,
     /// The residual of every replicate by itself, minus the residual of all replicates together.
     differences: Vec<Vec<f64>>,
+}
+
+impl<P, A> Settled<P, A> {
+    /// The standard error of the image, in its noisiest coordinate; NaN for a single replicate.
+    fn standard_error(&self) -> f64 {
+        standard_error_of_image(&self.differences)
+    }
 }
 
 /// An observer that shows another observer the number of iterations of the whole solve.

@@ -10,12 +10,14 @@ pub(crate) struct Levels {
 }
 
 impl Levels {
-    /// The coarse levels of `tuning`, and the level with `2^log2_nodes` nodes. A level has at least one block
-    /// of `size` samples.
-    pub(crate) fn up_to(log2_nodes: usize, tuning: &Tuning, size: usize) -> Self {
+    /// The coarse levels of `tuning`, and the level with `2^log2_nodes` nodes, for each of some scrambles. A level has
+    /// at least one block of `size` samples.
+    pub(crate) fn up_to(log2_nodes: usize, scrambles: usize, tuning: &Tuning, size: usize) -> Self {
         let finest = 1 << log2_nodes;
         // Rounded up after the bound, so that no number is too large to be rounded.
-        let rounded = |nodes: usize| nodes.min(finest).next_multiple_of(size).max(size);
+        let rounded = |nodes: usize| {
+            nodes.div_ceil(scrambles.max(1)).min(finest).next_power_of_two().next_multiple_of(size).max(size)
+        };
         let coarse = tuning.coarse_nodes.into_iter().map(rounded);
         Self { nodes: coarse.filter(|nodes| *nodes < finest).chain([finest]).collect() }
     }
@@ -38,7 +40,7 @@ mod tests {
     #[test]
     fn the_finest_level_has_the_nodes_that_were_asked_for() {
         for (log2_nodes, count) in [(6, 1), (9, 1), (10, 2), (11, 2), (12, 3), (20, 3)] {
-            let levels = Levels::up_to(log2_nodes, &Tuning::default(), 8);
+            let levels = Levels::up_to(log2_nodes, 4, &Tuning::default(), 8);
             assert_eq!(levels.count(), count);
             assert_eq!(levels.nodes(count - 1), 1 << log2_nodes);
             assert_eq!(levels.nodes(count), 1 << log2_nodes);

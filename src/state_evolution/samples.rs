@@ -71,7 +71,12 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             Ok(Scramble { blocks, memory: vec![nothing.clone(); count] })
         };
         let scrambles = (0..options.scrambles()).map(make).collect::<Result<_, _>>()?;
-        Ok(Self { scrambles, levels: Levels::up_to(options.log2_nodes(), tuning, size), size, nothing })
+        Ok(Self {
+            scrambles,
+            levels: Levels::up_to(options.log2_nodes(), options.scrambles(), tuning, size),
+            size,
+            nothing,
+        })
     }
 
     /// The number of accuracy levels.
@@ -82,6 +87,12 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     /// The samples of every scramble.
     pub(crate) fn scrambles(&self) -> &[Scramble<B, M>] {
         &self.scrambles
+    }
+
+    /// The memory of every block of a level.
+    pub(crate) fn memories(&self, level: usize) -> impl Iterator<Item = &M> {
+        let blocks = self.levels.nodes(level) / self.size;
+        self.scrambles.iter().flat_map(move |scramble| &scramble.memory[..blocks])
     }
 
     /// Changes the memory of every block.

@@ -19,8 +19,8 @@ pub struct Effort {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Tuning {
-    /// Numbers of nodes of the two cheap levels of quasi-Monte-Carlo averages, in increasing order. The first
-    /// level gives a fixed point to about a percent, from which Newton's method converges on the next level.
+    /// Numbers of nodes of the two cheap levels of quasi-Monte-Carlo averages, all replicates together, in increasing
+    /// order. The first level gives a fixed point to some percent, from which Newton's method converges on the next level.
     pub coarse_nodes: [usize; 2],
     /// The approach from a start to the neighbourhood of a fixed point, on the cheapest level.
     pub approach: Effort,
@@ -32,6 +32,9 @@ pub struct Tuning {
     pub first_tolerance: f64,
     /// Residual at which the search goes from a middle level to the next.
     pub middle_tolerance: f64,
+    /// Residual, in units of the standard error of the image, at which the search goes from a cheap level to the next
+    /// in any case: the fixed point of the next level is some standard errors away.
+    pub share: f64,
     /// Residual below which an approach needs no detour. The jumps of few nodes may keep an approach above
     /// `first_tolerance`.
     pub close: f64,
@@ -45,7 +48,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            coarse_nodes: [1 << 9, 1 << 11],
+            coarse_nodes: [1 << 11, 1 << 13],
             approach: Effort {
                 method: Method::Anderson { memory: 5, mixing: 0.7, warmup: 5, max_step: 0.7 },
                 evaluations: 300,
@@ -59,6 +62,7 @@ impl Default for Tuning {
             },
             first_tolerance: 1e-4,
             middle_tolerance: 1e-6,
+            share: 0.1,
             close: 1e-2,
             hopeless: 0.1,
             difference: 1e-2,

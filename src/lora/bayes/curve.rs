@@ -196,7 +196,7 @@ impl BayesCurve {
         let weak_recovery = self.weak_recovery();
         let [q, v] = overlaps(lower.l);
         let status = if algorithmic.errors.test.is_finite() && lower.residual.is_finite() {
-            let reached = lower.residual <= self.options.accuracy().aim().max(1e-10);
+            let reached = lower.residual <= self.options.accuracy().aim(0.0).max(1e-10);
             if reached { Status::Converged } else { Status::NoiseLimited }
         } else {
             return Ok(nothing());

@@ -74,7 +74,7 @@ pub fn bayes_optimal(
     let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite())
     {
         Status::NonFinite
-    } else if found.residual <= options.accuracy().aim() {
+    } else if found.residual <= options.accuracy().aim(0.0) {
         Status::Converged
     } else {
         Status::Stalled

@@ -1,7 +1,7 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
 use super::fields::{Logits, training_logits};
-use super::prox::{LogitsBlock, accumulate};
+use super::prox::{LogitsBlock, Problems, accumulate};
 use crate::channel::{self, FollowedPoints, SoftmaxRow, softmax_row};
 use crate::descent::LaneVector;
 use crate::divergence::Divergence;
@@ -18,12 +18,25 @@ use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 /// Number of samples per unit of parallel work.
 const CHUNK: usize = 512;
 
+/// Relative size of a Newton step after which the error of a proximal point is below rounding. It is quadratic in the
+/// step.
+const EXACT: f64 = 1e-8;
+/// Relative size of a Newton step after which that error is 10^-8, far below the noise of an average, if the tolerance of the
+/// iteration is matched to that noise.
+const BELOW_NOISE: f64 = 1e-4;
+/// Share of samples with several minima from which on the steps of the iteration try all starts.
+const FREQUENT: f64 = 2e-3;
+
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
 /// are remembered from one evaluation to the next.
 pub(super) struct SoftmaxVectorNodes<const T: usize> {
     coupling: f64,
     samples: Samples<LogitsBlock<T>, FollowedPoints<T>>,
     zero_weights: Option<ZeroWeights>,
+    /// Relative size of a Newton step after which a descent ends.
+    close: f64,
+    /// Whether samples with several minima are frequent.
+    contested: bool,
 }
 
 /// `chi*` and the free part of `omega` of the block that begins with node `first`.
@@ -49,7 +62,8 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             LogitsBlock { frozen, label, y, star, free }
         };
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
-        Ok(Self { coupling, samples, zero_weights: None })
+        let close = if options.tolerance().is_some() { EXACT } else { BELOW_NOISE };
+        Ok(Self { coupling, samples, zero_weights: None, close, contested: false })
     }
 }
 
@@ -95,7 +109,7 @@ impl<const T: usize> FinetuningLosses for SoftmaxVectorNodes<T> {
     }
 
     fn zero_weights(&mut self) -> Option<&ZeroWeights> {
-        let Self { zero_weights, samples, coupling } = self;
+        let Self { zero_weights, samples, coupling, .. } = self;
         Some(zero_weights.get_or_insert_with(|| {
             let scrambles = samples.scrambles().iter();
             ZeroWeights::new(scrambles.map(|scramble| at_zero(&scramble.blocks, *coupling)).collect())
@@ -121,19 +135,30 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             // An approach moves far in each step, and its nodes are few.
             self.samples.remember(FollowedPoints::doubt);
         }
-        let coupling = self.coupling;
+        let everywhere = pass == Pass::Fresh || level + 1 < self.levels() || self.contested;
+        let problems = Problems { coupling: self.coupling, close: self.close, point };
         let means = self.samples.means_of_groups(
             level,
             pass,
             #[inline(always)]
-            |blocks, known, sums| accumulate(coupling, point, blocks, known, sums),
+            |blocks, known, sums| accumulate(problems, blocks, known, everywhere, sums),
         );
         means.into_iter().map(Moments::from_sums).collect()
     }
 
-    /// The next evaluation tries all starts of every proximal point.
-    fn prepare(&mut self, _level: usize, _point: &VectorOverlaps) {
+    /// The next evaluation of a cheap level tries all starts of every proximal point. On the finest level, steps do so
+    /// only if samples with several minima are frequent on the level below. Else those that differ are found by the
+    /// fresh evaluation at the end.
+    fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
         self.samples.remember(FollowedPoints::doubt);
+        if let Some(below) = level.checked_sub(1) {
+            let (mut contested, mut all) = (0, 0);
+            for memory in self.samples.memories(below) {
+                contested += memory.contested();
+                all += LANES;
+            }
+            self.contested = contested as f64 > FREQUENT * all as f64;
+        }
     }
 }
 

@@ -23,10 +23,21 @@ pub(super) struct LogitsBlock<const T: usize> {
     pub(super) free: LaneVector<T>,
 }
 
+/// What the proximal problems of all samples have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Problems<'a> {
+    /// The inverse temperature times `q0`.
+    pub(super) coupling: f64,
+    /// Relative size of a Newton step after which a descent ends.
+    pub(super) close: f64,
+    pub(super) point: &'a VectorOverlaps,
+}
+
 impl<const T: usize> LogitsBlock<T> {
-    /// The proximal problem at the given order parameters.
+    /// The proximal problem of a block.
     #[inline(always)]
-    fn prox(&self, coupling: f64, point: &VectorOverlaps) -> VectorProx<T> {
+    fn prox(&self, problems: Problems<'_>) -> VectorProx<T> {
+        let Problems { coupling, close, point } = problems;
         let VectorOverlaps { m, v, .. } = *point;
         let (deviation, centring) = (point.deviation(), coupling * point.q());
         let (mut omega, mut logits) = ([[0.0; LANES]; T], self.frozen);
@@ -36,32 +47,38 @@ impl<const T: usize> LogitsBlock<T> {
                 logits[i][i][l] -= centring;
             }
         }
-        VectorProx { logits, y: self.y, omega, coupling, stiffness: 1.0 / v }
+        VectorProx { logits, y: self.y, omega, coupling, stiffness: 1.0 / v, close }
     }
 }
 
 /// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of some blocks to `sums`, in
 /// the order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The search for the proximal
-/// points begins at those of the last evaluation, `known`, and replaces them.
+/// points begins at those of the last evaluation, `known`, and replaces them (see [`minima`]).
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
-    coupling: f64,
-    point: &VectorOverlaps,
+    problems: Problems<'_>,
     blocks: &[LogitsBlock<T>],
     known: &mut [FollowedPoints<T>],
+    everywhere: bool,
     sums: &mut [Lane; COUNT],
 ) {
     for (blocks, known) in blocks.chunks(GROUP).zip(known.chunks_mut(GROUP)) {
         let minima = minima(
             blocks,
             known,
+            everywhere,
             #[inline(always)]
-            |block| block.prox(coupling, point),
+            |block| block.prox(problems),
             #[inline(always)]
-            |block| Hints { frozen: &block.frozen, label: &block.label, star: &block.star, q: point.q() },
+            |block| Hints {
+                frozen: &block.frozen,
+                label: &block.label,
+                star: &block.star,
+                q: problems.point.q(),
+            },
         );
         for (block, minimum) in blocks.iter().zip(&minima) {
-            add(point, block, minimum, sums);
+            add(problems.point, block, minimum, sums);
         }
     }
 }
