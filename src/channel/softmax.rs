@@ -30,22 +30,33 @@ pub(crate) struct SoftmaxRow<const T: usize, const L: usize> {
 }
 
 /// The softmax of one row of logits, for `L` samples at once. Safe for logits of any finite size.
+///
+/// The exponentials are relative to the first logit, which saves one of them. Only where another logit is larger by so
+/// much that the exponential of the first one vanishes beside it, they are relative to the largest.
 #[inline(always)]
 pub(crate) fn softmax_row<const T: usize, const L: usize>(logits: &[[f64; L]; T]) -> [[f64; L]; T] {
-    let mut top = logits[0];
-    for logit in &logits[1..] {
+    const LARGE: f64 = 600.0;
+    let mut top = [0.0; L];
+    for b in 1..T {
         for l in 0..L {
-            top[l] = if logit[l] > top[l] { logit[l] } else { top[l] };
+            let above = logits[b][l] - logits[0][l];
+            top[l] = if above > top[l] { above } else { top[l] };
         }
     }
     let mut p = [[0.0; L]; T];
-    let mut total = [0.0; L];
-    for b in 0..T {
-        let mut below = [0.0; L];
+    let (mut shift, mut total) = ([0.0; L], [0.0; L]);
+    for l in 0..L {
+        let first = if top[l] > LARGE { 0.0 } else { 1.0 };
+        shift[l] = if top[l] > LARGE { top[l] } else { 0.0 };
+        p[0][l] = first;
+        total[l] = first;
+    }
+    for b in 1..T {
+        let mut above = [0.0; L];
         for l in 0..L {
-            below[l] = logits[b][l] - top[l];
+            above[l] = logits[b][l] - logits[0][l] - shift[l];
         }
-        p[b] = lanes::exp(&below);
+        p[b] = lanes::exp(&above);
         for l in 0..L {
             total[l] += p[b][l];
         }

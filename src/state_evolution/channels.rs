@@ -44,8 +44,8 @@ pub enum Pass {
     Step,
     /// All averages are needed. Proximal points may be followed from those of the pass before.
     Complete,
-    /// All averages are needed, and every proximal point is searched anew: no result of an earlier pass may
-    /// be used.
+    /// All averages are needed, and every proximal point is searched: a point of an earlier pass may be a start of
+    /// the search, but must not be taken for the global minimum.
     Fresh,
 }
 

@@ -103,31 +103,34 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     }
 
     /// The means of `COUNT` terms over the samples of a level, with one entry per scramble. `add` adds the
-    /// terms of one block to the sums; it should be `#[inline(always)]`.
+    /// terms of one block to the sums; it should be `#[inline(always)]`. A fresh pass begins without memory.
     pub(crate) fn means<const COUNT: usize>(
         &mut self,
         level: usize,
         pass: Pass,
         add: impl Fn(&B, &mut M, &mut [Lane; COUNT]) + Sync,
     ) -> Vec<[f64; COUNT]> {
-        self.means_of_groups(level, pass, for_each_block(add))
+        if pass == Pass::Fresh {
+            for scramble in &mut self.scrambles {
+                scramble.memory.fill(self.nothing.clone());
+            }
+        }
+        self.means_of_groups(level, for_each_block(add))
     }
 
-    /// The means of `COUNT` terms as in [`Samples::means`], where `add` adds the terms of some consecutive blocks.
+    /// The means of `COUNT` terms as in [`Samples::means`], where `add` adds the terms of some consecutive blocks, and
+    /// decides what the purpose of the pass means for their memory.
     pub(crate) fn means_of_groups<const COUNT: usize>(
         &mut self,
         level: usize,
-        pass: Pass,
         add: impl Fn(&[B], &mut [M], &mut [Lane; COUNT]) + Sync,
     ) -> Vec<[f64; COUNT]> {
         let blocks = self.levels.nodes(level) / self.size;
-        let (nothing, size) = (&self.nothing, self.size);
-        let scrambles = self.scrambles.iter_mut().map(|scramble| {
-            if pass == Pass::Fresh {
-                scramble.memory.fill(nothing.clone());
-            }
-            (&scramble.blocks[..blocks], &mut scramble.memory[..blocks])
-        });
+        let size = self.size;
+        let scrambles = self
+            .scrambles
+            .iter_mut()
+            .map(|scramble| (&scramble.blocks[..blocks], &mut scramble.memory[..blocks]));
         let sums = sums_over_blocks(
             scrambles.collect(),
             size,

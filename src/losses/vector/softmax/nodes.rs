@@ -131,15 +131,14 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
-        if level == 0 {
-            // An approach moves far in each step, and its nodes are few.
+        // An approach moves far in each step, and its nodes are few.
+        if level == 0 || pass == Pass::Fresh {
             self.samples.remember(FollowedPoints::doubt);
         }
         let everywhere = pass == Pass::Fresh || level + 1 < self.levels() || self.contested;
         let problems = Problems { coupling: self.coupling, close: self.close, point };
         let means = self.samples.means_of_groups(
             level,
-            pass,
             #[inline(always)]
             |blocks, known, sums| accumulate(problems, blocks, known, everywhere, sums),
         );
