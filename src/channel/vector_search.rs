@@ -206,34 +206,34 @@ fn top_eigenvector<const T: usize>(matrix: &LaneMatrix<T>, start: &LaneVector<T>
             bound[l] = if sum[l] > bound[l] { sum[l] } else { bound[l] };
         }
     }
+    let scale = bound.map(|bound| 1.0 / (bound + f64::MIN_POSITIVE));
     let mut vector = *start;
-    let mut eigenvalue = [0.0; LANES];
-    for _ in 0..STEPS {
+    let (mut norm2, mut along) = ([0.0; LANES], [0.0; LANES]);
+    for step in 0..=STEPS {
         let mut image = [[0.0; LANES]; T];
-        let (mut norm2, mut old2, mut along) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for a in 0..T {
             for b in 0..T {
                 for l in 0..LANES {
                     image[a][l] += matrix[a][b][l] * vector[b][l];
                 }
             }
-            for l in 0..LANES {
-                along[l] += image[a][l] * vector[a][l];
-                image[a][l] += bound[l] * vector[a][l];
-                norm2[l] += image[a][l] * image[a][l];
-                old2[l] += vector[a][l] * vector[a][l];
-            }
         }
-        for l in 0..LANES {
-            eigenvalue[l] = along[l] / (old2[l] + f64::MIN_POSITIVE);
-            let scale = 1.0 / (norm2[l] + f64::MIN_POSITIVE).sqrt();
-            for a in 0..T {
-                vector[a][l] = scale * image[a][l];
+        for a in 0..T {
+            for l in 0..LANES {
+                if step < STEPS {
+                    // The eigenvalues of I + M/bound are between 0 and 2, so that nothing overflows.
+                    vector[a][l] += scale[l] * image[a][l];
+                } else {
+                    along[l] += image[a][l] * vector[a][l];
+                    norm2[l] += vector[a][l] * vector[a][l];
+                }
             }
         }
     }
     for l in 0..LANES {
-        let size = (if eigenvalue[l] > 0.05 { eigenvalue[l] } else { 0.05 }).sqrt();
+        let inverse = 1.0 / (norm2[l] + f64::MIN_POSITIVE);
+        let eigenvalue = along[l] * inverse;
+        let size = ((if eigenvalue > 0.05 { eigenvalue } else { 0.05 }) * inverse).sqrt();
         for a in 0..T {
             vector[a][l] *= size;
         }
