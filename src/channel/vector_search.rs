@@ -209,7 +209,7 @@ fn top_eigenvector<const T: usize>(matrix: &LaneMatrix<T>, start: &LaneVector<T>
     let scale = bound.map(|bound| 1.0 / (bound + f64::MIN_POSITIVE));
     let mut vector = *start;
     let (mut norm2, mut along) = ([0.0; LANES], [0.0; LANES]);
-    for step in 0..=STEPS {
+    for _ in 0..STEPS {
         let mut image = [[0.0; LANES]; T];
         for a in 0..T {
             for b in 0..T {
@@ -220,22 +220,32 @@ fn top_eigenvector<const T: usize>(matrix: &LaneMatrix<T>, start: &LaneVector<T>
         }
         for a in 0..T {
             for l in 0..LANES {
-                if step < STEPS {
-                    // The eigenvalues of I + M/bound are between 0 and 2, so that nothing overflows.
-                    vector[a][l] += scale[l] * image[a][l];
-                } else {
-                    along[l] += image[a][l] * vector[a][l];
-                    norm2[l] += vector[a][l] * vector[a][l];
-                }
+                // The eigenvalues of I + M/bound are between 0 and 2, so that nothing overflows.
+                vector[a][l] += scale[l] * image[a][l];
             }
         }
     }
+    for a in 0..T {
+        let mut image = [0.0; LANES];
+        for b in 0..T {
+            for l in 0..LANES {
+                image[l] += matrix[a][b][l] * vector[b][l];
+            }
+        }
+        for l in 0..LANES {
+            along[l] += image[l] * vector[a][l];
+            norm2[l] += vector[a][l] * vector[a][l];
+        }
+    }
+    let mut size = [0.0; LANES];
     for l in 0..LANES {
         let inverse = 1.0 / (norm2[l] + f64::MIN_POSITIVE);
         let eigenvalue = along[l] * inverse;
-        let size = ((if eigenvalue > 0.05 { eigenvalue } else { 0.05 }) * inverse).sqrt();
-        for a in 0..T {
-            vector[a][l] *= size;
+        size[l] = ((if eigenvalue > 0.05 { eigenvalue } else { 0.05 }) * inverse).sqrt();
+    }
+    for component in &mut vector {
+        for l in 0..LANES {
+            component[l] *= size[l];
         }
     }
     vector
@@ -324,6 +334,7 @@ fn screen<const T: usize>(
         }
     }
     for l in 0..LANES {
+        // The samples are gone through one by one only where there is one to search.
         if tried[l] && bent[l] > 0.0 {
             let starts = starts.iter().filter(|start| start.near[l] == 0.0);
             candidates.extend(starts.map(|start| Candidate {
@@ -354,11 +365,14 @@ impl<const T: usize> VectorMinimum<T> {
         }
         let pull = prox.distance(&point);
         let (mut apart2, mut size2, mut direction) = ([0.0; LANES], [0.0; LANES], *chi);
+        let mut inside = [0.0; LANES];
         for l in 0..LANES {
-            let inside = (local.value[l] / (pull[l] + f64::MIN_POSITIVE)).sqrt();
-            let inside = if inside < 1.0 { inside } else { 1.0 };
-            for i in 0..T {
-                point[i][l] = prox.omega[i][l] + inside * (point[i][l] - prox.omega[i][l]);
+            let share = (local.value[l] / (pull[l] + f64::MIN_POSITIVE)).sqrt();
+            inside[l] = if share < 1.0 { share } else { 1.0 };
+        }
+        for i in 0..T {
+            for l in 0..LANES {
+                point[i][l] = prox.omega[i][l] + inside[l] * (point[i][l] - prox.omega[i][l]);
                 direction[i][l] = point[i][l] - chi[i][l];
                 apart2[l] += direction[i][l] * direction[i][l];
                 size2[l] += chi[i][l] * chi[i][l];
@@ -368,9 +382,10 @@ impl<const T: usize> VectorMinimum<T> {
         let (mut near, mut bent) = ([0.0; LANES], [0.0; LANES]);
         for l in 0..LANES {
             let rise = value[l] - local.value[l];
-            let straight = rise > 0.0 && slope[l] >= STRAIGHT[0] * rise && slope[l] <= STRAIGHT[1] * rise;
+            let too_flat = if slope[l] < STRAIGHT[0] * rise || rise <= 0.0 { 1.0 } else { 0.0 };
+            let too_steep = if slope[l] > STRAIGHT[1] * rise { 1.0 } else { 0.0 };
             near[l] = if apart2[l] <= NEAR * NEAR * (size2[l] + 1e-2) { 1.0 } else { 0.0 };
-            bent[l] = if straight { 0.0 } else { 1.0 - near[l] };
+            bent[l] = (1.0 - near[l]) * (too_flat + too_steep);
         }
         JudgedStart { point, near, bent }
     }

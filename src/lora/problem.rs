@@ -190,7 +190,8 @@ impl<'a> FinetuningProblem<'a> {
         let critical = parallel::in_pool(|| {
             let mut losses = self.losses(&Tuning::default())?;
             let ridge = self.ridge(losses.as_ref());
-            Ok(losses.zero_weights().and_then(|zero| critical_ridge(zero, &ridge)))
+            let finest = losses.levels().saturating_sub(1);
+            Ok(losses.zero_weights(finest).and_then(|zero| critical_ridge(zero, &ridge)))
         })?;
         let unit = self.units.stiffness();
         Ok(critical.map(|(common, own)| {

@@ -202,8 +202,13 @@ impl<'a> FinetuningStarts<'a> {
     fn vanished(&mut self, branch: Branch) -> Option<FoundVector> {
         // The proximal point is smooth at w = 0.
         let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.evolution.input };
+        let finest = self.evolution.output.levels().saturating_sub(1);
+        let few = self.evolution.output.zero_weights(finest.min(1))?;
+        if zero_weights::clearly_unstable(few, &ridge) {
+            return None;
+        }
         let ((point, moments), replicates) =
-            zero_weights::stable(self.evolution.output.zero_weights()?, &ridge)?;
+            zero_weights::stable(self.evolution.output.zero_weights(finest)?, &ridge)?;
         Some(FoundVector {
             point,
             moments,

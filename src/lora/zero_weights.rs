@@ -39,6 +39,15 @@ pub(super) fn stable(
     stable.then(|| ((point, moments), replicates(zero, v, |moments| total_curvature(ridge, moments))))
 }
 
+/// Share of `lambda'_c` below which the averages over few nodes show that `w = 0` is unstable. Over the nodes of a cheap
+/// level, `lambda'_c` has a standard error of a few percent.
+const CLEARLY_BELOW: f64 = 0.7;
+
+/// Whether a few nodes are enough to tell that `w = 0` is unstable.
+pub(super) fn clearly_unstable(few: &ZeroWeights, ridge: &Ridge) -> bool {
+    critical_ridge(few, ridge).is_some_and(|(critical, _)| ridge.lambda < CLEARLY_BELOW * critical)
+}
+
 /// The response of every replicate by itself, to first order in its distance from the common one, and the
 /// averages there.
 fn replicates(

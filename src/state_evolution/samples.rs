@@ -89,6 +89,12 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         &self.scrambles
     }
 
+    /// The blocks of every scramble, as many as a level has.
+    pub(crate) fn blocks(&self, level: usize) -> impl Iterator<Item = &[B]> {
+        let blocks = self.levels.nodes(level) / self.size;
+        self.scrambles.iter().map(move |scramble| &scramble.blocks[..blocks])
+    }
+
     /// The memory of every block of a level.
     pub(crate) fn memories(&self, level: usize) -> impl Iterator<Item = &M> {
         let blocks = self.levels.nodes(level) / self.size;

@@ -10,9 +10,9 @@ pub(crate) trait FinetuningLosses: OutputChannel<Point = VectorOverlaps, Average
     /// The estimator of the divergences that has the smaller error where jumps are rare.
     fn smooth_divergence(&self) -> Divergence;
 
-    /// The curvatures that decide whether the weights vanish altogether; `None` for a loss under which the
-    /// weights never vanish.
-    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
+    /// The curvatures that decide whether the weights vanish altogether, on the nodes of a level; `None` for a loss
+    /// under which the weights never vanish.
+    fn zero_weights(&mut self, _level: usize) -> Option<&ZeroWeights> {
         None
     }
 }

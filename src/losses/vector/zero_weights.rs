@@ -4,6 +4,8 @@
 //! point is linear in a small `omega`: `g = -R omega` with `R = H0 (I + v H0)^{-1}`. All averages are functions of
 //! the response `v` alone.
 
+use std::collections::BTreeMap;
+
 use super::moments::{COUNT, Moments, term};
 use crate::state_evolution::mean;
 
@@ -34,6 +36,18 @@ pub(crate) struct ZeroWeights {
     largest_response: f64,
     /// Whether enough samples contribute to the averages.
     resolved: bool,
+}
+
+/// The averages on the nodes of the levels at which they were asked for.
+#[derive(Default)]
+pub(crate) struct ZeroWeightsByLevel(BTreeMap<usize, ZeroWeights>);
+
+impl ZeroWeightsByLevel {
+    /// The averages on the nodes of a level, which are made if they are not there. `samples` gives the curvatures of
+    /// every scramble.
+    pub(crate) fn at(&mut self, level: usize, samples: impl FnOnce() -> Vec<Curvatures>) -> &ZeroWeights {
+        self.0.entry(level).or_insert_with(|| ZeroWeights::new(samples()))
+    }
 }
 
 /// Smallest number of curvatures that contribute to the averages, `(sum |c|)^2 / sum c^2`, with which the

@@ -17,7 +17,7 @@ use crate::lanes::{LANES, Lane};
 use crate::losses::batch::{combine, gather, matrices};
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
-use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights};
+use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights, ZeroWeightsByLevel};
 use crate::model::Model;
 use crate::options::Options;
 use crate::parallel;
@@ -49,7 +49,7 @@ struct PerturbedLayer {
 struct VectorNodes {
     layer: PerturbedLayer,
     samples: Samples<FieldsBlock, LastPoints>,
-    zero_weights: Option<ZeroWeights>,
+    zero_weights: ZeroWeightsByLevel,
 }
 
 /// The losses of any activation. `coupling` is the inverse temperature times `q0`.
@@ -67,7 +67,7 @@ pub(crate) fn losses(
     let columns = |index| FieldColumns::new(tokens, law, options, index, false);
     let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
     let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
-    Ok(Box::new(VectorNodes { layer, samples, zero_weights: None }))
+    Ok(Box::new(VectorNodes { layer, samples, zero_weights: ZeroWeightsByLevel::default() }))
 }
 
 impl PerturbedLayer {
@@ -263,15 +263,12 @@ impl FinetuningLosses for VectorNodes {
         Divergence::IntegrationByParts
     }
 
-    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
+    fn zero_weights(&mut self, level: usize) -> Option<&ZeroWeights> {
         let Self { zero_weights, samples, layer } = self;
         if !layer.activation.is_bounded() || is_stationary(layer, samples) {
             return None;
         }
-        Some(zero_weights.get_or_insert_with(|| {
-            let scrambles = samples.scrambles().iter();
-            ZeroWeights::new(scrambles.map(|scramble| layer.at_zero(&scramble.blocks)).collect())
-        }))
+        Some(zero_weights.at(level, || samples.blocks(level).map(|blocks| layer.at_zero(blocks)).collect()))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::LANES;
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::{Moments, VectorOverlaps};
-use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights};
+use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights, ZeroWeightsByLevel};
 use crate::options::Options;
 use crate::parallel;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
@@ -32,7 +32,7 @@ const FREQUENT: f64 = 2e-3;
 pub(super) struct SoftmaxVectorNodes<const T: usize> {
     coupling: f64,
     samples: Samples<LogitsBlock<T>, FollowedPoints<T>>,
-    zero_weights: Option<ZeroWeights>,
+    zero_weights: ZeroWeightsByLevel,
     /// Relative size of a Newton step after which a descent ends.
     close: f64,
     /// Whether samples with several minima are frequent.
@@ -63,7 +63,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         };
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
         let close = if options.tolerance().is_some() { EXACT } else { BELOW_NOISE };
-        Ok(Self { coupling, samples, zero_weights: None, close, contested: false })
+        Ok(Self { coupling, samples, zero_weights: ZeroWeightsByLevel::default(), close, contested: false })
     }
 }
 
@@ -108,12 +108,12 @@ impl<const T: usize> FinetuningLosses for SoftmaxVectorNodes<T> {
         Divergence::IntegrationByParts
     }
 
-    fn zero_weights(&mut self) -> Option<&ZeroWeights> {
+    fn zero_weights(&mut self, level: usize) -> Option<&ZeroWeights> {
         let Self { zero_weights, samples, coupling, .. } = self;
-        Some(zero_weights.get_or_insert_with(|| {
-            let scrambles = samples.scrambles().iter();
-            ZeroWeights::new(scrambles.map(|scramble| at_zero(&scramble.blocks, *coupling)).collect())
-        }))
+        Some(
+            zero_weights
+                .at(level, || samples.blocks(level).map(|blocks| at_zero(blocks, *coupling)).collect()),
+        )
     }
 }
 
