@@ -48,7 +48,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            coarse_nodes: [1 << 10, 1 << 12],
+            coarse_nodes: [1 << 10, 1 << 13],
             approach: Effort {
                 method: Method::Anderson { memory: 5, mixing: 0.7, warmup: 5, max_step: 0.7 },
                 evaluations: 300,

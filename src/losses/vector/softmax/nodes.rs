@@ -24,8 +24,38 @@ const EXACT: f64 = 1e-8;
 /// Relative size of a Newton step after which that error is 10^-8, far below the noise of an average, if the tolerance of the
 /// iteration is matched to that noise.
 const BELOW_NOISE: f64 = 1e-4;
-/// Share of samples with several minima from which on the steps of the iteration try all starts.
-const FREQUENT: f64 = 2e-3;
+/// That size in the first step on the finest level, whose error is 10^-4. The steps that follow correct it.
+const FIRST_STEP: f64 = 1e-2;
+
+/// How many samples have several minima, judged on a cheap level, where all starts of all samples are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SecondMinima {
+    /// None of many samples. On the finest level the minimum downhill from `omega` is taken: fewer than one sample in
+    /// 10^3 have a second minimum, and a fraction of these a lower one.
+    Unseen,
+    /// Some. The steps of the iteration take the minimum downhill from `omega`, and the fresh evaluation at the end
+    /// tries all starts.
+    Rare,
+    /// So many that the steps try all starts, too.
+    Frequent,
+}
+
+impl SecondMinima {
+    /// Smallest number of samples that tell that second minima are rare.
+    const MANY: usize = 1 << 12;
+    /// Share of samples from which on second minima are frequent.
+    const FREQUENT: f64 = 2e-3;
+
+    fn judged(contested: usize, samples: usize) -> Self {
+        if contested as f64 > Self::FREQUENT * samples as f64 {
+            Self::Frequent
+        } else if contested == 0 && samples >= Self::MANY {
+            Self::Unseen
+        } else {
+            Self::Rare
+        }
+    }
+}
 
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
 /// are remembered from one evaluation to the next.
@@ -35,8 +65,9 @@ pub(super) struct SoftmaxVectorNodes<const T: usize> {
     zero_weights: ZeroWeightsByLevel,
     /// Relative size of a Newton step after which a descent ends.
     close: f64,
-    /// Whether samples with several minima are frequent.
-    contested: bool,
+    second_minima: SecondMinima,
+    /// Whether the next evaluation is the first one on the finest level.
+    first_step: bool,
 }
 
 /// `chi*` and the free part of `omega` of the block that begins with node `first`.
@@ -63,7 +94,14 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         };
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
         let close = if options.tolerance().is_some() { EXACT } else { BELOW_NOISE };
-        Ok(Self { coupling, samples, zero_weights: ZeroWeightsByLevel::default(), close, contested: false })
+        Ok(Self {
+            coupling,
+            samples,
+            zero_weights: ZeroWeightsByLevel::default(),
+            close,
+            second_minima: SecondMinima::Rare,
+            first_step: false,
+        })
     }
 }
 
@@ -132,11 +170,19 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
 
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         // An approach moves far in each step, and its nodes are few.
-        if level == 0 || pass == Pass::Fresh {
+        if level == 0 || (pass == Pass::Fresh && self.second_minima != SecondMinima::Unseen) {
             self.samples.remember(FollowedPoints::doubt);
         }
-        let everywhere = pass == Pass::Fresh || level + 1 < self.levels() || self.contested;
-        let problems = Problems { coupling: self.coupling, close: self.close, point };
+        let everywhere = level + 1 < self.levels()
+            || match self.second_minima {
+                SecondMinima::Unseen => false,
+                SecondMinima::Rare => pass == Pass::Fresh,
+                SecondMinima::Frequent => true,
+            };
+        let close =
+            if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
+        self.first_step = false;
+        let problems = Problems { coupling: self.coupling, close, point };
         let means = self.samples.means_of_groups(
             level,
             #[inline(always)]
@@ -145,18 +191,19 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         means.into_iter().map(Moments::from_sums).collect()
     }
 
-    /// The next evaluation of a cheap level tries all starts of every proximal point. On the finest level, steps do so
-    /// only if samples with several minima are frequent on the level below. Else those that differ are found by the
-    /// fresh evaluation at the end.
+    /// The next evaluation of a cheap level tries all starts of every proximal point. What is found there decides on
+    /// the finest level.
     fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
         self.samples.remember(FollowedPoints::doubt);
+        self.first_step = level > 0 && level + 1 == self.levels();
+        self.second_minima = SecondMinima::Rare;
         if let Some(below) = level.checked_sub(1) {
             let (mut contested, mut all) = (0, 0);
             for memory in self.samples.memories(below) {
                 contested += memory.contested();
                 all += LANES;
             }
-            self.contested = contested as f64 > FREQUENT * all as f64;
+            self.second_minima = SecondMinima::judged(contested, all);
         }
     }
 }
