@@ -66,8 +66,8 @@ impl Default for OptionsFields {
         Self {
             tolerance: None,
             max_iterations: 1000,
-            log2_nodes: 14,
-            scrambles: 4,
+            log2_nodes: 13,
+            scrambles: 8,
             seed: 0,
             start: Start::Best,
         }
@@ -109,12 +109,11 @@ impl Options {
 
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve.
     ///
-    /// `None` (the default, left out in JSON) is an automatic tolerance. Every iteration aims at a residual
-    /// of 1e-10. The map of an average over quasi-Monte-Carlo nodes has jumps, at which an iteration may
-    /// stall. It then counts as converged as well if its residual is at most a twentieth of the standard
-    /// error of the image, in its noisiest coordinate, because a smaller residual would not make the result
-    /// more accurate. With a single scramble the noise is unknown, and only 1e-10 counts as converged. A
-    /// tolerance that is given is used for all maps, with noise or without.
+    /// `None` (the default, left out in JSON) is an automatic tolerance. A map without noise is iterated to a residual
+    /// of 1e-10. The map of an average over quasi-Monte-Carlo nodes is iterated to a twentieth of the standard
+    /// error of its image, in its noisiest coordinate, because a smaller residual would not make the result more
+    /// accurate. With a single scramble the noise is unknown, and only 1e-10 counts as converged. A tolerance that is
+    /// given is used for all maps, with noise or without.
     #[must_use]
     pub fn tolerance(&self) -> Option<f64> {
         self.0.tolerance
@@ -128,14 +127,14 @@ impl Options {
         self.0.max_iterations
     }
 
-    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 14 by default. The nodes of a stage,
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 13 by default. The nodes of a stage,
     /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {
         self.0.log2_nodes
     }
 
-    /// Number of independent scrambles; 4 by default. Standard errors need at least 2.
+    /// Number of independent scrambles; 8 by default. Standard errors need at least 2.
     #[must_use]
     pub fn scrambles(&self) -> usize {
         self.0.scrambles

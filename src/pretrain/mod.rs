@@ -55,7 +55,7 @@ pub use validity::PretrainingValidity as Validity;
 /// collapse. Of the options only `max_iterations` and `tolerance` matter. An iteration is an evaluation of
 /// the spectral map: 10 to 20 are typical, and some extreme parameters need several hundred.
 ///
-/// Every other activation: `4 x 2^14` nodes by default. The divergences of `g` are pointwise where all starts of
+/// Every other activation: `8 x 2^13` nodes by default. The divergences of `g` are pointwise where all starts of
 /// the proximal point agree at every node, and by Gaussian integration by parts where a node has several
 /// minima.
 ///
