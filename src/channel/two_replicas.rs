@@ -11,6 +11,7 @@
 //! In this form no average is nested. For softmax, all rows have the same law, and only differences along a
 //! row are seen. It is therefore enough to draw one row, as `T - 1` differences.
 
+use super::rows::{LogitsPair, differences};
 use super::softmax::softmax_row;
 use super::tokens::with_tokens;
 use crate::error::Error;
@@ -53,11 +54,51 @@ impl LogitsLaw {
 
 /// The least error as an average over two replicas, on the nodes of several scrambles.
 pub(crate) trait TwoReplicas: Send + Sync {
+    /// The error by quadrature, if that is possible.
+    fn by_quadrature(&self, _law: &LogitsLaw) -> Option<f64> {
+        None
+    }
+
     /// The error on the nodes of one scramble; NaN if there is no such scramble.
     fn error(&self, scramble: usize, law: &LogitsLaw) -> f64;
 }
 
-/// The standard normals of every scramble, for softmax.
+/// Softmax, without a perturbation.
+pub(crate) struct UnperturbedReplicas {
+    tokens: usize,
+    inverse_temperature: f64,
+    options: Options,
+}
+
+impl UnperturbedReplicas {
+    /// The replicas for 2 to 8 tokens.
+    pub(crate) fn new(tokens: usize, inverse_temperature: f64, options: &Options) -> Self {
+        Self { tokens, inverse_temperature, options: *options }
+    }
+
+    /// The law of both draws.
+    fn pair(&self, law: &LogitsLaw) -> LogitsPair {
+        let scale = self.inverse_temperature * self.inverse_temperature;
+        let variance = scale * (law.known + law.unknown);
+        LogitsPair { variances: [variance; 2], covariance: scale * law.known }
+    }
+}
+
+impl TwoReplicas for UnperturbedReplicas {
+    fn by_quadrature(&self, law: &LogitsLaw) -> Option<f64> {
+        self.pair(law).by_quadrature(self.tokens).map(|difference| 0.5 * difference)
+    }
+
+    fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
+        if scramble >= self.options.scrambles() {
+            return f64::NAN;
+        }
+        let mean = self.pair(law).by_sampling(self.tokens, &self.options, scramble);
+        0.5 * mean.unwrap_or(f64::NAN)
+    }
+}
+
+/// The standard normals of every scramble, for softmax and a perturbation.
 pub(crate) struct SoftmaxReplicas {
     tokens: usize,
     inverse_temperature: f64,
@@ -65,14 +106,9 @@ pub(crate) struct SoftmaxReplicas {
 }
 
 impl SoftmaxReplicas {
-    /// The standard normals for 2 to 8 tokens, with or without a perturbation.
-    pub(crate) fn new(
-        tokens: usize,
-        inverse_temperature: f64,
-        perturbed: bool,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        let dimensions = 2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 };
+    /// The standard normals for 2 to 8 tokens.
+    pub(crate) fn new(tokens: usize, inverse_temperature: f64, options: &Options) -> Result<Self, Error> {
+        let dimensions = 2 * tokens.saturating_sub(1) + 3 * tokens;
         let columns = |scramble| {
             let points =
                 ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble)?;
@@ -96,10 +132,6 @@ impl TwoReplicas for SoftmaxReplicas {
 }
 
 fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law: &LogitsLaw) -> f64 {
-    let differences = T as f64 - 1.0;
-    // The differences h_b - h_0 have the covariance (variance/2)(1 + 2 11^T). The next line gives a root of
-    // the bracket.
-    let spread = ((1.0 + 2.0 * differences).sqrt() - 1.0) / differences;
     let scale = inverse_temperature * (0.5 * (law.known + law.unknown)).sqrt();
     let [correlation, rest] = law.second_draw();
     let coupling = inverse_temperature * law.perturbation;
@@ -112,39 +144,28 @@ fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law:
         #[inline(always)]
         |&block, (), sums: &mut [Lane; 1]| {
             let normal = |k: usize| columns[k][block];
-            let mut rows = [[[0.0; LANES]; T]; 2];
-            let mut totals = [[0.0; LANES]; 2];
+            let mut normals = [[[0.0; LANES]; T]; 2];
             for b in 1..T {
                 let (one, two) = (normal(b - 1), normal(T - 2 + b));
                 for l in 0..LANES {
-                    rows[0][b][l] = scale * one[l];
-                    rows[1][b][l] = scale * (correlation * one[l] + rest * two[l]);
-                    totals[0][l] += spread * rows[0][b][l];
-                    totals[1][l] += spread * rows[1][b][l];
+                    normals[0][b][l] = one[l];
+                    normals[1][b][l] = correlation * one[l] + rest * two[l];
                 }
             }
-            for (row, total) in rows.iter_mut().zip(&totals) {
-                for b in 1..T {
+            let mut rows = [differences(&normals[0], scale), differences(&normals[1], scale)];
+            let common: [Lane; T] = std::array::from_fn(|a| normal(2 * T - 2 + a));
+            for (replica, row) in rows.iter_mut().enumerate() {
+                let mut chi = common;
+                for a in 0..T {
+                    let free = normal((3 + replica) * T - 2 + a);
                     for l in 0..LANES {
-                        row[b][l] += total[l];
+                        chi[a][l] = shared * common[a][l] + own * free[l];
                     }
                 }
-            }
-            if coupling > 0.0 {
-                let common: [Lane; T] = std::array::from_fn(|a| normal(2 * T - 2 + a));
-                for (replica, row) in rows.iter_mut().enumerate() {
-                    let mut chi = common;
-                    for a in 0..T {
-                        let free = normal((3 + replica) * T - 2 + a);
-                        for l in 0..LANES {
-                            chi[a][l] = shared * common[a][l] + own * free[l];
-                        }
-                    }
-                    for b in 0..T {
-                        let centring = if b == 0 { coupling } else { 0.0 };
-                        for l in 0..LANES {
-                            row[b][l] += coupling * chi[0][l] * chi[b][l] - centring;
-                        }
+                for b in 0..T {
+                    let centring = if b == 0 { coupling } else { 0.0 };
+                    for l in 0..LANES {
+                        row[b][l] += coupling * chi[0][l] * chi[b][l] - centring;
                     }
                 }
             }
@@ -214,13 +235,19 @@ mod tests {
         let options = Options::default().with_log2_nodes(12).unwrap();
         for (perturbation, overlap) in [(0.0, 0.0), (1.3, 0.4)] {
             let law = LogitsLaw { known: 2.0, unknown: 1.5, perturbation, overlap };
-            let two = SoftmaxReplicas::new(2, 0.8, perturbation > 0.0, &options).unwrap();
-            let three = SoftmaxReplicas::new(3, 1.0, perturbation > 0.0, &options).unwrap();
-            for (replicas, (exact, error)) in
-                [(two, brute_force::<2>(0.8, &law)), (three, brute_force::<3>(1.0, &law))]
+            for (tokens, b, (exact, error)) in
+                [(2, 0.8, brute_force::<2>(0.8, &law)), (3, 1.0, brute_force::<3>(1.0, &law))]
             {
+                let replicas: Box<dyn TwoReplicas> = if perturbation > 0.0 {
+                    Box::new(SoftmaxReplicas::new(tokens, b, &options).unwrap())
+                } else {
+                    Box::new(UnperturbedReplicas::new(tokens, b, &options))
+                };
                 let mean = (0..4).map(|k| replicas.error(k, &law)).sum::<f64>() / 4.0;
                 assert!((mean - exact).abs() < 4.5 * error, "{mean}, brute force {exact} +- {error}");
+                let quadrature = replicas.by_quadrature(&law);
+                assert_eq!(quadrature.is_some(), perturbation <= 0.0);
+                assert!(quadrature.is_none_or(|x| (x - mean).abs() < 1e-3 * mean), "{quadrature:?}, {mean}");
             }
         }
     }
@@ -229,8 +256,13 @@ mod tests {
     fn nothing_unknown_is_no_error() {
         let options = Options::default().with_log2_nodes(8).unwrap();
         let law = LogitsLaw { known: 2.0, unknown: 0.0, perturbation: 1.0, overlap: 1.0 };
-        let replicas = SoftmaxReplicas::new(3, 1.0, true, &options).unwrap();
+        let replicas = SoftmaxReplicas::new(3, 1.0, &options).unwrap();
         assert!(replicas.error(0, &law) < 1e-14);
         assert!(replicas.error(4, &law).is_nan());
+        for tokens in 2..=8 {
+            let replicas = UnperturbedReplicas::new(tokens, 1.0, &options);
+            assert!(replicas.error(0, &law) < 1e-14);
+            assert!(replicas.error(4, &law).is_nan());
+        }
     }
 }

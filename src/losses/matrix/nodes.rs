@@ -44,9 +44,14 @@ pub(super) trait MatrixKernel: Sync {
         sums: &mut [Lane; COUNT],
     );
 
-    /// Adds the squared difference of the attention for every sample, between logits `a z_1 + b z_2` with two pairs
-    /// `[a, b]`.
-    fn add_difference(&self, block: &Self::Block, fields: [[f64; 2]; 2], sum: &mut Lane);
+    /// The mean squared difference of the attention between logits `a z_1 + b z_2` with two pairs `[a, b]`, in replicate number
+    /// `index`.
+    fn difference(
+        &self,
+        samples: &Samples<Self::Block, Self::Memory>,
+        index: usize,
+        fields: [[f64; 2]; 2],
+    ) -> f64;
 
     /// Adds the terms of [`AtZero`] for every sample of a block.
     fn add_at_zero(&self, block: &Self::Block, sums: &mut [Lane; 3]);
@@ -109,11 +114,10 @@ impl<K: MatrixKernel> PretrainingLosses for MatrixNodes<K> {
         let Self { kernel, label, samples } = self;
         let of_scramble = |(index, point): (usize, &MatrixOverlaps)| {
             let laws = point.test_laws(label);
-            LabelErrors::from_sums(samples.means_once(index, |block, sums| {
-                for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
-                    kernel.add_difference(block, [[*deviation, 0.0], [slope * deviation, *rest]], sum);
-                }
-            }))
+            let error = |[deviation, slope, rest]: [f64; 3]| {
+                kernel.difference(samples, index, [[deviation, 0.0], [slope * deviation, rest]])
+            };
+            LabelErrors::from_sums(laws.map(error))
         };
         (0..self.scrambles()).zip(points).map(of_scramble).collect()
     }

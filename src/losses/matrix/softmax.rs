@@ -3,13 +3,13 @@
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
 use super::nodes::{MatrixKernel, MatrixNodes};
-use crate::channel::{self, MatrixProx, coordinates, probabilities, softmax_row, with_tokens};
+use crate::channel::{self, LogitsPair, MatrixProx, coordinates, probabilities, softmax_row, with_tokens};
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
-use crate::losses::block::{add_squared_difference, centred_matrices};
+use crate::losses::block::centred_matrices;
 use crate::options::Options;
-use crate::state_evolution::Tuning;
+use crate::state_evolution::{Samples, Tuning};
 
 /// The losses of softmax for a number of tokens known at run time.
 pub(crate) fn losses(
@@ -20,7 +20,7 @@ pub(crate) fn losses(
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
     with_tokens!(tokens, T => {
         const K: usize = channel::dimension(T);
-        Ok(Box::new(MatrixNodes::new(SoftmaxMatrices::<T, K> { label }, label, options, tuning)?))
+        Ok(Box::new(MatrixNodes::new(SoftmaxMatrices::<T, K> { label, options: *options }, label, options, tuning)?))
     })
 }
 
@@ -41,6 +41,7 @@ struct Known<const K: usize> {
 /// The kernel.
 struct SoftmaxMatrices<const T: usize, const K: usize> {
     label: Label,
+    options: Options,
 }
 
 /// `a x + b y`.
@@ -123,11 +124,16 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
         }
     }
 
-    fn add_difference(&self, block: &LabelBlock<T, K>, fields: [[f64; 2]; 2], sum: &mut Lane) {
-        let [y, p] = fields.map(|[a, b]| probabilities::<T, K>(&combine(&block.normals, a, b)));
-        for a in 0..T {
-            add_squared_difference(&p[a], &y[a], sum);
-        }
+    /// The rows of the logits have one law, so that the mean is an integral over one row.
+    fn difference(
+        &self,
+        _samples: &Samples<LabelBlock<T, K>, Known<K>>,
+        index: usize,
+        [[a, b], [c, d]]: [[f64; 2]; 2],
+    ) -> f64 {
+        let pair = LogitsPair { variances: [a * a + b * b, c * c + d * d], covariance: a * c + b * d };
+        let sampled = || pair.by_sampling(T, &self.options, index).unwrap_or(f64::NAN);
+        pair.by_quadrature(T).unwrap_or_else(sampled)
     }
 
     fn add_at_zero(&self, block: &LabelBlock<T, K>, [gradient2, label, stiffness]: &mut [Lane; 3]) {

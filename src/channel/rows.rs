@@ -1,0 +1,400 @@
+//! Mean squared differences of two attention matrices of softmax, from one row of their logits.
+//!
+//! The logits of the two matrices, `h` and `t`, have independent coordinates in `Sym(T)`, each with the same
+//! bivariate normal law. All rows of the matrices then have the same law. Softmax sees only the `T - 1` differences
+//! `h_b - h_0` along row 0, whose covariance is `(variance/2)(1 + 2 11^T)`. In whitened coordinates of these
+//! differences, `h` and `t` are vectors of standard normals with one correlation `r`, so that the mean of a product of
+//! two functions is a sum over Hermite coefficients (Mehler's formula),
+//!
+//! ```text
+//! E f(h) g(t) = sum_n r^n sum_{|k| = n} f_k g_k .
+//! ```
+//!
+//! The coefficients are integrals over `T - 1` variables by the trapezoidal rule, which converges geometrically because
+//! the functions are analytic in a strip. The rest of the sum is at most `|r|^n` times the norms of what is
+//! left of `f` and `g` (Cauchy-Schwarz), so that its end is certified. With two tokens, the function is `tanh(d/2)` of the
+//! difference `d`. With three, the functions are even and odd in half the difference of the two logits other than `h_0`.
+//! Otherwise the mean is over quasi-Monte-Carlo nodes of one row.
+
+use super::softmax::softmax_row;
+use super::tokens::with_tokens;
+use crate::error::Error;
+use crate::lanes::{self, LANES, Lane, sum_once, widest};
+use crate::options::Options;
+use crate::quadrature::ScrambledSobol;
+
+/// Bound on what is left out of the sum over Hermite coefficients.
+const REST: f64 = 1e-13;
+
+/// Logarithm of the error of the trapezoidal rule, `exp(-2 pi width/step)` for a strip of half the width `width`.
+const RULE: f64 = 32.0;
+
+/// Where the normal density is cut off. The law has a mass of 6e-13 beyond it.
+const REACH: f64 = 7.2;
+
+/// Largest number of Hermite coefficients along one variable.
+const MOST_COEFFICIENTS: usize = 256;
+
+/// Largest number of nodes on a half-line: beyond it the softmax is so steep that sampling is cheaper.
+const MOST_NODES: usize = 256;
+
+/// The law of two matrices of logits, per orthonormal coordinate of `Sym(T)` and in units of the temperature.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogitsPair {
+    pub(crate) variances: [f64; 2],
+    pub(crate) covariance: f64,
+}
+
+/// Logits of a row relative to the first one, from standard normals. The covariance of the differences is
+/// `scale^2 (1 + 2 11^T)`. Row 0 of `z` is not used.
+#[inline(always)]
+pub(super) fn differences<const T: usize>(z: &[Lane; T], scale: f64) -> [Lane; T] {
+    let count = T as f64 - 1.0;
+    // This makes 1 + spread 11^T a root of the bracket.
+    let spread = ((1.0 + 2.0 * count).sqrt() - 1.0) / count;
+    let mut total = [0.0; LANES];
+    for row in &z[1..] {
+        for l in 0..LANES {
+            total[l] += spread * row[l];
+        }
+    }
+    let mut logits = [[0.0; LANES]; T];
+    for b in 1..T {
+        for l in 0..LANES {
+            logits[b][l] = scale * (z[b][l] + total[l]);
+        }
+    }
+    logits
+}
+
+/// Nodes on a half-line, with twice the weights of the trapezoidal rule for the normal density, and with the
+/// normalised Hermite polynomials there.
+struct HalfLine {
+    nodes: Vec<Lane>,
+    weights: Vec<Lane>,
+    /// `He_n(z)/sqrt(n!)` at the nodes, by `n`.
+    hermite: Vec<Vec<Lane>>,
+}
+
+impl HalfLine {
+    /// The result is `None` if more nodes would be needed than is worthwhile. `width` is half the width of the strip of analyticity
+    /// in units of the standard deviation.
+    fn new(width: f64) -> Option<Self> {
+        // At a narrower spacing, nothing would be gained: the density itself needs this step.
+        let step = (std::f64::consts::TAU * width / RULE).min(0.6);
+        let count = (REACH / step).ceil();
+        if count.is_nan() || count > MOST_NODES as f64 {
+            return None;
+        }
+        let blocks = (count as usize).div_ceil(LANES);
+        let node = |block: usize, l: usize| ((block * LANES + l) as f64 + 0.5) * step;
+        let nodes: Vec<Lane> = (0..blocks).map(|block| std::array::from_fn(|l| node(block, l))).collect();
+        let norm = 2.0 * step / std::f64::consts::TAU.sqrt();
+        let weight = |z: &Lane| lanes::exp(&z.map(|z| -0.5 * z * z)).map(|density| norm * density);
+        let weights = nodes.iter().map(weight).collect();
+        Some(Self { hermite: vec![vec![[1.0; LANES]; blocks], nodes.clone()], nodes, weights })
+    }
+
+    /// Extends the table of polynomials to those below order `count`.
+    fn extend(&mut self, count: usize) {
+        for n in self.hermite.len()..count {
+            let (here, before) = ((n as f64).sqrt().recip(), (n as f64 - 1.0).sqrt());
+            let [two, one] = [&self.hermite[n - 2], &self.hermite[n - 1]];
+            let next = self
+                .nodes
+                .iter()
+                .zip(one)
+                .zip(two)
+                .map(|((z, one), two)| std::array::from_fn(|l| (z[l] * one[l] - before * two[l]) * here));
+            let next = next.collect();
+            self.hermite.push(next);
+        }
+    }
+}
+
+/// The sum over lanes and blocks of the product of two lists.
+#[inline(always)]
+fn contract(x: &[Lane], y: &[Lane]) -> f64 {
+    let mut sum = [0.0; LANES];
+    for (x, y) in x.iter().zip(y) {
+        for l in 0..LANES {
+            sum[l] += x[l] * y[l];
+        }
+    }
+    sum.iter().sum()
+}
+
+fn product(x: &[Lane], y: &[Lane]) -> Vec<Lane> {
+    x.iter().zip(y).map(|(x, y)| std::array::from_fn(|l| x[l] * y[l])).collect()
+}
+
+impl LogitsPair {
+    fn correlation(&self) -> f64 {
+        let [one, two] = self.variances;
+        let norm = (one * two).sqrt();
+        if norm > 0.0 { (self.covariance / norm).clamp(-1.0, 1.0) } else { 0.0 }
+    }
+
+    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-11, for two or three tokens. The result is `None` for other numbers, and for
+    /// logits that are too large for the rule.
+    pub(crate) fn by_quadrature(&self, tokens: usize) -> Option<f64> {
+        match tokens {
+            2 => self.two_tokens(),
+            3 => self.three_tokens(),
+            _ => None,
+        }
+    }
+
+    /// The mean over the nodes of one scramble. Only 2 to 8 tokens are possible.
+    pub(crate) fn by_sampling(
+        &self,
+        tokens: usize,
+        options: &Options,
+        scramble: usize,
+    ) -> Result<f64, Error> {
+        let dimensions = 2 * tokens.saturating_sub(1);
+        let log2_nodes = options.log2_nodes() as u32;
+        let points = ScrambledSobol::new(dimensions, log2_nodes, options.seed(), scramble as u64)?;
+        let columns = points.columns(0..dimensions)?;
+        with_tokens!(tokens, T => Ok(self.mean_over::<T>(&columns)))
+    }
+
+    fn mean_over<const T: usize>(&self, columns: &[Vec<f64>]) -> f64 {
+        let r = self.correlation();
+        let own = ((1.0 - r) * (1.0 + r)).sqrt();
+        let nodes = columns.first().map_or(0, Vec::len);
+        let [sum] = sum_once(nodes / LANES, LANES, |block, sums: &mut [Lane; 1]| {
+            let normal = |d: usize, l: usize| columns[d][block * LANES + l];
+            let first =
+                std::array::from_fn(|b| std::array::from_fn(|l| if b == 0 { 0.0 } else { normal(b - 1, l) }));
+            let second = std::array::from_fn(|b| {
+                std::array::from_fn(
+                    |l| if b == 0 { 0.0 } else { r * first[b][l] + own * normal(T + b - 2, l) },
+                )
+            });
+            let [p, q] = [(first, 0), (second, 1)]
+                .map(|(z, k)| softmax_row(&differences::<T>(&z, (0.5 * self.variances[k]).sqrt())));
+            for b in 0..T {
+                for l in 0..LANES {
+                    sums[0][l] += (p[b][l] - q[b][l]).powi(2);
+                }
+            }
+        });
+        T as f64 * sum / nodes as f64
+    }
+
+    fn two_tokens(&self) -> Option<f64> {
+        let deviations = self.variances.map(|variance| (1.5 * variance).sqrt());
+        let steepest = deviations[0].max(deviations[1]);
+        let mut line = HalfLine::new(std::f64::consts::PI / steepest)?;
+        let weighted = deviations.map(|deviation| {
+            let half_tanh = |z: &Lane| {
+                let e = lanes::exp(&z.map(|z| -deviation * z));
+                e.map(|e| 0.5 * (1.0 - e) / (1.0 + e))
+            };
+            let values: Vec<Lane> = line.nodes.iter().map(half_tanh).collect();
+            let weighted = product(&values, &line.weights);
+            (contract(&values, &weighted), weighted)
+        });
+        let [(one2, one), (two2, two)] = &weighted;
+        let r = self.correlation();
+        let (mut overlap, mut left, mut power) = (0.0, [*one2, *two2], r);
+        for n in (1..MOST_COEFFICIENTS).step_by(2) {
+            line.extend(n + 1);
+            let [c, d] = [one, two].map(|weighted| contract(weighted, &line.hermite[n]));
+            overlap += power * c * d;
+            left = [left[0] - c * c, left[1] - d * d];
+            power *= r * r;
+            if power.abs() * (left[0] * left[1]).max(0.0).sqrt() < REST {
+                // There are two rows with two entries each.
+                return Some((4.0 * (one2 + two2 - 2.0 * overlap)).max(0.0));
+            }
+        }
+        None
+    }
+
+    /// With `w = (h_1 + h_2)/2 - h_0` and `u = (h_1 - h_2)/2`, which are independent, the probability `p_0` is even in `u`, and
+    /// `o = (p_1 - p_2)/2` is odd. The squared difference of a row is `3/2 (change of p_0)^2 + 2 (change of o)^2`.
+    fn three_tokens(&self) -> Option<f64> {
+        let deviations = self.variances.map(|variance| [0.25 * variance, 1.25 * variance].map(f64::sqrt));
+        let steepest = |k: usize| deviations[0][k].max(deviations[1][k]);
+        // At fixed w, the singularities in u are between pi/2 and pi from the real axis; at fixed u those in w are at pi.
+        let mut lines = [
+            HalfLine::new(std::f64::consts::FRAC_PI_2 / steepest(0))?,
+            HalfLine::new(std::f64::consts::PI / steepest(1))?,
+        ];
+        // Two draws from one law have one table.
+        let laws = if self.variances[0] == self.variances[1] { 1 } else { 2 };
+        let mut tables: Vec<RowTable> =
+            deviations[..laws].iter().map(|deviations| RowTable::new(*deviations, &lines)).collect();
+        let r = self.correlation();
+        let norms = tables[0].left + tables[laws - 1].left;
+        let (mut overlap, mut power) = (0.0, 1.0);
+        for n in 0..MOST_COEFFICIENTS {
+            for line in &mut lines {
+                line.extend(n + 1);
+            }
+            for table in &mut tables {
+                table.add_degree(n, &lines);
+            }
+            let [one, two] = [&tables[0], &tables[laws - 1]];
+            overlap +=
+                power * one.coefficients.iter().zip(&two.coefficients).map(|(c, d)| c * d).sum::<f64>();
+            power *= r;
+            let left = (one.left * two.left).max(0.0).sqrt();
+            if power.abs() * left < REST {
+                return Some((3.0 * (norms - 2.0 * overlap)).max(0.0));
+            }
+        }
+        None
+    }
+}
+
+/// The functions of a row of three logits on the nodes, and their Hermite coefficients as far as they are known.
+struct RowTable {
+    /// For `p_0` and `o`, times the roots of their factors in the squared difference: the parts that are even and
+    /// odd in `w`, times the weights of both rules, for every node in `u` a list over the nodes in `w`.
+    values: [[Vec<Vec<Lane>>; 2]; 2],
+    /// The coefficients along `u`, by order: for both parts a list over the nodes in `w`.
+    along_u: Vec<[Vec<Lane>; 2]>,
+    /// The coefficients of the highest degree that is known.
+    coefficients: Vec<f64>,
+    /// The squared norm of what the known coefficients leave.
+    left: f64,
+}
+
+impl RowTable {
+    fn new([along, across]: [f64; 2], [u, w]: &[HalfLine; 2]) -> Self {
+        let mut table =
+            Self { values: Default::default(), along_u: Vec::new(), coefficients: Vec::new(), left: 0.0 };
+        for (u, weight) in u.nodes.iter().flatten().zip(u.weights.iter().flatten()) {
+            let mut rows = [[(); 2]; 2].map(|part| part.map(|()| Vec::with_capacity(w.nodes.len())));
+            for (w, weights) in w.nodes.iter().zip(&w.weights) {
+                let [up, down] = [across, -across].map(|across| {
+                    let logits = |sign: f64| w.map(|w| across * w + sign * along * u);
+                    let [p0, p1, p2] = softmax_row(&[[0.0; LANES], logits(1.0), logits(-1.0)]);
+                    let odd = |l: usize| 0.5_f64.sqrt() * (p1[l] - p2[l]);
+                    [p0.map(|p| 1.5_f64.sqrt() * p), std::array::from_fn(odd)]
+                });
+                for (function, rows) in rows.iter_mut().enumerate() {
+                    for (sign, row) in [1.0, -1.0].into_iter().zip(rows) {
+                        let part: Lane =
+                            std::array::from_fn(|l| 0.5 * (up[function][l] + sign * down[function][l]));
+                        let weighted: Lane = std::array::from_fn(|l| weight * weights[l] * part[l]);
+                        for l in 0..LANES {
+                            table.left += part[l] * weighted[l];
+                        }
+                        row.push(weighted);
+                    }
+                }
+            }
+            for (values, rows) in table.values.iter_mut().zip(rows) {
+                for (values, row) in values.iter_mut().zip(rows) {
+                    values.push(row);
+                }
+            }
+        }
+        table
+    }
+
+    /// Computes the coefficients of total degree `n`. The calls are in the order of the degree.
+    fn add_degree(&mut self, n: usize, [u, w]: &[HalfLine; 2]) {
+        let Self { values, along_u, coefficients, left } = self;
+        widest(
+            #[inline(always)]
+            || {
+                let parts = values[n % 2].each_ref().map(|values| {
+                    let mut sum = vec![[0.0; LANES]; w.nodes.len()];
+                    for (hermite, row) in u.hermite[n].iter().flatten().zip(values) {
+                        for (sum, x) in sum.iter_mut().zip(row) {
+                            for l in 0..LANES {
+                                sum[l] += hermite * x[l];
+                            }
+                        }
+                    }
+                    sum
+                });
+                along_u.push(parts);
+                coefficients.clear();
+                for (i, parts) in along_u.iter().enumerate() {
+                    let coefficient = contract(&parts[(n - i) % 2], &w.hermite[n - i]);
+                    *left -= coefficient * coefficient;
+                    coefficients.push(coefficient);
+                }
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quadrature::normal_density;
+
+    /// `E|sigma(h) - sigma(t)|_F^2` by a plain product rule over all logits of a row.
+    fn brute_force<const T: usize>(pair: &LogitsPair, step: f64) -> f64 {
+        let nodes: Vec<f64> = (-200..=200).map(|k| f64::from(k) * step).filter(|z| z.abs() < 6.5).collect();
+        let dimensions = 2 * T - 2;
+        let mut sum = 0.0;
+        let r = pair.correlation();
+        let [a, b] = pair.variances.map(|variance| (0.5 * variance).sqrt());
+        let spread = ((1.0 + 2.0 * (T as f64 - 1.0)).sqrt() - 1.0) / (T as f64 - 1.0);
+        for index in 0..nodes.len().pow(dimensions as u32) {
+            let z: Vec<f64> =
+                (0..dimensions).map(|d| nodes[index / nodes.len().pow(d as u32) % nodes.len()]).collect();
+            let weight: f64 = z.iter().map(|z| step * normal_density(*z)).product();
+            let row = |scale: f64, z: &dyn Fn(usize) -> f64| -> [[f64; 1]; T] {
+                let total: f64 = (0..T - 1).map(z).sum();
+                softmax_row(&std::array::from_fn(|b| {
+                    [if b == 0 { 0.0 } else { scale * (z(b - 1) + spread * total) }]
+                }))
+            };
+            let p = row(a, &|k| z[k]);
+            let q = row(b, &|k| r * z[k] + (1.0 - r * r).max(0.0).sqrt() * z[T - 1 + k]);
+            sum += weight * T as f64 * (0..T).map(|b| (p[b][0] - q[b][0]).powi(2)).sum::<f64>();
+        }
+        sum
+    }
+
+    #[test]
+    fn quadrature_agrees_with_a_product_rule() {
+        let pairs = [
+            LogitsPair { variances: [4.5, 0.4], covariance: 0.9 },
+            LogitsPair { variances: [1.5, 1.5], covariance: 1.2 },
+            LogitsPair { variances: [2.0, 0.0], covariance: 0.0 },
+        ];
+        for pair in &pairs {
+            let [two, three] = [2, 3].map(|tokens| pair.by_quadrature(tokens).unwrap());
+            approx::assert_abs_diff_eq!(two, brute_force::<2>(pair, 0.125), epsilon = 2e-10);
+            approx::assert_abs_diff_eq!(three, brute_force::<3>(pair, 0.4), epsilon = 2e-5);
+        }
+    }
+
+    #[test]
+    fn quadrature_does_not_depend_on_its_step() {
+        // In other units of the logits, both rules have other nodes, and the larger variance decides.
+        for tokens in [2, 3] {
+            for (variances, covariance) in
+                [([4.5, 4.5], 2.7), ([4.5, 4.5], 4.4), ([9.0, 0.1], 0.5), ([40.0, 30.0], 20.0)]
+            {
+                let pair = LogitsPair { variances, covariance };
+                let reversed = LogitsPair { variances: [variances[1], variances[0]], covariance };
+                let [x, y] = [pair, reversed].map(|pair| pair.by_quadrature(tokens).unwrap());
+                approx::assert_abs_diff_eq!(x, y, epsilon = 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_logits_have_no_difference() {
+        for tokens in [2, 3] {
+            let same = LogitsPair { variances: [2.0, 2.0], covariance: 2.0 };
+            assert!(same.by_quadrature(tokens).unwrap() < 1e-12);
+            assert!(
+                LogitsPair { variances: [0.0, 0.0], covariance: 0.0 }.by_quadrature(tokens).unwrap() < 1e-12
+            );
+            assert!(LogitsPair { variances: [1e9, 1.0], covariance: 0.0 }.by_quadrature(tokens).is_none());
+        }
+        assert!(LogitsPair { variances: [1.0, 1.0], covariance: 0.0 }.by_quadrature(4).is_none());
+    }
+}
