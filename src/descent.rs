@@ -26,6 +26,19 @@ pub(crate) trait Descent<const N: usize, const E: usize> {
     /// Curvature of the quadratic pull.
     fn stiffness(&self) -> f64;
 
+    /// Relative size of a full Newton step after which the error is small enough. The error is about the square of
+    /// the step.
+    fn close(&self) -> f64 {
+        1e-8
+    }
+
+    /// 1 for samples whose descent from `start`, where the objective is `local`, would lead to the minimum `known`, so that it
+    /// is left out; else 0.
+    #[inline(always)]
+    fn leads_to(&self, _known: &LaneVector<N>, _start: &LaneVector<N>, _local: &Local<N, E>) -> Lane {
+        [0.0; LANES]
+    }
+
     /// The objective, its derivatives and the additional values at `x`.
     fn local(&self, x: &LaneVector<N>) -> Local<N, E>;
 }
@@ -97,8 +110,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
 ) -> Local<N, E> {
     let stiffness = objective.stiffness();
     const MAX_STEPS: usize = 60;
-    // Relative size of a full Newton step after which the error is below rounding.
-    const CLOSE: f64 = 1e-8;
+    let close = objective.close();
     // Relative distance between points in the same basin.
     const SAME: f64 = 1e-2;
     let zero = [0.0; LANES];
@@ -113,9 +125,8 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     for number in 0..=MAX_STEPS {
         let there = objective.local(&trial);
         let mut accepted = zero;
-        let mut left = 1.0;
+        let mut left = 0.0;
         if number > 0 {
-            left = 0.0;
             let (mut step2, mut size2, mut apart2) = (zero, zero, zero);
             for i in 0..N {
                 for l in 0..LANES {
@@ -133,7 +144,7 @@ pub(crate) fn descend<const N: usize, const E: usize>(
                 let harmless = if decrease >= -rounding { small } else { 0.0 };
                 accepted[l] = definite[l] * moving[l] * if enough + harmless > 0.0 { 1.0 } else { 0.0 };
                 let undamped = if damping[l] == 0.0 { accepted[l] } else { 0.0 };
-                let arrived = if step2[l] <= CLOSE * CLOSE * (size2[l] + 1e-12) { undamped } else { 0.0 };
+                let arrived = if step2[l] <= close * close * (size2[l] + 1e-12) { undamped } else { 0.0 };
                 let again = if apart2[l] <= SAME * SAME * (size2[l] + 1e-2) { accepted[l] } else { 0.0 };
                 // After a rejected step below rounding there is nothing more to gain.
                 let stuck = (1.0 - accepted[l]) * definite[l] * small;
@@ -146,6 +157,14 @@ pub(crate) fn descend<const N: usize, const E: usize>(
         }
         if number == 0 {
             here = there;
+            let again = objective.leads_to(known, x, &here);
+            for l in 0..LANES {
+                moving[l] -= again[l];
+                left += moving[l];
+                for i in 0..N {
+                    x[i][l] = if again[l] > 0.0 { known[i][l] } else { x[i][l] };
+                }
+            }
         } else {
             here.replace(&there, &accepted);
             for i in 0..N {

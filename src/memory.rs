@@ -78,8 +78,7 @@ impl Workload {
             (Self::FinetuningBound, Specialisation::General) => {
                 (6 * tokens + 1 + 2 * seen, 1 + 2 * tokens + all)
             }
-            // The nodes of one scramble are made, used and forgotten.
-            (Self::PretrainingBound, Specialisation::Softmax) => (0, 2 * tokens.saturating_sub(1)),
+            (Self::PretrainingBound, Specialisation::Softmax) => (2 * tokens.saturating_sub(1), 0),
             // A node has the observed eigenvalues, chi and omega.
             (Self::FinetuningBound, Specialisation::Linear) => (3 * tokens + 1, 1 + tokens + all),
             (Self::FinetuningBound, Specialisation::Softmax) => {
@@ -103,7 +102,7 @@ impl Workload {
 
 /// Numbers per node of the two draws of the posterior over which the least errors of softmax are averaged.
 fn two_replicas(tokens: usize) -> usize {
-    2 * tokens.saturating_sub(1) + 3 * tokens
+    2 * tokens
 }
 
 #[cfg(test)]

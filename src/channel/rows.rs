@@ -14,12 +14,16 @@
 //! the functions are analytic in a strip. The rest of the sum is at most `|r|^n` times the norms of what is
 //! left of `f` and `g` (Cauchy-Schwarz), so that its end is certified. With two tokens, the function is `tanh(d/2)` of the
 //! difference `d`. With three, the functions are even and odd in half the difference of the two logits other than `h_0`.
-//! Otherwise the mean is over quasi-Monte-Carlo nodes of one row.
+//!
+//! Otherwise the mean is over quasi-Monte-Carlo nodes of one row. A perturbation `c (chi chi^T - E|chi|^2 1/T)` of the logits is then possible, with
+//! `chi` normal and independent across tokens. Given `chi_0`, the differences along row 0 are still normal: their mean is
+//! `c (E chi_0^2 - chi_0^2)`, and the perturbation adds `c^2 chi_0^2 E chi_0^2` to their independent parts. A row with a perturbation
+//! therefore takes `2T` normals.
 
 use super::softmax::softmax_row;
 use super::tokens::with_tokens;
 use crate::error::Error;
-use crate::lanes::{self, LANES, Lane, sum_once, widest};
+use crate::lanes::{self, LANES, Lane, sums_over_blocks, widest};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
@@ -38,33 +42,147 @@ const MOST_COEFFICIENTS: usize = 256;
 /// Largest number of nodes on a half-line: beyond it the softmax is so steep that sampling is cheaper.
 const MOST_NODES: usize = 256;
 
-/// The law of two matrices of logits, per orthonormal coordinate of `Sym(T)` and in units of the temperature.
+/// The law of two centred normals. Those of two matrices of logits are per orthonormal coordinate of `Sym(T)`, and in units of the
+/// temperature.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LogitsPair {
+pub(crate) struct NormalPair {
     pub(crate) variances: [f64; 2],
     pub(crate) covariance: f64,
 }
 
-/// Logits of a row relative to the first one, from standard normals. The covariance of the differences is
-/// `scale^2 (1 + 2 11^T)`. Row 0 of `z` is not used.
+/// The laws of two perturbed matrices of logits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PerturbedPair {
+    pub(crate) logits: NormalPair,
+    /// The law of both `chi` at one token.
+    pub(crate) chi: NormalPair,
+    /// The factor `c` of the perturbation, in units of the temperature.
+    pub(crate) coupling: f64,
+}
+
+/// The columns of standard normals of one row, for one scramble: two for `chi_0` if there is a perturbation, and two for
+/// every other token. They are in a fundamental domain of the symmetries of a row, which are the sign of `chi` and the names of
+/// the other tokens.
+pub(crate) struct RowColumns {
+    chi: Vec<Vec<f64>>,
+    logits: Vec<Vec<f64>>,
+}
+
+impl RowColumns {
+    pub(crate) fn new(
+        tokens: usize,
+        perturbed: bool,
+        options: &Options,
+        scramble: usize,
+    ) -> Result<Self, Error> {
+        let others = tokens.saturating_sub(1);
+        let first = if perturbed { 2 } else { 0 };
+        let log2_nodes = options.log2_nodes() as u32;
+        let points = ScrambledSobol::new(first + 2 * others, log2_nodes, options.seed(), scramble as u64)?;
+        let chi = if perturbed { vec![points.positive_normals(0)?, points.normals(1)?] } else { Vec::new() };
+        let mut logits = points.sorted_normals(first..first + others)?;
+        logits.extend(points.columns(first + others..first + 2 * others)?);
+        Ok(Self { chi, logits })
+    }
+
+    fn nodes(&self) -> usize {
+        self.logits.first().map_or(0, Vec::len)
+    }
+}
+
+/// The lower root of the covariances of two numbers, for every sample, as `[xx, yx, yy]`.
 #[inline(always)]
-pub(super) fn differences<const T: usize>(z: &[Lane; T], scale: f64) -> [Lane; T] {
-    let count = T as f64 - 1.0;
-    // This makes 1 + spread 11^T a root of the bracket.
-    let spread = ((1.0 + 2.0 * count).sqrt() - 1.0) / count;
-    let mut total = [0.0; LANES];
-    for row in &z[1..] {
-        for l in 0..LANES {
-            total[l] += spread * row[l];
-        }
+fn root([xx, xy, yy]: &[Lane; 3]) -> [Lane; 3] {
+    let mut root = [[0.0; LANES]; 3];
+    for l in 0..LANES {
+        root[0][l] = xx[l].max(0.0).sqrt();
+        root[1][l] = if root[0][l] > 0.0 { xy[l] / root[0][l] } else { 0.0 };
+        root[2][l] = (yy[l] - root[1][l] * root[1][l]).max(0.0).sqrt();
     }
-    let mut logits = [[0.0; LANES]; T];
-    for b in 1..T {
-        for l in 0..LANES {
-            logits[b][l] = scale * (z[b][l] + total[l]);
-        }
+    root
+}
+
+impl PerturbedPair {
+    /// `E|sigma(h) - sigma(t)|_F^2` over the nodes of one scramble. Only 2 to 8 tokens are possible. Columns without a perturbation
+    /// leave it out.
+    pub(crate) fn mean(&self, tokens: usize, columns: &RowColumns) -> Result<f64, Error> {
+        with_tokens!(tokens, T => Ok(self.mean_over::<T>(columns)))
     }
-    logits
+
+    fn mean_over<const T: usize>(&self, columns: &RowColumns) -> f64 {
+        let blocks: Vec<usize> = (0..columns.nodes() / LANES).collect();
+        let mut states = vec![(); blocks.len()];
+        let others = T as f64 - 1.0;
+        let NormalPair { variances: [h, t], covariance: ht } = self.logits;
+        let [hh, tt] = self.chi.variances;
+        let chi = [hh, self.chi.covariance, tt];
+        let roots = root(&chi.map(|x| [x; LANES]));
+        let sums = sums_over_blocks(
+            vec![(&blocks[..], &mut states[..])],
+            LANES,
+            #[inline(always)]
+            |&block, (), sums: &mut [Lane; 1]| {
+                let normal =
+                    |column: &Vec<f64>| -> Lane { std::array::from_fn(|l| column[block * LANES + l]) };
+                let mut own = [h, ht, t].map(|x| [0.5 * x; LANES]);
+                let mut means = [[0.0; LANES]; 2];
+                if let [one, two] = &columns.chi[..] {
+                    let (one, two) = (normal(one), normal(two));
+                    for l in 0..LANES {
+                        let x = roots[0][l] * one[l];
+                        let y = roots[1][l] * one[l] + roots[2][l] * two[l];
+                        for (own, (product, chi)) in
+                            own.iter_mut().zip([x * x, x * y, y * y].into_iter().zip(chi))
+                        {
+                            own[l] += self.coupling * self.coupling * product * chi;
+                        }
+                        means[0][l] = self.coupling * (hh - x * x);
+                        means[1][l] = self.coupling * (tt - y * y);
+                    }
+                }
+                // What the tokens have in common, logit h_00, adds to the covariance of the mean.
+                let mut common = own;
+                for (common, x) in common.iter_mut().zip([h, ht, t]) {
+                    for l in 0..LANES {
+                        common[l] += others * x;
+                    }
+                }
+                let (own, common) = (root(&own), root(&common));
+                let mut z = [[[0.0; LANES]; T]; 2];
+                let mut average = [[0.0; LANES]; 2];
+                for b in 1..T {
+                    for k in 0..2 {
+                        z[k][b] = normal(&columns.logits[k * (T - 1) + b - 1]);
+                        for l in 0..LANES {
+                            average[k][l] += z[k][b][l] / others;
+                        }
+                    }
+                }
+                let mut rows = [[[0.0; LANES]; T]; 2];
+                for b in 1..T {
+                    for l in 0..LANES {
+                        let [x, y] = [average[0][l], average[1][l]];
+                        let [dx, dy] = [z[0][b][l] - x, z[1][b][l] - y];
+                        rows[0][b][l] = means[0][l] + own[0][l] * dx + common[0][l] * x;
+                        rows[1][b][l] = means[1][l]
+                            + own[1][l] * dx
+                            + own[2][l] * dy
+                            + common[1][l] * x
+                            + common[2][l] * y;
+                    }
+                }
+                let [p, q] = [softmax_row(&rows[0]), softmax_row(&rows[1])];
+                for b in 0..T {
+                    for l in 0..LANES {
+                        sums[0][l] += (p[b][l] - q[b][l]) * (p[b][l] - q[b][l]);
+                    }
+                }
+            },
+        );
+        // There is one list of blocks, with one sum.
+        let sum: f64 = sums.iter().flatten().sum();
+        T as f64 * sum / columns.nodes() as f64
+    }
 }
 
 /// Nodes on a half-line, with twice the weights of the trapezoidal rule for the normal density, and with the
@@ -128,7 +246,7 @@ fn product(x: &[Lane], y: &[Lane]) -> Vec<Lane> {
     x.iter().zip(y).map(|(x, y)| std::array::from_fn(|l| x[l] * y[l])).collect()
 }
 
-impl LogitsPair {
+impl NormalPair {
     fn correlation(&self) -> f64 {
         let [one, two] = self.variances;
         let norm = (one * two).sqrt();
@@ -152,35 +270,13 @@ impl LogitsPair {
         options: &Options,
         scramble: usize,
     ) -> Result<f64, Error> {
-        let dimensions = 2 * tokens.saturating_sub(1);
-        let log2_nodes = options.log2_nodes() as u32;
-        let points = ScrambledSobol::new(dimensions, log2_nodes, options.seed(), scramble as u64)?;
-        let columns = points.columns(0..dimensions)?;
-        with_tokens!(tokens, T => Ok(self.mean_over::<T>(&columns)))
+        self.mean(tokens, &RowColumns::new(tokens, false, options, scramble)?)
     }
 
-    fn mean_over<const T: usize>(&self, columns: &[Vec<f64>]) -> f64 {
-        let r = self.correlation();
-        let own = ((1.0 - r) * (1.0 + r)).sqrt();
-        let nodes = columns.first().map_or(0, Vec::len);
-        let [sum] = sum_once(nodes / LANES, LANES, |block, sums: &mut [Lane; 1]| {
-            let normal = |d: usize, l: usize| columns[d][block * LANES + l];
-            let first =
-                std::array::from_fn(|b| std::array::from_fn(|l| if b == 0 { 0.0 } else { normal(b - 1, l) }));
-            let second = std::array::from_fn(|b| {
-                std::array::from_fn(
-                    |l| if b == 0 { 0.0 } else { r * first[b][l] + own * normal(T + b - 2, l) },
-                )
-            });
-            let [p, q] = [(first, 0), (second, 1)]
-                .map(|(z, k)| softmax_row(&differences::<T>(&z, (0.5 * self.variances[k]).sqrt())));
-            for b in 0..T {
-                for l in 0..LANES {
-                    sums[0][l] += (p[b][l] - q[b][l]).powi(2);
-                }
-            }
-        });
-        T as f64 * sum / nodes as f64
+    /// The mean over columns without a perturbation.
+    pub(crate) fn mean(&self, tokens: usize, columns: &RowColumns) -> Result<f64, Error> {
+        let none = NormalPair { variances: [0.0; 2], covariance: 0.0 };
+        PerturbedPair { logits: *self, chi: none, coupling: 0.0 }.mean(tokens, columns)
     }
 
     fn two_tokens(&self) -> Option<f64> {
@@ -332,7 +428,7 @@ mod tests {
     use crate::quadrature::normal_density;
 
     /// `E|sigma(h) - sigma(t)|_F^2` by a plain product rule over all logits of a row.
-    fn brute_force<const T: usize>(pair: &LogitsPair, step: f64) -> f64 {
+    fn brute_force<const T: usize>(pair: &NormalPair, step: f64) -> f64 {
         let nodes: Vec<f64> = (-200..=200).map(|k| f64::from(k) * step).filter(|z| z.abs() < 6.5).collect();
         let dimensions = 2 * T - 2;
         let mut sum = 0.0;
@@ -359,9 +455,9 @@ mod tests {
     #[test]
     fn quadrature_agrees_with_a_product_rule() {
         let pairs = [
-            LogitsPair { variances: [4.5, 0.4], covariance: 0.9 },
-            LogitsPair { variances: [1.5, 1.5], covariance: 1.2 },
-            LogitsPair { variances: [2.0, 0.0], covariance: 0.0 },
+            NormalPair { variances: [4.5, 0.4], covariance: 0.9 },
+            NormalPair { variances: [1.5, 1.5], covariance: 1.2 },
+            NormalPair { variances: [2.0, 0.0], covariance: 0.0 },
         ];
         for pair in &pairs {
             let [two, three] = [2, 3].map(|tokens| pair.by_quadrature(tokens).unwrap());
@@ -377,8 +473,8 @@ mod tests {
             for (variances, covariance) in
                 [([4.5, 4.5], 2.7), ([4.5, 4.5], 4.4), ([9.0, 0.1], 0.5), ([40.0, 30.0], 20.0)]
             {
-                let pair = LogitsPair { variances, covariance };
-                let reversed = LogitsPair { variances: [variances[1], variances[0]], covariance };
+                let pair = NormalPair { variances, covariance };
+                let reversed = NormalPair { variances: [variances[1], variances[0]], covariance };
                 let [x, y] = [pair, reversed].map(|pair| pair.by_quadrature(tokens).unwrap());
                 approx::assert_abs_diff_eq!(x, y, epsilon = 1e-12);
             }
@@ -388,13 +484,13 @@ mod tests {
     #[test]
     fn equal_logits_have_no_difference() {
         for tokens in [2, 3] {
-            let same = LogitsPair { variances: [2.0, 2.0], covariance: 2.0 };
+            let same = NormalPair { variances: [2.0, 2.0], covariance: 2.0 };
             assert!(same.by_quadrature(tokens).unwrap() < 1e-12);
             assert!(
-                LogitsPair { variances: [0.0, 0.0], covariance: 0.0 }.by_quadrature(tokens).unwrap() < 1e-12
+                NormalPair { variances: [0.0, 0.0], covariance: 0.0 }.by_quadrature(tokens).unwrap() < 1e-12
             );
-            assert!(LogitsPair { variances: [1e9, 1.0], covariance: 0.0 }.by_quadrature(tokens).is_none());
+            assert!(NormalPair { variances: [1e9, 1.0], covariance: 0.0 }.by_quadrature(tokens).is_none());
         }
-        assert!(LogitsPair { variances: [1.0, 1.0], covariance: 0.0 }.by_quadrature(4).is_none());
+        assert!(NormalPair { variances: [1.0, 1.0], covariance: 0.0 }.by_quadrature(4).is_none());
     }
 }

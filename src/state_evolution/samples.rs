@@ -84,6 +84,11 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         &self.scrambles
     }
 
+    /// Whether the memory of some block has a property.
+    pub(crate) fn any(&self, property: impl Fn(&M) -> bool) -> bool {
+        self.scrambles.iter().flat_map(|scramble| &scramble.memory).any(property)
+    }
+
     /// Changes the memory of every block.
     pub(crate) fn remember(&mut self, change: impl Fn(&mut M)) {
         for memory in self.scrambles.iter_mut().flat_map(|scramble| &mut scramble.memory) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
-use super::nodes::{MatrixKernel, MatrixNodes};
+use super::nodes::{MatrixKernel, MatrixNodes, ProxSearch};
 use crate::activation::{Activation, Evaluated};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, LocalExpansion, Prox, add_squared_differences, attention, batch_size,
@@ -110,8 +110,15 @@ impl MatrixKernel for LabelledLayer {
         LastPoints::default()
     }
 
-    fn doubt(memory: &mut LastPoints) {
-        memory.doubt();
+    /// New samples are always searched from all starts, and others unless they are followed.
+    fn plan(memory: &mut LastPoints, search: ProxSearch) {
+        if search != ProxSearch::Followed {
+            memory.doubt();
+        }
+    }
+
+    fn contested(memory: &LastPoints) -> bool {
+        memory.contested.contains(&true)
     }
 
     fn block(&self, normals: [&[Vec<f64>]; 2], first: usize) -> MatrixBlock {
