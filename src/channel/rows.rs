@@ -36,6 +36,14 @@ const RULE: f64 = 32.0;
 /// Where the normal density is cut off. The law has a mass of 6e-13 beyond it.
 const REACH: f64 = 7.2;
 
+/// Step and reach of the rule over `chi_0`, and the weight below which a node is left out.
+const OUTER_STEP: f64 = 0.35;
+const OUTER_REACH: f64 = 5.4;
+const NEGLIGIBLE: f64 = 1e-9;
+
+/// Largest product of coupling and variance of `chi` for which the rule over `chi_0` is fine enough.
+const MOST_COUPLING: f64 = 2.0;
+
 /// Largest number of Hermite coefficients along one variable.
 const MOST_COEFFICIENTS: usize = 256;
 
@@ -204,13 +212,17 @@ impl HalfLine {
         if count.is_nan() || count > MOST_NODES as f64 {
             return None;
         }
-        let blocks = (count as usize).div_ceil(LANES);
+        Some(Self::with(step, REACH))
+    }
+
+    fn with(step: f64, reach: f64) -> Self {
+        let blocks = ((reach / step).ceil() as usize).div_ceil(LANES);
         let node = |block: usize, l: usize| ((block * LANES + l) as f64 + 0.5) * step;
         let nodes: Vec<Lane> = (0..blocks).map(|block| std::array::from_fn(|l| node(block, l))).collect();
         let norm = 2.0 * step / std::f64::consts::TAU.sqrt();
         let weight = |z: &Lane| lanes::exp(&z.map(|z| -0.5 * z * z)).map(|density| norm * density);
         let weights = nodes.iter().map(weight).collect();
-        Some(Self { hermite: vec![vec![[1.0; LANES]; blocks], nodes.clone()], nodes, weights })
+        Self { hermite: vec![vec![[1.0; LANES]; blocks], nodes.clone()], nodes, weights }
     }
 
     /// Extends the table of polynomials to those below order `count`.
@@ -218,15 +230,119 @@ impl HalfLine {
         for n in self.hermite.len()..count {
             let (here, before) = ((n as f64).sqrt().recip(), (n as f64 - 1.0).sqrt());
             let [two, one] = [&self.hermite[n - 2], &self.hermite[n - 1]];
-            let next = self
-                .nodes
-                .iter()
-                .zip(one)
-                .zip(two)
-                .map(|((z, one), two)| std::array::from_fn(|l| (z[l] * one[l] - before * two[l]) * here));
-            let next = next.collect();
+            let mut next = self.nodes.clone();
+            for ((z, one), two) in next.iter_mut().zip(one).zip(two) {
+                for l in 0..LANES {
+                    z[l] = (z[l] * one[l] - before * two[l]) * here;
+                }
+            }
             self.hermite.push(next);
         }
+    }
+}
+
+impl HalfLine {
+    /// `E (f(x) - f(y))^2` for the sigmoid `f(x) = 1/(1 + exp(-x))` and normals with the given means and deviations, and the
+    /// correlation `r`, to about `rest`. The result is `None` if too many coefficients would be needed.
+    fn sigmoids(&mut self, means: [f64; 2], deviations: [f64; 2], r: f64, rest: f64) -> Option<f64> {
+        // For both functions the parts that are even and odd in the node, times the weights.
+        let mut parts: [[Vec<Lane>; 2]; 2] = Default::default();
+        let mut norms = [0.0; 2];
+        for k in 0..2 {
+            let (mean, deviation) = (means[k], deviations[k]);
+            for (z, weights) in self.nodes.iter().zip(&self.weights) {
+                let (mut x, mut pull) = ([[0.0; LANES]; 2], [[0.0; LANES]; 2]);
+                for l in 0..LANES {
+                    x[0][l] = mean + deviation * z[l];
+                    x[1][l] = mean - deviation * z[l];
+                    pull[0][l] = -x[0][l].abs();
+                    pull[1][l] = -x[1][l].abs();
+                }
+                let e = [lanes::exp(&pull[0]), lanes::exp(&pull[1])];
+                let (mut even, mut odd) = ([0.0; LANES], [0.0; LANES]);
+                for l in 0..LANES {
+                    // The sigmoid less 1/2, at both signs of the node.
+                    let up = (0.5 * (1.0 - e[0][l]) / (1.0 + e[0][l])).copysign(x[0][l]);
+                    let down = (0.5 * (1.0 - e[1][l]) / (1.0 + e[1][l])).copysign(x[1][l]);
+                    let (sum, difference) = (0.5 * (up + down), 0.5 * (up - down));
+                    even[l] = weights[l] * sum;
+                    odd[l] = weights[l] * difference;
+                    norms[k] += even[l] * sum + odd[l] * difference;
+                }
+                parts[k][0].push(even);
+                parts[k][1].push(odd);
+            }
+        }
+        let (mut overlap, mut left, mut power) = (0.0, norms, 1.0);
+        for n in 0..MOST_COEFFICIENTS {
+            self.extend(n + 1);
+            let hermite = &self.hermite[n];
+            let (c, d) = (contract(&parts[0][n % 2], hermite), contract(&parts[1][n % 2], hermite));
+            overlap += power * c * d;
+            left = [left[0] - c * c, left[1] - d * d];
+            power *= r;
+            if power.abs() * (left[0] * left[1]).max(0.0).sqrt() < rest {
+                return Some((norms[0] + norms[1] - 2.0 * overlap).max(0.0));
+            }
+        }
+        None
+    }
+}
+
+impl PerturbedPair {
+    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-6, for two tokens. The result is `None` for other numbers, and for a coupling or logits that
+    /// are too large.
+    ///
+    /// The difference along a row is normal given `chi_0` in both matrices. The outer rule is over these two numbers.
+    pub(crate) fn by_quadrature(&self, tokens: usize) -> Option<f64> {
+        let largest = self.coupling * self.chi.variances[0].max(self.chi.variances[1]);
+        if tokens != 2 || largest.is_nan() || largest > MOST_COUPLING {
+            return None;
+        }
+        self.product_rule(OUTER_STEP)
+    }
+
+    fn product_rule(&self, step: f64) -> Option<f64> {
+        let outer = HalfLine::with(step, OUTER_REACH);
+        let NormalPair { variances: [h, t], covariance: ht } = self.logits;
+        let [hh, tt] = self.chi.variances;
+        let chi = [hh, self.chi.covariance, tt];
+        let [xx, yx, yy] = root(&chi.map(|x| [x; LANES])).map(|lane| lane[0]);
+        let smallest = (1.5 * h.max(t)).sqrt().max(0.1);
+        // The rules for larger and larger deviations, by factors of two.
+        let mut lines: Vec<HalfLine> = Vec::new();
+        let mut sum = 0.0;
+        // The sign of chi does not matter, so that one of the two normals is positive.
+        for (one, first) in outer.nodes.iter().flatten().zip(outer.weights.iter().flatten()) {
+            for (two, second) in outer.nodes.iter().flatten().zip(outer.weights.iter().flatten()) {
+                let weight = 0.5 * first * second;
+                if weight < NEGLIGIBLE {
+                    continue;
+                }
+                for two in [*two, -two] {
+                    let [x, y] = [xx * one, yx * one + yy * two];
+                    let square = self.coupling * self.coupling;
+                    let variance = |base: f64, product: f64, chi: f64| 1.5 * base + square * product * chi;
+                    let deviations = [variance(h, x * x, hh).sqrt(), variance(t, y * y, tt).sqrt()];
+                    let norm = deviations[0] * deviations[1];
+                    let r = if norm > 0.0 {
+                        (variance(ht, x * y, self.chi.covariance) / norm).clamp(-1.0, 1.0)
+                    } else {
+                        0.0
+                    };
+                    let ratio = deviations[0].max(deviations[1]) / smallest;
+                    let tier = ratio.log2().ceil().max(0.0) as usize;
+                    while lines.len() <= tier {
+                        let steepest = smallest * f64::from(1_u32.checked_shl(lines.len() as u32)?);
+                        lines.push(HalfLine::new(std::f64::consts::PI / steepest)?);
+                    }
+                    let means = [self.coupling * (hh - x * x), self.coupling * (tt - y * y)];
+                    sum += weight * lines[tier].sigmoids(means, deviations, r, 1e-9)?;
+                }
+            }
+        }
+        // There are two rows with two entries each.
+        Some(4.0 * sum)
     }
 }
 
@@ -240,10 +356,6 @@ fn contract(x: &[Lane], y: &[Lane]) -> f64 {
         }
     }
     sum.iter().sum()
-}
-
-fn product(x: &[Lane], y: &[Lane]) -> Vec<Lane> {
-    x.iter().zip(y).map(|(x, y)| std::array::from_fn(|l| x[l] * y[l])).collect()
 }
 
 impl NormalPair {
@@ -281,32 +393,9 @@ impl NormalPair {
 
     fn two_tokens(&self) -> Option<f64> {
         let deviations = self.variances.map(|variance| (1.5 * variance).sqrt());
-        let steepest = deviations[0].max(deviations[1]);
-        let mut line = HalfLine::new(std::f64::consts::PI / steepest)?;
-        let weighted = deviations.map(|deviation| {
-            let half_tanh = |z: &Lane| {
-                let e = lanes::exp(&z.map(|z| -deviation * z));
-                e.map(|e| 0.5 * (1.0 - e) / (1.0 + e))
-            };
-            let values: Vec<Lane> = line.nodes.iter().map(half_tanh).collect();
-            let weighted = product(&values, &line.weights);
-            (contract(&values, &weighted), weighted)
-        });
-        let [(one2, one), (two2, two)] = &weighted;
-        let r = self.correlation();
-        let (mut overlap, mut left, mut power) = (0.0, [*one2, *two2], r);
-        for n in (1..MOST_COEFFICIENTS).step_by(2) {
-            line.extend(n + 1);
-            let [c, d] = [one, two].map(|weighted| contract(weighted, &line.hermite[n]));
-            overlap += power * c * d;
-            left = [left[0] - c * c, left[1] - d * d];
-            power *= r * r;
-            if power.abs() * (left[0] * left[1]).max(0.0).sqrt() < REST {
-                // There are two rows with two entries each.
-                return Some((4.0 * (one2 + two2 - 2.0 * overlap)).max(0.0));
-            }
-        }
-        None
+        let mut line = HalfLine::new(std::f64::consts::PI / deviations[0].max(deviations[1]))?;
+        // There are two rows with two entries each.
+        Some(4.0 * line.sigmoids([0.0; 2], deviations, self.correlation(), REST)?)
     }
 
     /// With `w = (h_1 + h_2)/2 - h_0` and `u = (h_1 - h_2)/2`, which are independent, the probability `p_0` is even in `u`, and
@@ -426,6 +515,7 @@ impl RowTable {
 mod tests {
     use super::*;
     use crate::quadrature::normal_density;
+    use crate::std_error::standard_error;
 
     /// `E|sigma(h) - sigma(t)|_F^2` by a plain product rule over all logits of a row.
     fn brute_force<const T: usize>(pair: &NormalPair, step: f64) -> f64 {
@@ -478,6 +568,28 @@ mod tests {
                 let [x, y] = [pair, reversed].map(|pair| pair.by_quadrature(tokens).unwrap());
                 approx::assert_abs_diff_eq!(x, y, epsilon = 1e-12);
             }
+        }
+    }
+
+    #[test]
+    fn perturbed_rows_agree_with_samples() {
+        let options = Options::default().with_log2_nodes(14).unwrap();
+        for (logits, chi, coupling) in [
+            ([2.0, 4.5, 1.8], [0.9, 1.0, 0.8], 1.0),
+            ([2.0, 4.5, 1.8], [0.0, 1.0, 0.0], 1.0),
+            ([4.5, 4.5, 3.0], [1.0, 1.0, 0.6], 2.0),
+        ] {
+            let pair = |[h, t, ht]: [f64; 3]| NormalPair { variances: [h, t], covariance: ht };
+            let pair = PerturbedPair { logits: pair(logits), chi: pair(chi), coupling };
+            let rule = pair.by_quadrature(2).unwrap();
+            approx::assert_abs_diff_eq!(rule, pair.product_rule(0.5 * OUTER_STEP).unwrap(), epsilon = 1e-6);
+            let means: Vec<f64> = (0..4)
+                .map(|scramble| pair.mean(2, &RowColumns::new(2, true, &options, scramble).unwrap()).unwrap())
+                .collect();
+            let mean = means.iter().sum::<f64>() / 4.0;
+            let error = standard_error(means.into_iter()).unwrap();
+            assert!((mean - rule).abs() < 5.0 * error, "{mean} +- {error}, {rule}");
+            assert!(error < 1e-3 * mean);
         }
     }
 
