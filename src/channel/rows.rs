@@ -409,7 +409,7 @@ impl NormalPair {
             HalfLine::new(std::f64::consts::PI / steepest(1))?,
         ];
         // Two draws from one law have one table.
-        let laws = if self.variances[0] == self.variances[1] { 1 } else { 2 };
+        let laws = if (self.variances[0] - self.variances[1]).abs() <= 0.0 { 1 } else { 2 };
         let mut tables: Vec<RowTable> =
             deviations[..laws].iter().map(|deviations| RowTable::new(*deviations, &lines)).collect();
         let r = self.correlation();
