@@ -32,6 +32,13 @@ pub(crate) trait Descent<const N: usize, const E: usize> {
         1e-8
     }
 
+    /// 1 for samples whose descent from `start`, where the objective is `local`, would lead to the minimum `known`, so that it
+    /// is left out; else 0.
+    #[inline(always)]
+    fn leads_to(&self, _known: &LaneVector<N>, _start: &LaneVector<N>, _local: &Local<N, E>) -> Lane {
+        [0.0; LANES]
+    }
+
     /// The objective, its derivatives and the additional values at `x`.
     fn local(&self, x: &LaneVector<N>) -> Local<N, E>;
 }
@@ -132,9 +139,8 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     for number in 0..=MAX_STEPS {
         let there = objective.local(&trial);
         let mut accepted = zero;
-        let mut left = 1.0;
+        let mut left = 0.0;
         if number > 0 {
-            left = 0.0;
             let (mut step2, mut size2, mut apart2) = (zero, zero, zero);
             for i in 0..N {
                 for l in 0..LANES {
@@ -165,6 +171,14 @@ pub(crate) fn descend<const N: usize, const E: usize>(
         }
         if number == 0 {
             here = there;
+            let again = objective.leads_to(known, x, &here);
+            for l in 0..LANES {
+                moving[l] -= again[l];
+                left += moving[l];
+                for i in 0..N {
+                    x[i][l] = if again[l] > 0.0 { known[i][l] } else { x[i][l] };
+                }
+            }
         } else {
             here.replace(&there, &accepted);
             for i in 0..N {

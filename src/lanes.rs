@@ -36,7 +36,7 @@ pub(crate) type BlocksAndStates<'a, B, S> = (&'a [B], &'a mut [S]);
 ///
 /// This function is for sums that are taken at every iteration. A sum that is taken once in a solve does not
 /// justify a second copy of its code, and uses [`sum_once`].
-pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
+pub(crate) fn sums_over_groups<const COUNT: usize, B: Sync, S: Send>(
     lists: Vec<BlocksAndStates<'_, B, S>>,
     size: usize,
     add: impl Fn(&[B], &mut [S], &mut [Lane; COUNT]) + Sync,
@@ -63,17 +63,23 @@ pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     lengths.into_iter().map(one).collect()
 }
 
-/// What adds the terms of consecutive blocks, from what adds the terms of one. `add` should be `#[inline(always)]`.
+/// The sums as of [`sums_over_groups`], where `add` adds the terms of one block.
 #[inline(always)]
-pub(crate) fn for_each_block<B, S, Sums>(
-    add: impl Fn(&B, &mut S, &mut Sums) + Sync,
-) -> impl Fn(&[B], &mut [S], &mut Sums) + Sync {
-    #[inline(always)]
-    move |blocks: &[B], states: &mut [S], sums: &mut Sums| {
-        for (block, state) in blocks.iter().zip(states) {
-            add(block, state, sums);
-        }
-    }
+pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
+    lists: Vec<BlocksAndStates<'_, B, S>>,
+    size: usize,
+    add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
+) -> Vec<[f64; COUNT]> {
+    sums_over_groups(
+        lists,
+        size,
+        #[inline(always)]
+        |blocks, states, sums| {
+            for (block, state) in blocks.iter().zip(states) {
+                add(block, state, sums);
+            }
+        },
+    )
 }
 
 /// The sums over blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane for the block with
@@ -240,13 +246,12 @@ mod tests {
             // The lists are of lengths that are no multiples of a chunk.
             let (first, rest) = states.split_at_mut(300);
             let lists = vec![(&blocks[..300], first), (&blocks[300..], rest)];
-            let each = for_each_block(|block: &Lane, state: &mut f64, sums: &mut [Lane; 1]| {
+            let sums = sums_over_blocks(lists, LANES, |block, state, sums: &mut [Lane; 1]| {
                 *state += block[0];
                 for l in 0..LANES {
                     sums[0][l] += block[l];
                 }
             });
-            let sums = sums_over_blocks(lists, LANES, each);
             (sums.concat().into_iter().map(f64::to_bits).collect::<Vec<_>>(), states)
         };
         let alone = rayon_core::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(sum);

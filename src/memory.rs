@@ -78,13 +78,13 @@ impl Workload {
             (Self::FinetuningBound, Specialisation::General) => {
                 (6 * tokens + 1 + 2 * seen, 1 + 2 * tokens + all)
             }
-            (Self::PretrainingBound, Specialisation::Softmax) => (two_replicas(tokens, false), 0),
+            (Self::PretrainingBound, Specialisation::Softmax) => (2 * tokens.saturating_sub(1), 0),
             // A node has the observed eigenvalues, chi and omega.
             (Self::FinetuningBound, Specialisation::Linear) => (3 * tokens + 1, 1 + tokens + all),
             (Self::FinetuningBound, Specialisation::Softmax) => {
                 let across = tokens.saturating_sub(1);
                 let sample = 2 + 4 * across;
-                (sample + two_replicas(tokens, true), 3 + 2 * across + channel::dimension(across))
+                (sample + two_replicas(tokens), 3 + 2 * across + channel::dimension(across))
             }
         };
         Numbers { kept, passing }
@@ -101,8 +101,8 @@ impl Workload {
 }
 
 /// Numbers per node of the two draws of the posterior over which the least errors of softmax are averaged.
-fn two_replicas(tokens: usize, perturbed: bool) -> usize {
-    2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 }
+fn two_replicas(tokens: usize) -> usize {
+    2 * tokens
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, ActivationName, Unseen};
 use crate::channel::general::GeneralReplicas;
-use crate::channel::{self, SoftmaxReplicas, TwoReplicas};
+use crate::channel::{self, SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
 use crate::check;
 use crate::error::Error;
 use crate::options::Options;
@@ -374,9 +374,10 @@ impl Model {
         self.require_invertible()?;
         let (tokens, temperature) = (self.tokens, self.inverse_temperature());
         Ok(match self.specialisation() {
-            Specialisation::Softmax => {
-                Box::new(SoftmaxReplicas::new(tokens, temperature, perturbed, options)?)
+            Specialisation::Softmax if perturbed => {
+                Box::new(SoftmaxReplicas::new(tokens, temperature, options)?)
             }
+            Specialisation::Softmax => Box::new(UnperturbedReplicas::new(tokens, temperature, options)),
             Specialisation::Linear | Specialisation::General => {
                 let activation = self.shared_activation();
                 Box::new(GeneralReplicas::new(activation, tokens, temperature, perturbed, options)?)

@@ -8,15 +8,13 @@
 //! E = E|sigma(H1) - sigma(H2)|^2 / 2
 //! ```
 //!
-//! In this form no average is nested. For softmax, all rows have the same law, and only differences along a
-//! row are seen. It is therefore enough to draw one row, as `T - 1` differences.
+//! In this form no average is nested. For softmax, all rows have the same law, and it is enough to draw one row.
 
-use super::softmax::softmax_row;
-use super::tokens::with_tokens;
+use std::sync::OnceLock;
+
+use super::rows::{NormalPair, PerturbedPair, RowColumns};
 use crate::error::Error;
-use crate::lanes::{LANES, Lane, sums_over_blocks};
 use crate::options::Options;
-use crate::quadrature::ScrambledSobol;
 
 /// The law of the logits: their known part, their unknown part, and a rank-one perturbation that is partly
 /// known.
@@ -33,6 +31,13 @@ pub(crate) struct LogitsLaw {
 }
 
 impl LogitsLaw {
+    /// The law of two draws of the unperturbed logits, for softmax.
+    fn draws(&self, inverse_temperature: f64) -> NormalPair {
+        let scale = inverse_temperature * inverse_temperature;
+        let variance = scale * (self.known + self.unknown);
+        NormalPair { variances: [variance; 2], covariance: scale * self.known }
+    }
+
     /// The factors of the first draw and of an independent normal in the second draw of the logits, both draws in
     /// units of their standard deviation.
     pub(super) fn second_draw(&self) -> [f64; 2] {
@@ -53,36 +58,57 @@ impl LogitsLaw {
 
 /// The least error as an average over two replicas, on the nodes of several scrambles.
 pub(crate) trait TwoReplicas: Send + Sync {
+    /// The error by quadrature, if that is possible.
+    fn by_quadrature(&self, _law: &LogitsLaw) -> Option<f64> {
+        None
+    }
+
     /// The error on the nodes of one scramble; NaN if there is no such scramble.
     fn error(&self, scramble: usize, law: &LogitsLaw) -> f64;
 }
 
-/// The standard normals of every scramble, for softmax.
+/// Softmax, without a perturbation.
+pub(crate) struct UnperturbedReplicas {
+    tokens: usize,
+    inverse_temperature: f64,
+    options: Options,
+    /// The nodes of every scramble, made when they are needed first.
+    scrambles: Vec<OnceLock<Option<RowColumns>>>,
+}
+
+impl UnperturbedReplicas {
+    /// The replicas for 2 to 8 tokens.
+    pub(crate) fn new(tokens: usize, inverse_temperature: f64, options: &Options) -> Self {
+        let scrambles = (0..options.scrambles()).map(|_| OnceLock::new()).collect();
+        Self { tokens, inverse_temperature, options: *options, scrambles }
+    }
+}
+
+impl TwoReplicas for UnperturbedReplicas {
+    fn by_quadrature(&self, law: &LogitsLaw) -> Option<f64> {
+        law.draws(self.inverse_temperature).by_quadrature(self.tokens).map(|difference| 0.5 * difference)
+    }
+
+    fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
+        let columns = || RowColumns::new(self.tokens, false, &self.options, scramble).ok();
+        let nodes = self.scrambles.get(scramble).and_then(|nodes| nodes.get_or_init(columns).as_ref());
+        let mean = nodes.map(|columns| law.draws(self.inverse_temperature).mean(self.tokens, columns));
+        mean.and_then(Result::ok).map_or(f64::NAN, |difference| 0.5 * difference)
+    }
+}
+
+/// Softmax with a perturbation, on the nodes of several scrambles.
 pub(crate) struct SoftmaxReplicas {
     tokens: usize,
     inverse_temperature: f64,
-    scrambles: Vec<Vec<Vec<Lane>>>,
+    scrambles: Vec<RowColumns>,
 }
 
 impl SoftmaxReplicas {
-    /// The standard normals for 2 to 8 tokens, with or without a perturbation.
-    pub(crate) fn new(
-        tokens: usize,
-        inverse_temperature: f64,
-        perturbed: bool,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        let dimensions = 2 * tokens.saturating_sub(1) + if perturbed { 3 * tokens } else { 0 };
-        let columns = |scramble| {
-            let points =
-                ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble)?;
-            let column = |d| -> Result<Vec<Lane>, Error> {
-                let normals = points.normals(d)?;
-                Ok(normals.as_chunks::<LANES>().0.to_vec())
-            };
-            (0..dimensions).map(column).collect()
-        };
-        let scrambles = (0..options.scrambles() as u64).map(columns).collect::<Result<_, _>>()?;
+    /// The nodes for 2 to 8 tokens.
+    pub(crate) fn new(tokens: usize, inverse_temperature: f64, options: &Options) -> Result<Self, Error> {
+        let columns = |scramble| RowColumns::new(tokens, true, options, scramble);
+        let scrambles = (0..options.scrambles()).map(columns).collect::<Result<_, _>>()?;
         Ok(Self { tokens, inverse_temperature, scrambles })
     }
 }
@@ -90,83 +116,20 @@ impl SoftmaxReplicas {
 impl TwoReplicas for SoftmaxReplicas {
     fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
         let Some(columns) = self.scrambles.get(scramble) else { return f64::NAN };
-        with_tokens!(self.tokens, T => Ok(average::<T>(columns, self.inverse_temperature, law)))
-            .unwrap_or(f64::NAN)
+        let pair = PerturbedPair {
+            logits: law.draws(self.inverse_temperature),
+            chi: NormalPair { variances: [1.0; 2], covariance: law.overlap },
+            coupling: self.inverse_temperature * law.perturbation,
+        };
+        pair.mean(self.tokens, columns).map_or(f64::NAN, |difference| 0.5 * difference)
     }
-}
-
-fn average<const T: usize>(columns: &[Vec<Lane>], inverse_temperature: f64, law: &LogitsLaw) -> f64 {
-    let differences = T as f64 - 1.0;
-    // The differences h_b - h_0 have the covariance (variance/2)(1 + 2 11^T). The next line gives a root of
-    // the bracket.
-    let spread = ((1.0 + 2.0 * differences).sqrt() - 1.0) / differences;
-    let scale = inverse_temperature * (0.5 * (law.known + law.unknown)).sqrt();
-    let [correlation, rest] = law.second_draw();
-    let coupling = inverse_temperature * law.perturbation;
-    let [shared, own] = law.perturbation_draws();
-    let blocks: Vec<usize> = (0..columns.first().map_or(0, Vec::len)).collect();
-    let mut states = vec![(); blocks.len()];
-    let sums = sums_over_blocks(
-        vec![(&blocks[..], &mut states[..])],
-        LANES,
-        #[inline(always)]
-        |blocks, _, sums: &mut [Lane; 1]| {
-            for &block in blocks {
-                let normal = |k: usize| columns[k][block];
-                let mut rows = [[[0.0; LANES]; T]; 2];
-                let mut totals = [[0.0; LANES]; 2];
-                for b in 1..T {
-                    let (one, two) = (normal(b - 1), normal(T - 2 + b));
-                    for l in 0..LANES {
-                        rows[0][b][l] = scale * one[l];
-                        rows[1][b][l] = scale * (correlation * one[l] + rest * two[l]);
-                        totals[0][l] += spread * rows[0][b][l];
-                        totals[1][l] += spread * rows[1][b][l];
-                    }
-                }
-                for (row, total) in rows.iter_mut().zip(&totals) {
-                    for b in 1..T {
-                        for l in 0..LANES {
-                            row[b][l] += total[l];
-                        }
-                    }
-                }
-                if coupling > 0.0 {
-                    let common: [Lane; T] = std::array::from_fn(|a| normal(2 * T - 2 + a));
-                    for (replica, row) in rows.iter_mut().enumerate() {
-                        let mut chi = common;
-                        for a in 0..T {
-                            let free = normal((3 + replica) * T - 2 + a);
-                            for l in 0..LANES {
-                                chi[a][l] = shared * common[a][l] + own * free[l];
-                            }
-                        }
-                        for b in 0..T {
-                            let centring = if b == 0 { coupling } else { 0.0 };
-                            for l in 0..LANES {
-                                row[b][l] += coupling * chi[0][l] * chi[b][l] - centring;
-                            }
-                        }
-                    }
-                }
-                let [p, q] = [softmax_row(&rows[0]), softmax_row(&rows[1])];
-                for b in 0..T {
-                    for l in 0..LANES {
-                        sums[0][l] += (p[b][l] - q[b][l]) * (p[b][l] - q[b][l]);
-                    }
-                }
-            }
-        },
-    );
-    // There is one list of blocks, with one sum.
-    let sum: f64 = sums.iter().flatten().sum();
-    0.5 * T as f64 * sum / (blocks.len() * LANES) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::{centred_from_coordinates, dimension};
+    use crate::channel::{centred_from_coordinates, dimension, softmax_row};
+    use crate::lanes::{LANES, Lane};
     use rand::{RngExt, SeedableRng};
     use rand_distr::StandardNormal;
     use rand_pcg::Pcg64;
@@ -216,13 +179,19 @@ mod tests {
         let options = Options::default().with_log2_nodes(12).unwrap();
         for (perturbation, overlap) in [(0.0, 0.0), (1.3, 0.4)] {
             let law = LogitsLaw { known: 2.0, unknown: 1.5, perturbation, overlap };
-            let two = SoftmaxReplicas::new(2, 0.8, perturbation > 0.0, &options).unwrap();
-            let three = SoftmaxReplicas::new(3, 1.0, perturbation > 0.0, &options).unwrap();
-            for (replicas, (exact, error)) in
-                [(two, brute_force::<2>(0.8, &law)), (three, brute_force::<3>(1.0, &law))]
+            for (tokens, b, (exact, error)) in
+                [(2, 0.8, brute_force::<2>(0.8, &law)), (3, 1.0, brute_force::<3>(1.0, &law))]
             {
+                let replicas: Box<dyn TwoReplicas> = if perturbation > 0.0 {
+                    Box::new(SoftmaxReplicas::new(tokens, b, &options).unwrap())
+                } else {
+                    Box::new(UnperturbedReplicas::new(tokens, b, &options))
+                };
                 let mean = (0..4).map(|k| replicas.error(k, &law)).sum::<f64>() / 4.0;
                 assert!((mean - exact).abs() < 4.5 * error, "{mean}, brute force {exact} +- {error}");
+                let quadrature = replicas.by_quadrature(&law);
+                assert_eq!(quadrature.is_some(), perturbation <= 0.0);
+                assert!(quadrature.is_none_or(|x| (x - mean).abs() < 1e-3 * mean), "{quadrature:?}, {mean}");
             }
         }
     }
@@ -231,8 +200,13 @@ mod tests {
     fn nothing_unknown_is_no_error() {
         let options = Options::default().with_log2_nodes(8).unwrap();
         let law = LogitsLaw { known: 2.0, unknown: 0.0, perturbation: 1.0, overlap: 1.0 };
-        let replicas = SoftmaxReplicas::new(3, 1.0, true, &options).unwrap();
+        let replicas = SoftmaxReplicas::new(3, 1.0, &options).unwrap();
         assert!(replicas.error(0, &law) < 1e-14);
         assert!(replicas.error(4, &law).is_nan());
+        for tokens in 2..=8 {
+            let replicas = UnperturbedReplicas::new(tokens, 1.0, &options);
+            assert!(replicas.error(0, &law) < 1e-14);
+            assert!(replicas.error(4, &law).is_nan());
+        }
     }
 }

@@ -11,7 +11,7 @@
 
 use super::selection::Score;
 use super::sequences::{FieldParameters, Sequences};
-use crate::channel;
+use crate::channel::{self, NormalPair};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
 
@@ -79,6 +79,16 @@ impl JointLaw {
     pub(crate) fn needs_flat(&self) -> bool {
         self.seen < channel::dimension(self.tokens)
             && matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
+    }
+
+    /// The laws of the recalibrated frozen logits and of the logits of the label on new sequences, with noisy and with noiseless labels.
+    pub(crate) fn new_sequences(&self) -> [NormalPair; 2] {
+        let Self { frozen, slope, label, clean: [share, deviation], beta, .. } = *self;
+        let known = slope * slope * frozen * frozen;
+        [label * label, share * share * label * label + deviation * deviation].map(|rest| NormalPair {
+            variances: [beta * beta * frozen * frozen, known + rest],
+            covariance: beta * slope * frozen * frozen,
+        })
     }
 
     /// The logit of the label, given the frozen one and a standard normal.

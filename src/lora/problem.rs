@@ -19,7 +19,9 @@ use crate::channel;
 use crate::error::Error;
 use crate::fields::{JointLaw, LabelNoise};
 use crate::frozen::Frozen;
-use crate::losses::vector::{FinetuningLosses, ReplicatedErrors, VectorOverlaps, general, linear, softmax};
+use crate::losses::vector::{
+    FinetuningLosses, ReplicatedErrors, VectorOverlaps, general, linear, rows, softmax,
+};
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
@@ -169,7 +171,7 @@ impl<'a> FinetuningProblem<'a> {
                 Ok(linear::ClosedForm { tokens, q0, delta, unexplained }.errors(&found.point, &own))
             }
             (FieldLaw::Joint { law, coupling }, Specialisation::Softmax) => {
-                softmax::test_errors(tokens, law, *coupling, options, &found.point, &own)
+                rows::test_errors(tokens, law, *coupling, options, &found.point, &own)
             }
             (FieldLaw::Joint { law, coupling }, Specialisation::Linear | Specialisation::General) => {
                 general::test_errors(model, law, *coupling, options, &found.point, &own)

@@ -16,12 +16,3 @@ pub(super) fn centred_matrices<const T: usize>(columns: &[Vec<f64>], first: usiz
     }
     block
 }
-
-/// Adds the squared norm of the difference of two rows for every sample.
-pub(super) fn add_squared_difference<const T: usize>(x: &[Lane; T], y: &[Lane; T], sum: &mut Lane) {
-    for b in 0..T {
-        for l in 0..LANES {
-            sum[l] += (x[b][l] - y[b][l]).powi(2);
-        }
-    }
-}

@@ -87,6 +87,32 @@ impl ScrambledSobol {
         parallel::map(range.len(), 1, &|index| self.normals(range.start + index)).into_iter().collect()
     }
 
+    /// Coordinate `dimension` of all points, as the absolute values of standard normals.
+    pub(crate) fn positive_normals(&self, dimension: usize) -> Result<Vec<f64>, Error> {
+        let mut column = vec![0.0; self.nodes()];
+        self.fill(dimension, &mut column, |u| normal_quantile(0.5 + 0.5 * u))?;
+        Ok(column)
+    }
+
+    /// The coordinates in `range` of all points, as independent standard normals in decreasing order.
+    pub(crate) fn sorted_normals(&self, range: Range<usize>) -> Result<Vec<Vec<f64>>, Error> {
+        // The largest of k uniforms is the k-th root of a uniform, and the next one is the largest of k - 1 below it.
+        let roots = |dimension: usize| {
+            let power = ((range.end - dimension) as f64).recip();
+            let mut column = vec![0.0; self.nodes()];
+            self.fill(dimension, &mut column, |u| u.powf(power)).map(|()| column)
+        };
+        let mut columns = range.clone().map(roots).collect::<Result<Vec<_>, Error>>()?;
+        let mut below = vec![1.0; self.nodes()];
+        for column in &mut columns {
+            for (x, below) in column.iter_mut().zip(&mut below) {
+                *below *= *x;
+                *x = normal_quantile(below.clamp(f64::MIN_POSITIVE, 1.0 - 0.5 * f64::EPSILON));
+            }
+        }
+        Ok(columns)
+    }
+
     /// Writes coordinate `dimension` of all points, as standard normals: the normal quantile
     /// of [`Self::fill_uniforms`]. The values lie within ±8.21.
     ///

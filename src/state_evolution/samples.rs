@@ -4,7 +4,7 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{Lane, for_each_block, sum_once, sums_over_blocks};
+use crate::lanes::{Lane, sum_once, sums_over_groups};
 use crate::options::Options;
 use crate::parallel;
 
@@ -101,6 +101,11 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         self.scrambles.iter().flat_map(move |scramble| &scramble.memory[..blocks])
     }
 
+    /// Whether the memory of some block has a property.
+    pub(crate) fn any(&self, property: impl Fn(&M) -> bool) -> bool {
+        self.scrambles.iter().flat_map(|scramble| &scramble.memory).any(property)
+    }
+
     /// Changes the memory of every block.
     pub(crate) fn remember(&mut self, change: impl Fn(&mut M)) {
         for memory in self.scrambles.iter_mut().flat_map(|scramble| &mut scramble.memory) {
@@ -121,7 +126,15 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
                 scramble.memory.fill(self.nothing.clone());
             }
         }
-        self.means_of_groups(level, for_each_block(add))
+        self.means_of_groups(
+            level,
+            #[inline(always)]
+            |blocks, memories, sums| {
+                for (block, memory) in blocks.iter().zip(memories) {
+                    add(block, memory, sums);
+                }
+            },
+        )
     }
 
     /// The means of `COUNT` terms as in [`Samples::means`], where `add` adds the terms of some consecutive blocks, and
@@ -137,7 +150,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             .scrambles
             .iter_mut()
             .map(|scramble| (&scramble.blocks[..blocks], &mut scramble.memory[..blocks]));
-        let sums = sums_over_blocks(
+        let sums = sums_over_groups(
             scrambles.collect(),
             size,
             #[inline(always)]

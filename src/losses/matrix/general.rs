@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
-use super::nodes::{MatrixKernel, MatrixNodes};
+use super::nodes::{MatrixKernel, MatrixNodes, ProxSearch};
 use crate::activation::{Activation, Evaluated};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, LocalExpansion, Prox, add_squared_differences, attention, batch_size,
@@ -14,7 +14,7 @@ use crate::lanes::{LANES, Lane};
 use crate::losses::batch::{combine, gather, matrices};
 use crate::model::Model;
 use crate::options::Options;
-use crate::state_evolution::Tuning;
+use crate::state_evolution::{Samples, Tuning};
 
 /// A batch of samples, one after the other in every list.
 struct MatrixBlock {
@@ -110,8 +110,15 @@ impl MatrixKernel for LabelledLayer {
         LastPoints::default()
     }
 
-    fn doubt(memory: &mut LastPoints) {
-        memory.doubt();
+    /// New samples are always searched from all starts, and others unless they are followed.
+    fn plan(memory: &mut LastPoints, search: ProxSearch) {
+        if search != ProxSearch::Followed {
+            memory.doubt();
+        }
+    }
+
+    fn contested(memory: &LastPoints) -> bool {
+        memory.contested.contains(&true)
     }
 
     fn block(&self, normals: [&[Vec<f64>]; 2], first: usize) -> MatrixBlock {
@@ -160,11 +167,19 @@ impl MatrixKernel for LabelledLayer {
         }
     }
 
-    fn add_difference(&self, block: &MatrixBlock, fields: [[f64; 2]; 2], sum: &mut Lane) {
-        let [y, p] = fields.map(|[a, b]| {
-            attention(self.activation.as_ref(), self.tokens, &self.logits(&block.normals, a, b))
+    fn difference(
+        &self,
+        samples: &Samples<MatrixBlock, LastPoints>,
+        index: usize,
+        fields: [[f64; 2]; 2],
+    ) -> f64 {
+        let [mean] = samples.means_once(index, |block, [sum]: &mut [Lane; 1]| {
+            let [y, p] = fields.map(|[a, b]| {
+                attention(self.activation.as_ref(), self.tokens, &self.logits(&block.normals, a, b))
+            });
+            add_squared_differences(self.tokens, &p, &y, sum);
         });
-        add_squared_differences(self.tokens, &p, &y, sum);
+        mean
     }
 
     fn add_at_zero(&self, block: &MatrixBlock, [gradient2, label, stiffness]: &mut [Lane; 3]) {

@@ -5,6 +5,7 @@
 //! are kernels for softmax and for any other activation.
 
 mod averages;
+mod domain;
 pub(crate) mod general;
 mod nodes;
 pub(crate) mod softmax;

@@ -11,6 +11,19 @@ use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
 
+/// How the next pass looks for proximal points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProxSearch {
+    /// From those of the pass before, or from `omega` in the first pass. All starts are tried where they led to
+    /// different minima before.
+    Followed,
+    /// From all starts that do not seem to lead to the minimum downhill from `omega`. This is enough where samples with several
+    /// minima are rare.
+    Screened,
+    /// From all starts.
+    Thorough,
+}
+
 /// What a kernel does with a block of samples.
 pub(super) trait MatrixKernel: Sync {
     /// The samples of a block.
@@ -27,15 +40,22 @@ pub(super) trait MatrixKernel: Sync {
     /// The memory of a block before its first pass.
     fn nothing(&self) -> Self::Memory;
 
+    /// The columns of standard normals from which blocks are made: those of `z_1` and then those of `z_2`.
+    fn columns(&self, points: &ScrambledSobol) -> Result<Vec<Vec<f64>>, Error> {
+        points.columns(0..points.dimensions())
+    }
+
     /// The block that begins with node `first`. The columns of standard normals are those of `z_1` and `z_2`.
     fn block(&self, normals: [&[Vec<f64>]; 2], first: usize) -> Self::Block;
 
-    /// Lets the next pass try all starts of every proximal point.
-    fn doubt(memory: &mut Self::Memory);
+    /// Sets how the next pass looks for the proximal points of a block. A kernel that has no cheaper way may try all starts.
+    fn plan(memory: &mut Self::Memory, search: ProxSearch);
 
-    /// Adds the terms of [`LogitAverages`] for every sample of a block to `sums`. Proximal points are followed from
-    /// those of the pass before. All starts are tried in the first pass, after [`MatrixKernel::doubt`], and where
-    /// they led to different minima before.
+    /// Whether the last search from several starts found different minima for a sample of the block.
+    fn contested(memory: &Self::Memory) -> bool;
+
+    /// Adds the terms of [`LogitAverages`] for every sample of a block to `sums`, with proximal points that are found as
+    /// planned, and followed from then on.
     fn accumulate(
         &self,
         point: &MatrixOverlaps,
@@ -44,34 +64,44 @@ pub(super) trait MatrixKernel: Sync {
         sums: &mut [Lane; COUNT],
     );
 
-    /// Adds the squared difference of the attention for every sample, between logits `a z_1 + b z_2` with two pairs
-    /// `[a, b]`.
-    fn add_difference(&self, block: &Self::Block, fields: [[f64; 2]; 2], sum: &mut Lane);
+    /// The mean squared difference of the attention between logits `a z_1 + b z_2` with two pairs `[a, b]`, in replicate number
+    /// `index`.
+    fn difference(
+        &self,
+        samples: &Samples<Self::Block, Self::Memory>,
+        index: usize,
+        fields: [[f64; 2]; 2],
+    ) -> f64;
 
     /// Adds the terms of [`AtZero`] for every sample of a block.
     fn add_at_zero(&self, block: &Self::Block, sums: &mut [Lane; 3]);
 }
+
+/// Number of coarse levels at which every proximal point is searched from several starts before it is followed.
+const SEARCHED_LEVELS: usize = 2;
 
 /// The nodes of several scrambles.
 pub(super) struct MatrixNodes<K: MatrixKernel> {
     kernel: K,
     label: Label,
     samples: Samples<K::Block, K::Memory>,
+    /// Whether a sample with several minima was found, so that no start may be left out.
+    contested: bool,
 }
 
 impl<K: MatrixKernel> MatrixNodes<K> {
     pub(super) fn new(kernel: K, label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         let seen = kernel.seen();
         let columns = |index: usize| {
-            ScrambledSobol::new(2 * seen, options.log2_nodes() as u32, options.seed(), index as u64)?
-                .columns(0..2 * seen)
+            let log2_nodes = options.log2_nodes() as u32;
+            kernel.columns(&ScrambledSobol::new(2 * seen, log2_nodes, options.seed(), index as u64)?)
         };
         let block = |columns: &Vec<Vec<f64>>, first| {
             let (one, two) = columns.split_at(seen);
             kernel.block([one, two], first)
         };
         let samples = Samples::new(options, tuning, kernel.size(), kernel.nothing(), columns, block)?;
-        Ok(Self { kernel, label, samples })
+        Ok(Self { kernel, label, samples, contested: false })
     }
 }
 
@@ -84,7 +114,17 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
     }
 
     fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
+        let search = self.search();
         let Self { kernel, samples, .. } = self;
+        let pass = if pass == Pass::Fresh {
+            samples.remember(|memory| {
+                *memory = kernel.nothing();
+                K::plan(memory, search);
+            });
+            Pass::Complete
+        } else {
+            pass
+        };
         let means = samples.means(
             level,
             pass,
@@ -94,9 +134,23 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
         means.into_iter().map(LogitAverages::from_sums).collect()
     }
 
-    /// The next evaluation tries all starts of every proximal point.
-    fn prepare(&mut self, _level: usize, _point: &MatrixOverlaps) {
-        self.samples.remember(K::doubt);
+    /// The next evaluation tries several starts of every proximal point, unless it is on a fine level and no sample of the coarse
+    /// ones had several minima: nearly all samples of such a problem have one. Every point that is returned is searched from several
+    /// starts by the last pass, which is [`Pass::Fresh`].
+    fn prepare(&mut self, level: usize, _point: &MatrixOverlaps) {
+        let search = match self.search() {
+            ProxSearch::Screened if level >= SEARCHED_LEVELS => ProxSearch::Followed,
+            other => other,
+        };
+        self.samples.remember(|memory| K::plan(memory, search));
+    }
+}
+
+impl<K: MatrixKernel> MatrixNodes<K> {
+    /// The search that the samples seen so far ask for.
+    fn search(&mut self) -> ProxSearch {
+        self.contested |= self.samples.any(K::contested);
+        if self.contested { ProxSearch::Thorough } else { ProxSearch::Screened }
     }
 }
 
@@ -106,14 +160,13 @@ impl<K: MatrixKernel> PretrainingLosses for MatrixNodes<K> {
     }
 
     fn test_errors(&self, points: &[MatrixOverlaps]) -> Vec<LabelErrors> {
-        let Self { kernel, label, samples } = self;
+        let Self { kernel, label, samples, .. } = self;
         let of_scramble = |(index, point): (usize, &MatrixOverlaps)| {
             let laws = point.test_laws(label);
-            LabelErrors::from_sums(samples.means_once(index, |block, sums| {
-                for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
-                    kernel.add_difference(block, [[*deviation, 0.0], [slope * deviation, *rest]], sum);
-                }
-            }))
+            let error = |[deviation, slope, rest]: [f64; 3]| {
+                kernel.difference(samples, index, [[deviation, 0.0], [slope * deviation, rest]])
+            };
+            LabelErrors::from_sums(laws.map(error))
         };
         (0..self.scrambles()).zip(points).map(of_scramble).collect()
     }

@@ -2,13 +2,15 @@
 //! moves the logits.
 //!
 //! A kernel gives the averages ([`FinetuningLosses`]), and those at weights that vanish (`zero_weights.rs`). The errors
-//! on new sequences are averages over the same fields without proximal points (`test_law.rs`). There are kernels for
+//! on new sequences are averages over the same fields without proximal points (`test_law.rs`), for softmax over one row of
+//! the logits (`rows.rs`). There are kernels for
 //! linear attention, for softmax, and for any other activation.
 
 mod channel;
 pub(crate) mod general;
 pub(crate) mod linear;
 mod moments;
+pub(crate) mod rows;
 pub(crate) mod softmax;
 mod test_law;
 mod zero_weights;

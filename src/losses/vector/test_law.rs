@@ -1,7 +1,6 @@
 //! The errors on new sequences. No proximal point is needed for them.
 
 use crate::error::Error;
-use crate::fields::{FieldColumns, JointLaw};
 use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 
@@ -24,25 +23,22 @@ impl ReplicatedErrors {
     /// over all of them.
     ///
     /// `common` is the common fixed point. `own` has the fixed point of every replicate; it may be shorter
-    /// than the list of replicates. Over the nodes of one scramble, `averages` gives the test and clean error
-    /// at the first of two points, the error without any perturbation, and the test and clean error at the
+    /// than the list of replicates. Over the nodes of the scramble with the given number, `averages` gives the test and clean
+    /// error at the first of two points, the error without any perturbation, and the test and clean error at the
     /// second point.
     pub(crate) fn sampled(
-        tokens: usize,
-        law: &JointLaw,
         options: &Options,
         common: &VectorOverlaps,
         own: &[VectorOverlaps],
-        averages: impl Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5],
+        averages: impl Fn(usize, [&VectorOverlaps; 2]) -> Result<[f64; 5], Error>,
     ) -> Result<Self, Error> {
         let count = options.scrambles() as f64;
         let mut all = [0.0; 3];
         let mut errors = Vec::with_capacity(own.len());
         for index in 0..options.scrambles() {
-            let columns = FieldColumns::new(tokens, law, options, index, true)?;
             let own = own.get(index);
             let [test, test_clean, frozen, own_test, own_clean] =
-                averages(&columns, [common, own.unwrap_or(common)]);
+                averages(index, [common, own.unwrap_or(common)])?;
             for (sum, x) in all.iter_mut().zip([test, test_clean, frozen]) {
                 *sum += x / count;
             }

@@ -37,7 +37,8 @@ fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
 }
 
 /// The Bayes-optimal estimator on `alpha D^2` sequences. The order parameters are exact to 1e-11 or better.
-/// The least errors are in closed form for linear attention, and averages by quasi-Monte-Carlo otherwise.
+/// The least errors are in closed form for linear attention, by quadrature for softmax with two or three tokens, and averages by
+/// quasi-Monte-Carlo otherwise.
 /// Of the options, nodes, scrambles and seed matter for these averages, and the tolerance matters for
 /// the status.
 ///
@@ -152,21 +153,29 @@ fn errors(
             StdError::default(),
         ));
     }
+    let law = |noise| LogitsLaw {
+        known: 2.0 * overlap,
+        unknown: 2.0 * mse + noise,
+        perturbation: 0.0,
+        overlap: 0.0,
+    };
+    let [noisy, clean] = [model.delta(), 0.0].map(law);
+    if model.specialisation() == Specialisation::Softmax {
+        // Where the errors are exact, nothing is sampled, and no threads are needed.
+        let replicas = model.two_replicas(false, options)?;
+        if let [Some(test), Some(test_clean)] = [noisy, clean].map(|law| replicas.by_quadrature(&law)) {
+            return Ok((PretrainingBayesErrors { test, test_clean }, StdError::default()));
+        }
+    }
     parallel::in_pool(|| {
         let replicas = model.two_replicas(false, options)?;
-        let average = |noise: f64| {
-            let law = LogitsLaw {
-                known: 2.0 * overlap,
-                unknown: 2.0 * mse + noise,
-                perturbation: 0.0,
-                overlap: 0.0,
-            };
+        let average = |law: &LogitsLaw| {
             let all: Vec<f64> =
-                (0..options.scrambles()).map(|scramble| replicas.error(scramble, &law)).collect();
+                (0..options.scrambles()).map(|scramble| replicas.error(scramble, law)).collect();
             let mean = all.iter().sum::<f64>() / all.len() as f64;
             (mean, standard_error(all.iter().copied()).filter(|error| *error > 0.0))
         };
-        let ((test, test_error), (test_clean, clean_error)) = (average(model.delta()), average(0.0));
+        let ((test, test_error), (test_clean, clean_error)) = (average(&noisy), average(&clean));
         let std_error = StdError { test: test_error, test_clean: clean_error, ..StdError::default() };
         Ok((PretrainingBayesErrors { test, test_clean }, std_error))
     })

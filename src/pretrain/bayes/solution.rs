@@ -58,7 +58,8 @@ pub struct PretrainingBayesSolution {
     pub residual: f64,
     /// Number of evaluations of the spectral integral.
     pub iterations: usize,
-    /// Standard errors of the errors, unless the attention is linear. The order parameters are exact to quadrature.
+    /// Standard errors of the errors where these are sampled: not for linear attention, nor for softmax with two or three
+    /// tokens whose logits are not very large. The order parameters are exact to quadrature.
     pub std_error: StdError,
 }
 

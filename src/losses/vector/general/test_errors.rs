@@ -23,8 +23,9 @@ pub(crate) fn test_errors(
     common: &VectorOverlaps,
     own: &[VectorOverlaps],
 ) -> Result<ReplicatedErrors, Error> {
-    ReplicatedErrors::sampled(model.tokens(), law, options, common, own, |columns, points| {
-        averages(model.activation(), law, coupling, columns, points)
+    ReplicatedErrors::sampled(options, common, own, |scramble, points| {
+        let columns = FieldColumns::new(model.tokens(), law, options, scramble, true)?;
+        Ok(averages(model.activation(), law, coupling, &columns, points))
     })
 }
 

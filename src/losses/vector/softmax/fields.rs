@@ -30,27 +30,6 @@ pub(super) fn training_logits<const T: usize, const K: usize>(
     (scaled(&frozen, law.beta), label)
 }
 
-/// Recalibrated frozen logits, label logits and noiseless label logits of new sequences. The standard normals
-/// `clean` make the difference between noisy and noiseless label logits.
-pub(super) fn test_logits<const T: usize>(
-    law: &JointLaw,
-    normals: &Normals<'_>,
-    clean: &[Vec<f64>],
-    first: usize,
-) -> [Logits<T>; 3] {
-    let frozen = frozen_logits::<T>(law, normals, first);
-    let label = label_logits(law, normals, first, &frozen);
-    let mut noiseless = centred_matrices::<T>(clean, first);
-    for a in 0..T {
-        for b in 0..T {
-            for l in 0..LANES {
-                noiseless[a][b][l] = law.noiseless(frozen[a][b][l], label[a][b][l], noiseless[a][b][l]);
-            }
-        }
-    }
-    [scaled(&frozen, law.beta), label, noiseless]
-}
-
 fn frozen_logits<const T: usize>(law: &JointLaw, normals: &Normals<'_>, first: usize) -> Logits<T> {
     scaled(&centred_matrices(normals.frozen, first), law.frozen)
 }
