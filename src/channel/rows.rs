@@ -39,7 +39,9 @@ const REACH: f64 = 7.2;
 /// Step and reach of the rule over `chi_0`, and the weight below which a node is left out.
 const OUTER_STEP: f64 = 0.35;
 const OUTER_REACH: f64 = 5.4;
-const NEGLIGIBLE: f64 = 1e-9;
+/// Error of the inner integrals, which are at most 1.
+const INNER_REST: f64 = 1e-7;
+const NEGLIGIBLE: f64 = 1e-8;
 
 /// Largest product of coupling and variance of `chi` for which the rule over `chi_0` is fine enough.
 const MOST_COUPLING: f64 = 2.0;
@@ -337,7 +339,7 @@ impl PerturbedPair {
                         lines.push(HalfLine::new(std::f64::consts::PI / steepest)?);
                     }
                     let means = [self.coupling * (hh - x * x), self.coupling * (tt - y * y)];
-                    sum += weight * lines[tier].sigmoids(means, deviations, r, 1e-9)?;
+                    sum += weight * lines[tier].sigmoids(means, deviations, r, INNER_REST)?;
                 }
             }
         }

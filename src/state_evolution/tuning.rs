@@ -65,7 +65,7 @@ impl Default for Tuning {
             share: 0.1,
             close: 1e-2,
             hopeless: 0.1,
-            difference: 1e-2,
+            difference: 4e-2,
         }
     }
 }

@@ -4,8 +4,68 @@ use crate::channel::{NormalPair, PerturbedPair, RowColumns};
 use crate::error::Error;
 use crate::fields::JointLaw;
 use crate::losses::vector::moments::VectorOverlaps;
-use crate::losses::vector::test_law::ReplicatedErrors;
+use crate::losses::vector::test_law::{ReplicatedErrors, TestErrors};
 use crate::options::Options;
+
+/// Relative step of the finite differences that carry the errors to the fixed points of the replicates.
+const DIFFERENCE: f64 = 1e-3;
+
+/// The laws of the two attention matrices of new sequences.
+struct TestLaws {
+    tokens: usize,
+    coupling: f64,
+    noisy: NormalPair,
+    clean: NormalPair,
+}
+
+impl TestLaws {
+    fn pair(&self, logits: NormalPair, q: f64, m: f64) -> PerturbedPair {
+        PerturbedPair {
+            logits,
+            chi: NormalPair { variances: [q, 1.0], covariance: m },
+            coupling: self.coupling,
+        }
+    }
+
+    /// Noisy and clean error at `q` and `m`.
+    fn errors(
+        &self,
+        error: &mut impl FnMut(PerturbedPair) -> Result<f64, Error>,
+        q: f64,
+        m: f64,
+    ) -> Result<[f64; 2], Error> {
+        Ok([error(self.pair(self.noisy, q, m))?, error(self.pair(self.clean, q, m))?])
+    }
+
+    /// The errors by quadrature, where that is possible. Those of the replicates are to first order in their distance from
+    /// the common fixed point, as the fixed points of the replicates themselves.
+    fn by_quadrature(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> Option<ReplicatedErrors> {
+        let errors = |q: f64, m: f64| -> Option<[f64; 2]> {
+            let [noisy, clean] =
+                [self.noisy, self.clean].map(|logits| self.pair(logits, q, m).by_quadrature(self.tokens));
+            Some([noisy?, clean?])
+        };
+        let (q, m) = (common.q(), common.m);
+        let here = errors(q, m)?;
+        let frozen = self.pair(self.noisy, 0.0, 0.0).by_quadrature(self.tokens)?;
+        let slopes = |moved: [f64; 2], step: f64| {
+            [0, 1].map(|k| if step == 0.0 { 0.0 } else { (moved[k] - here[k]) / step })
+        };
+        // The steps stay within m^2 <= q.
+        let along_q = slopes(errors(q * (1.0 + DIFFERENCE), m)?, q * DIFFERENCE);
+        let along_m = slopes(errors(q, m * (1.0 - DIFFERENCE))?, -m * DIFFERENCE);
+        let moved = |point: &VectorOverlaps| {
+            let [test, test_clean] =
+                [0, 1].map(|k| here[k] + along_q[k] * (point.q() - q) + along_m[k] * (point.m - m));
+            TestErrors { test, test_clean, frozen }
+        };
+        let [test, test_clean] = here;
+        Some(ReplicatedErrors {
+            common: TestErrors { test, test_clean, frozen },
+            own: own.iter().map(moved).collect(),
+        })
+    }
+}
 
 /// The errors for 2 to 8 tokens. `coupling` is the inverse temperature times `q0`.
 pub(crate) fn test_errors(
@@ -17,25 +77,16 @@ pub(crate) fn test_errors(
     own: &[VectorOverlaps],
 ) -> Result<ReplicatedErrors, Error> {
     let [noisy, clean] = law.new_sequences();
+    let laws = TestLaws { tokens, coupling, noisy, clean };
+    if let Some(errors) = laws.by_quadrature(common, own) {
+        return Ok(errors);
+    }
     ReplicatedErrors::sampled(options, common, own, |scramble, [first, second]| {
-        let mut columns = None;
-        let mut error = |logits: NormalPair, q: f64, m: f64| {
-            let chi = NormalPair { variances: [q, 1.0], covariance: m };
-            let pair = PerturbedPair { logits, chi, coupling };
-            if let Some(error) = pair.by_quadrature(tokens) {
-                return Ok(error);
-            }
-            if columns.is_none() {
-                columns = Some(RowColumns::new(tokens, true, options, scramble)?);
-            }
-            columns.as_ref().map_or(Ok(f64::NAN), |columns| pair.mean(tokens, columns))
-        };
-        Ok([
-            error(noisy, first.q(), first.m)?,
-            error(clean, first.q(), first.m)?,
-            error(noisy, 0.0, 0.0)?,
-            error(noisy, second.q(), second.m)?,
-            error(clean, second.q(), second.m)?,
-        ])
+        let columns = RowColumns::new(tokens, true, options, scramble)?;
+        let mut error = |pair: PerturbedPair| pair.mean(tokens, &columns);
+        let [test, test_clean] = laws.errors(&mut error, first.q(), first.m)?;
+        let frozen = error(laws.pair(laws.noisy, 0.0, 0.0))?;
+        let [own_test, own_clean] = laws.errors(&mut error, second.q(), second.m)?;
+        Ok([test, test_clean, frozen, own_test, own_clean])
     })
 }
