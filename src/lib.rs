@@ -121,6 +121,7 @@ struct ReadmeExamples;
 struct AddYourOwnExamples;
 
 pub mod activation;
+mod attention;
 pub mod channel;
 mod check;
 mod descent;
@@ -163,6 +164,7 @@ mod threshold;
 mod verdict;
 
 pub use activation::{Activation, ActivationName};
+pub use attention::Attention;
 pub use error::Error;
 pub use frozen::Frozen;
 pub use model::{Model, Teacher};

@@ -14,8 +14,8 @@ mod tokens;
 mod two_replicas;
 mod vector_prox;
 
+pub use crate::attention::dimension;
 pub(crate) use eigen::eigenbasis;
-pub use geometry::dimension;
 pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_from_coordinates};
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use secular::secular_roots;

@@ -27,6 +27,7 @@ mod training;
 mod validity;
 
 use crate::activation::Parity;
+use crate::attention::Attention;
 use crate::check;
 use crate::error::{Error, Number};
 use crate::memory::Workload;
@@ -109,6 +110,7 @@ pub fn solve_with(
         let allowed = "an activation that is not even: zero weights are then always stationary, and the overlap has no sign";
         return Err(Error::invalid("model.activation", model.activation().name(), allowed));
     }
+    require_tied(model)?;
     Workload::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     if lambda <= 0.0 {
@@ -158,6 +160,14 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
     }
     let teacher = model.teacher_spectrum()?;
     Ok(linear::step(model, training, [q, m, v], teacher.as_ref()))
+}
+
+/// Refuses what pre-training cannot solve yet.
+pub(crate) fn require_tied(model: &Model) -> Result<(), Error> {
+    match model.attention() {
+        Attention::Tied => Ok(()),
+        attention => Err(Error::invalid("model.attention", attention.name(), "tied")),
+    }
 }
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {

@@ -3,7 +3,8 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use crate::activation::Unseen;
-use crate::channel::geometry::{dimension, flat_direction};
+use crate::attention::dimension;
+use crate::channel::geometry::flat_direction;
 
 /// The logits of every sample of a batch as a function of `n` coordinates.
 pub(crate) trait LogitsMap {
