@@ -65,6 +65,14 @@ impl Attention {
         self.coordinates(tokens).saturating_sub(hidden)
     }
 
+    /// Number of factors of the weights, each of which has a ridge.
+    pub(crate) fn factors(self) -> f64 {
+        match self {
+            Self::Tied => 1.0,
+            Self::Cross => 2.0,
+        }
+    }
+
     /// The variance `c` of a coordinate of the logits, in units of `Q`.
     #[must_use]
     pub fn logit_variance(self) -> f64 {

@@ -13,7 +13,9 @@ use crate::channel::{SoftmaxReplicas, TwoReplicas};
 use crate::check;
 use crate::error::Error;
 use crate::options::Options;
-use crate::spectrum::{Discrete, Implausible, TeacherSpectrum, Wishart, implausible};
+use crate::spectrum::{
+    Discrete, Implausible, TeacherMatrix, TeacherSpectrum, Wishart, WishartProduct, implausible,
+};
 
 /// The law of the teacher's spectrum `s* = S*/sqrt(D)`: of its eigenvalues for tied attention, and of its singular values for
 /// cross-attention.
@@ -140,8 +142,12 @@ impl Teacher {
                 return conflict(SINGULAR_VALUES, "tied attention");
             }
             (Attention::Cross, Self::Spectrum { .. }) => return conflict(EIGENVALUES, "cross-attention"),
-            (Attention::Cross, _) => {
-                return Err(Error::invalid("model.attention", attention.name(), "tied, for this teacher"));
+            (Attention::Cross, Self::Wishart { kappa0 }) => Arc::new(WishartProduct::new(*kappa0)?),
+            (Attention::Cross, Self::SingularValues { singular_values }) => {
+                Arc::new(Discrete::singular(singular_values)?)
+            }
+            (Attention::Cross, Self::PowerLaw { exponent, dimension }) => {
+                Arc::new(Discrete::singular_power_law(*exponent, *dimension)?)
             }
         })
     }
@@ -173,6 +179,9 @@ pub struct Model {
     inverse_temperature: Option<f64>,
     taught: Option<Taught>,
 }
+
+/// Largest mean of a symmetric law, relative to `sqrt(Q0)`. It allows for rounding.
+const SYMMETRIC: f64 = 1e-10;
 
 /// The fastest kernels that serve an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -394,18 +403,23 @@ impl Model {
     /// at finite size needs [`TeacherSpectrum::eigenvalues`]. Such a model cannot be written as JSON, and
     /// is equal to another one only if both have the same `Arc`.
     ///
+    /// In cross-attention the law is that of the singular values of `s*` and of their negatives, each with half of the weight, and its mean
+    /// is 0.
+    ///
     /// The moments are checked here. [`spectrum::check`](crate::spectrum::check) also checks the density, the
     /// transform and the integrals.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `Q0` is between 1e-100 and 1e100, the mean and the variance belong
-    /// to it, and the orbit dimension is between 0 and 1.
+    /// to it, the orbit dimension is between 0 and 1, and the mean is 0 in cross-attention.
     pub fn with_teacher_spectrum(self, spectrum: Arc<dyn TeacherSpectrum>) -> Result<Self, Error> {
-        if self.attention != Attention::Tied {
-            return Err(Error::invalid("model.attention", self.attention.name(), "tied, for this teacher"));
-        }
         if let Some(Implausible { field, value, allowed, .. }) = implausible(spectrum.as_ref()) {
             return Err(Error::invalid(field, value, allowed));
+        }
+        let (mean, largest) = (spectrum.mean(), spectrum.second_moment().sqrt());
+        if self.attention == Attention::Cross && mean.abs() > SYMMETRIC * largest {
+            let allowed = "0 in cross-attention, whose law has the singular values and their negatives";
+            return Err(Error::invalid("model.teacher.mean", mean, allowed));
         }
         Ok(Self { taught: Some(Taught { teacher: None, spectrum }), ..self })
     }
@@ -489,6 +503,11 @@ impl Model {
         self.attention.seen(self.tokens, self.activation.unseen()) as f64
     }
 
+    /// The matrix of a teacher with the given law, as the training of this layer sees it.
+    pub(crate) fn teacher_matrix<'a>(&self, law: &'a dyn TeacherSpectrum) -> TeacherMatrix<'a> {
+        TeacherMatrix::new(law, self.attention)
+    }
+
     /// The least errors of an estimator that knows the law of the logits.
     ///
     /// # Errors
@@ -500,13 +519,17 @@ impl Model {
     ) -> Result<Box<dyn TwoReplicas>, Error> {
         self.require_invertible()?;
         let (tokens, temperature) = (self.tokens, self.inverse_temperature());
-        Ok(match self.specialisation() {
-            Specialisation::Softmax => {
+        Ok(match (self.specialisation(), self.attention) {
+            (Specialisation::Softmax, Attention::Tied) => {
                 Box::new(SoftmaxReplicas::new(tokens, temperature, perturbed, options)?)
             }
-            Specialisation::Linear | Specialisation::General => {
+            (Specialisation::Softmax, Attention::Cross) if !perturbed => {
                 let activation = self.shared_activation();
-                Box::new(GeneralReplicas::new(activation, tokens, temperature, perturbed, options)?)
+                Box::new(GeneralReplicas::of_one_row(activation, tokens, temperature, options)?)
+            }
+            _ => {
+                let (activation, logits) = (self.shared_activation(), (self.attention, tokens));
+                Box::new(GeneralReplicas::new(activation, logits, temperature, perturbed, options)?)
             }
         })
     }

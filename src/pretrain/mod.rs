@@ -20,6 +20,7 @@ mod bayes;
 mod interpolation;
 mod learned_spectrum;
 mod linear;
+mod linear_error;
 mod replicon;
 mod sampled;
 mod solution;
@@ -27,7 +28,6 @@ mod training;
 mod validity;
 
 use crate::activation::Parity;
-use crate::attention::Attention;
 use crate::check;
 use crate::error::{Error, Number};
 use crate::memory::Workload;
@@ -110,16 +110,16 @@ pub fn solve_with(
         let allowed = "an activation that is not even: zero weights are then always stationary, and the overlap has no sign";
         return Err(Error::invalid("model.activation", model.activation().name(), allowed));
     }
-    require_tied(model)?;
     Workload::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
+    let matrix = model.teacher_matrix(teacher.as_ref());
     if lambda <= 0.0 {
         require_over_determined(model, training)?;
     }
     match model.specialisation() {
-        Specialisation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
+        Specialisation::Linear => linear::solve(model, training, options, matrix, run),
         Specialisation::Softmax | Specialisation::General => {
-            sampled::solve(model, training, options, teacher.as_ref(), run)
+            sampled::solve(model, training, options, matrix, run)
         }
     }
 }
@@ -135,10 +135,11 @@ pub fn solve_with(
 /// pool cannot be started (not for linear attention).
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
     let teacher = model.teacher_spectrum()?;
+    let matrix = model.teacher_matrix(teacher.as_ref());
     match model.specialisation() {
-        Specialisation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
+        Specialisation::Linear => Ok(linear::lambda_collapse(model, training, matrix)),
         Specialisation::Softmax | Specialisation::General => {
-            sampled::lambda_collapse(model, training, options, teacher.as_ref())
+            sampled::lambda_collapse(model, training, options, matrix)
         }
     }
 }
@@ -159,15 +160,7 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
         check::non_negative(field, value)?;
     }
     let teacher = model.teacher_spectrum()?;
-    Ok(linear::step(model, training, [q, m, v], teacher.as_ref()))
-}
-
-/// Refuses what pre-training cannot solve yet.
-pub(crate) fn require_tied(model: &Model) -> Result<(), Error> {
-    match model.attention() {
-        Attention::Tied => Ok(()),
-        attention => Err(Error::invalid("model.attention", attention.name(), "tied")),
-    }
+    Ok(linear::step(model, training, [q, m, v], model.teacher_matrix(teacher.as_ref())))
 }
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {

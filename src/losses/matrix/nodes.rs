@@ -21,6 +21,11 @@ pub(super) trait MatrixKernel: Sync {
     /// Number of coordinates that the activation sees.
     fn seen(&self) -> usize;
 
+    /// The number of groups of coordinates, independent and alike, of which the kernel knows one.
+    fn copies(&self) -> f64 {
+        1.0
+    }
+
     /// Number of samples of a block.
     fn size(&self) -> usize;
 
@@ -60,12 +65,29 @@ pub(super) struct MatrixNodes<K: MatrixKernel> {
 }
 
 impl<K: MatrixKernel> MatrixNodes<K> {
-    pub(super) fn new(kernel: K, label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
+    /// The nodes of scrambled Sobol sequences.
+    pub(super) fn sampled(
+        kernel: K,
+        label: Label,
+        options: &Options,
+        tuning: &Tuning,
+    ) -> Result<Self, Error> {
         let seen = kernel.seen();
-        let columns = |index: usize| {
+        Self::new(kernel, label, options, tuning, |index| {
             ScrambledSobol::new(2 * seen, options.log2_nodes() as u32, options.seed(), index as u64)?
                 .columns(0..2 * seen)
-        };
+        })
+    }
+
+    /// Nodes whose normals are in the columns of every scramble.
+    pub(super) fn new(
+        kernel: K,
+        label: Label,
+        options: &Options,
+        tuning: &Tuning,
+        columns: impl Fn(usize) -> Result<Vec<Vec<f64>>, Error>,
+    ) -> Result<Self, Error> {
+        let seen = kernel.seen();
         let block = |columns: &Vec<Vec<f64>>, first| {
             let (one, two) = columns.split_at(seen);
             kernel.block([one, two], first)
@@ -91,7 +113,8 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
             #[inline(always)]
             |block, memory, sums| kernel.accumulate(point, block, memory, sums),
         );
-        means.into_iter().map(LogitAverages::from_sums).collect()
+        let copies = kernel.copies();
+        means.into_iter().map(|means| LogitAverages::from_sums(means.map(|x| copies * x))).collect()
     }
 
     /// The next evaluation tries all starts of every proximal point.
@@ -109,17 +132,19 @@ impl<K: MatrixKernel> PretrainingLosses for MatrixNodes<K> {
         let Self { kernel, label, samples } = self;
         let of_scramble = |(index, point): (usize, &MatrixOverlaps)| {
             let laws = point.test_laws(label);
-            LabelErrors::from_sums(samples.means_once(index, |block, sums| {
+            let means = samples.means_once(index, |block, sums| {
                 for ([deviation, slope, rest], sum) in laws.iter().zip(sums) {
                     kernel.add_difference(block, [[*deviation, 0.0], [slope * deviation, *rest]], sum);
                 }
-            }))
+            });
+            LabelErrors::from_sums(means.map(|x| kernel.copies() * x))
         };
         (0..self.scrambles()).zip(points).map(of_scramble).collect()
     }
 
     fn at_zero(&self) -> Vec<AtZero> {
         let add = |block: &K::Block, sums: &mut [Lane; 3]| self.kernel.add_at_zero(block, sums);
-        (0..self.scrambles()).map(|index| AtZero::from_sums(self.samples.means_once(index, add))).collect()
+        let of_scramble = |index| self.samples.means_once(index, add).map(|x| self.kernel.copies() * x);
+        (0..self.scrambles()).map(|index| AtZero::from_sums(of_scramble(index))).collect()
     }
 }

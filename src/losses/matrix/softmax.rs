@@ -20,7 +20,7 @@ pub(crate) fn losses(
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
     with_tokens!(tokens, T => {
         const K: usize = channel::dimension(T);
-        Ok(Box::new(MatrixNodes::new(SoftmaxMatrices::<T, K> { label }, label, options, tuning)?))
+        Ok(Box::new(MatrixNodes::sampled(SoftmaxMatrices::<T, K> { label }, label, options, tuning)?))
     })
 }
 

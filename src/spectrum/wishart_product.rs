@@ -1,0 +1,322 @@
+//! The teacher of cross-attention with two Gaussian factors: `s* = S*/sqrt(D)` with `S* = P0^{-1/2} U* V*^T`.
+//!
+//! The law of `y` is that of the singular values of `snr s* + Z` and of their negatives, with `Z` a real matrix of independent
+//! entries of variance `1/D`. The R-transforms of such symmetrised laws add, `R(g) = g` for the noise and
+//! `R(g) = snr^2 g/(1 - snr^2 g^2/kappa0)` for the signal. With `G` the Stieltjes transform and `w = 1/G`,
+//!
+//! ```text
+//! z(w) = w + 1/w + snr^2 w/(w^2 - a^2),    a = snr/sqrt(kappa0)
+//! ```
+//!
+//! The map `z` is rational in `w`, and so are `G = 1/w` and `H = snr/(w^2 - a^2)`, from which the integrals of the soft threshold
+//! are made (see [`super::soft_threshold`]). The equation to solve is a quartic one, two roots of which are always real.
+//!
+//! Source: F. Benaych-Georges, Probab. Theory Relat. Fields 144, 471 (2009), for the sum of rectangular matrices; U. Haagerup,
+//! F. Larsen, J. Funct. Anal. 176, 331 (2000), for R-diagonal elements.
+
+use nalgebra::Complex;
+
+use super::contour::Lanes;
+use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
+use super::law::{TeacherSpectrum, along_the_axis, moments};
+use super::soft_threshold::{self, Centre, Parametrised, Position, Terms};
+use super::wishart::Wishart;
+use crate::error::Error;
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+/// The symmetrised law of the singular values of `s* = S*/sqrt(D)` for `S* = P0^{-1/2} U* V*^T` with `U*` and `V*` of shape
+/// `D x kappa0 D`: mean 0, second moment `Q0 = 1`, fourth moment `2 + 1/kappa0`, and an atom of weight `1 - kappa0` at zero if
+/// `kappa0 < 1`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WishartProduct {
+    kappa0: f64,
+}
+
+impl WishartProduct {
+    /// The teacher of width `kappa0`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if `kappa0` is not in [`Wishart::WIDTHS`].
+    pub fn new(kappa0: f64) -> Result<Self, Error> {
+        Wishart::new(kappa0).map(|_| Self { kappa0 })
+    }
+
+    fn uniformised(&self, snr: f64) -> UniformisedProduct {
+        UniformisedProduct::new(self, meaningful(snr))
+    }
+}
+
+impl TeacherSpectrum for WishartProduct {
+    fn mean(&self) -> f64 {
+        0.0
+    }
+
+    fn second_moment(&self) -> f64 {
+        1.0
+    }
+
+    fn variance(&self) -> f64 {
+        1.0
+    }
+
+    fn orbit_dimension(&self) -> f64 {
+        if self.kappa0 < 1.0 { self.kappa0 * (2.0 - self.kappa0) } else { 1.0 }
+    }
+
+    fn support(&self, snr: f64) -> Vec<[f64; 2]> {
+        let map = self.uniformised(snr);
+        let high = map.z(map.right);
+        match map.gap {
+            Some(gap) => {
+                let [from, to] = gap.map(|w| map.z(w));
+                vec![[-high, -to], [-from, from], [to, high]]
+            }
+            None => vec![[-high, high]],
+        }
+    }
+
+    fn top_edge(&self, snr: f64) -> f64 {
+        let map = self.uniformised(snr);
+        map.z(map.right)
+    }
+
+    fn stieltjes(&self, snr: f64, x: f64) -> [f64; 2] {
+        let w = self.uniformised(snr).preimage(x);
+        // G(x - i0) is the complex conjugate of G(x + i0), and w is the preimage of x + i0.
+        let g = w.inv().conj();
+        [g.re, g.im]
+    }
+
+    fn denoise(&self, snr: f64, r: f64) -> Denoised {
+        let map = self.uniformised(snr);
+        soft_threshold::denoise(&map, r, &map.threshold(r))
+    }
+
+    fn denoise_both_sides(&self, snr: f64, r: f64) -> Denoised {
+        let map = self.uniformised(snr);
+        let r = r.max(0.0);
+        soft_threshold::denoise_both_sides(&map, r, &map.threshold(r), || {
+            let w = map.preimage(0.0);
+            Centre { w, density: -w.inv().im / PI }
+        })
+    }
+
+    fn posterior(&self, snr: f64) -> Posterior {
+        let map = self.uniformised(snr);
+        // The integrands are even.
+        let [gain, response2] = along_the_axis(self, snr, |axis| {
+            axis.integrate([0.0, f64::INFINITY], |point| {
+                // With w = 1/G, E[s* | y] = Im H/Im G has no difference that cancels.
+                let w = Complex::new(point.real_g, -PI * point.density).inv();
+                let mean = 2.0 * map.snr * w.re * w.norm_sqr() / (w * w - map.a * map.a).norm_sqr();
+                [mean * mean, point.real_g * point.real_g]
+            })
+        });
+        Posterior::new(map.snr, &map.moments, 2.0 * gain, 2.0 * response2)
+    }
+}
+
+/// The rational parametrisation of the law at one `snr`.
+struct UniformisedProduct {
+    snr: f64,
+    moments: LawMoments,
+    /// The positive pole of `z`. The others are 0 and `-a`.
+    a: f64,
+    /// The critical point of `z` beyond `a`, whose image is the outer edge of the support.
+    right: f64,
+    /// The critical points between 0 and `a`, whose images are the edges of the gap, if the support has one.
+    gap: Option<[f64; 2]>,
+}
+
+impl UniformisedProduct {
+    fn new(teacher: &WishartProduct, snr: f64) -> Self {
+        let a = snr / teacher.kappa0.sqrt();
+        let mut map = Self { snr, moments: moments(teacher), a, right: 0.0, gap: None };
+        // z' is concave between and beyond its poles. It is negative where 1/w^2 or the nearest pole at `a` alone
+        // makes it so, and Newton's method converges monotonically from there.
+        let reach = snr * FRAC_1_SQRT_2;
+        map.right = map.critical_point((a + reach).max(1.0));
+        if a - reach > 1.0 {
+            map.gap = map.opening(1.0, a - reach);
+        }
+        map
+    }
+
+    /// `z(w)`.
+    fn z(&self, w: f64) -> f64 {
+        w + 1.0 / w + self.snr * (w / (w - self.a)) * (self.snr / (w + self.a))
+    }
+
+    /// `z'(w)` and its derivative.
+    fn slope(&self, w: f64) -> [f64; 2] {
+        let (i, s, t) = (1.0 / w, 1.0 / (w - self.a), 1.0 / (w + self.a));
+        let half = 0.5 * self.snr;
+        let pole = |s: f64| half * s * (self.snr * s);
+        [1.0 - i * i - pole(s) - pole(t), 2.0 * (i * i * i + pole(s) * s + pole(t) * t)]
+    }
+
+    /// The zero of `z'` that Newton's method reaches monotonically from `w`.
+    fn critical_point(&self, mut w: f64) -> f64 {
+        for _ in 0..100 {
+            let [slope, curvature] = self.slope(w);
+            let step = slope / curvature;
+            if step.is_nan() || step.abs() <= 1e-16 * w.abs() {
+                break;
+            }
+            w -= step;
+        }
+        w
+    }
+
+    /// The two zeros of the concave `z'` between two points at which it is negative, if there are any.
+    fn opening(&self, low: f64, high: f64) -> Option<[f64; 2]> {
+        let (mut from, mut to) = (low, high);
+        for _ in 0..200 {
+            let middle = 0.5 * (from + to);
+            let [slope, curvature] = self.slope(middle);
+            if slope > 0.0 {
+                let gap = [self.critical_point(low), self.critical_point(high)];
+                // Rounding may close a gap that has just opened.
+                return Some(gap).filter(|[from, to]| from < to && self.z(*from) < self.z(*to));
+            }
+            // The tangent bounds a concave function from above.
+            let bounded = slope + curvature.abs() * (to - from) < 0.0;
+            if bounded || !(middle > from && middle < to) {
+                return None;
+            }
+            *(if curvature > 0.0 { &mut from } else { &mut to }) = middle;
+        }
+        None
+    }
+
+    /// The position of the threshold `r`.
+    fn threshold(&self, r: f64) -> Position {
+        let top = self.z(self.right);
+        if r >= top {
+            return Position::AboveTheSupport;
+        }
+        if r <= -top {
+            return Position::BelowTheSupport;
+        }
+        let [left, right] = match self.gap {
+            // The paths start where each of them stays close to its own part of the support.
+            Some([from, to]) if r.abs() >= self.z(from) && r.abs() <= self.z(to) => {
+                let [near, far] =
+                    [1.0, 2.0 * self.a - self.right].map(|w| Complex::new(w.clamp(from, to), 0.0));
+                if r > 0.0 { [near, far] } else { [-far, -near] }
+            }
+            _ => [self.preimage(r); 2],
+        };
+        Position::Inside { left, right }
+    }
+
+    /// The point `w` of the closed upper half-plane with `z(w) = x` that is `1/G(x + i0)`.
+    fn preimage(&self, x: f64) -> Complex<f64> {
+        if x < 0.0 {
+            return -self.preimage(-x).conj();
+        }
+        if x >= self.z(self.right) {
+            return Complex::new(self.beyond(x), 0.0);
+        }
+        if let Some([from, to]) = self.gap
+            && x >= self.z(from)
+            && x <= self.z(to)
+        {
+            return Complex::new(self.bisect(x, [from, to]), 0.0);
+        }
+        // In the bulk there are two real roots of the quartic, on either side of 0 and closer to it than the poles. The complex
+        // pair follows from their sum and product.
+        let squared = self.a * self.a;
+        if squared <= 0.0 {
+            let half = 0.5 * x;
+            return Complex::new(half, (1.0 - half * half).max(0.0).sqrt());
+        }
+        let [plus, minus] = [x, -x].map(|x| self.inner_root(x));
+        let re = 0.5 * (x - (plus - minus));
+        let im = ((self.a / plus) * (self.a / minus) - re * re).max(0.0).sqrt();
+        Complex::new(re, im)
+    }
+
+    /// The solution of `z(w) = x` beyond the outer edge, where `z` increases and is convex.
+    fn beyond(&self, x: f64) -> f64 {
+        // z(w) > w there.
+        let mut w = self.right.max(x);
+        for _ in 0..200 {
+            let step = (self.z(w) - x) / self.slope(w)[0];
+            if !step.is_finite() || step.abs() <= 1e-16 * w {
+                break;
+            }
+            w -= step;
+        }
+        w
+    }
+
+    /// The solution of `z(w) = x` in the gap, where `z` increases.
+    fn bisect(&self, x: f64, [mut from, mut to]: [f64; 2]) -> f64 {
+        for _ in 0..80 {
+            let middle = 0.5 * (from + to);
+            *(if self.z(middle) < x { &mut from } else { &mut to }) = middle;
+        }
+        0.5 * (from + to)
+    }
+
+    /// The solution of `z(w) = x` in `(0, a)` for `x` in the bulk, where it is the only one. In `t = w/a` it is the root of
+    /// `(a^2 t^2 - a x t + 1)(1 - t^2) = snr^2 t^2`, whose left side minus right side falls from 1 to `-snr^2`.
+    fn inner_root(&self, x: f64) -> f64 {
+        let (a, signal) = (self.a, self.snr * self.snr);
+        let (quadratic, linear) = (a * a, a * x);
+        let value = |t: f64| {
+            let first = (quadratic * t - linear) * t + 1.0;
+            let second = (1.0 - t) * (1.0 + t);
+            let slope = (2.0 * quadratic * t - linear) * second - 2.0 * t * first - 2.0 * signal * t;
+            (first * second - signal * t * t, slope)
+        };
+        let (mut low, mut high) = (0.0, 1.0);
+        // The root for x = 0 without the first term, which is close to it for weak signals.
+        let mut t = 1.0 / (1.0 + signal).sqrt();
+        for _ in 0..200 {
+            let (f, slope) = value(t);
+            *(if f > 0.0 { &mut low } else { &mut high }) = t;
+            let newton = t - f / slope;
+            let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
+            if (next - t).abs() <= 4e-16 * t {
+                return a * next;
+            }
+            t = next;
+        }
+        a * t
+    }
+}
+
+impl Parametrised for UniformisedProduct {
+    const RISK_WITHOUT_CANCELLATION: f64 = 1e-3;
+
+    fn snr(&self) -> f64 {
+        self.snr
+    }
+
+    fn moments(&self) -> LawMoments {
+        self.moments
+    }
+
+    fn ends(&self, _: f64) -> [f64; 2] {
+        [-self.right, self.right]
+    }
+
+    fn clearance(&self, w: Complex<f64>) -> f64 {
+        let folded = Complex::new(w.re.abs(), w.im);
+        w.norm_sqr().min((folded - self.a).norm_sqr())
+    }
+
+    fn terms(&self, w: &Lanes) -> Terms {
+        let g = w.reciprocal();
+        let pole = w.squared().minus(self.a * self.a).reciprocal();
+        let signal = w.times(&pole);
+        Terms {
+            z: w.plus(1.0, &g).plus(self.snr * self.snr, &signal),
+            g,
+            g_slope: g.squared(),
+            h_slope: signal.times(&pole).scaled(2.0 * self.snr),
+        }
+    }
+}
