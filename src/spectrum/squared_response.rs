@@ -140,7 +140,7 @@ impl Panels<'_> {
 mod tests {
     use super::*;
     use crate::spectrum::plain::Plain;
-    use crate::spectrum::{Discrete, Wishart};
+    use crate::spectrum::{Discrete, Wishart, WishartProduct};
     use approx::assert_relative_eq;
 
     fn cases() -> Vec<(Box<dyn TeacherSpectrum>, f64)> {
@@ -179,6 +179,25 @@ mod tests {
                 let along_the_curve = squared_response(&teacher, snr, r);
                 let along_the_axis = squared_response(&plain, snr, r);
                 assert_relative_eq!(along_the_curve, along_the_axis, max_relative = 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn on_both_sides_without_the_square_it_is_the_response() {
+        let cases: [(Box<dyn TeacherSpectrum>, f64); 4] = [
+            (Box::new(WishartProduct::new(0.5).unwrap()), 0.0),
+            (Box::new(WishartProduct::new(0.3).unwrap()), 6.0),
+            (Box::new(Discrete::singular(&[0.0, 0.0, 1.0, 4.0]).unwrap()), 3.0),
+            (Box::new(Discrete::singular_power_law(1.25, 40).unwrap()), 2.0),
+        ];
+        for (teacher, snr) in cases {
+            for r in [0.0, 0.4, 1.5] {
+                let response = teacher.denoise_both_sides(snr, r).response;
+                let value = over_both_sides(teacher.as_ref(), snr, r, |slope| slope);
+                assert_relative_eq!(value, response, max_relative = 2e-4);
+                let squared = squared_response_of_both_sides(teacher.as_ref(), snr, r);
+                assert!(squared > 0.0 && squared < response * (1.0 + 1e-4), "{squared} {response}");
             }
         }
     }

@@ -320,3 +320,153 @@ impl Parametrised for UniformisedProduct {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spectrum::Discrete;
+    use crate::spectrum::plain::Plain;
+    use approx::{assert_abs_diff_eq, assert_relative_eq};
+
+    /// The last case has a gap that is about to open, and the one before has one that has just opened.
+    const CASES: [(f64, f64); 14] = [
+        (0.0, 0.5),
+        (1e-9, 1.0),
+        (1e-3, 1.0),
+        (0.3, 0.5),
+        (1.0, 0.5),
+        (4.0, 0.3),
+        (2.0, 1.0),
+        (3.0, 2.0),
+        (20.0, 0.2),
+        (30.0, 1.0),
+        (60.0, 0.9),
+        (0.5, 0.01),
+        (2.4, 0.3),
+        (2.2, 0.3),
+    ];
+
+    fn teacher(kappa0: f64) -> WishartProduct {
+        WishartProduct::new(kappa0).unwrap()
+    }
+
+    #[test]
+    fn moments_of_the_density() {
+        for (snr, kappa0) in CASES {
+            let law = teacher(kappa0);
+            let moments = along_the_axis(&law, snr, |axis| {
+                axis.integrate([f64::NEG_INFINITY, f64::INFINITY], |point| {
+                    let square = point.x * point.x;
+                    [1.0, square, square * square]
+                })
+            });
+            let second = 1.0 + snr * snr;
+            let exact = [1.0, second, 2.0 * second * second + snr.powi(4) / kappa0];
+            for (value, exact) in moments.into_iter().zip(exact) {
+                assert_relative_eq!(value, exact, max_relative = 1e-13);
+            }
+        }
+    }
+
+    #[test]
+    fn edges_are_the_roots_of_the_cubic() {
+        for (snr, kappa0) in CASES {
+            let map = teacher(kappa0).uniformised(snr);
+            let a2 = map.a * map.a;
+            for w in map.gap.into_iter().flatten().chain([map.right]) {
+                let square = w * w;
+                let terms = [(square - 1.0) * (square - a2).powi(2), -snr * snr * square * (square + a2)];
+                let scale = (square + 1.0) * (square + a2).powi(2) + snr * snr * square * (square + a2);
+                assert!(terms.iter().sum::<f64>().abs() < 1e-13 * scale, "{snr} {kappa0} {w}");
+            }
+        }
+        let intervals = |snr: f64, kappa0: f64| teacher(kappa0).support(snr).len();
+        assert_eq!([intervals(20.0, 0.2), intervals(1.0, 0.5), intervals(50.0, 2.0)], [3, 1, 1]);
+    }
+
+    #[test]
+    fn stieltjes_solves_the_quartic_everywhere_and_decays() {
+        for (snr, kappa0) in CASES {
+            let law = teacher(kappa0);
+            let map = law.uniformised(snr);
+            for x in [-1e3, -2.5, -1.0, 0.0, 1e-3, 0.4, 1.7, 3.0, 8.0, 30.0, 1e3] {
+                let w = map.preimage(x);
+                let back = w + w.inv() + snr * (w / (w - map.a)) * (snr / (w + map.a));
+                if snr > 0.0 {
+                    let tolerance = 1e-11 * (1.0 + x.abs() + map.a);
+                    assert_relative_eq!(back.re, x, epsilon = tolerance);
+                    assert!(back.im.abs() < tolerance, "{snr} {kappa0} {x}: {back}");
+                }
+                assert!(law.density(snr, x) >= 0.0);
+                assert_relative_eq!(law.density(snr, x), law.density(snr, -x), max_relative = 1e-14);
+            }
+            let far = 1e6 * (1.0 + snr);
+            assert_relative_eq!(law.stieltjes(snr, far)[0] * far, 1.0, max_relative = 1e-4);
+        }
+    }
+
+    /// Contour integrals against integrals along the real axis, for products and for lists.
+    #[test]
+    fn both_sides_along_contours_as_along_the_axis() {
+        let product = |kappa0| -> Box<dyn TeacherSpectrum> { Box::new(teacher(kappa0)) };
+        let mut cases: Vec<_> = CASES.map(|(snr, kappa0)| (product(kappa0), snr)).into_iter().collect();
+        for (list, snr) in [
+            (&[1.3][..], 0.0),
+            (&[1.3], 2.0),
+            (&[0.0, 1.0], 1.5),
+            (&[0.0, 1.0, 5.0, 0.0, 0.0], 3.0),
+            (&[0.1, 0.3, 0.4, 2.0, 2.2, 7.0], 0.9),
+        ] {
+            cases.push((Box::new(Discrete::singular(list).unwrap()), snr));
+        }
+        for (law, snr) in cases {
+            let plain = Plain(law);
+            let law = plain.0.as_ref();
+            let high = law.top_edge(snr);
+            for fraction in [0.0, 0.01, 0.2, 0.45, 0.7, 0.93, 1.1] {
+                let r = fraction * high;
+                let (value, exact) = (law.denoise_both_sides(snr, r), plain.denoise_both_sides(snr, r));
+                let overlap = if snr < 1e-3 { 1e-8 } else { 1e-10 };
+                for (value, exact, tolerance) in [
+                    (value.norm, exact.norm, 1e-10),
+                    (value.overlap, exact.overlap, overlap),
+                    (value.response, exact.response, 1e-10),
+                    (value.trace, exact.trace, 1e-10),
+                    (value.rank_fraction, exact.rank_fraction, 1e-10),
+                    (value.risk, exact.risk, 1e-10),
+                ] {
+                    assert_relative_eq!(value, exact, max_relative = tolerance, epsilon = 1e-14);
+                }
+            }
+            let (value, exact) = (law.posterior(snr), plain.posterior(snr));
+            assert_abs_diff_eq!(value.overlap, exact.overlap, epsilon = 1e-11);
+            assert_abs_diff_eq!(value.risk, exact.risk, epsilon = 1e-11);
+        }
+    }
+
+    #[test]
+    fn without_a_threshold_it_is_least_squares() {
+        for (snr, kappa0) in CASES {
+            let all = teacher(kappa0).denoise_both_sides(snr, 0.0);
+            assert_relative_eq!(all.norm, 1.0 + snr * snr, max_relative = 1e-12);
+            assert_relative_eq!(all.overlap, snr, max_relative = 1e-12);
+            assert_relative_eq!(all.risk, 1.0, max_relative = 1e-11);
+            assert_relative_eq!(all.response, 1.0, max_relative = 1e-12);
+            assert_relative_eq!(all.rank_fraction, 1.0, max_relative = 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_posterior_at_weak_and_strong_signals() {
+        for kappa0 in [0.3, 4.0, 1e5] {
+            let law = teacher(kappa0);
+            let weak = law.posterior(1e-6);
+            assert_relative_eq!(weak.risk, 1e-12, max_relative = 1e-10);
+            let strong = law.posterior(1e5);
+            assert_relative_eq!(strong.risk, law.orbit_dimension(), max_relative = 1e-3);
+        }
+        // In the gap between noise and signal, the threshold cuts all noise but that on the spans of the factors.
+        let law = teacher(0.4);
+        assert_relative_eq!(law.denoise_both_sides(1e7, 2.5).risk, 0.4 * 6.25 + 0.64, max_relative = 1e-5);
+    }
+}

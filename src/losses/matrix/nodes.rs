@@ -4,7 +4,9 @@
 //! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the coordinates that the activation sees
 //! are sampled.
 
-use super::averages::{AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses};
+use super::averages::{
+    AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
+};
 use crate::error::Error;
 use crate::lanes::Lane;
 use crate::options::Options;
@@ -114,7 +116,17 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
             |block, memory, sums| kernel.accumulate(point, block, memory, sums),
         );
         let copies = kernel.copies();
-        means.into_iter().map(|means| LogitAverages::from_sums(means.map(|x| copies * x))).collect()
+        let of_all = |means: [f64; COUNT]| {
+            let mut all = means.map(|x| copies * x);
+            // A sample is contested if one of its groups is.
+            all[term::CONTESTED] = if copies > 1.0 {
+                1.0 - (1.0 - means[term::CONTESTED]).powf(copies)
+            } else {
+                means[term::CONTESTED]
+            };
+            LogitAverages::from_sums(all)
+        };
+        means.into_iter().map(of_all).collect()
     }
 
     /// The next evaluation tries all starts of every proximal point.

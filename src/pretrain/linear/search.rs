@@ -68,14 +68,15 @@ impl ConvexEquations<'_> {
         if closeness > 0.2 {
             return [tau * (0.5 + 0.5 * closeness), edge * closeness.sqrt()];
         }
-        // Far from collapse there are about 1/2 degrees of freedom or, if labels are scarce, nearly as many
-        // as the labels allow. The error is estimated from the threshold and the noise.
-        let degrees = (0.6 * self.budget).min(0.5);
+        // Far from collapse there are as many degrees of freedom as those of noise without a threshold, 1/2 for eigenvalues and 1 for singular
+        // values, or, if labels are scarce, nearly as many as the labels allow. The error is estimated from the threshold and the noise.
+        let most = 1.0 / self.logit_variance;
+        let degrees = (0.6 * self.budget).min(most);
         let threshold = target / (self.budget - degrees);
         let signal = self.teacher.second_moment();
         let error = self.noise + (threshold * threshold).min(signal);
         let tau = tau.min((error / (self.budget - 0.75).max(0.2 * self.budget)).sqrt());
-        let scarce = 2.0 * (1.0 - (2.0 * self.budget).min(1.0).powf(0.4));
+        let scarce = 2.0 * (1.0 - (self.budget / most).min(1.0).powf(0.4));
         [tau, (threshold / tau).max(scarce)]
     }
 
