@@ -12,6 +12,7 @@ use common::{assert_close, cases, solved};
 use lora_asymptotics::pretrain::{
     self, LearnedSpectrum, Training, alpha_interp, alpha_perfect_recovery, bayes_optimal,
 };
+use lora_asymptotics::simulate::{Experiment, Laboratory, Size};
 use lora_asymptotics::spectrum::{Discrete, Wishart, WishartProduct};
 use lora_asymptotics::{
     ActivationName, Attention, Error, Frozen, Model, Options, Scenario, Status, Teacher, lora,
@@ -360,6 +361,34 @@ fn all_rows_are_as_one_row() {
     }
     let [all, one] = [&own, &named].map(|model| bayes_optimal(model, 1.0, &options).unwrap());
     assert!((all.errors.test - one.errors.test).abs() < 5.0 * all.std_error.test.unwrap() + 1e-6);
+}
+
+/// The network itself, trained at two sizes, against the prediction and against a wrong one.
+#[test]
+fn training_agrees_with_the_prediction() {
+    for json in [
+        r#"{"model": {"tokens": 2, "activation": "linear", "attention": "cross", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
+            "pretrain": {"alpha": 0.5, "lambda": 0.1}}"#,
+        r#"{"model": {"tokens": 2, "activation": "softmax", "attention": "cross", "delta": 0.5, "teacher": {"spectrum": {"singular_values": [0.0, 0.5, 2.0]}}},
+            "pretrain": {"alpha": 0.5, "lambda": 0.05}}"#,
+    ] {
+        let scenario = Scenario::from_json(json).unwrap();
+        let sizes = vec![Size::new(12, 96), Size::new(24, 32)];
+        let laboratory = Laboratory { sizes, seed: 1, test_sequences: 1024, ..Laboratory::default() };
+        let experiment = Experiment::new(&scenario, &laboratory).unwrap();
+        let measurements = experiment.run_all(Vec::new(), |_| std::ops::ControlFlow::Continue(())).unwrap();
+        let comparison = experiment.compare(&measurements);
+        assert_eq!(comparison.unconverged, 0, "{comparison}");
+        assert!(comparison.rms_z() < 2.0 && comparison.worst_z() < 4.5, "{comparison}");
+        let mut wrong = scenario.clone();
+        let training = scenario.pretrain.unwrap();
+        wrong.pretrain = Some(training.with_lambda(2.0 * training.lambda().unwrap()).unwrap());
+        let wrong = experiment.compare_to(&wrong.solve().unwrap(), &measurements);
+        assert!(
+            wrong.rows.iter().filter(|row| row.z.abs() > 5.0).count() >= 4,
+            "twice the ridge is not rejected:\n{wrong}"
+        );
+    }
 }
 
 fn teachers() -> impl Strategy<Value = Teacher> {

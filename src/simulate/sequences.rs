@@ -114,14 +114,18 @@ impl Corpus {
         self.tokens * self.tokens
     }
 
+    /// The given sequences.
+    pub(super) fn chunk(&self, first: usize, count: usize) -> Chunk<'_> {
+        let x = self.x.columns(self.tokens * first, self.tokens * count);
+        Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] }
+    }
+
     /// Applies `f` to every chunk, and returns the results in order.
     pub(super) fn chunks<R: Send>(&self, f: impl Fn(Chunk<'_>) -> R + Sync) -> Vec<R> {
         let size = self.count().div_ceil(MAX_CHUNKS).max(SMALLEST_CHUNK);
         parallel::map(self.count().div_ceil(size), 1, &|chunk| {
             let first = size * chunk;
-            let count = size.min(self.count() - first);
-            let x = self.x.columns(self.tokens * first, self.tokens * count);
-            f(Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] })
+            f(self.chunk(first, size.min(self.count() - first)))
         })
     }
 
