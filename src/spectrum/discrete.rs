@@ -219,7 +219,8 @@ impl TeacherSpectrum for Discrete {
 
     fn denoise_both_sides(&self, snr: f64, r: f64) -> Denoised {
         let law = self.scaled(snr);
-        let r = r.max(0.0);
+        // A NaN stays one.
+        let r = if r < 0.0 { 0.0 } else { r };
         soft_threshold::denoise_both_sides(&law, r, &law.threshold(r), || {
             // The curve of a symmetric law is at u = 0 there.
             let v = law.height2(0.0, 0.25).sqrt();

@@ -75,7 +75,7 @@ pub trait TeacherSpectrum: Send + Sync {
     }
 
     /// The integrals of the soft threshold `f(y) = sign(y) (|y| - r)_+` of singular values, for the law of a teacher of cross-attention, which is
-    /// symmetric, and `r >= 0`: the trace is `int |f| rho`, and the rank fraction is that of the singular values that are learned. The default
+    /// symmetric, and `r >= 0` (a negative `r` counts as 0): the trace is `int |f| rho`, and the rank fraction is that of the singular values that are learned. The default
     /// integrates like that of [`denoise`](Self::denoise), with the same accuracy.
     fn denoise_both_sides(&self, snr: f64, r: f64) -> Denoised {
         along_the_axis(self, snr, |axis| axis.denoise_both_sides(r))

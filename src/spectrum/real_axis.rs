@@ -77,10 +77,11 @@ impl<'a> RealAxis<'a> {
         }
     }
 
-    /// The integrals of `f(y) = sign(y) (|y| - r)_+` for a symmetric law, at `r >= 0`.
+    /// The integrals of `f(y) = sign(y) (|y| - r)_+` for a symmetric law. A negative threshold is one of 0.
     pub(super) fn denoise_both_sides(&self, r: f64) -> Denoised {
+        let r = if r < 0.0 { 0.0 } else { r };
         let Self { snr, moments, .. } = self;
-        let Some([_, high]) = self.ends().filter(|_| !snr.is_nan() && r >= 0.0) else {
+        let Some([_, high]) = self.ends().filter(|_| !(snr.is_nan() || r.is_nan())) else {
             return Denoised::undefined();
         };
         if r >= high {
