@@ -14,7 +14,24 @@
 //! is exact. For every other activation the output channel is an average by quasi-Monte-Carlo, and `std_error`
 //! gives its accuracy.
 //!
-//! Source: arXiv:2606.05899.
+//! # Cross-attention
+//!
+//! With separate queries and keys ([`crate::Attention::Cross`]) training minimises
+//!
+//! ```text
+//! L(U, V) = sum_mu |(sigma(X_q S X_k^T/D) - sigma_mu) X_k|_F^2 / D + lambda (|U|_F^2 + |V|_F^2)
+//! ```
+//!
+//! over `S = P^{-1/2} U V^T`, where the ridge is `2 lambda sqrt(P)` times the nuclear norm of `S`. The `T^2` logits are independent and have the
+//! variance `Q`. The output channel has `alpha` in place of `4 alpha`, and the proximal point minimises
+//! `|sigma(h) - sigma(ht)|_F^2 + |h - omega|^2/(2V)`. The weights are the soft threshold `sign(x) (|x| - 2 lambda sqrt(kappa))_+/Vhat` of the singular values of
+//! `Mhat s* + sqrt(Qhat) Z`, with `Z` a matrix of independent entries of variance `1/D`: with the law of the singular values and of their negatives for
+//! `rho`, the integrals for `Q`, `M` and `V` are those of symmetric weights. For linear attention,
+//! `E = Q0 - 2M + Q + Delta`; at `lambda = 0` and `alpha T^2 > 1` least squares gives `M = Q0` and `Q = Q0 + Delta/(alpha T^2 - 1)`. The rows of softmax are
+//! independent, so that the averages are over `2 (T - 1)` normals; for two tokens they are taken by a product rule with `2^log2_nodes` nodes, without
+//! standard errors. The model is that of independent sequences: the equations do not hold for self-attention, where `X_q = X_k`.
+//!
+//! Source: arXiv:2606.05899 for symmetric weights; F. Benaych-Georges, Probab. Theory Relat. Fields 144, 471 (2009), for the law of singular values.
 
 mod bayes;
 mod interpolation;

@@ -16,9 +16,10 @@
 
 use nalgebra::Complex;
 
+use super::adaptive::integrate;
 use super::contour::Lanes;
 use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
-use super::law::{TeacherSpectrum, along_the_axis, moments};
+use super::law::{TeacherSpectrum, moments};
 use super::soft_threshold::{self, Centre, Parametrised, Position, Terms};
 use super::wishart::Wishart;
 use crate::error::Error;
@@ -104,16 +105,8 @@ impl TeacherSpectrum for WishartProduct {
 
     fn posterior(&self, snr: f64) -> Posterior {
         let map = self.uniformised(snr);
-        // The integrands are even.
-        let [gain, response2] = along_the_axis(self, snr, |axis| {
-            axis.integrate([0.0, f64::INFINITY], |point| {
-                // With w = 1/G, E[s* | y] = Im H/Im G has no difference that cancels.
-                let w = Complex::new(point.real_g, -PI * point.density).inv();
-                let mean = 2.0 * map.snr * w.re * w.norm_sqr() / (w * w - map.a * map.a).norm_sqr();
-                [mean * mean, point.real_g * point.real_g]
-            })
-        });
-        Posterior::new(map.snr, &map.moments, 2.0 * gain, 2.0 * response2)
+        let [gain, response2] = map.posterior_integrals();
+        Posterior::new(map.snr, &map.moments, gain, response2)
     }
 }
 
@@ -127,6 +120,16 @@ struct UniformisedProduct {
     right: f64,
     /// The critical points between 0 and `a`, whose images are the edges of the gap, if the support has one.
     gap: Option<[f64; 2]>,
+}
+
+/// A point of the support.
+struct ProductOnCurve {
+    /// `E[s* | y]`.
+    mean: f64,
+    /// `Re G`.
+    real_g: f64,
+    /// `rho dx/d(Re w)`.
+    density: f64,
 }
 
 impl UniformisedProduct {
@@ -188,6 +191,78 @@ impl UniformisedProduct {
             *(if curvature > 0.0 { &mut from } else { &mut to }) = middle;
         }
         None
+    }
+
+    /// `int E[s* | y]^2 rho` and `int (Re G)^2 rho`.
+    fn posterior_integrals(&self) -> [f64; 2] {
+        // The integrands are even, so that the intervals of positive `Re w` count twice.
+        let intervals = match self.gap {
+            Some([from, to]) => [Some([0.0, from]), Some([to, self.right])],
+            None => [Some([0.0, self.right]), None],
+        };
+        let mut total = [0.0; 2];
+        for [low, high] in intervals.into_iter().flatten() {
+            let (middle, half) = (0.5 * (low + high), 0.5 * (high - low));
+            // The square roots at the edges are smooth as functions of the angle.
+            let part = integrate(0.0, PI, |theta| {
+                let ProductOnCurve { mean, real_g, density } = self.on_the_curve(middle + half * theta.cos());
+                let weight = 2.0 * density * half * theta.sin();
+                [mean * mean * weight, real_g * real_g * weight]
+            });
+            for (sum, x) in total.iter_mut().zip(part) {
+                *sum += x;
+            }
+        }
+        total
+    }
+
+    /// The point of the curve `Im z = 0` above `xi >= 0`.
+    ///
+    /// With `w = xi + i eta` and `R = |w|^2`, the equation is `1 - 1/R = snr^2 u/(u^2 - b^2)` with `u = R + a^2` and `b = 2 a xi`. Its left
+    /// side grows with `R` and its right side falls, so that there is one root.
+    fn on_the_curve(&self, xi: f64) -> ProductOnCurve {
+        let signal = self.snr * self.snr;
+        let (a2, b) = (self.a * self.a, 2.0 * self.a * xi);
+        // The difference of both sides, with its derivatives in R and in b^2.
+        let excess = |r: f64| {
+            let u = r + a2;
+            let distances = (u - b) * (u + b);
+            let pull = signal * u / distances;
+            let slope = 1.0 / (r * r) + (pull * (2.0 * u) - signal) / distances;
+            [1.0 - 1.0 / r - pull, slope, -pull / distances]
+        };
+        let (mut low, mut high) = ((xi * xi).max(1.0), self.right * self.right);
+        let mut r = 0.5 * (low + high);
+        for _ in 0..200 {
+            let [value, slope, _] = excess(r);
+            *(if value < 0.0 { &mut low } else { &mut high }) = r;
+            let newton = r - value / slope;
+            let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
+            let close = (next - r).abs() <= 4e-16 * r;
+            r = next;
+            if close {
+                break;
+            }
+        }
+        let eta2 = r - xi * xi;
+        if eta2.is_nan() || eta2 <= 0.0 {
+            return ProductOnCurve { mean: 0.0, real_g: 0.0, density: 0.0 };
+        }
+        let [_, slope, slope_b2] = excess(r);
+        let r_slope = -slope_b2 * 8.0 * a2 * xi / slope;
+        // x = xi + xi/R + (snr^2/2) sum (xi -+ a)/d with d = R -+ 2 a xi + a^2, the squares of the distances from the poles.
+        let pole = |a: f64| {
+            let distance2 = r - 2.0 * a * xi + a2;
+            let distance2_slope = r_slope - 2.0 * a;
+            0.5 * signal / distance2 * (1.0 - (xi - a) / distance2 * distance2_slope)
+        };
+        let x_slope = 1.0 + (1.0 - xi / r * r_slope) / r + pole(self.a) + pole(-self.a);
+        let distances = (r + a2 - b) * (r + a2 + b);
+        ProductOnCurve {
+            mean: 2.0 * self.snr * xi * (r / distances),
+            real_g: xi / r,
+            density: eta2.sqrt() / (PI * r) * x_slope,
+        }
     }
 
     /// The position of the threshold `r`.
@@ -326,6 +401,7 @@ impl Parametrised for UniformisedProduct {
 mod tests {
     use super::*;
     use crate::spectrum::Discrete;
+    use crate::spectrum::law::along_the_axis;
     use crate::spectrum::plain::Plain;
     use approx::{assert_abs_diff_eq, assert_relative_eq};
 
@@ -463,8 +539,11 @@ mod tests {
             let law = teacher(kappa0);
             let weak = law.posterior(1e-6);
             assert_relative_eq!(weak.risk, 1e-12, max_relative = 1e-10);
-            let strong = law.posterior(1e5);
-            assert_relative_eq!(strong.risk, law.orbit_dimension(), max_relative = 1e-3);
+            for snr in [1e5, 1e9, 1e12] {
+                let strong = law.posterior(snr);
+                assert_relative_eq!(strong.risk, law.orbit_dimension(), max_relative = 1e-3);
+            }
+            assert_relative_eq!(law.posterior(1e9).risk, law.orbit_dimension(), max_relative = 1e-6);
         }
         // In the gap between noise and signal, the threshold cuts all noise but that on the spans of the factors.
         let law = teacher(0.4);
