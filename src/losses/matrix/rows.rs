@@ -52,7 +52,7 @@ impl LatticeRule {
     /// The first `2^k` nodes are a product rule themselves, with a wider spacing: the positions along both directions are the reversed even
     /// and odd bits of the number of the node.
     fn new(log2_nodes: usize) -> Self {
-        let mut columns = vec![Vec::with_capacity(1 << log2_nodes); 2];
+        let mut columns = vec![Vec::new(); 2];
         let mut weights = Vec::with_capacity(1 << log2_nodes);
         for node in 0..1_usize << log2_nodes {
             let mut weight = 1.0;
