@@ -12,31 +12,11 @@ use super::layer::Layer;
 use super::measurement::Pretrained;
 use super::minimise::Objective;
 use super::random::{self, Purpose};
-use super::sequences::{Chunk, Corpus, Factor, TEST_BATCH};
+use super::sequences::{Chunk, Corpus, Factor, FactorPair, TEST_BATCH};
 use super::trained::{Losses, measured, train};
 use super::truth::Truth;
 use crate::error::Error;
 use crate::pretrain::Training;
-
-/// Weights `S = scale L R^T`, which the queries see from the left and the keys from the right.
-#[derive(Debug, Clone)]
-pub(super) struct FactorPair {
-    pub(super) left: DMatrix<f64>,
-    pub(super) right: DMatrix<f64>,
-    pub(super) scale: f64,
-}
-
-impl FactorPair {
-    /// `S = P^{-1/2} U V^T` for `U` and `V` of shape `D x P`.
-    pub(super) fn attention([left, right]: [DMatrix<f64>; 2]) -> Self {
-        let scale = 1.0 / (left.ncols() as f64).sqrt();
-        Self { left, right, scale }
-    }
-
-    fn matrix(&self) -> DMatrix<f64> {
-        &self.left * self.right.transpose() * self.scale
-    }
-}
 
 /// Pairs of sequences.
 struct Pairs {

@@ -28,6 +28,26 @@ impl NetworkWeights {
     }
 }
 
+/// Weights `S = scale L R^T`, which the queries see from the left and the keys from the right.
+#[derive(Debug, Clone)]
+pub(super) struct FactorPair {
+    pub(super) left: DMatrix<f64>,
+    pub(super) right: DMatrix<f64>,
+    pub(super) scale: f64,
+}
+
+impl FactorPair {
+    /// `S = P^{-1/2} U V^T` for `U` and `V` of shape `D x P`.
+    pub(super) fn attention([left, right]: [DMatrix<f64>; 2]) -> Self {
+        let scale = 1.0 / (left.ncols() as f64).sqrt();
+        Self { left, right, scale }
+    }
+
+    pub(super) fn matrix(&self) -> DMatrix<f64> {
+        &self.left * self.right.transpose() * self.scale
+    }
+}
+
 /// The shape that all sequences of an instance have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {

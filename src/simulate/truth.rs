@@ -5,9 +5,8 @@ use std::sync::Arc;
 use nalgebra::DMatrix;
 use rand_pcg::Pcg64;
 
-use super::cross::FactorPair;
 use super::random;
-use super::sequences::NetworkWeights;
+use super::sequences::{FactorPair, NetworkWeights};
 use crate::attention::Attention;
 use crate::error::{Error, Number};
 use crate::model::{Model, Teacher};
