@@ -12,6 +12,9 @@
 //! sigma(h) = h/T (linear)   or   softmax(b h) by rows   or any other, see [`activation`]
 //! ```
 //!
+//! With **cross-attention** ([`Attention::Cross`]) queries and keys have weights of their own and see independent sequences, `h(S) = X_q S X_k^T/D` with any matrix
+//! `S = P^(-1/2) U V^T`. What is said of eigenvalues is then true of singular values. Only pre-training is solved.
+//!
 //! **Pre-training**, on `alpha D^2` sequences: a teacher `S*` of extensive rank labels them,
 //! `y = sigma(h(S*) + sqrt(Delta) xi) X`. The student `S = P^(-1/2) W W^T`, with `W` of shape `D x P` and `P = kappa D`, minimises
 //! `sum_mu |yhat_mu - y_mu|^2/D + lambda |W|^2`. The fixed point of `(Q, M, V)` describes it: see [`pretrain`].
@@ -121,6 +124,7 @@ struct ReadmeExamples;
 struct AddYourOwnExamples;
 
 pub mod activation;
+mod attention;
 pub mod channel;
 mod check;
 mod descent;
@@ -163,6 +167,7 @@ mod threshold;
 mod verdict;
 
 pub use activation::{Activation, ActivationName};
+pub use attention::Attention;
 pub use error::Error;
 pub use frozen::Frozen;
 pub use model::{Model, Teacher};

@@ -4,6 +4,7 @@
 //! tokens, the activation and the stage, and is between a dozen and some two hundred. All other allocations
 //! of a solve are small beside the nodes.
 
+use crate::attention::Attention;
 use crate::channel;
 use crate::error::Error;
 use crate::model::{Model, Specialisation};
@@ -47,10 +48,16 @@ impl Workload {
     /// The numbers that a node takes.
     pub(crate) fn numbers(self, model: &Model) -> Numbers {
         let tokens = model.tokens();
-        // The number of all coordinates of the logits, and of those that the activation sees.
-        let all = channel::dimension(tokens);
-        let seen = model.observed_coordinates() as usize;
-        let (kept, passing) = match (self, model.specialisation()) {
+        // The number of all coordinates of the logits, and of those that the activation sees. Softmax in cross-attention takes one row, by the
+        // general kernel.
+        let all = model.attention().coordinates(tokens);
+        let (seen, kernel) = match (model.attention(), model.specialisation()) {
+            (Attention::Cross, Specialisation::Softmax) => {
+                (tokens.saturating_sub(1), Specialisation::General)
+            }
+            (_, kernel) => (model.observed_coordinates() as usize, kernel),
+        };
+        let (kept, passing) = match (self, kernel) {
             // These averages are in closed form, or taken by a rule with few nodes.
             (Self::Pretraining | Self::PretrainingBound, Specialisation::Linear) => (0, 0),
             (Self::Finetuning { .. }, Specialisation::Linear) if tokens == 1 => (0, 0),

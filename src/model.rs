@@ -7,19 +7,24 @@ use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, ActivationName, Unseen};
+use crate::attention::Attention;
 use crate::channel::general::GeneralReplicas;
-use crate::channel::{self, SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
+use crate::channel::{SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
 use crate::check;
 use crate::error::Error;
 use crate::options::Options;
-use crate::spectrum::{Discrete, Implausible, TeacherSpectrum, Wishart, implausible};
+use crate::spectrum::{
+    Discrete, Implausible, TeacherMatrix, TeacherSpectrum, Wishart, WishartProduct, implausible,
+};
 
-/// The law of the teacher's spectrum `s* = S*/sqrt(D)`.
+/// The law of the teacher's spectrum `s* = S*/sqrt(D)`: of its eigenvalues for tied attention, and of its singular values for
+/// cross-attention.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "TeacherFields", into = "TeacherFields")]
 #[non_exhaustive]
 pub enum Teacher {
-    /// `S* = P0^{-1/2} W* W*^T` with `W*` a `D x P0` standard Gaussian matrix, `P0 = kappa0 D`.
+    /// `S* = P0^{-1/2} W* W*^T` with `W*` a `D x P0` standard Gaussian matrix, `P0 = kappa0 D`. For cross-attention it is the product
+    /// `P0^{-1/2} U* V*^T` of two independent matrices of that kind, and `Q0 = 1`.
     Wishart {
         /// Width of the teacher, `kappa0 = P0/D`, in [`Wishart::WIDTHS`] (1e-5 to 1e6).
         kappa0: f64,
@@ -31,7 +36,13 @@ pub enum Teacher {
         /// nothing is rescaled.
         eigenvalues: Vec<f64>,
     },
-    /// Eigenvalues `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
+    /// A list of singular values of `s*`, in any order, each of the same weight, for cross-attention. They can be
+    /// those of `W_Q^T W_K` of a measured head.
+    SingularValues {
+        /// 1 to 10,000 numbers, finite and >= 0, not all of them 0. They fix `Q0`, because nothing is rescaled.
+        singular_values: Vec<f64>,
+    },
+    /// Eigenvalues, or singular values for cross-attention, `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
     PowerLaw {
         /// Decay of the spectrum; 0 to 100.
         exponent: f64,
@@ -40,24 +51,113 @@ pub enum Teacher {
     },
 }
 
+/// A teacher in the form in which it is read and written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields, rename = "Teacher")]
+enum TeacherFields {
+    Wishart {
+        kappa0: f64,
+    },
+    Spectrum {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        eigenvalues: Option<Vec<f64>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        singular_values: Option<Vec<f64>>,
+    },
+    PowerLaw {
+        exponent: f64,
+        dimension: usize,
+    },
+}
+
+impl TryFrom<TeacherFields> for Teacher {
+    type Error = Error;
+
+    fn try_from(fields: TeacherFields) -> Result<Self, Error> {
+        Ok(match fields {
+            TeacherFields::Wishart { kappa0 } => Self::Wishart { kappa0 },
+            TeacherFields::Spectrum { eigenvalues: Some(eigenvalues), singular_values: None } => {
+                Self::Spectrum { eigenvalues }
+            }
+            TeacherFields::Spectrum { eigenvalues: None, singular_values: Some(singular_values) } => {
+                Self::SingularValues { singular_values }
+            }
+            TeacherFields::Spectrum { eigenvalues: Some(_), singular_values: Some(_) } => {
+                return Err(Error::Conflict { field: SINGULAR_VALUES, with: EIGENVALUES });
+            }
+            TeacherFields::Spectrum { eigenvalues: None, singular_values: None } => {
+                let reason =
+                    "a spectrum is a list of eigenvalues or, for cross-attention, of singular_values";
+                return Err(Error::MissingField { field: EIGENVALUES, reason });
+            }
+            TeacherFields::PowerLaw { exponent, dimension } => Self::PowerLaw { exponent, dimension },
+        })
+    }
+}
+
+impl From<Teacher> for TeacherFields {
+    fn from(teacher: Teacher) -> Self {
+        match teacher {
+            Teacher::Wishart { kappa0 } => Self::Wishart { kappa0 },
+            Teacher::Spectrum { eigenvalues } => {
+                Self::Spectrum { eigenvalues: Some(eigenvalues), singular_values: None }
+            }
+            Teacher::SingularValues { singular_values } => {
+                Self::Spectrum { eigenvalues: None, singular_values: Some(singular_values) }
+            }
+            Teacher::PowerLaw { exponent, dimension } => Self::PowerLaw { exponent, dimension },
+        }
+    }
+}
+
+/// Paths of the two lists of a teacher.
+const EIGENVALUES: &str = "model.teacher.spectrum.eigenvalues";
+const SINGULAR_VALUES: &str = "model.teacher.spectrum.singular_values";
+
 impl Teacher {
-    /// The spectrum of this teacher, behind the trait that the solvers use.
+    /// The law of the eigenvalues of this teacher in tied attention, behind the trait that the solvers use.
+    ///
+    /// # Errors
+    /// The errors of [`Teacher::spectrum_for`].
+    pub fn spectrum(&self) -> Result<Arc<dyn TeacherSpectrum>, Error> {
+        self.spectrum_for(Attention::Tied)
+    }
+
+    /// The spectrum of this teacher: the law of the eigenvalues of `s*` for tied attention, and for cross-attention the law of its
+    /// singular values and of their negatives, each with half of the weight.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] if a parameter is out of range (see [`Wishart::new`], [`Discrete::new`],
-    /// [`Discrete::power_law`]).
-    pub fn spectrum(&self) -> Result<Arc<dyn TeacherSpectrum>, Error> {
-        Ok(match self {
-            Self::Wishart { kappa0 } => Arc::new(Wishart::new(*kappa0)?),
-            Self::Spectrum { eigenvalues } => Arc::new(Discrete::new(eigenvalues)?),
-            Self::PowerLaw { exponent, dimension } => Arc::new(Discrete::power_law(*exponent, *dimension)?),
+    /// [`Discrete::power_law`]); [`Error::Conflict`] for eigenvalues in cross-attention, whose matrices are not symmetric, and for
+    /// singular values in tied attention.
+    pub fn spectrum_for(&self, attention: Attention) -> Result<Arc<dyn TeacherSpectrum>, Error> {
+        let conflict = |field, with| Err(Error::Conflict { field, with });
+        Ok(match (attention, self) {
+            (Attention::Tied, Self::Wishart { kappa0 }) => Arc::new(Wishart::new(*kappa0)?),
+            (Attention::Tied, Self::Spectrum { eigenvalues }) => Arc::new(Discrete::new(eigenvalues)?),
+            (Attention::Tied, Self::PowerLaw { exponent, dimension }) => {
+                Arc::new(Discrete::power_law(*exponent, *dimension)?)
+            }
+            (Attention::Tied, Self::SingularValues { .. }) => {
+                return conflict(SINGULAR_VALUES, "tied attention");
+            }
+            (Attention::Cross, Self::Spectrum { .. }) => return conflict(EIGENVALUES, "cross-attention"),
+            (Attention::Cross, Self::Wishart { kappa0 }) => Arc::new(WishartProduct::new(*kappa0)?),
+            (Attention::Cross, Self::SingularValues { singular_values }) => {
+                Arc::new(Discrete::singular(singular_values)?)
+            }
+            (Attention::Cross, Self::PowerLaw { exponent, dimension }) => {
+                Arc::new(Discrete::singular_power_law(*exponent, *dimension)?)
+            }
         })
     }
 }
 
 /// One attention layer: `yhat = sigma(h(S)) X` on sequences of `tokens` tokens,
 /// `h(S) = D^{-1}(X S X^T - Tr S I)`, with labels `y = sigma(h(S*) + sqrt(delta) xi) X`. A value of this type
-/// is always valid.
+/// is always valid. Queries and keys are tied, unless [`Model::with_attention`] makes them separate: then
+/// `h(S) = D^{-1} X_q S X_k^T` with independent sequences `X_q` and `X_k`, labels `y = sigma(h(S*) + sqrt(delta) xi) X_k` and noise
+/// with `T^2` independent entries.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Teacher};
@@ -71,6 +171,7 @@ impl Teacher {
 #[serde(try_from = "ModelFields")]
 pub struct Model {
     tokens: usize,
+    attention: Attention,
     activation: Arc<dyn Activation>,
     /// The name of the activation in the schema. An activation from outside has none.
     name: Option<ActivationName>,
@@ -78,6 +179,9 @@ pub struct Model {
     inverse_temperature: Option<f64>,
     taught: Option<Taught>,
 }
+
+/// Largest mean of a symmetric law, relative to `sqrt(Q0)`. It allows for rounding.
+const SYMMETRIC: f64 = 1e-10;
 
 /// The fastest kernels that serve an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +203,7 @@ impl PartialEq for Model {
             _ => false,
         };
         same && self.tokens == other.tokens
+            && self.attention == other.attention
             && self.delta == other.delta
             && self.inverse_temperature == other.inverse_temperature
             && self.taught == other.taught
@@ -138,24 +243,26 @@ impl PartialEq for Taught {
 pub(crate) struct ModelFields {
     tokens: usize,
     activation: ActivationName,
+    #[serde(default, skip_serializing_if = "Attention::is_tied")]
+    attention: Attention,
     delta: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inverse_temperature: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    teacher: Option<Teacher>,
+    teacher: Option<TeacherFields>,
 }
 
 impl TryFrom<ModelFields> for Model {
     type Error = Error;
 
     fn try_from(fields: ModelFields) -> Result<Self, Error> {
-        let ModelFields { tokens, activation, delta, inverse_temperature, teacher } = fields;
-        let mut model = Self::new(activation, tokens, delta)?;
+        let ModelFields { tokens, activation, attention, delta, inverse_temperature, teacher } = fields;
+        let mut model = Self::new(activation, tokens, delta)?.with_attention(attention)?;
         if let Some(inverse_temperature) = inverse_temperature {
             model = model.with_inverse_temperature(inverse_temperature)?;
         }
         match teacher {
-            Some(teacher) => model.with_teacher(teacher),
+            Some(teacher) => model.with_teacher(teacher.try_into()?),
             None => Ok(model),
         }
     }
@@ -167,7 +274,7 @@ impl Serialize for Model {
     /// # Errors
     /// The activation or the teacher comes from outside. Both are code, and cannot be written.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { tokens, delta, inverse_temperature, .. } = *self;
+        let Self { tokens, attention, delta, inverse_temperature, .. } = *self;
         let activation = self.name.ok_or_else(|| {
             S::Error::custom(format!("the activation `{}` has no name in the schema", self.activation.name()))
         })?;
@@ -180,8 +287,9 @@ impl Serialize for Model {
             };
             taught.teacher.clone().ok_or_else(nameless)
         };
-        let teacher = self.taught.as_ref().map(written).transpose()?;
-        ModelFields { tokens, activation, delta, inverse_temperature, teacher }.serialize(serializer)
+        let teacher = self.taught.as_ref().map(written).transpose()?.map(TeacherFields::from);
+        ModelFields { tokens, activation, attention, delta, inverse_temperature, teacher }
+            .serialize(serializer)
     }
 }
 
@@ -213,7 +321,15 @@ impl Model {
         let simple = !activation.has_inverse_temperature() && activation.unseen() == Unseen::Nothing;
         check::integer("model.tokens", tokens, if simple { 1 } else { 2 }, Self::MAX_TOKENS)?;
         check::non_negative("model.delta", delta)?;
-        Ok(Self { tokens, activation, name: None, delta, inverse_temperature: None, taught: None })
+        Ok(Self {
+            tokens,
+            attention: Attention::Tied,
+            activation,
+            name: None,
+            delta,
+            inverse_temperature: None,
+            taught: None,
+        })
     }
 
     /// A layer with linear attention and no teacher.
@@ -259,12 +375,26 @@ impl Model {
         Ok(Self { inverse_temperature: Some(inverse_temperature), ..self })
     }
 
+    /// The same layer with another kind of attention. A teacher that the layer has is kept; a spectrum of your own stands
+    /// for another law then (see [`Model::with_teacher_spectrum`]).
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for a list of eigenvalues in cross-attention or of singular values in tied attention.
+    pub fn with_attention(self, attention: Attention) -> Result<Self, Error> {
+        let model = Self { attention, taught: None, ..self };
+        match self.taught {
+            Some(Taught { teacher: Some(teacher), .. }) => model.with_teacher(teacher),
+            Some(Taught { teacher: None, spectrum }) => model.with_teacher_spectrum(spectrum),
+            None => Ok(model),
+        }
+    }
+
     /// The same layer with the given teacher. The spectrum of the teacher is built here, once.
     ///
     /// # Errors
     /// The errors of [`Teacher::spectrum`].
     pub fn with_teacher(self, teacher: Teacher) -> Result<Self, Error> {
-        let spectrum = teacher.spectrum()?;
+        let spectrum = teacher.spectrum_for(self.attention)?;
         Ok(Self { taught: Some(Taught { teacher: Some(teacher), spectrum }), ..self })
     }
 
@@ -273,15 +403,23 @@ impl Model {
     /// at finite size needs [`TeacherSpectrum::eigenvalues`]. Such a model cannot be written as JSON, and
     /// is equal to another one only if both have the same `Arc`.
     ///
+    /// In cross-attention the law is that of the singular values of `s*` and of their negatives, each with half of the weight, and its mean
+    /// is 0.
+    ///
     /// The moments are checked here. [`spectrum::check`](crate::spectrum::check) also checks the density, the
     /// transform and the integrals.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `Q0` is between 1e-100 and 1e100, the mean and the variance belong
-    /// to it, and the orbit dimension is between 0 and 1.
+    /// to it, the orbit dimension is between 0 and 1, and the mean is 0 in cross-attention.
     pub fn with_teacher_spectrum(self, spectrum: Arc<dyn TeacherSpectrum>) -> Result<Self, Error> {
         if let Some(Implausible { field, value, allowed, .. }) = implausible(spectrum.as_ref()) {
             return Err(Error::invalid(field, value, allowed));
+        }
+        let (mean, largest) = (spectrum.mean(), spectrum.second_moment().sqrt());
+        if self.attention == Attention::Cross && mean.abs() > SYMMETRIC * largest {
+            let allowed = "0 in cross-attention, whose law has the singular values and their negatives";
+            return Err(Error::invalid("model.teacher.mean", mean, allowed));
         }
         Ok(Self { taught: Some(Taught { teacher: None, spectrum }), ..self })
     }
@@ -296,6 +434,12 @@ impl Model {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Whether queries and keys are tied or separate.
+    #[must_use]
+    pub fn attention(&self) -> Attention {
+        self.attention
     }
 
     /// The non-linearity `sigma`.
@@ -324,7 +468,8 @@ impl Model {
         }
     }
 
-    /// Variance `Delta >= 0` of the label noise on the diagonal of the logits (`Delta/2` off the diagonal).
+    /// Variance `Delta >= 0` of the label noise in an orthonormal coordinate of the logits: on the diagonal of symmetric logits
+    /// (`Delta/2` off the diagonal), or of any logit of cross-attention.
     #[must_use]
     pub fn delta(&self) -> f64 {
         self.delta
@@ -351,15 +496,16 @@ impl Model {
     }
 
     /// Number `K'` of coordinates of the logits that the activation can see: `K = T(T+1)/2`, or `K - 1` for
-    /// softmax, which is flat along `11^T/T`.
+    /// softmax, which is flat along `11^T/T`. For cross-attention it is `T^2`, or `T^2 - T` for softmax, which is flat along the shifts of
+    /// every row.
     #[must_use]
     pub fn observed_coordinates(&self) -> f64 {
-        let all = channel::dimension(self.tokens);
-        let seen = match self.activation.unseen() {
-            Unseen::Nothing => all,
-            Unseen::RowShifts => all.saturating_sub(1),
-        };
-        seen as f64
+        self.attention.seen(self.tokens, self.activation.unseen()) as f64
+    }
+
+    /// The matrix of a teacher with the given law, as the training of this layer sees it.
+    pub(crate) fn teacher_matrix<'a>(&self, law: &'a dyn TeacherSpectrum) -> TeacherMatrix<'a> {
+        TeacherMatrix::new(law, self.attention)
     }
 
     /// The least errors of an estimator that knows the law of the logits.
@@ -373,14 +519,20 @@ impl Model {
     ) -> Result<Box<dyn TwoReplicas>, Error> {
         self.require_invertible()?;
         let (tokens, temperature) = (self.tokens, self.inverse_temperature());
-        Ok(match self.specialisation() {
-            Specialisation::Softmax if perturbed => {
+        Ok(match (self.specialisation(), self.attention) {
+            (Specialisation::Softmax, Attention::Tied) if perturbed => {
                 Box::new(SoftmaxReplicas::new(tokens, temperature, options)?)
             }
-            Specialisation::Softmax => Box::new(UnperturbedReplicas::new(tokens, temperature, options)),
-            Specialisation::Linear | Specialisation::General => {
+            (Specialisation::Softmax, Attention::Tied) => {
+                Box::new(UnperturbedReplicas::new(tokens, temperature, options))
+            }
+            (Specialisation::Softmax, Attention::Cross) if !perturbed => {
                 let activation = self.shared_activation();
-                Box::new(GeneralReplicas::new(activation, tokens, temperature, perturbed, options)?)
+                Box::new(GeneralReplicas::of_one_row(activation, tokens, temperature, options)?)
+            }
+            _ => {
+                let (activation, logits) = (self.shared_activation(), (self.attention, tokens));
+                Box::new(GeneralReplicas::new(activation, logits, temperature, perturbed, options)?)
             }
         })
     }

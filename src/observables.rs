@@ -116,6 +116,13 @@ pub fn linear_pretraining_error(tokens: usize, noisy_mse: f64) -> f64 {
     linear_prefactor(tokens) * non_negative(noisy_mse)
 }
 
+/// `E = Q0 - 2M + Q + Delta`, the test error of linear pre-training with cross-attention, given this sum. Each of the `T^2` logits has the weight
+/// `1/T^2`.
+#[must_use]
+pub fn linear_cross_pretraining_error(noisy_mse: f64) -> f64 {
+    non_negative(noisy_mse)
+}
+
 /// `E' = (2K/T^2)(noise + q^2 - 2 m^2 + q0^2)`, an error of linear fine-tuning. It is the test error if
 /// `noise` is the [`effective_noise`] of the test law, and the clean error if `noise` is the [`unexplained`]
 /// part. At `q = m = 0` it is the frozen baseline.

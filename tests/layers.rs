@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["parallel"],
     &["lanes"],
     &["activation"],
+    &["attention"],
     &["check", "descent", "quadrature", "fixed_point", "json", "journal"],
     &["frozen", "options"],
     &["channel", "spectrum", "state_evolution"],

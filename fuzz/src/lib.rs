@@ -109,6 +109,10 @@ pub fn bound_scenario(scenario: &mut Scenario) {
             eigenvalues.truncate(40);
             Teacher::Spectrum { eigenvalues }
         }
+        Some(Teacher::SingularValues { mut singular_values }) => {
+            singular_values.truncate(40);
+            Teacher::SingularValues { singular_values }
+        }
         _ => return,
     };
     // The first eigenvalues of a valid list may all be 0, which is refused.
@@ -121,7 +125,9 @@ pub fn bound_scenario(scenario: &mut Scenario) {
 fn is_large(scenario: &Scenario) -> bool {
     match scenario.model.teacher() {
         Some(Teacher::PowerLaw { dimension, .. }) => *dimension > 40,
-        Some(Teacher::Spectrum { eigenvalues }) => eigenvalues.len() > 40,
+        Some(Teacher::Spectrum { eigenvalues: list } | Teacher::SingularValues { singular_values: list }) => {
+            list.len() > 40
+        }
         _ => false,
     }
 }

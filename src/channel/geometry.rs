@@ -3,11 +3,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
-/// Dimension `K = T(T+1)/2` of `Sym(T)`.
-#[must_use]
-pub const fn dimension(tokens: usize) -> usize {
-    tokens.saturating_mul(tokens.saturating_add(1)) / 2
-}
+use crate::attention::dimension;
 
 /// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the
 /// upper triangle.

@@ -16,8 +16,8 @@ mod two_replicas;
 mod vector_prox;
 mod vector_search;
 
+pub use crate::attention::dimension;
 pub(crate) use eigen::eigenbasis;
-pub use geometry::dimension;
 pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_from_coordinates};
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns};

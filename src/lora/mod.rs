@@ -36,6 +36,7 @@ mod report;
 mod ridge;
 mod solution;
 mod starts;
+mod tied;
 mod training;
 mod units;
 mod validity;
@@ -140,6 +141,7 @@ pub fn alpha_weak_recovery(
 
 /// Checks that the inputs fit together. The ridge is checked elsewhere.
 fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
+    tied::check(model, frozen)?;
     training.sequences().check_response(frozen)?;
     training.sequences().workload().check(model, options)
 }

@@ -1,5 +1,6 @@
 //! The interpolation threshold of pre-training.
 
+use crate::attention::Attention;
 use crate::error::Error;
 use crate::model::Model;
 use crate::roots::{End, bracketed};
@@ -14,6 +15,9 @@ use crate::threshold::Threshold;
 /// d^2 D(d) = Q0 - 2 M(d) + Q(d) + Delta/2,    alpha_interp = D(d)/(2 K')
 /// ```
 ///
+/// In cross-attention no constraint helps to find weights that interpolate, and the threshold is that of counting, `alpha_interp = 1/K'`: the test error diverges
+/// there as `lambda -> 0`.
+///
 /// The result is exact to quadrature for every invertible activation, whose train error vanishes where the
 /// logits that it sees are those of the label. It does not depend on nodes or other options.
 /// The result is `None` at `Delta = 0`, where the train error vanishes at every `alpha` and the threshold is
@@ -27,6 +31,9 @@ pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
     let teacher = model.teacher_spectrum()?;
     if model.delta() <= 0.0 {
         return Ok(None);
+    }
+    if model.attention() == Attention::Cross {
+        return Ok(Some(Threshold::exact(1.0 / model.observed_coordinates())));
     }
     // In units of the noise the equation is D - risk = (Delta/2)/d^2. It is searched in ln d.
     let balance = |log_d: f64| {

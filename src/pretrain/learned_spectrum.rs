@@ -1,5 +1,5 @@
 //! The spectrum of the learned weights: the law of `s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`,
-//! `Y = Mhat s* + sqrt(Qhat) Z`.
+//! `Y = Mhat s* + sqrt(Qhat) Z`. In cross-attention it is the law of singular values, each of which is thresholded like an eigenvalue.
 
 use std::f64::consts::PI;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::solution::PretrainingSolution;
 use super::training::Pretraining;
+use crate::attention::Attention;
 use crate::check;
 use crate::error::Error;
 use crate::model::Model;
 use crate::roots::{self, End};
-use crate::spectrum::TeacherSpectrum;
+use crate::spectrum::{TeacherMatrix, TeacherSpectrum};
 
 /// Largest number of points of a table.
 const MAX_POINTS: usize = 1_000_000;
@@ -50,7 +51,7 @@ pub struct SpectrumTable {
     pub density: Vec<f64>,
 }
 
-/// The law of the eigenvalues of `s-hat = S-hat/sqrt(D)`.
+/// The law of the eigenvalues of `s-hat = S-hat/sqrt(D)`. In cross-attention, wherever an eigenvalue is named here, it is a singular value.
 ///
 /// ```
 /// use lora_asymptotics::{Model, Options, Teacher, pretrain};
@@ -65,6 +66,7 @@ pub struct SpectrumTable {
 /// ```
 pub struct LearnedSpectrum {
     teacher: Arc<dyn TeacherSpectrum>,
+    attention: Attention,
     /// Signal and threshold in units of the noise, and the size of that unit.
     snr: f64,
     threshold: f64,
@@ -92,12 +94,13 @@ impl LearnedSpectrum {
             return Err(Error::invalid("solution.order", format!("{:?}", solution.order), allowed));
         }
         let teacher = model.teacher_spectrum()?;
-        let rank_fraction = teacher.denoise(snr, threshold).rank_fraction;
+        let attention = model.attention();
+        let rank_fraction = model.teacher_matrix(teacher.as_ref()).denoise(snr, threshold).rank_fraction;
         if !(0.0..=1.0).contains(&rank_fraction) {
             let allowed = "a law whose soft threshold has a rank fraction between 0 and 1";
             return Err(Error::invalid("model.teacher", teacher.name(), allowed));
         }
-        Ok(Self { teacher, snr, threshold, unit, rank_fraction })
+        Ok(Self { teacher, attention, snr, threshold, unit, rank_fraction })
     }
 
     /// Fraction of eigenvalues that are exactly 0.
@@ -112,7 +115,7 @@ impl LearnedSpectrum {
         if !(eigenvalue > 0.0 && eigenvalue.is_finite()) {
             return 0.0;
         }
-        self.teacher.density(self.snr, self.in_noise(eigenvalue)) / self.unit
+        self.matrix().density(self.snr, self.in_noise(eigenvalue)) / self.unit
     }
 
     /// Fraction of eigenvalues up to and including `eigenvalue`. NaN for NaN.
@@ -124,7 +127,7 @@ impl LearnedSpectrum {
         if eigenvalue.is_infinite() {
             return 1.0;
         }
-        1.0 - self.teacher.denoise(self.snr, self.in_noise(eigenvalue)).rank_fraction
+        1.0 - self.matrix().denoise(self.snr, self.in_noise(eigenvalue)).rank_fraction
     }
 
     /// The smallest eigenvalue such that at least the fraction `probability` of all eigenvalues does not
@@ -152,10 +155,11 @@ impl LearnedSpectrum {
     /// The intervals of positive eigenvalues, in increasing order.
     #[must_use]
     pub fn components(&self) -> Vec<Component> {
-        let support = self.teacher.support(self.snr);
+        let matrix = self.matrix();
+        let support = matrix.support(self.snr);
         // These are the fractions of eigenvalues above the middle of the gap below every interval, and above
         // the last interval.
-        let above = |y: f64| self.teacher.denoise(self.snr, y).rank_fraction;
+        let above = |y: f64| matrix.denoise(self.snr, y).rank_fraction;
         let mut fractions: Vec<f64> = vec![1.0];
         fractions.extend(support.windows(2).map(|pair| above(0.5 * (pair[0][1] + pair[1][0]))));
         fractions.push(0.0);
@@ -210,6 +214,10 @@ impl LearnedSpectrum {
             eigenvalues,
             density,
         })
+    }
+
+    fn matrix(&self) -> TeacherMatrix<'_> {
+        TeacherMatrix::new(self.teacher.as_ref(), self.attention)
     }
 
     /// The value of `y`, in units of the noise, from which this eigenvalue is learned.

@@ -14,12 +14,30 @@
 //! is exact. For every other activation the output channel is an average by quasi-Monte-Carlo, and `std_error`
 //! gives its accuracy.
 //!
-//! Source: arXiv:2606.05899.
+//! # Cross-attention
+//!
+//! With separate queries and keys ([`crate::Attention::Cross`]) training minimises
+//!
+//! ```text
+//! L(U, V) = sum_mu |(sigma(X_q S X_k^T/D) - sigma_mu) X_k|_F^2 / D + lambda (|U|_F^2 + |V|_F^2)
+//! ```
+//!
+//! over `S = P^{-1/2} U V^T`, where the ridge is `2 lambda sqrt(P)` times the nuclear norm of `S`. The `T^2` logits are independent and have the
+//! variance `Q`. The output channel has `alpha` in place of `4 alpha`, and the proximal point minimises
+//! `|sigma(h) - sigma(ht)|_F^2 + |h - omega|^2/(2V)`. The weights are the soft threshold `sign(x) (|x| - 2 lambda sqrt(kappa))_+/Vhat` of the singular values of
+//! `Mhat s* + sqrt(Qhat) Z`, with `Z` a matrix of independent entries of variance `1/D`: with the law of the singular values and of their negatives for
+//! `rho`, the integrals for `Q`, `M` and `V` are those of symmetric weights. For linear attention,
+//! `E = Q0 - 2M + Q + Delta`; at `lambda = 0` and `alpha T^2 > 1` least squares gives `M = Q0` and `Q = Q0 + Delta/(alpha T^2 - 1)`. The rows of softmax are
+//! independent, so that the averages are over `2 (T - 1)` normals; for two tokens they are taken by a product rule with `2^log2_nodes` nodes, without
+//! standard errors. The model is that of independent sequences: the equations do not hold for self-attention, where `X_q = X_k`.
+//!
+//! Source: arXiv:2606.05899 for symmetric weights; F. Benaych-Georges, Probab. Theory Relat. Fields 144, 471 (2009), for the law of singular values.
 
 mod bayes;
 mod interpolation;
 mod learned_spectrum;
 mod linear;
+mod linear_error;
 mod replicon;
 mod sampled;
 mod solution;
@@ -111,13 +129,14 @@ pub fn solve_with(
     }
     Workload::Pretraining.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
+    let matrix = model.teacher_matrix(teacher.as_ref());
     if lambda <= 0.0 {
         require_over_determined(model, training)?;
     }
     match model.specialisation() {
-        Specialisation::Linear => linear::solve(model, training, options, teacher.as_ref(), run),
+        Specialisation::Linear => linear::solve(model, training, options, matrix, run),
         Specialisation::Softmax | Specialisation::General => {
-            sampled::solve(model, training, options, teacher.as_ref(), run)
+            sampled::solve(model, training, options, matrix, run)
         }
     }
 }
@@ -133,10 +152,11 @@ pub fn solve_with(
 /// pool cannot be started (not for linear attention).
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
     let teacher = model.teacher_spectrum()?;
+    let matrix = model.teacher_matrix(teacher.as_ref());
     match model.specialisation() {
-        Specialisation::Linear => Ok(linear::lambda_collapse(model, training, teacher.as_ref())),
+        Specialisation::Linear => Ok(linear::lambda_collapse(model, training, matrix)),
         Specialisation::Softmax | Specialisation::General => {
-            sampled::lambda_collapse(model, training, options, teacher.as_ref())
+            sampled::lambda_collapse(model, training, options, matrix)
         }
     }
 }
@@ -157,7 +177,7 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
         check::non_negative(field, value)?;
     }
     let teacher = model.teacher_spectrum()?;
-    Ok(linear::step(model, training, [q, m, v], teacher.as_ref()))
+    Ok(linear::step(model, training, [q, m, v], model.teacher_matrix(teacher.as_ref())))
 }
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {

@@ -20,24 +20,34 @@
 //! 8 alpha E|dg/domega|_F^2 double-int ((f(x) - f(y))/(x - y))^2 rho(x) rho(y) dx dy
 //! ```
 //!
+//! In cross-attention, `S` has `n = D^2` coordinates, there are `alpha n` samples, and `Y = B/sqrt(D)`. The basis is that of the singular vectors, in
+//! which the mean square of the derivative is the same double integral over the symmetrised law of singular values, and the factor 8
+//! becomes 1: in general it is `c^3` with `c` the variance of a logit in units of `Q`.
+//!
 //! (Without the squares, the same product is `V Vhat`.) For linear attention the replicon is the double
 //! integral of the soft threshold of unit slope over `2 alpha K`. It is below `D/(2 alpha K) < 1` with
 //! `D = V Vhat` the degrees of freedom, which is stable, as a convex problem must be. If the proximal point
 //! jumps, the formula contains the smooth part only.
 
 use super::solution::PretrainingOrder;
-use crate::spectrum::{TeacherSpectrum, squared_response};
+use crate::spectrum::TeacherMatrix;
 
 /// The replicon at a fixed point, with `square = E|dg/domega|_F^2` and `weights` the double integral of the
-/// soft threshold of unit slope.
-pub(super) fn replicon(alpha: f64, order: &PretrainingOrder, square: f64, weights: f64) -> f64 {
-    8.0 * alpha * (square / order.v_hat) * (weights / order.v_hat)
+/// soft threshold of unit slope. `logit_variance` is `c` of [`crate::Attention`].
+pub(super) fn replicon(
+    alpha: f64,
+    logit_variance: f64,
+    order: &PretrainingOrder,
+    square: f64,
+    weights: f64,
+) -> f64 {
+    logit_variance.powi(3) * alpha * (square / order.v_hat) * (weights / order.v_hat)
 }
 
 /// The double integral of the soft threshold of unit slope, with `ridge = lambda sqrt(kappa)`.
-pub(super) fn weights(teacher: &dyn TeacherSpectrum, ridge: f64, order: &PretrainingOrder) -> f64 {
+pub(super) fn weights(teacher: TeacherMatrix<'_>, ridge: f64, order: &PretrainingOrder) -> f64 {
     let noise = order.q_hat.sqrt();
-    squared_response(teacher, order.m_hat / noise, 2.0 * ridge / noise)
+    teacher.squared_response(order.m_hat / noise, 2.0 * ridge / noise)
 }
 
 #[cfg(test)]
@@ -59,6 +69,7 @@ mod tests {
             for (tokens, delta) in [(1, 0.5), (2, 0.1), (4, 1.0)] {
                 let model = Model::linear(tokens, delta).unwrap().with_teacher(teacher.clone()).unwrap();
                 let spectrum = model.teacher_spectrum().unwrap();
+                let matrix = TeacherMatrix::new(spectrum.as_ref(), model.attention());
                 for alpha in [0.02, 0.1, 0.5, 3.0] {
                     for lambda in [1e-4, 1e-2, 0.3] {
                         let training = Pretraining::new(alpha, lambda).unwrap();
@@ -71,8 +82,7 @@ mod tests {
                         let coordinates = channel::dimension(tokens) as f64;
                         let c = order.v_hat / (4.0 * alpha * coordinates);
                         let square = coordinates * c * c;
-                        let replicon =
-                            replicon(alpha, order, square, weights(spectrum.as_ref(), lambda, order));
+                        let replicon = replicon(alpha, 2.0, order, square, weights(matrix, lambda, order));
                         let bound = order.v * order.v_hat / (2.0 * alpha * coordinates);
                         let what = format!("{teacher:?} T = {tokens}, {alpha}, {lambda}: {replicon} {bound}");
                         assert!(replicon > 0.0 && replicon < bound * (1.0 + 1e-4), "{what}");

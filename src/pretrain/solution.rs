@@ -4,20 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
+use crate::attention::Attention;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
 use crate::frozen::Frozen;
 use crate::nullable::number;
+use crate::spectrum::TeacherMatrix;
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
 
-/// Order parameters of pre-training and their conjugates.
+/// Order parameters of pre-training and their conjugates. The factor `4 alpha` of the conjugates is `alpha` in cross-attention.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PretrainingOrder {
     /// `Q = D^{-2} |S-hat|_F^2`.
     #[serde(deserialize_with = "number")]
     pub q: f64,
-    /// `M = D^{-2} Tr(S-hat S*)`.
+    /// `M = D^{-2} Tr(S-hat^T S*)`.
     #[serde(deserialize_with = "number")]
     pub m: f64,
     /// `V`, the linear response of `S-hat`.
@@ -53,18 +55,22 @@ pub struct PretrainingErrors {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PretrainingSolution {
+    /// The attention of the layer.
+    #[serde(default, skip_serializing_if = "Attention::is_tied")]
+    pub attention: Attention,
     /// Order parameters and conjugates.
     pub order: PretrainingOrder,
     /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
     #[serde(deserialize_with = "number")]
     pub q0: f64,
-    /// `tr s-hat`, the normalised trace of `S-hat/sqrt(D)`.
+    /// `tr s-hat`, the normalised trace of `S-hat/sqrt(D)`. In cross-attention it is the normalised nuclear norm, `int |f| rho`.
     #[serde(deserialize_with = "number")]
     pub trace: f64,
     /// Rank of `S-hat` over `D`.
     #[serde(deserialize_with = "number")]
     pub rank_fraction: f64,
-    /// Train objective `L/D^2 = alpha (train error) + lambda sqrt(kappa) tr s-hat`.
+    /// Train objective `L/D^2 = alpha (train error) + lambda sqrt(kappa) tr s-hat`, with `2 lambda sqrt(kappa)` in cross-attention, where both
+    /// factors have a ridge.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
     /// Test and train errors.
@@ -103,15 +109,17 @@ impl PretrainingSolution {
     /// # Errors
     /// [`Error::InvalidParameter`] if the solve left the finite numbers.
     pub fn freeze(&self) -> Result<Frozen, Error> {
-        Frozen::new(self.q0, self.order.q, self.order.m)?.with_response(self.order.v)
+        let frozen = Frozen::new(self.q0, self.order.q, self.order.m)?.with_attention(self.attention);
+        frozen.with_response(self.order.v)
     }
 
     /// The outcome of a solve that left the range of double precision.
-    pub(super) fn without_numbers(q0: f64, iterations: usize) -> Self {
+    pub(super) fn without_numbers(teacher: &TeacherMatrix<'_>, iterations: usize) -> Self {
         let nan = f64::NAN;
         Self {
+            attention: teacher.attention(),
             order: PretrainingOrder { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan },
-            q0,
+            q0: teacher.second_moment(),
             trace: nan,
             rank_fraction: nan,
             objective: nan,

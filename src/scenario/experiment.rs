@@ -62,11 +62,12 @@ impl TryFrom<ScenarioFields> for Scenario {
 
     fn try_from(fields: ScenarioFields) -> Result<Self, Error> {
         let ScenarioFields { model, pretrain, frozen, lora, estimator, options } = fields;
-        let (model, options) = (model.try_into()?, options.try_into()?);
+        let (model, options) = (Model::try_from(model)?, options.try_into()?);
+        let attention = model.attention();
         Ok(Self {
             model,
             pretrain: pretrain.map(TryInto::try_into).transpose()?,
-            frozen: frozen.map(TryInto::try_into).transpose()?,
+            frozen: frozen.map(|frozen| frozen.of_model(attention).try_into()).transpose()?,
             lora: lora.map(TryInto::try_into).transpose()?,
             estimator,
             options,

@@ -13,8 +13,9 @@ use super::measurement::Measurement;
 use super::random::Streams;
 use super::sequences::Shape;
 use super::truth::Truth;
-use super::{finetuning, pretraining};
+use super::{cross, finetuning, pretraining};
 use crate::activation::{Parity, Unseen};
+use crate::attention::Attention;
 use crate::error::Error;
 use crate::lora::{self, Frozen};
 use crate::parallel;
@@ -61,7 +62,10 @@ impl Experiment {
         let pretraining = match &scenario.pretrain {
             Some(training) if !synthetic => {
                 let truth = Truth::new(&scenario.model)?;
-                laboratory.sizes.iter().try_for_each(|size| truth.check(size.dimension))?;
+                laboratory
+                    .sizes
+                    .iter()
+                    .try_for_each(|size| truth.check(scenario.model.attention(), size.dimension))?;
                 Some((truth, *training))
             }
             _ => None,
@@ -134,9 +138,14 @@ impl Experiment {
         let streams = Streams { seed: laboratory.seed, dimension, instance };
         let shape = Shape { dimension, tokens: model.tokens() };
         let one = Instance { model, laboratory, streams, shape };
-        let stage = match (&self.pretraining, counts.pretraining()) {
-            (Some((teacher, training)), Some(counts)) => {
+        let stage = match (&self.pretraining, counts.pretraining(), model.attention()) {
+            (Some((teacher, training)), Some(counts), Attention::Tied) => {
                 Some(pretraining::run(&one, teacher, training, counts)?)
+            }
+            (Some((teacher, training)), Some(counts), Attention::Cross) => {
+                // Fine-tuning has refused cross-attention when the theory was solved.
+                let pretrain = Some(cross::run(&one, teacher, training, counts)?);
+                return Ok(Measurement { dimension, instance, pretrain, lora: None });
             }
             _ => None,
         };
@@ -230,8 +239,11 @@ impl Experiment {
         let lora = if self.law.is_some() { integer } else { half_integer };
         // For softmax of two tokens, an exchange of the tokens takes the place of the sign, and for more tokens the
         // corrections are too small to be measured.
+        // In cross-attention, a change of the sign of the queries alone takes its place.
         let activation = self.scenario.model.activation();
-        let odd = activation.parity() == Parity::Odd || activation.unseen() == Unseen::RowShifts;
+        let odd = activation.parity() == Parity::Odd
+            || activation.unseen() == Unseen::RowShifts
+            || self.scenario.model.attention() == Attention::Cross;
         let pretraining = if odd { integer } else { half_integer };
         let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {
             let solution = outcome.pretrain.as_ref()?;

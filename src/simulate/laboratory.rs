@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::minimise::{self, Stopping};
 use super::sequences::{MAX_CHUNKS, TEST_BATCH};
+use crate::attention::Attention;
 use crate::check;
 use crate::error::{Error, Number};
 use crate::lora::Sequences;
@@ -218,13 +219,16 @@ impl Counts {
     }
 
     /// The approximate number of bytes that one instance takes.
-    pub(super) fn bytes(&self, tokens: usize) -> f64 {
+    pub(super) fn bytes(&self, attention: Attention, tokens: usize) -> f64 {
         let (d, t) = (self.dimension, tokens as f64);
+        // Cross-attention has two factors, and two sequences for each loss.
+        let factors = attention.factors();
         // Every sequence has its tokens, their projections, and about twelve matrices of size T x T.
         let sequences = |count: f64, width: f64| count * t * (d + 3.0 * width + 12.0 * t);
         let vectors = (2 * minimise::MEMORY + 12 + MAX_CHUNKS) as f64;
         let pretraining = self.pretraining.map_or(0.0, |[count, width, teacher]| {
-            sequences(count, width.max(teacher)) + vectors * d * width + 2.0 * d * teacher + 6.0 * d * d
+            factors * (sequences(count, width.max(teacher)) + vectors * d * width + 2.0 * d * teacher)
+                + 6.0 * d * d
         });
         let finetuning = self
             .finetuning
@@ -252,7 +256,8 @@ pub(super) fn check_memory(
     threads: usize,
 ) -> Result<(), Error> {
     for size in &laboratory.sizes {
-        let one = Counts::new(scenario, size.dimension, synthetic)?.bytes(scenario.model.tokens());
+        let one = Counts::new(scenario, size.dimension, synthetic)?
+            .bytes(scenario.model.attention(), scenario.model.tokens());
         let bytes = one * threads.min(size.instances) as f64;
         if bytes > laboratory.memory_limit as f64 {
             let limit = laboratory.memory_limit;

@@ -44,6 +44,28 @@ impl Layer {
     /// derivatives `A`.
     pub(super) fn adjoint(&self, h: &mut [f64], labels: &[f64], grams: &[f64]) -> f64 {
         let t = self.tokens;
+        let loss = self.scaled_slopes(h, labels, grams);
+        for h in h.chunks_exact_mut(t * t) {
+            for a in 0..t {
+                for b in a..t {
+                    let both = 0.5 * self.inverse_temperature * (h[t * a + b] + h[t * b + a]);
+                    (h[t * a + b], h[t * b + a]) = (both, both);
+                }
+            }
+        }
+        loss
+    }
+
+    /// Returns the sum of the losses of some sequences at the logits `h`, and replaces `h` by the derivatives in its entries.
+    pub(super) fn slopes(&self, h: &mut [f64], labels: &[f64], grams: &[f64]) -> f64 {
+        let loss = self.scaled_slopes(h, labels, grams);
+        h.iter_mut().for_each(|h| *h *= self.inverse_temperature);
+        loss
+    }
+
+    /// Like [`Layer::slopes`], with the derivatives in the logits times the inverse temperature.
+    fn scaled_slopes(&self, h: &mut [f64], labels: &[f64], grams: &[f64]) -> f64 {
+        let t = self.tokens;
         let square = t * t;
         h.iter_mut().for_each(|h| *h *= self.inverse_temperature);
         let mut attention = vec![0.0; h.len()];
@@ -64,13 +86,7 @@ impl Layer {
         let mut image = vec![0.0; h.len()];
         let at = Evaluated { tokens: t, logits: h, attention: &attention };
         self.activation.adjoint(&at, &pulled, &mut image);
-        for (h, image) in h.chunks_exact_mut(square).zip(image.chunks_exact(square)) {
-            for a in 0..t {
-                for b in 0..t {
-                    h[t * a + b] = 0.5 * self.inverse_temperature * (image[t * a + b] + image[t * b + a]);
-                }
-            }
-        }
+        h.copy_from_slice(&image);
         loss
     }
 

@@ -5,17 +5,13 @@ use nalgebra::DMatrix;
 use super::batch::{Labelled, labelled};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
-use super::measurement::{Pretrained, TrainingRun, TrainingStart, lowest};
-use super::minimise::{Minimum, minimise};
+use super::measurement::Pretrained;
 use super::random::{self, Purpose};
 use super::sequences::{Corpus, NetworkWeights, TEST_BATCH};
+use super::trained::{Losses, measured, train};
 use super::truth::Truth;
 use crate::error::Error;
-use crate::observables;
 use crate::pretrain::Training;
-
-/// Eigenvalues below this fraction of the largest count as zero.
-const RANK_TOLERANCE: f64 = 1e-5;
 
 /// The results of pre-training that fine-tuning needs.
 pub(super) struct TrainedLayer {
@@ -38,7 +34,6 @@ pub(super) fn run(
     let layer = Layer::new(model);
     let teacher = truth.draw(dimension, &mut streams.stream(Purpose::Teacher))?;
     let truth = teacher.matrix();
-    let q0 = truth.norm_squared() / (d * d);
 
     let mut rng = streams.stream(Purpose::Pretraining);
     let sequences = Corpus::sample(&mut rng, shape, count);
@@ -54,42 +49,17 @@ pub(super) fn run(
         width,
     };
     let mut starts = streams.stream(Purpose::PretrainingStart);
-    let trained: Vec<(Minimum, TrainingRun)> = (0..laboratory.pretraining_starts)
-        .map(|_| {
-            let start = random::gaussian(&mut starts, dimension, width);
-            let minimum = minimise(&task, start.as_slice(), laboratory.stopping());
-            let s = NetworkWeights::attention(task.matrix(&minimum.w)).matrix();
-            let alignment = observables::alignment(s.dot(&truth), s.norm_squared(), q0 * d * d);
-            let run = TrainingRun::new(TrainingStart::Random, &minimum, d * d, alignment);
-            (minimum, run)
-        })
-        .collect();
-    let runs: Vec<TrainingRun> = trained.iter().map(|(_, run)| *run).collect();
-    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
-    let Some((minimum, run)) = best else {
-        return Err(Error::invalid("laboratory.pretraining_starts", 0, "at least 1"));
-    };
-    let w = task.matrix(&minimum.w);
+    let start = || random::gaussian(&mut starts, dimension, width).as_slice().to_vec();
+    let trained =
+        train(&task, start, laboratory, &truth, |w| NetworkWeights::attention(task.matrix(w)).matrix())?;
+    let w = task.matrix(&trained.minimum.w);
     let train = task.loss(&w) / count as f64;
     let student = NetworkWeights::attention(w);
     let s = student.matrix();
     let eigenvalues = spectrum(&s);
-    let top = eigenvalues.last().copied().unwrap_or(0.0);
-    let positive = eigenvalues.iter().filter(|s| **s > RANK_TOLERANCE * top && **s > 0.0).count();
     let [test, test_clean] = test_errors(instance, [&teacher, &student]);
-    let measured = Pretrained {
-        q: s.norm_squared() / (d * d),
-        m: s.dot(&truth) / (d * d),
-        trace: s.trace() / (d * d.sqrt()),
-        rank_fraction: positive as f64 / d,
-        objective: run.objective,
-        test,
-        test_clean,
-        train,
-        alignment: run.alignment,
-        eigenvalues,
-        runs,
-    };
+    let trace = s.trace() / (d * d.sqrt());
+    let measured = measured(&s, &truth, trace, eigenvalues, Losses { train, test, test_clean }, trained);
     Ok(TrainedLayer { teacher, student, data: Labelled { sequences, clean, noisy }, measured })
 }
 

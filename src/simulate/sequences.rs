@@ -28,6 +28,26 @@ impl NetworkWeights {
     }
 }
 
+/// Weights `S = scale L R^T`, which the queries see from the left and the keys from the right.
+#[derive(Debug, Clone)]
+pub(super) struct FactorPair {
+    pub(super) left: DMatrix<f64>,
+    pub(super) right: DMatrix<f64>,
+    pub(super) scale: f64,
+}
+
+impl FactorPair {
+    /// `S = P^{-1/2} U V^T` for `U` and `V` of shape `D x P`.
+    pub(super) fn attention([left, right]: [DMatrix<f64>; 2]) -> Self {
+        let scale = 1.0 / (left.ncols() as f64).sqrt();
+        Self { left, right, scale }
+    }
+
+    pub(super) fn matrix(&self) -> DMatrix<f64> {
+        &self.left * self.right.transpose() * self.scale
+    }
+}
+
 /// The shape that all sequences of an instance have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -114,14 +134,18 @@ impl Corpus {
         self.tokens * self.tokens
     }
 
+    /// The given sequences.
+    pub(super) fn chunk(&self, first: usize, count: usize) -> Chunk<'_> {
+        let x = self.x.columns(self.tokens * first, self.tokens * count);
+        Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] }
+    }
+
     /// Applies `f` to every chunk, and returns the results in order.
     pub(super) fn chunks<R: Send>(&self, f: impl Fn(Chunk<'_>) -> R + Sync) -> Vec<R> {
         let size = self.count().div_ceil(MAX_CHUNKS).max(SMALLEST_CHUNK);
         parallel::map(self.count().div_ceil(size), 1, &|chunk| {
             let first = size * chunk;
-            let count = size.min(self.count() - first);
-            let x = self.x.columns(self.tokens * first, self.tokens * count);
-            f(Chunk { first, x, gram: &self.gram[self.square() * first..self.square() * (first + count)] })
+            f(self.chunk(first, size.min(self.count() - first)))
         })
     }
 

@@ -6,7 +6,8 @@ use nalgebra::DMatrix;
 use rand_pcg::Pcg64;
 
 use super::random;
-use super::sequences::NetworkWeights;
+use super::sequences::{FactorPair, NetworkWeights};
+use crate::attention::Attention;
 use crate::error::{Error, Number};
 use crate::model::{Model, Teacher};
 use crate::spectrum::TeacherSpectrum;
@@ -16,8 +17,8 @@ use crate::spectrum::TeacherSpectrum;
 pub(super) enum Truth {
     /// A Gaussian factor of width `kappa0 D`, scaled to the mean trace.
     Gaussian { kappa0: f64 },
-    /// A diagonal matrix of given eigenvalues. The law of the sequences does not change under rotations, so that
-    /// the eigenvectors do not matter.
+    /// A diagonal matrix of given eigenvalues, or singular values. The law of the sequences does not change under rotations, so that
+    /// the eigenvectors, or singular vectors, do not matter.
     Diagonal(Arc<dyn TeacherSpectrum>),
 }
 
@@ -40,14 +41,33 @@ impl Truth {
     }
 
     /// Refuses a teacher that has no matrix of the given dimension.
-    pub(super) fn check(&self, dimension: usize) -> Result<(), Error> {
-        match self {
-            Self::Gaussian { .. } => Ok(()),
-            Self::Diagonal(spectrum) => eigenvalues(spectrum.as_ref(), dimension).map(drop),
+    pub(super) fn check(&self, attention: Attention, dimension: usize) -> Result<(), Error> {
+        match (self, attention) {
+            (Self::Gaussian { .. }, _) => Ok(()),
+            (Self::Diagonal(spectrum), Attention::Tied) => {
+                eigenvalues(spectrum.as_ref(), dimension).map(drop)
+            }
+            (Self::Diagonal(spectrum), Attention::Cross) => {
+                singular_values(spectrum.as_ref(), dimension).map(drop)
+            }
         }
     }
 
-    /// Draws a teacher.
+    /// Draws a teacher of cross-attention.
+    pub(super) fn draw_pair(&self, dimension: usize, rng: &mut Pcg64) -> Result<FactorPair, Error> {
+        match self {
+            Self::Gaussian { kappa0 } => {
+                let width = (kappa0 * dimension as f64).round() as usize;
+                Ok(FactorPair::attention([0, 1].map(|_| random::normalised(rng, dimension, width))))
+            }
+            Self::Diagonal(spectrum) => {
+                let factor = diagonal_factor(&singular_values(spectrum.as_ref(), dimension)?);
+                Ok(FactorPair { left: factor.clone(), right: factor, scale: 1.0 })
+            }
+        }
+    }
+
+    /// Draws a teacher of tied attention.
     pub(super) fn draw(&self, dimension: usize, rng: &mut Pcg64) -> Result<NetworkWeights, Error> {
         match self {
             Self::Gaussian { kappa0 } => {
@@ -55,19 +75,40 @@ impl Truth {
                 Ok(NetworkWeights::attention(random::normalised(rng, dimension, width)))
             }
             Self::Diagonal(spectrum) => {
-                let mut factor = DMatrix::zeros(dimension, dimension);
-                for (i, value) in eigenvalues(spectrum.as_ref(), dimension)?.into_iter().enumerate() {
-                    factor[(i, i)] = (value * (dimension as f64).sqrt()).sqrt();
-                }
+                let factor = diagonal_factor(&eigenvalues(spectrum.as_ref(), dimension)?);
                 Ok(NetworkWeights { factor, scale: 1.0 })
             }
         }
     }
 }
 
+/// The diagonal matrix `F` for which `F F^T/sqrt(D)` has the given eigenvalues.
+fn diagonal_factor(eigenvalues: &[f64]) -> DMatrix<f64> {
+    let dimension = eigenvalues.len();
+    let mut factor = DMatrix::zeros(dimension, dimension);
+    for (i, value) in eigenvalues.iter().enumerate() {
+        factor[(i, i)] = (value * (dimension as f64).sqrt()).sqrt();
+    }
+    factor
+}
+
+/// The singular values of a matrix of the given dimension: the larger half of twice as many quantiles of the symmetric law.
+fn singular_values(spectrum: &dyn TeacherSpectrum, dimension: usize) -> Result<Vec<f64>, Error> {
+    let upper_half = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values.split_off(values.len().saturating_sub(dimension))
+    };
+    valid(spectrum.eigenvalues(2 * dimension).map(upper_half), dimension)
+}
+
 /// The eigenvalues of a matrix of the given dimension.
 fn eigenvalues(spectrum: &dyn TeacherSpectrum, dimension: usize) -> Result<Vec<f64>, Error> {
-    let Some(eigenvalues) = spectrum.eigenvalues(dimension) else {
+    valid(spectrum.eigenvalues(dimension), dimension)
+}
+
+/// The eigenvalues, or singular values, if they are those of a teacher.
+fn valid(eigenvalues: Option<Vec<f64>>, dimension: usize) -> Result<Vec<f64>, Error> {
+    let Some(eigenvalues) = eigenvalues else {
         let reason =
             "training at finite size needs the eigenvalues of a matrix (TeacherSpectrum::eigenvalues)";
         return Err(Error::MissingField { field: "model.teacher.eigenvalues", reason });

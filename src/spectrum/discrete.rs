@@ -1,4 +1,4 @@
-//! A teacher with any list of eigenvalues.
+//! A teacher with any list of eigenvalues, or of singular values and their negatives.
 //!
 //! In units of the noise, with `a_i = snr s_i` the eigenvalues of weights `p_i`, the law of `y = snr s* + Z` is parametrised
 //! by its subordination function `w` (P. Biane, Indiana Univ. Math. J. 46, 705 (1997)):
@@ -20,7 +20,7 @@ use super::adaptive::integrate;
 use super::contour::{Lanes, PoleSums};
 use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 use super::law::{Chart, TeacherSpectrum, moments};
-use super::soft_threshold::{self, Parametrised, Position, Terms};
+use super::soft_threshold::{self, Centre, Parametrised, Position, Terms};
 use crate::error::{Error, Number};
 use crate::lanes::{LANES, widest};
 use crate::roots::{self, End};
@@ -58,30 +58,34 @@ impl Discrete {
         Ok(Self::from_valid(eigenvalues.to_vec()))
     }
 
+    /// The symmetrised law of the given singular values of `s*`, in any order, for cross-attention: every singular value and its negative are
+    /// eigenvalues.
+    ///
+    /// # Errors
+    /// The errors of [`Discrete::new`], which name the singular values.
+    pub fn singular(singular_values: &[f64]) -> Result<Self, Error> {
+        check_list("model.teacher.spectrum.singular_values", "singular values", singular_values)?;
+        Ok(Self::symmetric(singular_values))
+    }
+
+    /// The symmetrised law of the singular values `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
+    ///
+    /// # Errors
+    /// The errors of [`Discrete::power_law`].
+    pub fn singular_power_law(exponent: f64, dimension: usize) -> Result<Self, Error> {
+        Self::check_power_law(exponent, dimension)?;
+        Ok(Self::symmetric(&scaled_power_law(exponent, dimension)))
+    }
+
+    fn symmetric(singular_values: &[f64]) -> Self {
+        // Adding 0 makes a positive zero of a negative one, so that both are one eigenvalue.
+        let law = Self::from_valid(singular_values.iter().flat_map(|s| [s + 0.0, -s + 0.0]).collect());
+        Self { mean: 0.0, variance: law.second_moment, ..law }
+    }
+
     /// Makes the checks of [`Self::new`] only.
     pub(crate) fn check(eigenvalues: &[f64]) -> Result<(), Error> {
-        const FIELD: &str = "model.teacher.spectrum.eigenvalues";
-        let count = eigenvalues.len();
-        if !(1..=Self::MAX_EIGENVALUES).contains(&count) {
-            let allowed = format!("1 to {} eigenvalues", Self::MAX_EIGENVALUES);
-            return Err(Error::invalid(FIELD, format!("[{count} eigenvalues]"), allowed));
-        }
-        if let Some((index, value)) =
-            eigenvalues.iter().enumerate().find(|(_, s)| !(s.is_finite() && **s >= 0.0))
-        {
-            return Err(Error::invalid(
-                FIELD,
-                format!("[.., {} at index {index}, ..]", Number(*value)),
-                "finite and >= 0",
-            ));
-        }
-        let largest = eigenvalues.iter().fold(0.0_f64, |m, s| m.max(*s));
-        let [low, high] = Self::SCALES;
-        if !(low..=high).contains(&largest) {
-            let allowed = format!("not all zero, and the largest between {low:e} and {high:e}");
-            return Err(Error::invalid(FIELD, format!("[largest eigenvalue {}]", Number(largest)), allowed));
-        }
-        Ok(())
+        check_list("model.teacher.spectrum.eigenvalues", "eigenvalues", eigenvalues)
     }
 
     /// The spectrum `s_i` proportional to `i^(-exponent)`, `i = 1, ..., dimension`, scaled to `Q0 = 1`.
@@ -90,9 +94,7 @@ impl Discrete {
     /// [`Error::InvalidParameter`] unless `0 <= exponent <= 100` and `1 <= dimension <= 10,000`.
     pub fn power_law(exponent: f64, dimension: usize) -> Result<Self, Error> {
         Self::check_power_law(exponent, dimension)?;
-        let raw: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-exponent)).collect();
-        let scale = (raw.iter().map(|s| s * s).sum::<f64>() / dimension as f64).sqrt();
-        Ok(Self::from_valid(raw.into_iter().map(|s| s / scale).collect()))
+        Ok(Self::from_valid(scaled_power_law(exponent, dimension)))
     }
 
     /// Makes the checks of [`Self::power_law`] only.
@@ -136,6 +138,37 @@ impl Discrete {
     fn scaled(&self, snr: f64) -> Scaled<'_> {
         Scaled::new(self, meaningful(snr))
     }
+}
+
+/// Refuses a list of values that are no spectrum. `plural` is what the message calls them.
+fn check_list(field: &'static str, plural: &str, values: &[f64]) -> Result<(), Error> {
+    let count = values.len();
+    if !(1..=Discrete::MAX_EIGENVALUES).contains(&count) {
+        let allowed = format!("1 to {} {plural}", Discrete::MAX_EIGENVALUES);
+        return Err(Error::invalid(field, format!("[{count} {plural}]"), allowed));
+    }
+    if let Some((index, value)) = values.iter().enumerate().find(|(_, s)| !(s.is_finite() && **s >= 0.0)) {
+        let shown = format!("[.., {} at index {index}, ..]", Number(*value));
+        return Err(Error::invalid(field, shown, "finite and >= 0"));
+    }
+    let largest = values.iter().fold(0.0_f64, |m, s| m.max(*s));
+    let [low, high] = Discrete::SCALES;
+    if !(low..=high).contains(&largest) {
+        let allowed = format!("not all zero, and the largest between {low:e} and {high:e}");
+        return Err(Error::invalid(
+            field,
+            format!("[largest of {count} {plural}: {}]", Number(largest)),
+            allowed,
+        ));
+    }
+    Ok(())
+}
+
+/// The values `i^(-exponent)`, scaled to a mean square of 1.
+fn scaled_power_law(exponent: f64, dimension: usize) -> Vec<f64> {
+    let raw: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-exponent)).collect();
+    let scale = (raw.iter().map(|s| s * s).sum::<f64>() / dimension as f64).sqrt();
+    raw.into_iter().map(|s| s / scale).collect()
 }
 
 impl TeacherSpectrum for Discrete {
@@ -182,6 +215,17 @@ impl TeacherSpectrum for Discrete {
     fn denoise(&self, snr: f64, r: f64) -> Denoised {
         let law = self.scaled(snr);
         soft_threshold::denoise(&law, r, &law.threshold(r))
+    }
+
+    fn denoise_both_sides(&self, snr: f64, r: f64) -> Denoised {
+        let law = self.scaled(snr);
+        // A NaN stays one.
+        let r = if r < 0.0 { 0.0 } else { r };
+        soft_threshold::denoise_both_sides(&law, r, &law.threshold(r), || {
+            // The curve of a symmetric law is at u = 0 there.
+            let v = law.height2(0.0, 0.25).sqrt();
+            Centre { w: Complex::new(0.0, v), density: v / PI }
+        })
     }
 
     fn posterior(&self, snr: f64) -> Posterior {

@@ -23,6 +23,25 @@ pub struct Denoised {
 }
 
 impl Denoised {
+    /// No numbers, for arguments without meaning.
+    pub(super) fn undefined() -> Self {
+        let none = f64::NAN;
+        Self { norm: none, overlap: none, response: none, trace: none, rank_fraction: none, risk: none }
+    }
+
+    /// The integrals of both tails of a symmetric law, given those of the upper one. The risk is left out.
+    pub(super) fn doubled(self) -> Self {
+        let Self { norm, overlap, response, trace, rank_fraction, .. } = self;
+        Self {
+            norm: 2.0 * norm,
+            overlap: 2.0 * overlap,
+            response: 2.0 * response,
+            trace: 2.0 * trace,
+            rank_fraction: (2.0 * rank_fraction).min(1.0),
+            risk: 0.0,
+        }
+    }
+
     /// The integrals for a threshold above the support, where `f` vanishes.
     pub(super) fn above_the_support(snr: f64, moments: &LawMoments) -> Self {
         Self { risk: snr * snr * moments.second, ..Self::default() }

@@ -7,6 +7,11 @@ use super::real_axis::RealAxis;
 
 /// The law `mu` of a teacher's eigenvalues, as seen through semicircular noise.
 ///
+/// The teacher of a layer with cross-attention has singular values. Its law `mu` is that of the singular values of `s*` and of their negatives, each
+/// with half of the weight, and `Z` is then a matrix with independent entries of variance `1/D`: the law of the singular values of
+/// `y = snr s* + Z` and of their negatives is the free convolution of `mu` with the same semicircle, so that everything below holds word for
+/// word. The mean must be 0.
+///
 /// A law of your own needs six methods: [`mean`](Self::mean), [`second_moment`](Self::second_moment),
 /// [`orbit_dimension`](Self::orbit_dimension), [`support`](Self::support), [`stieltjes`](Self::stieltjes), and
 /// [`variance`](Self::variance) if the spectrum is narrow. The other methods follow from these by adaptive
@@ -69,6 +74,13 @@ pub trait TeacherSpectrum: Send + Sync {
         along_the_axis(self, snr, |axis| axis.denoise(r))
     }
 
+    /// The integrals of the soft threshold `f(y) = sign(y) (|y| - r)_+` of singular values, for the law of a teacher of cross-attention, which is
+    /// symmetric, and `r >= 0` (a negative `r` counts as 0): the trace is `int |f| rho`, and the rank fraction is that of the singular values that are learned. The default
+    /// integrates like that of [`denoise`](Self::denoise), with the same accuracy.
+    fn denoise_both_sides(&self, snr: f64, r: f64) -> Denoised {
+        along_the_axis(self, snr, |axis| axis.denoise_both_sides(r))
+    }
+
     /// The integrals of the posterior mean, with an error of 1e-11 or less. The default integrates like that
     /// of [`denoise`](Self::denoise).
     fn posterior(&self, snr: f64) -> Posterior {
@@ -83,7 +95,8 @@ pub trait TeacherSpectrum: Send + Sync {
 
     /// The eigenvalues of a matrix `s*` of the given dimension, for training at finite size
     /// (`simulate`). They must be finite and >= 0, and as many as the dimension; quantiles of the law, at
-    /// the probabilities `(i + 1/2)/dimension`, have the smallest fluctuations. The default is `None`: such a
+    /// the probabilities `(i + 1/2)/dimension`, have the smallest fluctuations. Of a symmetric law, for cross-attention, the larger half is taken as
+    /// the singular values of a matrix of half the dimension. The default is `None`: such a
     /// teacher is refused by a simulation of pre-training.
     fn eigenvalues(&self, _dimension: usize) -> Option<Vec<f64>> {
         None

@@ -84,15 +84,18 @@ mod plain;
 mod real_axis;
 mod soft_threshold;
 mod squared_response;
+mod teacher_matrix;
 mod wishart;
+mod wishart_product;
 
 pub use consistency::{Fault, Faults, check};
 pub use discrete::Discrete;
 pub use integrals::{Denoised, Posterior};
 pub use law::{Chart, TeacherSpectrum};
 pub(crate) use law::{Implausible, implausible};
-pub(crate) use squared_response::squared_response;
+pub(crate) use teacher_matrix::TeacherMatrix;
 pub use wishart::Wishart;
+pub use wishart_product::WishartProduct;
 
 #[cfg(test)]
 mod tests {

@@ -60,17 +60,9 @@ impl<'a> RealAxis<'a> {
 
     /// The integrals of the soft threshold at `r`.
     pub(super) fn denoise(&self, r: f64) -> Denoised {
-        const NONE: f64 = f64::NAN;
         let Self { snr, moments, .. } = self;
         let Some([low, high]) = self.ends().filter(|_| !(snr.is_nan() || r.is_nan())) else {
-            return Denoised {
-                norm: NONE,
-                overlap: NONE,
-                response: NONE,
-                trace: NONE,
-                rank_fraction: NONE,
-                risk: NONE,
-            };
+            return Denoised::undefined();
         };
         if r >= high {
             return Denoised::above_the_support(*snr, moments);
@@ -78,23 +70,50 @@ impl<'a> RealAxis<'a> {
         if r <= low {
             return Denoised::below_the_support(*snr, moments, r);
         }
+        let above = self.above(r, high);
+        Denoised {
+            risk: self.risk(&above).unwrap_or_else(|| self.stein(r, 1.0, f64::NEG_INFINITY, &above)),
+            ..above
+        }
+    }
+
+    /// The integrals of `f(y) = sign(y) (|y| - r)_+` for a symmetric law. A negative threshold is one of 0.
+    pub(super) fn denoise_both_sides(&self, r: f64) -> Denoised {
+        let r = if r < 0.0 { 0.0 } else { r };
+        let Self { snr, moments, .. } = self;
+        let Some([_, high]) = self.ends().filter(|_| !(snr.is_nan() || r.is_nan())) else {
+            return Denoised::undefined();
+        };
+        if r >= high {
+            return Denoised::above_the_support(*snr, moments);
+        }
+        let above = self.above(r, high).doubled();
+        Denoised { risk: self.risk(&above).unwrap_or_else(|| self.stein(r, 2.0, 0.0, &above)), ..above }
+    }
+
+    /// The integrals over the part of the support above `r`. The risk is left out.
+    fn above(&self, r: f64, high: f64) -> Denoised {
         let [rank, trace, norm, overlap, response] = self.integrate([r, high], |point| {
             let f = point.x - r;
             let LinePoint { real_g, .. } = *point;
-            [1.0, f, f * f, f * (moments.mean + self.excess_mean(point)), 2.0 * f * real_g]
+            [1.0, f, f * f, f * (self.moments.mean + self.excess_mean(point)), 2.0 * f * real_g]
         });
-        let signal = snr * snr * moments.second;
-        let direct = signal - 2.0 * snr * overlap + norm;
-        let keeps_its_digits = direct > RISK_WITHOUT_CANCELLATION * signal;
-        let risk = if keeps_its_digits { direct } else { self.risk(r, rank, response) };
-        Denoised { norm, overlap, response, trace, rank_fraction: rank.clamp(0.0, 1.0), risk }
+        Denoised { norm, overlap, response, trace, rank_fraction: rank.clamp(0.0, 1.0), risk: 0.0 }
+    }
+
+    /// The risk by its definition, where this difference has enough digits.
+    fn risk(&self, denoised: &Denoised) -> Option<f64> {
+        let signal = self.snr * self.snr * self.moments.second;
+        let direct = signal - 2.0 * self.snr * denoised.overlap + denoised.norm;
+        (direct > RISK_WITHOUT_CANCELLATION * signal).then_some(direct)
     }
 
     /// `int (f - x)^2 rho - 1 + 2 D`, Stein's form of the risk. It does not cancel however large the signal is,
-    /// since `f - x` is `-r` above the threshold, and `-x` below it, where only noise is left.
-    fn risk(&self, r: f64, rank: f64, response: f64) -> f64 {
-        let [below] = self.integrate([f64::NEG_INFINITY, r], |point| [point.x * point.x]);
-        below + r * r * rank - 1.0 + 2.0 * response
+    /// since `f - x` is `-r` above the threshold, and `-x` below it, where only noise is left. The part without weights is `sides` times
+    /// that between `from` and the threshold.
+    fn stein(&self, r: f64, sides: f64, from: f64, above: &Denoised) -> f64 {
+        let [below] = self.integrate([from, r], |point| [point.x * point.x]);
+        sides * below + r * r * above.rank_fraction - 1.0 + 2.0 * above.response
     }
 
     /// The integrals of the posterior mean.

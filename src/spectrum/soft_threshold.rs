@@ -82,6 +82,59 @@ pub(super) fn denoise<L: Parametrised>(law: &L, r: f64, threshold: &Position) ->
     }
 }
 
+/// The middle of a symmetric law.
+pub(super) struct Centre {
+    /// `w(0)`.
+    pub(super) w: Complex<f64>,
+    /// `rho(0)`.
+    pub(super) density: f64,
+}
+
+/// The integrals of `f(y) = sign(y) (|y| - r)_+` for a symmetric law, at `r >= 0`.
+pub(super) fn denoise_both_sides<L: Parametrised>(
+    law: &L,
+    r: f64,
+    threshold: &Position,
+    centre: impl FnOnce() -> Centre,
+) -> Denoised {
+    let snr = law.snr();
+    let moments = law.moments();
+    let signal = snr * snr * moments.second;
+    match *threshold {
+        Position::AboveTheSupport => Denoised::above_the_support(snr, &moments),
+        // The middle of the support of a symmetric law is at 0, so that only an invalid threshold is below it.
+        Position::BelowTheSupport => Denoised::undefined(),
+        Position::Inside { left, right } => {
+            let mut result = above(law, r, right).doubled();
+            let direct = signal - 2.0 * snr * result.overlap + result.norm;
+            let keeps_its_digits = direct > L::RISK_WITHOUT_CANCELLATION * signal;
+            result.risk = if keeps_its_digits {
+                direct
+            } else {
+                // Stein's form of the risk, as in `risk`.
+                let inside = 2.0 * second_moment_inside(law, r, &centre(), left);
+                inside + r * r * result.rank_fraction - 1.0 + 2.0 * result.response
+            };
+            result
+        }
+    }
+}
+
+/// `int_0^r x^2 rho`, along a path from `w(0)` to `w(r)`. Integrated by parts, it is `(r^3 rho(0) + Im int (z^3 - r^3) dG/pi)/3`.
+fn second_moment_inside(law: &impl Parametrised, r: f64, centre: &Centre, end: Complex<f64>) -> f64 {
+    let cube = r * r * r;
+    let [moment] = imaginary_integrals(
+        centre.w,
+        end,
+        |w| law.clearance(w),
+        |w| {
+            let Terms { z, g_slope, .. } = law.terms(w);
+            [z.squared().times(&z).minus(cube).times(&g_slope)]
+        },
+    );
+    (cube * centre.density - moment / PI) / 3.0
+}
+
 /// The integrals over the part of the support above `r`. The risk is left out.
 fn above(law: &impl Parametrised, r: f64, start: Complex<f64>) -> Denoised {
     let [_, end] = law.ends(r);

@@ -25,6 +25,29 @@ pub(crate) fn squared_response(teacher: &dyn TeacherSpectrum, snr: f64, r: f64) 
     over_divided_differences(teacher, snr, r, |slope| slope * slope)
 }
 
+/// The same double integral for `f(y) = sign(y) (|y| - r)_+` over a symmetric law, at `r >= 0`. In the basis of the singular vectors, the
+/// derivative of `f` multiplies the symmetric part of a component by the divided difference of two singular values, and the
+/// antisymmetric part by that of one and the negative of the other.
+pub(crate) fn squared_response_of_both_sides(teacher: &dyn TeacherSpectrum, snr: f64, r: f64) -> f64 {
+    over_both_sides(teacher, snr, r, |slope| slope * slope)
+}
+
+/// The double integral of a function of the divided difference of the threshold on both sides. The function is 0 at 0 and 1 at 1.
+fn over_both_sides(teacher: &dyn TeacherSpectrum, snr: f64, r: f64, function: impl Fn(f64) -> f64) -> f64 {
+    let [middle, above] = nodes_around(teacher, snr, [Some(-r), Some(r)]);
+    let share: f64 = above.iter().map(|(_, weight)| weight).sum();
+    // The sum over the pairs of a node above the threshold with all of `others`.
+    let pairs = |others: &[Node], slope: &dyn Fn(f64, f64) -> f64| -> f64 {
+        above
+            .iter()
+            .map(|(x, p)| p * others.iter().map(|(y, q)| q * function(slope(*x, *y))).sum::<f64>())
+            .sum()
+    };
+    let opposite = pairs(&above, &|x, y| (x + y - 2.0 * r) / (x + y));
+    let inside = pairs(&middle, &|x, y| (x - r) / (x - y));
+    2.0 * share * share + 2.0 * opposite + 4.0 * inside
+}
+
 /// The double integral of a function of the divided difference. The function is 0 at 0 and 1 at 1.
 fn over_divided_differences(
     teacher: &dyn TeacherSpectrum,
@@ -32,24 +55,31 @@ fn over_divided_differences(
     r: f64,
     function: impl Fn(f64) -> f64,
 ) -> f64 {
-    let chart = teacher.chart(snr);
-    let panels = Panels { chart: chart.as_ref(), rule: GaussLegendre::new(NODES) };
-    let (mut below, mut above) = (Vec::new(), Vec::new());
-    let border = chart.parameter(r);
-    for [low, high] in chart.intervals() {
-        if low < border {
-            panels.cover([low, high.min(border)], &mut below);
-        }
-        if high > border {
-            panels.cover([low.max(border), high], &mut above);
-        }
-    }
+    let [below, above] = nodes_around(teacher, snr, [None, Some(r)]);
     let share: f64 = above.iter().map(|(_, weight)| weight).sum();
     let across: f64 = above
         .iter()
         .map(|(x, p)| p * below.iter().map(|(y, q)| q * function((x - r) / (x - y))).sum::<f64>())
         .sum();
     share * share + 2.0 * across
+}
+
+/// Nodes for averages over the law between two points, and beyond the second one. `None` is the end of the support.
+fn nodes_around(teacher: &dyn TeacherSpectrum, snr: f64, [from, to]: [Option<f64>; 2]) -> [Vec<Node>; 2] {
+    let chart = teacher.chart(snr);
+    let panels = Panels { chart: chart.as_ref(), rule: GaussLegendre::new(NODES) };
+    let (mut between, mut beyond) = (Vec::new(), Vec::new());
+    let start = from.map_or(f64::NEG_INFINITY, |x| chart.parameter(x));
+    let border = to.map_or(f64::INFINITY, |x| chart.parameter(x));
+    for [low, high] in chart.intervals() {
+        if low < border && high > start {
+            panels.cover([low.max(start), high.min(border)], &mut between);
+        }
+        if high > border {
+            panels.cover([low.max(border), high], &mut beyond);
+        }
+    }
+    [between, beyond]
 }
 
 /// The position of a node, and its weight times the density.
@@ -110,7 +140,7 @@ impl Panels<'_> {
 mod tests {
     use super::*;
     use crate::spectrum::plain::Plain;
-    use crate::spectrum::{Discrete, Wishart};
+    use crate::spectrum::{Discrete, Wishart, WishartProduct};
     use approx::assert_relative_eq;
 
     fn cases() -> Vec<(Box<dyn TeacherSpectrum>, f64)> {
@@ -149,6 +179,25 @@ mod tests {
                 let along_the_curve = squared_response(&teacher, snr, r);
                 let along_the_axis = squared_response(&plain, snr, r);
                 assert_relative_eq!(along_the_curve, along_the_axis, max_relative = 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn on_both_sides_without_the_square_it_is_the_response() {
+        let cases: [(Box<dyn TeacherSpectrum>, f64); 4] = [
+            (Box::new(WishartProduct::new(0.5).unwrap()), 0.0),
+            (Box::new(WishartProduct::new(0.3).unwrap()), 6.0),
+            (Box::new(Discrete::singular(&[0.0, 0.0, 1.0, 4.0]).unwrap()), 3.0),
+            (Box::new(Discrete::singular_power_law(1.25, 40).unwrap()), 2.0),
+        ];
+        for (teacher, snr) in cases {
+            for r in [0.0, 0.4, 1.5] {
+                let response = teacher.denoise_both_sides(snr, r).response;
+                let value = over_both_sides(teacher.as_ref(), snr, r, |slope| slope);
+                assert_relative_eq!(value, response, max_relative = 2e-4);
+                let squared = squared_response_of_both_sides(teacher.as_ref(), snr, r);
+                assert!(squared > 0.0 && squared < response * (1.0 + 1e-4), "{squared} {response}");
             }
         }
     }

@@ -5,7 +5,7 @@ use lora_asymptotics::simulate::{
     self, Comparison, Estimate, Laboratory, Measurement, MessagePassing, Size, Trajectory,
 };
 use lora_asymptotics::{
-    ActivationName, Bound, Estimator, Model, Options, Outcome, Scenario, Start, StdError, Teacher,
+    ActivationName, Attention, Bound, Estimator, Model, Options, Outcome, Scenario, Start, StdError, Teacher,
     fixed_point, lora, optimize, pretrain, sweep,
 };
 use proptest::prelude::*;
@@ -29,6 +29,7 @@ fn reads<T: DeserializeOwned + Serialize>(value: &Value) {
 /// Reads a value as every public type.
 fn reads_all(value: &Value) {
     reads::<ActivationName>(value);
+    reads::<Attention>(value);
     reads::<Teacher>(value);
     reads::<Model>(value);
     reads::<Options>(value);

@@ -2,8 +2,8 @@
 
 use std::hint::black_box;
 
-use lora_asymptotics::Teacher;
-use lora_asymptotics::spectrum::{Discrete, TeacherSpectrum, Wishart};
+use lora_asymptotics::spectrum::{Discrete, TeacherSpectrum, Wishart, WishartProduct};
+use lora_asymptotics::{Attention, Teacher};
 use proptest::prelude::*;
 
 use super::values::{config, count, number, parameter, spoken, teacher};
@@ -12,6 +12,7 @@ fn everything(law: &dyn TeacherSpectrum, snr: f64, x: f64) {
     black_box((law.mean(), law.second_moment(), law.variance(), law.orbit_dimension()));
     black_box((law.support(snr), law.top_edge(snr), law.stieltjes(snr, x)));
     let (density, denoised, posterior) = (law.density(snr, x), law.denoise(snr, x), law.posterior(snr));
+    black_box(law.denoise_both_sides(snr, x));
     let chart = law.chart(snr);
     black_box((chart.parameter(x), chart.point(x)));
     let within = chart.intervals().into_iter().map(|[low, high]| chart.point(0.5 * (low + high))[1]);
@@ -33,8 +34,14 @@ proptest! {
 
     #[test]
     fn teachers(teacher in teacher(), snr in prop_oneof![2 => parameter(), 1 => number()], x in number()) {
-        if let Some(law) = spoken(teacher.spectrum()) {
-            everything(law.as_ref(), snr, x);
+        for attention in [Attention::Tied, Attention::Cross] {
+            if let Some(law) = spoken(teacher.spectrum_for(attention)) {
+                everything(law.as_ref(), snr, x);
+                let both = law.denoise_both_sides(snr, x);
+                if attention == Attention::Cross && (1e-3..1e3).contains(&snr) && law.second_moment() < 1e6 && x.abs() < 1e6 {
+                    prop_assert!((0.0..=1.0).contains(&both.rank_fraction) && both.trace >= -1e-9, "{both:?}");
+                }
+            }
         }
     }
 
@@ -48,6 +55,13 @@ proptest! {
         if let Some(law) = spoken(Discrete::new(&eigenvalues)) {
             let weights: f64 = law.atoms().map(|(_, weight)| weight).sum();
             prop_assert!((weights - 1.0).abs() < 1e-12);
+            everything(&law, snr, x);
+        }
+        if let Some(law) = spoken(WishartProduct::new(kappa0)) {
+            everything(&law, snr, x);
+        }
+        if let Some(law) = spoken(Discrete::singular(&eigenvalues)) {
+            prop_assert!(law.mean().abs() <= 0.0);
             everything(&law, snr, x);
         }
         if !(100..=Discrete::MAX_EIGENVALUES).contains(&dimension) {

@@ -3,7 +3,7 @@
 
 use lora_asymptotics::lora::{Frozen, Score, Selection, Sequences};
 use lora_asymptotics::{
-    ActivationName, Error, Estimator, Model, Options, Scenario, Start, Teacher, lora, pretrain,
+    ActivationName, Attention, Error, Estimator, Model, Options, Scenario, Start, Teacher, lora, pretrain,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -77,6 +77,8 @@ pub fn teacher() -> impl Strategy<Value = Teacher> {
     prop_oneof![
         3 => parameter().prop_map(|kappa0| Teacher::Wishart { kappa0 }),
         2 => prop::collection::vec(parameter(), 0..12).prop_map(|eigenvalues| Teacher::Spectrum { eigenvalues }),
+        1 => prop::collection::vec(parameter(), 0..12)
+            .prop_map(|singular_values| Teacher::SingularValues { singular_values }),
         2 => (parameter(), prop_oneof![5 => 1_usize..20, 1 => Just(0), 1 => Just(usize::MAX)])
             .prop_map(|(exponent, dimension)| Teacher::PowerLaw { exponent, dimension }),
     ]
@@ -93,9 +95,11 @@ pub fn model() -> impl Strategy<Value = Model> {
     ];
     let temperature = prop_oneof![4 => Just(None), 1 => parameter().prop_map(Some)];
     let teacher = prop_oneof![8 => teacher().prop_map(Some), 1 => Just(None)];
-    (tokens, activation, parameter(), temperature, teacher).prop_filter_map("refused", |parts| {
-        let (tokens, activation, delta, temperature, teacher) = parts;
+    let attention = prop_oneof![4 => Just(Attention::Tied), 1 => Just(Attention::Cross)];
+    (tokens, activation, attention, parameter(), temperature, teacher).prop_filter_map("refused", |parts| {
+        let (tokens, activation, attention, delta, temperature, teacher) = parts;
         let mut model = spoken(Model::new(activation, tokens, delta))?;
+        model = spoken(model.with_attention(attention))?;
         if let Some(temperature) = temperature.filter(|_| activation != ActivationName::Linear) {
             model = spoken(model.with_inverse_temperature(temperature))?;
         }
@@ -113,6 +117,7 @@ pub fn of_activation(model: &Model, activation: ActivationName, tokens: usize) -
     if activation != ActivationName::Linear && model.activation_name() == Some(activation) {
         layer = layer.with_inverse_temperature(model.inverse_temperature()).expect("a temperature");
     }
+    layer = layer.with_attention(model.attention()).expect("an attention");
     match model.teacher() {
         Some(teacher) => layer.with_teacher(teacher.clone()).expect("a teacher"),
         None => layer,

@@ -3,7 +3,8 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use crate::activation::Unseen;
-use crate::channel::geometry::{dimension, flat_direction};
+use crate::attention::{Attention, dimension};
+use crate::channel::geometry::flat_direction;
 
 /// The logits of every sample of a batch as a function of `n` coordinates.
 pub(crate) trait LogitsMap {
@@ -23,7 +24,7 @@ pub(crate) trait LogitsMap {
     fn add_curvature(&self, _slope: &[f64], _hessian: &mut [f64]) {}
 }
 
-/// An orthonormal basis of the symmetric `T x T` matrices that an activation sees.
+/// An orthonormal basis of the logits that an activation sees: symmetric `T x T` matrices, or any `T x T` matrices in cross-attention.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinateBasis {
     tokens: usize,
@@ -34,15 +35,47 @@ pub(crate) struct CoordinateBasis {
 impl CoordinateBasis {
     /// The coordinates `h_aa` and `sqrt(2) h_ab` if everything is seen. If `u = 11^T/T` is not seen, the
     /// images of all coordinate axes but the first under the reflection that exchanges `u` with the first
-    /// axis.
-    pub(crate) fn new(tokens: usize, unseen: Unseen) -> Self {
-        let all = dimension(tokens);
-        let units: Vec<Vec<f64>> = match unseen {
-            Unseen::Nothing => (0..all).map(|j| unit(all, j)).collect(),
-            Unseen::RowShifts => (1..all).map(|j| reflected(tokens, j)).collect(),
+    /// axis. In cross-attention the coordinates are all entries, or those of every row orthogonal to `1`.
+    pub(crate) fn new(tokens: usize, attention: Attention, unseen: Unseen) -> Self {
+        match attention {
+            Attention::Tied => {
+                let all = dimension(tokens);
+                let units: Vec<Vec<f64>> = match unseen {
+                    Unseen::Nothing => (0..all).map(|j| unit(all, j)).collect(),
+                    Unseen::RowShifts => (1..all).map(|j| reflected(tokens, j)).collect(),
+                };
+                let matrices = units.iter().flat_map(|coordinates| symmetric(tokens, coordinates)).collect();
+                Self { tokens, matrices }
+            }
+            Attention::Cross => Self::rows(tokens, tokens, unseen),
+        }
+    }
+
+    /// The coordinates of the first row of cross-attention. It stands for all rows where they are independent and alike.
+    pub(crate) fn one_row(tokens: usize, unseen: Unseen) -> Self {
+        Self::rows(tokens, 1, unseen)
+    }
+
+    /// The coordinates of the first rows of cross-attention.
+    fn rows(tokens: usize, rows: usize, unseen: Unseen) -> Self {
+        let within: Vec<Vec<f64>> = match unseen {
+            Unseen::Nothing => (0..tokens).map(|j| unit(tokens, j)).collect(),
+            Unseen::RowShifts => (1..tokens).map(|j| orthogonal_to_ones(tokens, j)).collect(),
         };
-        let matrices = units.iter().flat_map(|coordinates| symmetric(tokens, coordinates)).collect();
+        let mut matrices = Vec::with_capacity(rows * within.len() * tokens * tokens);
+        for a in 0..rows {
+            for row in &within {
+                let mut matrix = vec![0.0; tokens * tokens];
+                matrix[a * tokens..(a + 1) * tokens].copy_from_slice(row);
+                matrices.extend(matrix);
+            }
+        }
         Self { tokens, matrices }
+    }
+
+    /// Number of tokens.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// Number of coordinates.
@@ -63,6 +96,17 @@ impl CoordinateBasis {
             }
         }
     }
+}
+
+/// Axis `j > 0` under the reflection that exchanges `1/sqrt(T)` with the first axis.
+fn orthogonal_to_ones(tokens: usize, j: usize) -> Vec<f64> {
+    let along = 1.0 / (tokens as f64).sqrt();
+    let scale = along / (1.0 - along);
+    let mut row = unit(tokens, j);
+    for (k, x) in row.iter_mut().enumerate() {
+        *x = if k == 0 { along } else { *x - scale * along };
+    }
+    row
 }
 
 fn unit(length: usize, j: usize) -> Vec<f64> {
@@ -95,7 +139,7 @@ fn symmetric(tokens: usize, coordinates: &[f64]) -> Vec<f64> {
     matrix
 }
 
-/// The symmetric logits themselves are the unknown.
+/// The logits themselves are the unknown.
 impl LogitsMap for &CoordinateBasis {
     fn dimension(&self) -> usize {
         CoordinateBasis::dimension(self)
@@ -177,6 +221,34 @@ impl LogitsMap for Perturbation<'_> {
                 for column in 0..self.columns {
                     let (i, j) = (a * self.columns + column, b * self.columns + column);
                     hessian[i * n + j] += self.coupling * both;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bases_of_cross_attention_are_orthonormal() {
+        for tokens in 2..5 {
+            for unseen in [Unseen::Nothing, Unseen::RowShifts] {
+                let basis = CoordinateBasis::new(tokens, Attention::Cross, unseen);
+                assert_eq!(basis.dimension(), Attention::Cross.seen(tokens, unseen));
+                let row = CoordinateBasis::one_row(tokens, unseen);
+                assert_eq!(tokens * row.dimension(), basis.dimension());
+                assert!(row.matrices().zip(basis.matrices()).all(|(one, all)| one == all));
+                for (i, a) in basis.matrices().enumerate() {
+                    for (j, b) in basis.matrices().enumerate() {
+                        let product: f64 = a.iter().zip(b).map(|(x, y)| x * y).sum();
+                        let expected = if i == j { 1.0 } else { 0.0 };
+                        approx::assert_relative_eq!(product, expected, epsilon = 1e-15);
+                    }
+                    if unseen == Unseen::RowShifts {
+                        assert!(a.chunks_exact(tokens).all(|row| row.iter().sum::<f64>().abs() < 1e-15));
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::batch::{add_squared_differences, attention, batch_size};
 use super::logits::{CoordinateBasis, Perturbation};
 use crate::activation::Activation;
+use crate::attention::Attention;
 use crate::channel::two_replicas::{LogitsLaw, TwoReplicas};
 use crate::error::Error;
 use crate::lanes::{Lane, sum_once};
@@ -15,28 +16,53 @@ use crate::quadrature::ScrambledSobol;
 pub(crate) struct GeneralReplicas {
     activation: Arc<dyn Activation>,
     basis: CoordinateBasis,
+    /// The number of groups of coordinates, like those of the basis, that make up the logits.
+    copies: f64,
     tokens: usize,
     inverse_temperature: f64,
     scrambles: Vec<Vec<Vec<f64>>>,
 }
 
 impl GeneralReplicas {
-    /// The standard normals, with or without a perturbation.
+    /// The standard normals for the given kind of attention, with or without a perturbation.
     pub(crate) fn new(
         activation: Arc<dyn Activation>,
-        tokens: usize,
+        (attention, tokens): (Attention, usize),
         inverse_temperature: f64,
         perturbed: bool,
         options: &Options,
     ) -> Result<Self, Error> {
-        let basis = CoordinateBasis::new(tokens, activation.unseen());
+        let basis = CoordinateBasis::new(tokens, attention, activation.unseen());
+        Self::with_basis(activation, basis, 1.0, inverse_temperature, perturbed, options)
+    }
+
+    /// The standard normals of one row of softmax in cross-attention, whose rows are independent and alike.
+    pub(crate) fn of_one_row(
+        activation: Arc<dyn Activation>,
+        tokens: usize,
+        inverse_temperature: f64,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let basis = CoordinateBasis::one_row(tokens, activation.unseen());
+        Self::with_basis(activation, basis, tokens as f64, inverse_temperature, false, options)
+    }
+
+    fn with_basis(
+        activation: Arc<dyn Activation>,
+        basis: CoordinateBasis,
+        copies: f64,
+        inverse_temperature: f64,
+        perturbed: bool,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let tokens = basis.tokens();
         let dimensions = 2 * basis.dimension() + if perturbed { 3 * tokens } else { 0 };
         let columns = |scramble| {
             ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble)?
                 .columns(0..dimensions)
         };
         let scrambles = (0..options.scrambles() as u64).map(columns).collect::<Result<_, _>>()?;
-        Ok(Self { activation, basis, tokens, inverse_temperature, scrambles })
+        Ok(Self { activation, basis, copies, tokens, inverse_temperature, scrambles })
     }
 }
 
@@ -75,6 +101,6 @@ impl TwoReplicas for GeneralReplicas {
             let [p, q] = logits.map(|logits| attention(self.activation.as_ref(), tokens, &logits));
             add_squared_differences(tokens, &p, &q, &mut sums[0]);
         });
-        0.5 * sum / nodes as f64
+        0.5 * self.copies * sum / nodes as f64
     }
 }

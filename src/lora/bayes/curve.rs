@@ -13,6 +13,7 @@ use crate::channel::{LogitsLaw, TwoReplicas, with_tokens};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
+use crate::lora::tied;
 use crate::lora::training::check_variance;
 use crate::memory::Workload;
 use crate::model::{Model, Specialisation};
@@ -72,6 +73,7 @@ impl BayesCurve {
     /// cannot be started.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
+        tied::check(model, frozen)?;
         model.require_invertible()?;
         Workload::FinetuningBound.check(model, options)?;
         let TrueLogits { known, unknown, .. } = frozen.true_logits();

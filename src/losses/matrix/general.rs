@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
-use super::nodes::{MatrixKernel, MatrixNodes, ProxSearch};
+use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks, ProxSearch};
 use crate::activation::{Activation, Evaluated};
 use crate::channel::general::{
     CoordinateBasis, LastPoints, LocalExpansion, Prox, add_squared_differences, attention, batch_size,
@@ -14,10 +14,10 @@ use crate::lanes::{LANES, Lane};
 use crate::losses::batch::{combine, gather, matrices};
 use crate::model::Model;
 use crate::options::Options;
-use crate::state_evolution::{Samples, Tuning};
+use crate::state_evolution::Tuning;
 
 /// A batch of samples, one after the other in every list.
-struct MatrixBlock {
+pub(super) struct MatrixBlock {
     /// The coordinates of `z_1` and `z_2`.
     normals: [Vec<f64>; 2],
     /// The logits of the label, and their attention.
@@ -26,10 +26,12 @@ struct MatrixBlock {
 }
 
 /// What all samples have in common.
-struct LabelledLayer {
+pub(super) struct LabelledLayer {
     activation: Arc<dyn Activation>,
     tokens: usize,
     basis: CoordinateBasis,
+    /// The number of groups of coordinates, like those of the basis, that make up the logits.
+    copies: f64,
     label: Label,
     /// Number of samples of a batch.
     size: usize,
@@ -42,14 +44,19 @@ pub(crate) fn losses(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
-    let (tokens, activation) = (model.tokens(), model.shared_activation());
-    let basis = CoordinateBasis::new(tokens, activation.unseen());
+    let tokens = model.tokens();
+    let basis = CoordinateBasis::new(tokens, model.attention(), model.activation().unseen());
     let size = batch_size(tokens, basis.dimension());
-    let kernel = LabelledLayer { activation, tokens, basis, label, size };
-    Ok(Box::new(MatrixNodes::new(kernel, label, options, tuning)?))
+    let kernel = LabelledLayer::new(model, basis, 1.0, label, size);
+    Ok(Box::new(MatrixNodes::sampled(kernel, label, options, tuning)?))
 }
 
 impl LabelledLayer {
+    /// The layer of a model, of whose logits `copies` groups are like those of `basis`, in batches of `size` samples.
+    pub(super) fn new(model: &Model, basis: CoordinateBasis, copies: f64, label: Label, size: usize) -> Self {
+        Self { activation: model.shared_activation(), tokens: model.tokens(), basis, copies, label, size }
+    }
+
     /// The logits `a z_1 + b z_2` of all samples of a block.
     fn logits(&self, normals: &[Vec<f64>; 2], a: f64, b: f64) -> Vec<f64> {
         matrices(&self.basis, self.tokens, &combine(&normals[0], &normals[1], a, b), 1.0)
@@ -100,6 +107,10 @@ impl MatrixKernel for LabelledLayer {
 
     fn seen(&self) -> usize {
         self.basis.dimension()
+    }
+
+    fn copies(&self) -> f64 {
+        self.copies
     }
 
     fn size(&self) -> usize {
@@ -169,17 +180,16 @@ impl MatrixKernel for LabelledLayer {
 
     fn difference(
         &self,
-        samples: &Samples<MatrixBlock, LastPoints>,
-        index: usize,
+        _index: usize,
         fields: [[f64; 2]; 2],
+        mean: &MeanOverBlocks<'_, MatrixBlock>,
     ) -> f64 {
-        let [mean] = samples.means_once(index, |block, [sum]: &mut [Lane; 1]| {
+        mean(&|block, sum| {
             let [y, p] = fields.map(|[a, b]| {
                 attention(self.activation.as_ref(), self.tokens, &self.logits(&block.normals, a, b))
             });
             add_squared_differences(self.tokens, &p, &y, sum);
-        });
-        mean
+        })
     }
 
     fn add_at_zero(&self, block: &MatrixBlock, [gradient2, label, stiffness]: &mut [Lane; 3]) {
@@ -209,6 +219,7 @@ impl MatrixKernel for LabelledLayer {
 mod tests {
     use super::*;
     use crate::activation::ActivationName;
+    use crate::attention::Attention;
     use crate::channel::general::brute_force::missed;
     use crate::quadrature::ScrambledSobol;
 
@@ -234,10 +245,10 @@ mod tests {
             let kappa0 = if tokens == 2 { 0.5 } else { 1.0 };
             let label = Label { q0: 1.0 + kappa0, delta: 0.5 };
             let activation = activation.activation();
-            let basis = CoordinateBasis::new(tokens, activation.unseen());
+            let basis = CoordinateBasis::new(tokens, Attention::Tied, activation.unseen());
             let seen = basis.dimension();
             let size = batch_size(tokens, seen);
-            let layer = LabelledLayer { activation, tokens, basis, label, size };
+            let layer = LabelledLayer { activation, tokens, basis, copies: 1.0, label, size };
             let normals =
                 |seed| ScrambledSobol::new(2 * seen, 10, seed, 0).unwrap().columns(0..2 * seen).unwrap();
             let columns = normals(7);

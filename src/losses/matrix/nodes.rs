@@ -4,7 +4,9 @@
 //! `omega = (2M/s) z_1 + r z_2` with `r^2 = 2 (Q - M^2/(Q0 + Delta/2))`. Only the coordinates that the activation sees
 //! are sampled.
 
-use super::averages::{AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses};
+use super::averages::{
+    AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
+};
 use crate::error::Error;
 use crate::lanes::Lane;
 use crate::options::Options;
@@ -24,6 +26,12 @@ pub(super) enum ProxSearch {
     Thorough,
 }
 
+/// Adds a number for every sample of a block.
+pub(super) type AddBlock<'a, B> = dyn Fn(&B, &mut Lane) + Sync + 'a;
+
+/// The mean over the samples of a replicate.
+pub(super) type MeanOverBlocks<'a, B> = dyn Fn(&AddBlock<'_, B>) -> f64 + 'a;
+
 /// What a kernel does with a block of samples.
 pub(super) trait MatrixKernel: Sync {
     /// The samples of a block.
@@ -33,6 +41,11 @@ pub(super) trait MatrixKernel: Sync {
 
     /// Number of coordinates that the activation sees.
     fn seen(&self) -> usize;
+
+    /// The number of groups of coordinates, independent and alike, of which the kernel knows one.
+    fn copies(&self) -> f64 {
+        1.0
+    }
 
     /// Number of samples of a block.
     fn size(&self) -> usize;
@@ -65,13 +78,8 @@ pub(super) trait MatrixKernel: Sync {
     );
 
     /// The mean squared difference of the attention between logits `a z_1 + b z_2` with two pairs `[a, b]`, in replicate number
-    /// `index`.
-    fn difference(
-        &self,
-        samples: &Samples<Self::Block, Self::Memory>,
-        index: usize,
-        fields: [[f64; 2]; 2],
-    ) -> f64;
+    /// `index`. `mean` gives the mean over the samples of the replicate, of what a function adds for a block.
+    fn difference(&self, index: usize, fields: [[f64; 2]; 2], mean: &MeanOverBlocks<'_, Self::Block>) -> f64;
 
     /// Adds the terms of [`AtZero`] for every sample of a block.
     fn add_at_zero(&self, block: &Self::Block, sums: &mut [Lane; 3]);
@@ -90,12 +98,30 @@ pub(super) struct MatrixNodes<K: MatrixKernel> {
 }
 
 impl<K: MatrixKernel> MatrixNodes<K> {
-    pub(super) fn new(kernel: K, label: Label, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
+    /// The nodes of scrambled Sobol sequences.
+    pub(super) fn sampled(
+        kernel: K,
+        label: Label,
+        options: &Options,
+        tuning: &Tuning,
+    ) -> Result<Self, Error> {
         let seen = kernel.seen();
-        let columns = |index: usize| {
+        Self::new(kernel, label, options, tuning, |kernel, index| {
             let log2_nodes = options.log2_nodes() as u32;
             kernel.columns(&ScrambledSobol::new(2 * seen, log2_nodes, options.seed(), index as u64)?)
-        };
+        })
+    }
+
+    /// Nodes whose normals are in the columns of every scramble.
+    pub(super) fn new(
+        kernel: K,
+        label: Label,
+        options: &Options,
+        tuning: &Tuning,
+        columns: impl Fn(&K, usize) -> Result<Vec<Vec<f64>>, Error>,
+    ) -> Result<Self, Error> {
+        let seen = kernel.seen();
+        let columns = |index: usize| columns(&kernel, index);
         let block = |columns: &Vec<Vec<f64>>, first| {
             let (one, two) = columns.split_at(seen);
             kernel.block([one, two], first)
@@ -131,7 +157,18 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
             #[inline(always)]
             |block, memory, sums| kernel.accumulate(point, block, memory, sums),
         );
-        means.into_iter().map(LogitAverages::from_sums).collect()
+        let copies = kernel.copies();
+        let of_all = |means: [f64; COUNT]| {
+            let mut all = means.map(|x| copies * x);
+            // A sample is contested if one of its groups is.
+            all[term::CONTESTED] = if copies > 1.0 {
+                1.0 - (1.0 - means[term::CONTESTED]).powf(copies)
+            } else {
+                means[term::CONTESTED]
+            };
+            LogitAverages::from_sums(all)
+        };
+        means.into_iter().map(of_all).collect()
     }
 
     /// The next evaluation tries several starts of every proximal point, unless it is on a fine level and no sample of the coarse
@@ -164,7 +201,12 @@ impl<K: MatrixKernel> PretrainingLosses for MatrixNodes<K> {
         let of_scramble = |(index, point): (usize, &MatrixOverlaps)| {
             let laws = point.test_laws(label);
             let error = |[deviation, slope, rest]: [f64; 3]| {
-                kernel.difference(samples, index, [[deviation, 0.0], [slope * deviation, rest]])
+                let mean = |add: &AddBlock<'_, K::Block>| -> f64 {
+                    let [mean] = samples.means_once(index, |block, [sum]: &mut [Lane; 1]| add(block, sum));
+                    mean
+                };
+                kernel.copies()
+                    * kernel.difference(index, [[deviation, 0.0], [slope * deviation, rest]], &mean)
             };
             LabelErrors::from_sums(laws.map(error))
         };
@@ -173,6 +215,7 @@ impl<K: MatrixKernel> PretrainingLosses for MatrixNodes<K> {
 
     fn at_zero(&self) -> Vec<AtZero> {
         let add = |block: &K::Block, sums: &mut [Lane; 3]| self.kernel.add_at_zero(block, sums);
-        (0..self.scrambles()).map(|index| AtZero::from_sums(self.samples.means_once(index, add))).collect()
+        let of_scramble = |index| self.samples.means_once(index, add).map(|x| self.kernel.copies() * x);
+        (0..self.scrambles()).map(|index| AtZero::from_sums(of_scramble(index))).collect()
     }
 }

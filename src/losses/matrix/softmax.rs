@@ -3,14 +3,14 @@
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
 use super::domain;
-use super::nodes::{MatrixKernel, MatrixNodes, ProxSearch};
+use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks, ProxSearch};
 use crate::channel::{self, MatrixProx, NormalPair, coordinates, probabilities, softmax_row, with_tokens};
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
-use crate::state_evolution::{Samples, Tuning};
+use crate::state_evolution::Tuning;
 
 /// The losses of softmax for a number of tokens known at run time.
 pub(crate) fn losses(
@@ -21,7 +21,7 @@ pub(crate) fn losses(
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
     with_tokens!(tokens, T => {
         const K: usize = channel::dimension(T);
-        Ok(Box::new(MatrixNodes::new(SoftmaxMatrices::<T, K> { label, options: *options }, label, options, tuning)?))
+        Ok(Box::new(MatrixNodes::sampled(SoftmaxMatrices::<T, K> { label, options: *options }, label, options, tuning)?))
     })
 }
 
@@ -143,9 +143,9 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
     /// The rows of the logits have one law, so that the mean is an integral over one row.
     fn difference(
         &self,
-        _samples: &Samples<LabelBlock<T, K>, Known<K>>,
         index: usize,
         [[a, b], [c, d]]: [[f64; 2]; 2],
+        _mean: &MeanOverBlocks<'_, LabelBlock<T, K>>,
     ) -> f64 {
         let pair = NormalPair { variances: [a * a + b * b, c * c + d * d], covariance: a * c + b * d };
         let sampled = || pair.by_sampling(T, &self.options, index).unwrap_or(f64::NAN);

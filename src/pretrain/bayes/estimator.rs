@@ -1,6 +1,7 @@
 //! The estimator on a given number of sequences, and its threshold of perfect recovery.
 
 use super::solution::{PretrainingBayesErrors, PretrainingBayesOrder, PretrainingBayesSolution};
+use crate::attention::Attention;
 use crate::channel::LogitsLaw;
 use crate::check;
 use crate::error::Error;
@@ -9,6 +10,7 @@ use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::parallel;
+use crate::pretrain::linear_error::linear_error;
 use crate::roots::{self, End};
 use crate::spectrum::{Posterior, TeacherSpectrum};
 use crate::status::Status;
@@ -18,10 +20,11 @@ use crate::std_error::{StdError, standard_error};
 /// recovery.
 const LARGEST_SNR: f64 = 1e12;
 
-/// `alpha_c = (1 - sum_i p_i^2)/(2K')`, where the sum runs over the atoms `p_i` of the teacher's spectrum.
+/// `alpha_c = (1 - sum_i p_i^2)/(c K')`, where the sum runs over the atoms `p_i` of the teacher's spectrum, and `c` is 2 for tied attention
+/// and 1 for cross-attention, whose spectrum has the singular values and their negatives.
 /// Above this number of sequences (in units of `D^2`) the Bayes-optimal estimator recovers `S*` perfectly if
 /// the labels have no noise. For a Wishart teacher `alpha_c` is `(kappa0 - kappa0^2/2)/K'` if `kappa0 <= 1`,
-/// else `1/(2K')`. It does not depend on `model.delta`. It is infinite if the activation sees no coordinate
+/// else `1/(2K')`; it is `(2 kappa0 - kappa0^2)/K'` or `1/K'` for cross-attention. It does not depend on `model.delta`. It is infinite if the activation sees no coordinate
 /// of the logits.
 ///
 /// # Errors
@@ -33,7 +36,7 @@ pub fn alpha_perfect_recovery(model: &Model) -> Result<f64, Error> {
 }
 
 fn perfect_recovery(model: &Model, teacher: &dyn TeacherSpectrum) -> f64 {
-    0.5 * teacher.orbit_dimension() / model.observed_coordinates()
+    teacher.orbit_dimension() / model.attention().logit_variance() / model.observed_coordinates()
 }
 
 /// The Bayes-optimal estimator on `alpha D^2` sequences. The order parameters are exact to 1e-11 or better.
@@ -64,12 +67,17 @@ pub fn bayes_optimal(
     Workload::PretrainingBound.check(model, options)?;
     let teacher = model.teacher_spectrum()?;
     let (q0, variance) = (teacher.second_moment(), teacher.variance());
+    let variance_per_logit = model.attention().logit_variance();
     let alpha_c = (model.delta() <= 0.0).then(|| perfect_recovery(model, teacher.as_ref()));
     let found = if alpha_c.is_some_and(|threshold| alpha >= threshold) || variance <= 0.0 {
         // Nothing is left to learn: all of s* is known, from the data or from the start.
         SnrRoot { snr: f64::INFINITY, overlap: q0, mse: 0.0, residual: 0.0, evaluations: 0 }
     } else {
-        search(teacher.as_ref(), 2.0 * alpha * model.observed_coordinates(), 0.5 * model.delta())
+        search(
+            teacher.as_ref(),
+            variance_per_logit * alpha * model.observed_coordinates(),
+            model.delta() / variance_per_logit,
+        )
     };
     let (errors, std_error) = errors(model, &found, options)?;
     let status = if ![found.overlap, found.mse, errors.test, errors.test_clean].iter().all(|x| x.is_finite())
@@ -81,6 +89,7 @@ pub fn bayes_optimal(
         Status::Stalled
     };
     Ok(PretrainingBayesSolution {
+        attention: model.attention(),
         order: PretrainingBayesOrder { q: found.overlap, q_hat: found.snr * found.snr },
         q0,
         errors,
@@ -103,8 +112,8 @@ struct SnrRoot {
     evaluations: usize,
 }
 
-/// The root of `risk(snr) + snr^2 Delta/2 = budget`, with `budget = 2 alpha K'`.
-fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoot {
+/// The root of `risk(snr) + snr^2 noise = budget`, with `noise = Delta/c` and `budget = c alpha K'`.
+fn search(teacher: &dyn TeacherSpectrum, budget: f64, noise: f64) -> SnrRoot {
     let mut evaluations = 0;
     let mut last: Option<(f64, Posterior)> = None;
     let mut excess = |log_snr: f64| {
@@ -112,12 +121,12 @@ fn search(teacher: &dyn TeacherSpectrum, budget: f64, half_delta: f64) -> SnrRoo
         let snr = log_snr.exp();
         let posterior = teacher.posterior(snr);
         last = Some((snr, posterior));
-        ((posterior.risk + snr * snr * half_delta) / budget).ln()
+        ((posterior.risk + snr * snr * noise) / budget).ln()
     };
-    // The bound risk <= snr^2 variance gives a lower bound on the root, and snr^2 Delta/2 <= budget gives an
+    // The bound risk <= snr^2 variance gives a lower bound on the root, and snr^2 noise <= budget gives an
     // upper one.
-    let lowest = 0.5 * (budget / (teacher.variance() + half_delta)).ln();
-    let highest = (0.5 * (budget / half_delta).ln()).min(LARGEST_SNR.ln()).max(lowest);
+    let lowest = 0.5 * (budget / (teacher.variance() + noise)).ln();
+    let highest = (0.5 * (budget / noise).ln()).min(LARGEST_SNR.ln()).max(lowest);
     let mut low = End { x: lowest, f: excess(lowest) };
     let mut step = 0.25;
     let root = loop {
@@ -147,20 +156,22 @@ fn errors(
 ) -> Result<(PretrainingBayesErrors, StdError), Error> {
     let SnrRoot { overlap, mse, .. } = *found;
     if model.specialisation() == Specialisation::Linear {
-        let error = |noise| observables::linear_pretraining_error(model.tokens(), mse + noise);
+        let error = |noise| linear_error(model, mse + noise);
+        let noise = model.delta() / model.attention().logit_variance();
         return Ok((
-            PretrainingBayesErrors { test: error(0.5 * model.delta()), test_clean: error(0.0) },
+            PretrainingBayesErrors { test: error(noise), test_clean: error(0.0) },
             StdError::default(),
         ));
     }
+    let variance = model.attention().logit_variance();
     let law = |noise| LogitsLaw {
-        known: 2.0 * overlap,
-        unknown: 2.0 * mse + noise,
+        known: variance * overlap,
+        unknown: variance * mse + noise,
         perturbation: 0.0,
         overlap: 0.0,
     };
     let [noisy, clean] = [model.delta(), 0.0].map(law);
-    if model.specialisation() == Specialisation::Softmax {
+    if model.specialisation() == Specialisation::Softmax && model.attention() == Attention::Tied {
         // Where the errors are exact, nothing is sampled, and no threads are needed.
         let replicas = model.two_replicas(false, options)?;
         if let [Some(test), Some(test_clean)] = [noisy, clean].map(|law| replicas.by_quadrature(&law)) {

@@ -12,6 +12,8 @@
 //! `1 - (4 pi^2/3) int rho_y^3 + Qhat Delta/2 = 2 alpha K'`. The left side grows with `Qhat`, so that there
 //! is one root.
 //!
+//! In cross-attention, `Qhat = alpha K'/(Q0 - Q_BO + Delta)` and `rho_y` is the symmetrised law of the singular values of `y`; the rest is the same.
+//!
 //! Source: arXiv:2606.05899, arXiv:2506.01582.
 
 mod estimator;

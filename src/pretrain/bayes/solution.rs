@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::attention::Attention;
 use crate::error::{Error, Number};
 use crate::frozen::Frozen;
 use crate::nullable::number;
@@ -38,6 +39,9 @@ pub struct PretrainingBayesErrors {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PretrainingBayesSolution {
+    /// The attention of the layer.
+    #[serde(default, skip_serializing_if = "Attention::is_tied")]
+    pub attention: Attention,
     /// Order parameters.
     pub order: PretrainingBayesOrder,
     /// `Q0 = D^{-2} |S*|_F^2`, of the teacher.
@@ -69,7 +73,7 @@ impl PretrainingBayesSolution {
     /// # Errors
     /// [`Error::InvalidParameter`] if the solve left the finite numbers.
     pub fn freeze(&self) -> Result<Frozen, Error> {
-        Frozen::new(self.q0, self.order.q, self.order.q)
+        Ok(Frozen::new(self.q0, self.order.q, self.order.q)?.with_attention(self.attention))
     }
 
     /// Returns the solution if the solve converged.

@@ -1,9 +1,10 @@
 //! The state evolution of linear attention in the two numbers that its output channel depends on.
 //!
-//! With `E = Q0 - 2M + Q + Delta/2` and the response `V`, the output channel is in closed form,
+//! With `c` the variance of a logit in units of `Q` (2 for tied attention and 1 for cross-attention), `E = Q0 - 2M + Q + Delta/c` and the
+//! response `V`, the output channel is in closed form,
 //!
 //! ```text
-//! Vhat = Mhat = 4 alpha K c,   Qhat = 8 alpha K c^2 E,   c = (2/T^2)/(1 + 4V/T^2),
+//! Vhat = Mhat = c^2 alpha K b,   Qhat = c^3 alpha K b^2 E,   b = (2/T^2)/(1 + 2 c V/T^2),
 //! ```
 //!
 //! and the input channel gives `E` and `V` back by integrals over the spectrum, without forming a difference
@@ -11,18 +12,20 @@
 
 use std::cell::Cell;
 
-use crate::channel;
 use crate::model::Model;
 use crate::pretrain::training::Pretraining;
-use crate::spectrum::{Denoised, TeacherSpectrum};
+use crate::spectrum::{Denoised, TeacherMatrix};
 use crate::state_evolution::{Averages, InputChannel, OutputChannel, Overlaps, Pass};
 
 /// The parameters of the equations.
 pub(super) struct ConvexEquations<'a> {
-    pub(super) teacher: &'a dyn TeacherSpectrum,
-    /// `2 alpha K`: labels per pair of degrees of freedom.
+    pub(super) teacher: TeacherMatrix<'a>,
+    /// `c alpha K`: labels per degree of freedom of a symmetric matrix, `D^2/2`, or of any matrix, `D^2`.
     pub(super) budget: f64,
-    pub(super) half_delta: f64,
+    /// `Delta/c`.
+    pub(super) noise: f64,
+    /// `c`.
+    pub(super) logit_variance: f64,
     pub(super) tokens_squared: f64,
     /// `lambda sqrt(kappa)`.
     pub(super) ridge: f64,
@@ -34,14 +37,16 @@ impl<'a> ConvexEquations<'a> {
     pub(super) fn new(
         model: &Model,
         training: &Pretraining,
-        teacher: &'a dyn TeacherSpectrum,
+        teacher: TeacherMatrix<'a>,
         max_evaluations: usize,
     ) -> Self {
         let tokens = model.tokens() as f64;
+        let logit_variance = teacher.logit_variance();
         Self {
             teacher,
-            budget: 2.0 * training.alpha() * channel::dimension(model.tokens()) as f64,
-            half_delta: 0.5 * model.delta(),
+            budget: logit_variance * training.alpha() * model.attention().coordinates(model.tokens()) as f64,
+            noise: model.delta() / logit_variance,
+            logit_variance,
             tokens_squared: tokens * tokens,
             ridge: training.ridge() * training.kappa().sqrt(),
             max_evaluations,
@@ -60,17 +65,27 @@ impl<'a> ConvexEquations<'a> {
 
     /// `tau` at `Q = M = V = 0`.
     pub(super) fn tau_of_nothing(&self) -> f64 {
-        ((self.teacher.second_moment() + self.half_delta) / self.budget).sqrt()
+        ((self.teacher.second_moment() + self.noise) / self.budget).sqrt()
     }
 
     /// `Vhat` at `V = 0`.
     pub(super) fn stiffness_of_nothing(&self) -> f64 {
-        4.0 * self.budget / self.tokens_squared
+        2.0 * self.logit_variance * self.budget / self.tokens_squared
     }
 
     /// `Vhat` at `V`.
     fn stiffness(&self, v: f64) -> f64 {
-        self.stiffness_of_nothing() / (1.0 + 4.0 * v / self.tokens_squared)
+        self.stiffness_of_nothing() / self.shrinkage(v)
+    }
+
+    /// `1 + 2 c V/T^2`, by which the residual of a training sequence is smaller than that of a new one.
+    pub(super) fn shrinkage(&self, v: f64) -> f64 {
+        1.0 + 2.0 * self.logit_variance * v / self.tokens_squared
+    }
+
+    /// `r tau (c alpha K - D)` at the fixed point, `lambda sqrt(kappa) T^2/c`.
+    pub(super) fn target(&self) -> f64 {
+        self.ridge * self.tokens_squared / self.logit_variance
     }
 
     /// The output channel.
@@ -84,7 +99,7 @@ impl<'a> ConvexEquations<'a> {
         self.denoise(tau, 2.0 * self.ridge / (v_hat * tau))
     }
 
-    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/2` and
+    /// One undamped step `(Q, M, V) -> (Q, M, V)` of the state evolution, given `Q0 - 2M + Q + Delta/c` and
     /// `V`.
     pub(super) fn step(&self, noisy_mse: f64, v: f64) -> [f64; 3] {
         let conjugates = self.conjugates(&ErrorAndResponse { noisy_mse, v });
@@ -97,7 +112,7 @@ impl<'a> ConvexEquations<'a> {
 /// Order parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ErrorAndResponse {
-    /// `Q0 - 2M + Q + Delta/2`.
+    /// `Q0 - 2M + Q + Delta/c`.
     pub(super) noisy_mse: f64,
     /// `V`.
     pub(super) v: f64,
@@ -160,6 +175,6 @@ impl InputChannel for ThresholdedWeights<'_, '_> {
     fn image(&self, _at: &ErrorAndResponse, conjugates: &DenoiserInput) -> ErrorAndResponse {
         let Denoised { risk, response, .. } = self.0.denoised(conjugates);
         let DenoiserInput { v_hat, tau } = *conjugates;
-        ErrorAndResponse { noisy_mse: self.0.half_delta + tau * tau * risk, v: response / v_hat }
+        ErrorAndResponse { noisy_mse: self.0.noise + tau * tau * risk, v: response / v_hat }
     }
 }

@@ -1,12 +1,12 @@
 //! Linear attention: the output channel is in closed form, and the fixed point is found by a monotone search.
 //!
-//! With `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, and thresholds it at
+//! With `c = 2` for tied attention, `c = 1` for cross-attention (see [`crate::Attention`]), and `Vhat = Mhat` the denoiser sees `s* + tau Z` with `tau = sqrt(Qhat)/Vhat`, and thresholds it at
 //! `theta = 2 lambda sqrt(kappa)/Vhat = r tau`. The equations of the theory become, as for the LASSO (M.
 //! Bayati, A. Montanari, IEEE Trans. Inf. Theory 58, 1997 (2012)),
 //!
 //! ```text
-//! 2 alpha K tau^2 = Delta/2 + mse(tau, r),
-//! r tau (2 alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/2,
+//! c alpha K tau^2 = Delta/c + mse(tau, r),
+//! r tau (c alpha K - D(tau, r)) = lambda sqrt(kappa) T^2/c,
 //! ```
 //!
 //! with `D = V Vhat` the degrees of freedom. At fixed `r` the first equation has one root `tau(r)`, because
@@ -22,6 +22,7 @@
 mod equations;
 mod search;
 
+use super::linear_error::linear_error;
 use super::solution::{PretrainingErrors, PretrainingSolution};
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
@@ -29,7 +30,7 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::observables;
 use crate::options::Options;
-use crate::spectrum::TeacherSpectrum;
+use crate::spectrum::TeacherMatrix;
 use crate::state_evolution::Run;
 use crate::status::Status;
 use crate::std_error::StdError;
@@ -41,7 +42,7 @@ use search::ConvexMinimum;
 pub(super) fn lambda_collapse(
     model: &Model,
     training: &Pretraining,
-    teacher: &dyn TeacherSpectrum,
+    teacher: TeacherMatrix<'_>,
 ) -> Threshold {
     let equations = ConvexEquations::new(model, training, teacher, usize::MAX);
     Threshold::exact(equations.collapse_ridge() / training.kappa().sqrt())
@@ -52,10 +53,11 @@ pub(super) fn step(
     model: &Model,
     training: &Pretraining,
     [q, m, v]: [f64; 3],
-    teacher: &dyn TeacherSpectrum,
+    teacher: TeacherMatrix<'_>,
 ) -> [f64; 3] {
-    let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + 0.5 * model.delta();
-    ConvexEquations::new(model, training, teacher, usize::MAX).step(noisy_mse, v)
+    let equations = ConvexEquations::new(model, training, teacher, usize::MAX);
+    let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + equations.noise;
+    equations.step(noisy_mse, v)
 }
 
 /// The solution on `alpha D^2` sequences. Of the options, only the bound on the iterations and the tolerance
@@ -64,7 +66,7 @@ pub(super) fn solve(
     model: &Model,
     training: &Pretraining,
     options: &Options,
-    teacher: &dyn TeacherSpectrum,
+    teacher: TeacherMatrix<'_>,
     mut run: Run<'_, PretrainingSolution>,
 ) -> Result<PretrainingSolution, Error> {
     let equations = ConvexEquations::new(model, training, teacher, options.max_iterations());
@@ -73,7 +75,7 @@ pub(super) fn solve(
     let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
     let iterations = equations.evaluations();
     let Some(point) = point else {
-        return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), iterations));
+        return Ok(PretrainingSolution::without_numbers(&teacher, iterations));
     };
     let (status, residual) = if collapsed {
         (Status::Collapsed, 0.0)
@@ -82,22 +84,19 @@ pub(super) fn solve(
         (solved.status, solved.residual)
     };
     let ConvexMinimum { order, trace, rank_fraction, mse } = point;
-    let tokens = model.tokens();
-    let test = observables::linear_pretraining_error(tokens, mse + 0.5 * model.delta());
-    let shrinkage = 1.0 + 4.0 * order.v / (tokens * tokens) as f64;
+    let error = |mse| linear_error(model, mse);
+    let test = error(mse + equations.noise);
+    let shrinkage = equations.shrinkage(order.v);
     let train = test / (shrinkage * shrinkage);
     let q0 = teacher.second_moment();
     PretrainingSolution {
+        attention: teacher.attention(),
         order,
         q0,
         trace,
         rank_fraction,
-        objective: training.alpha() * train + ridge * trace,
-        errors: PretrainingErrors {
-            test,
-            test_clean: observables::linear_pretraining_error(tokens, mse),
-            train,
-        },
+        objective: training.alpha() * train + teacher.attention().factors() * ridge * trace,
+        errors: PretrainingErrors { test, test_clean: error(mse), train },
         alignment: observables::alignment(order.m, order.q, q0),
         validity: PretrainingValidity::convex(status.is_success()),
         divergence: None,

@@ -47,7 +47,7 @@ impl ConvexEquations<'_> {
     /// The fixed point below the threshold of collapse, or the point closest to it that was found. The result
     /// is `None` if the numbers leave the range of double precision.
     pub(super) fn solve(&self) -> Option<ConvexMinimum> {
-        let target = 0.5 * self.ridge * self.tokens_squared;
+        let target = self.target();
         if target > 0.0 {
             let guess = self.guess(target);
             let found = self.refine(guess, target).map_or_else(|| self.continue_to(target, guess), Ok);
@@ -62,32 +62,33 @@ impl ConvexEquations<'_> {
     fn guess(&self, target: f64) -> [f64; 2] {
         let tau = self.tau_of_nothing();
         let edge = self.teacher.top_edge(1.0 / tau);
-        // Without degrees of freedom, r tau 2 alpha K would equal the target. Collapse reaches this value at
+        // Without degrees of freedom, r tau c alpha K would equal the target. Collapse reaches this value at
         // the edge.
         let closeness = (target / (edge * tau * self.budget)).min(1.0);
         if closeness > 0.2 {
             return [tau * (0.5 + 0.5 * closeness), edge * closeness.sqrt()];
         }
-        // Far from collapse there are about 1/2 degrees of freedom or, if labels are scarce, nearly as many
-        // as the labels allow. The error is estimated from the threshold and the noise.
-        let degrees = (0.6 * self.budget).min(0.5);
+        // Far from collapse there are as many degrees of freedom as those of noise without a threshold, 1/2 for eigenvalues and 1 for singular
+        // values, or, if labels are scarce, nearly as many as the labels allow. The error is estimated from the threshold and the noise.
+        let most = 1.0 / self.logit_variance;
+        let degrees = (0.6 * self.budget).min(most);
         let threshold = target / (self.budget - degrees);
         let signal = self.teacher.second_moment();
-        let error = self.half_delta + (threshold * threshold).min(signal);
+        let error = self.noise + (threshold * threshold).min(signal);
         let tau = tau.min((error / (self.budget - 0.75).max(0.2 * self.budget)).sqrt());
-        let scarce = 2.0 * (1.0 - (2.0 * self.budget).min(1.0).powf(0.4));
+        let scarce = 2.0 * (1.0 - (self.budget / most).min(1.0).powf(0.4));
         [tau, (threshold / tau).max(scarce)]
     }
 
     /// Both equations as logarithms, whose zero is the fixed point.
     fn residual(&self, [tau, r]: [f64; 2], target: f64) -> [f64; 2] {
         let denoised = self.denoise(tau, r);
-        // The logarithm is not that of 2 alpha K - D, which is singular where the labels are interpolated.
+        // The logarithm is not that of c alpha K - D, which is singular where the labels are interpolated.
         [self.noise_residual(tau, &denoised), ((denoised.response + target / (r * tau)) / self.budget).ln()]
     }
 
     fn noise_residual(&self, tau: f64, denoised: &Denoised) -> f64 {
-        0.5 * ((self.half_delta / (tau * tau) + denoised.risk) / self.budget).ln()
+        0.5 * ((self.noise / (tau * tau) + denoised.risk) / self.budget).ln()
     }
 
     /// Quasi-Newton iteration on both equations at once. It converges to rounding in some ten evaluations if
@@ -159,7 +160,7 @@ impl ConvexEquations<'_> {
     /// iteration does not converge within the evaluations that are left.
     fn iterate(&self, target: f64) -> Option<[f64; 2]> {
         let start = ErrorAndResponse {
-            noisy_mse: 0.5 * self.teacher.second_moment() + self.half_delta,
+            noisy_mse: 0.5 * self.teacher.second_moment() + self.noise,
             v: 0.25 * self.tokens_squared,
         };
         // The evaluations that measure slopes and the residual do not count as iterations.
@@ -185,7 +186,7 @@ impl ConvexEquations<'_> {
         let evaluations = self.evaluations();
         let ended =
             if evaluations + 4 > self.max_evaluations { Status::MaxIterations } else { Status::Stalled };
-        let at = ErrorAndResponse { noisy_mse: point.mse + self.half_delta, v: point.order.v };
+        let at = ErrorAndResponse { noisy_mse: point.mse + self.noise, v: point.order.v };
         let mut losses = SquareLosses(self);
         let mut evolution = StateEvolution::new(&mut losses, ThresholdedWeights(self), options);
         if let Some(observer) = observer {
@@ -197,7 +198,7 @@ impl ConvexEquations<'_> {
     /// `tau` at zero ridge, above the interpolation threshold: the root of the first equation alone, at
     /// `r = 0`. If the evaluations do not suffice, the result is the best iterate.
     fn ridgeless(&self) -> Option<f64> {
-        let start = (self.half_delta / self.budget).sqrt();
+        let start = (self.noise / self.budget).sqrt();
         // One evaluation is left over for the fixed point itself.
         let allowed = self.max_evaluations.saturating_sub(1);
         if allowed == 0 {
@@ -213,11 +214,11 @@ impl ConvexEquations<'_> {
 
     fn fixed_point(&self, tau: f64, r: f64) -> Option<ConvexMinimum> {
         let denoised = self.denoise(tau, r);
-        // The form theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where 2 alpha K - D loses them.
+        // The form theta = 2 lambda sqrt(kappa)/Vhat keeps its digits where c alpha K - D loses them.
         let v_hat = if self.ridge > 0.0 {
             2.0 * self.ridge / (r * tau)
         } else {
-            4.0 * (self.budget - denoised.response) / self.tokens_squared
+            2.0 * self.logit_variance * (self.budget - denoised.response) / self.tokens_squared
         };
         let order = PretrainingOrder {
             q: tau * tau * denoised.norm,
@@ -243,10 +244,10 @@ impl ConvexEquations<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::Attention;
     use crate::model::Model;
     use crate::pretrain::training::Pretraining;
-    use crate::spectrum::TeacherSpectrum;
-    use crate::spectrum::{Discrete, Wishart};
+    use crate::spectrum::{Discrete, TeacherMatrix, TeacherSpectrum, Wishart};
 
     /// The iteration, which is the last resort, gives the same result as the search.
     #[test]
@@ -259,9 +260,13 @@ mod tests {
                 [(4, 0.0, 0.18, 0.07), (2, 0.01, 0.4, 0.1), (1, 0.5, 1.5, 0.2)]
             {
                 let model = Model::linear(tokens, delta).unwrap();
-                let equations =
-                    ConvexEquations::new(&model, &Pretraining::new(alpha, lambda).unwrap(), teacher, 1000);
-                let target = 0.5 * equations.ridge * equations.tokens_squared;
+                let equations = ConvexEquations::new(
+                    &model,
+                    &Pretraining::new(alpha, lambda).unwrap(),
+                    TeacherMatrix::new(teacher, Attention::Tied),
+                    1000,
+                );
+                let target = equations.target();
                 let [tau, r] = equations.iterate(target).unwrap();
                 let iterated = equations.fixed_point(tau, r).unwrap().order;
                 let found = equations.solve().unwrap().order;
@@ -279,7 +284,7 @@ mod tests {
             let equations = ConvexEquations::new(
                 &Model::linear(2, 0.1).unwrap(),
                 &Pretraining::new(0.4, 0.1).unwrap(),
-                &wishart,
+                TeacherMatrix::new(&wishart, Attention::Tied),
                 max_evaluations,
             );
             assert_eq!(equations.iterate(0.2), None);

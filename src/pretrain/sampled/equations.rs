@@ -6,18 +6,19 @@ use crate::losses::matrix::{AtZero, Label, LogitAverages, MatrixOverlaps, term};
 use crate::pretrain::replicon;
 use crate::pretrain::solution::PretrainingOrder;
 use crate::pretrain::training::Pretraining;
-use crate::spectrum::{Denoised, TeacherSpectrum};
+use crate::spectrum::{Denoised, TeacherMatrix};
 use crate::state_evolution::InputChannel;
 
 /// The parameters that close the equations.
 #[derive(Clone, Copy)]
 pub(super) struct SampledEquations<'a> {
-    pub(super) teacher: &'a dyn TeacherSpectrum,
+    pub(super) teacher: TeacherMatrix<'a>,
     pub(super) alpha: f64,
     /// `lambda sqrt(kappa)`.
     pub(super) ridge: f64,
-    /// Square of the inverse temperature: the ratio of scaled to physical overlaps, and of scaled to physical
-    /// inverse conjugates.
+    /// Square of the inverse temperature.
+    pub(super) steepness: f64,
+    /// Half the variance of a logit times the inverse temperature, in units of `Q`: the ratio of scaled to physical overlaps.
     pub(super) scale: f64,
     /// Number of coordinates that the activation sees.
     pub(super) seen: f64,
@@ -34,21 +35,29 @@ pub(super) struct Image {
 
 impl<'a> SampledEquations<'a> {
     pub(super) fn new(
-        teacher: &'a dyn TeacherSpectrum,
+        teacher: TeacherMatrix<'a>,
         training: &Pretraining,
-        scale: f64,
+        steepness: f64,
         seen: f64,
         delta: f64,
     ) -> Self {
+        let scale = 0.5 * teacher.logit_variance() * steepness;
         Self {
             teacher,
             alpha: training.alpha(),
             ridge: training.ridge() * training.kappa().sqrt(),
+            steepness,
             scale,
             seen,
-            label: Label { q0: scale * teacher.second_moment(), delta: scale * delta },
+            label: Label { q0: scale * teacher.second_moment(), delta: steepness * delta },
             divergence: Divergence::PointwiseAndJump,
         }
+    }
+
+    /// `c^2 alpha b^2`: what an average over the scaled losses is multiplied by to be a conjugate in physical units.
+    fn conjugate_factor(&self) -> f64 {
+        let variance = self.teacher.logit_variance();
+        variance * variance * self.alpha * self.steepness
     }
 
     /// `Qhat, Mhat, Vhat` in physical units.
@@ -66,7 +75,7 @@ impl<'a> SampledEquations<'a> {
                 [omega, self.seen * b / deviation - slope * omega]
             }
         };
-        let factor = 4.0 * self.alpha * self.scale;
+        let factor = self.conjugate_factor();
         [factor * averages[term::GRADIENT2], factor * label, -factor * omega]
     }
 
@@ -101,8 +110,8 @@ impl<'a> SampledEquations<'a> {
     /// The replicon of a fixed point with these conjugates, given the factor of the weights.
     pub(super) fn replicon(&self, order: &PretrainingOrder, averages: &LogitAverages, weights: f64) -> f64 {
         // The derivative of g was taken with respect to scaled logits.
-        let square = self.scale * self.scale * averages[term::REPLICON];
-        replicon::replicon(self.alpha, order, square, weights)
+        let square = self.steepness * self.steepness * averages[term::REPLICON];
+        replicon::replicon(self.alpha, self.teacher.logit_variance(), order, square, weights)
     }
 
     /// The point that corresponds to the given physical order parameters.
@@ -128,7 +137,7 @@ impl<'a> SampledEquations<'a> {
 
     /// `Qhat, Mhat, Vhat` at zero weights, in physical units.
     pub(super) fn conjugates_at_zero(&self, zero: &AtZero) -> [f64; 3] {
-        zero.all().map(|x| 4.0 * self.alpha * self.scale * x)
+        zero.all().map(|x| self.conjugate_factor() * x)
     }
 }
 

@@ -2,8 +2,9 @@
 //! quasi-Monte-Carlo. What depends on the activation is behind the trait [`PretrainingLosses`], which each kernel
 //! of `losses::matrix` implements.
 //!
-//! The inverse temperature `b` multiplies all logits. With overlaps and `V` multiplied by `b^2`, the output
-//! channel is that of `b = 1`, and its conjugates are multiplied by `b^2`.
+//! The inverse temperature `b` multiplies all logits, and the variance of a logit is `c Q` (see [`crate::Attention`]). With overlaps and `V`
+//! multiplied by `b^2 c/2`, the output channel is that of logits of variance `2 Q`, and its averages are multiplied by
+//! `b^2 c^2 alpha` to be conjugates.
 
 mod equations;
 mod starts;
@@ -11,15 +12,17 @@ mod starts;
 use super::solution::{PretrainingErrors, PretrainingOrder, PretrainingSolution};
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
+use crate::attention::Attention;
 use crate::error::Error;
 use crate::losses::matrix::{
-    AtZero, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, general, softmax, term,
+    AtZero, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, general, rows, softmax,
+    term,
 };
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::options::Options;
 use crate::parallel;
-use crate::spectrum::TeacherSpectrum;
+use crate::spectrum::TeacherMatrix;
 use crate::state_evolution::{Run, Solved, Tuning, mean};
 use crate::status::Status;
 use crate::std_error::{Named, StdError, standard_error};
@@ -40,26 +43,25 @@ fn output_channel(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
-    match model.specialisation() {
-        Specialisation::Softmax => softmax::losses(model.tokens(), label, options, tuning),
-        Specialisation::Linear | Specialisation::General => general::losses(model, label, options, tuning),
+    match (model.specialisation(), model.attention()) {
+        (Specialisation::Softmax, Attention::Tied) => softmax::losses(model.tokens(), label, options, tuning),
+        (Specialisation::Softmax, Attention::Cross) => rows::losses(model, label, options, tuning),
+        (Specialisation::Linear | Specialisation::General, _) => {
+            general::losses(model, label, options, tuning)
+        }
     }
 }
 
-fn equations<'a>(
-    model: &Model,
-    training: &Pretraining,
-    teacher: &'a dyn TeacherSpectrum,
-) -> SampledEquations<'a> {
-    let scale = model.inverse_temperature() * model.inverse_temperature();
-    SampledEquations::new(teacher, training, scale, model.observed_coordinates(), model.delta())
+fn equations<'a>(model: &Model, training: &Pretraining, teacher: TeacherMatrix<'a>) -> SampledEquations<'a> {
+    let steepness = model.inverse_temperature() * model.inverse_temperature();
+    SampledEquations::new(teacher, training, steepness, model.observed_coordinates(), model.delta())
 }
 
 pub(super) fn lambda_collapse(
     model: &Model,
     training: &Pretraining,
     options: &Options,
-    teacher: &dyn TeacherSpectrum,
+    teacher: TeacherMatrix<'_>,
 ) -> Result<Threshold, Error> {
     let equations = equations(model, training, teacher);
     let zero = parallel::in_pool(|| {
@@ -73,7 +75,7 @@ pub(super) fn solve(
     model: &Model,
     training: &Pretraining,
     options: &Options,
-    teacher: &dyn TeacherSpectrum,
+    teacher: TeacherMatrix<'_>,
     mut run: Run<'_, PretrainingSolution>,
 ) -> Result<PretrainingSolution, Error> {
     parallel::in_pool(|| {
@@ -85,14 +87,14 @@ pub(super) fn solve(
             return Ok(collapsed(&equations, channel.as_ref(), &zero));
         }
         if is_steep(&equations.label) {
-            return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), 0));
+            return Ok(PretrainingSolution::without_numbers(&teacher, 0));
         }
         let warm = run.previous.map(|solution| equations.point(&solution.order));
         let found = PretrainingStarts::new(channel.as_mut(), equations, options, warm)
             .accompanied(run.tuning, run.observer())
             .run(collapse)?;
         let Some(found) = found else {
-            return Ok(PretrainingSolution::without_numbers(teacher.second_moment(), 0));
+            return Ok(PretrainingSolution::without_numbers(&teacher, 0));
         };
         let equations = SampledEquations { divergence: found.divergence, ..equations };
         solution(&equations, channel.as_ref(), &found.solved).checked_rank(training)
@@ -126,7 +128,7 @@ fn collapsed(
             divergence: Some(equations.divergence),
             status: Status::Collapsed,
             residual: 0.0,
-            ..PretrainingSolution::without_numbers(equations.teacher.second_moment(), 0)
+            ..PretrainingSolution::without_numbers(&equations.teacher, 0)
         }
     };
     let own: Vec<Named> =
@@ -147,6 +149,7 @@ fn solution(
         .integrals(&found.point, &found.averages)
         .map_or(f64::NAN, |image| equations.weights(&image.order) / freedom(&image.order));
     let q0 = equations.teacher.second_moment();
+    let penalty = equations.teacher.attention().factors() * equations.ridge;
     // Away from a fixed point, neither the gauges nor the error bars mean anything.
     let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
     let observed = |point: &MatrixOverlaps, averages: &LogitAverages, errors: &LabelErrors| {
@@ -157,11 +160,12 @@ fn solution(
         let train = averages[term::LOSS];
         let replicon = equations.replicon(&image.order, averages, weights);
         Some(PretrainingSolution {
+            attention: equations.teacher.attention(),
             order: PretrainingOrder { q, m, v: point.v / equations.scale, ..image.order },
             q0,
             trace: image.trace,
             rank_fraction: image.rank_fraction,
-            objective: equations.alpha * train + equations.ridge * image.trace,
+            objective: equations.alpha * train + penalty * image.trace,
             errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, q0),
             validity: PretrainingValidity::sampled(averages[term::CONTESTED], replicon, meaningful),
@@ -176,7 +180,7 @@ fn solution(
     let common = observed(&found.point, &found.averages, &errors)
         .filter(|common| found.status != Status::NonFinite && common.named().has_numbers());
     let Some(common) = common else {
-        return PretrainingSolution::without_numbers(q0, found.iterations);
+        return PretrainingSolution::without_numbers(&equations.teacher, found.iterations);
     };
     let own_points: Vec<MatrixOverlaps> = found.replicates.iter().map(|(point, _)| *point).collect();
     let own: Option<Vec<Named>> = found

@@ -212,7 +212,7 @@ mod tests {
     fn found(model: &Model, training: &Pretraining, change: impl Fn(&mut Path)) -> FoundMatrix {
         let options = Options::default().with_log2_nodes(9).unwrap();
         let teacher = model.teacher_spectrum().unwrap();
-        let equations = equations(model, training, teacher.as_ref());
+        let equations = equations(model, training, model.teacher_matrix(teacher.as_ref()));
         let mut channel = output_channel(model, equations.label, &options, &Tuning::default()).unwrap();
         let collapse = equations.collapse_ridge(&mean(&channel.at_zero()));
         let mut starts = PretrainingStarts::new(channel.as_mut(), equations, &options, None);

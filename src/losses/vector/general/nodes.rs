@@ -7,6 +7,7 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::{Activation, Parity, Unseen};
+use crate::attention::Attention;
 use crate::channel::general::{
     CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
 };
@@ -62,7 +63,7 @@ pub(crate) fn losses(
 ) -> Result<Box<dyn FinetuningLosses>, Error> {
     let tokens = model.tokens();
     let layer = PerturbedLayer { activation: model.shared_activation(), tokens, coupling };
-    let basis = CoordinateBasis::new(tokens, layer.activation.unseen());
+    let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
     let size = batch_size(tokens, tokens);
     let columns = |index| FieldColumns::new(tokens, law, options, index, false);
     let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
@@ -382,7 +383,7 @@ mod tests {
             let fresh = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
             let law = JointLaw::new(&model, &frozen, &fresh);
             let layer = PerturbedLayer { activation: model.shared_activation(), tokens, coupling: 1.0 };
-            let basis = CoordinateBasis::new(tokens, layer.activation.unseen());
+            let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
             let options = Options::default().with_log2_nodes(10).unwrap().with_seed(7);
             let columns = FieldColumns::new(tokens, &law, &options, 0, false).unwrap();
             let size = batch_size(tokens, tokens);

@@ -2,6 +2,7 @@
 
 use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::Activation;
+use crate::attention::Attention;
 use crate::channel::general::{
     CoordinateBasis, Perturbation, add_squared_differences, attention, batch_size,
 };
@@ -40,7 +41,7 @@ fn averages(
 ) -> [f64; 5] {
     let tokens = columns.star.len();
     let square = tokens * tokens;
-    let basis = CoordinateBasis::new(tokens, activation.unseen());
+    let basis = CoordinateBasis::new(tokens, Attention::Tied, activation.unseen());
     let nodes = columns.nodes();
     let size = batch_size(tokens, tokens);
     let perturb = |logits: &mut [f64], chi: &[f64], q: f64| {

@@ -1,0 +1,84 @@
+//! The training of one instance from several starts, and the measurement of the weights: what pre-training with tied and with
+//! cross-attention have in common.
+
+use nalgebra::DMatrix;
+
+use super::laboratory::Laboratory;
+use super::measurement::{Pretrained, TrainingRun, TrainingStart, lowest};
+use super::minimise::{Minimum, Objective, minimise};
+use crate::error::Error;
+use crate::observables;
+
+/// Eigenvalues below this fraction of the largest count as zero.
+const RANK_TOLERANCE: f64 = 1e-5;
+
+/// The lowest of several minima.
+pub(super) struct Trained {
+    pub(super) minimum: Minimum,
+    run: TrainingRun,
+    runs: Vec<TrainingRun>,
+}
+
+/// Trains from as many starts as the laboratory asks for. `matrix` gives the weights `S` of parameters, which are compared with those of the
+/// `truth`.
+pub(super) fn train(
+    task: &impl Objective,
+    mut start: impl FnMut() -> Vec<f64>,
+    laboratory: &Laboratory,
+    truth: &DMatrix<f64>,
+    matrix: impl Fn(&[f64]) -> DMatrix<f64>,
+) -> Result<Trained, Error> {
+    let d = truth.nrows() as f64;
+    let q0 = truth.norm_squared() / (d * d);
+    let trained: Vec<(Minimum, TrainingRun)> = (0..laboratory.pretraining_starts)
+        .map(|_| {
+            let minimum = minimise(task, &start(), laboratory.stopping());
+            let s = matrix(&minimum.w);
+            let alignment = observables::alignment(s.dot(truth), s.norm_squared(), q0 * d * d);
+            let run = TrainingRun::new(TrainingStart::Random, &minimum, d * d, alignment);
+            (minimum, run)
+        })
+        .collect();
+    let runs: Vec<TrainingRun> = trained.iter().map(|(_, run)| *run).collect();
+    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
+    let Some((minimum, run)) = best else {
+        return Err(Error::invalid("laboratory.pretraining_starts", 0, "at least 1"));
+    };
+    Ok(Trained { minimum, run, runs })
+}
+
+/// The losses per sequence.
+pub(super) struct Losses {
+    pub(super) train: f64,
+    pub(super) test: f64,
+    pub(super) test_clean: f64,
+}
+
+/// The measurement of trained weights `s` with the given eigenvalues, or singular values.
+pub(super) fn measured(
+    s: &DMatrix<f64>,
+    truth: &DMatrix<f64>,
+    trace: f64,
+    eigenvalues: Vec<f64>,
+    losses: Losses,
+    trained: Trained,
+) -> Pretrained {
+    let d = s.nrows() as f64;
+    let top = eigenvalues.last().copied().unwrap_or(0.0);
+    let positive = eigenvalues.iter().filter(|s| **s > RANK_TOLERANCE * top && **s > 0.0).count();
+    let Losses { train, test, test_clean } = losses;
+    let Trained { run, runs, .. } = trained;
+    Pretrained {
+        q: s.norm_squared() / (d * d),
+        m: s.dot(truth) / (d * d),
+        trace,
+        rank_fraction: positive as f64 / d,
+        objective: run.objective,
+        test,
+        test_clean,
+        train,
+        alignment: run.alignment,
+        eigenvalues,
+        runs,
+    }
+}
