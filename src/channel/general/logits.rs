@@ -2,6 +2,8 @@
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
+use super::closed_form::{ClosedForm, Shape};
+use super::expansion::LocalExpansion;
 use crate::activation::Unseen;
 use crate::channel::geometry::{dimension, flat_direction};
 
@@ -18,6 +20,12 @@ pub(crate) trait LogitsMap {
 
     /// Writes the derivative of the logits with respect to coordinate `i`.
     fn direction(&self, i: usize, x: &[f64], direction: &mut [f64]);
+
+    /// The loss and its derivatives at the points `x` of some samples, where they are known in closed form; else the points.
+    /// `label` is the attention of the labels of all samples.
+    fn expand(&self, _samples: &[usize], x: Vec<f64>, _label: &[f64]) -> Result<LocalExpansion, Vec<f64>> {
+        Err(x)
+    }
 
     /// Adds `sum_ab slope_ab d^2 h_ab/dx_i dx_j` to the entries `(i, j)` of `hessian`.
     fn add_curvature(&self, _slope: &[f64], _hessian: &mut [f64]) {}
@@ -129,6 +137,8 @@ pub(crate) struct Perturbation<'a> {
     pub(crate) coupling: f64,
     /// The centring, `tr q`.
     pub(crate) trace: f64,
+    /// The activation, if its derivatives are to be taken in closed form.
+    pub(crate) form: Option<ClosedForm>,
 }
 
 impl Perturbation<'_> {
@@ -145,6 +155,17 @@ impl Perturbation<'_> {
 }
 
 impl LogitsMap for Perturbation<'_> {
+    fn expand(&self, samples: &[usize], x: Vec<f64>, label: &[f64]) -> Result<LocalExpansion, Vec<f64>> {
+        match self.form {
+            Some(form) => {
+                let Self { tokens, columns, coupling, trace, .. } = *self;
+                let shape = Shape { tokens, columns, coupling, trace };
+                Ok(form.expand(&shape, self.frozen, samples, x, label))
+            }
+            None => Err(x),
+        }
+    }
+
     fn dimension(&self) -> usize {
         self.tokens * self.columns
     }

@@ -14,14 +14,19 @@
 mod batch;
 #[cfg(test)]
 pub(crate) mod brute_force;
+mod closed_form;
+mod column_starts;
 mod descent;
+mod expansion;
 mod logits;
 mod replicas;
 mod search;
 mod starts;
 
 pub(crate) use batch::{add_squared_differences, attention, batch_size};
-pub(crate) use descent::{LocalExpansion, Prox, inverse};
+pub(crate) use closed_form::ClosedForm;
+pub(crate) use descent::{Prox, inverse};
+pub(crate) use expansion::LocalExpansion;
 pub(crate) use logits::{CoordinateBasis, Perturbation};
 pub(crate) use replicas::GeneralReplicas;
 pub(crate) use search::LastPoints;

@@ -8,7 +8,8 @@
 //! few starts are left. The lowest of these are polished too, and all of them for the few samples in which
 //! two minima differ. Unit tests of the kernels compare the result with descents from many starts.
 
-use super::descent::{LocalExpansion, Prox, distance2, dot};
+use super::descent::{Prox, distance2, dot};
+use super::expansion::LocalExpansion;
 use super::logits::LogitsMap;
 use super::starts::Starts;
 
@@ -38,6 +39,13 @@ pub(crate) struct LastPoints {
 }
 
 impl LastPoints {
+    /// Forgets all points if their coordinates are not of the given number.
+    pub(crate) fn require(&mut self, coordinates: usize) {
+        if self.x.len() != coordinates {
+            *self = Self::default();
+        }
+    }
+
     /// Lets the next search try all starts.
     pub(crate) fn doubt(&mut self) {
         self.contested.fill(true);

@@ -3,9 +3,11 @@
 //!
 //! A kernel gives the averages ([`FinetuningLosses`]), and those at weights that vanish (`zero_weights.rs`). The errors
 //! on new sequences are averages over the same fields without proximal points (`test_law.rs`). There are kernels for
-//! linear attention, for softmax, and for any other activation.
+//! linear attention, for softmax, and for any other activation. Perturbations of several columns have kernels of their own
+//! (`columns/`).
 
 mod channel;
+pub(crate) mod columns;
 pub(crate) mod general;
 pub(crate) mod linear;
 mod moments;

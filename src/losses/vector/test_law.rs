@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
-use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 
 /// Errors on new sequences, in the units of the loss.
@@ -27,19 +26,21 @@ impl ReplicatedErrors {
     /// than the list of replicates. Over the nodes of one scramble, `averages` gives the test and clean error
     /// at the first of two points, the error without any perturbation, and the test and clean error at the
     /// second point.
-    pub(crate) fn sampled(
-        tokens: usize,
+    ///
+    /// `widths` are the numbers of fields `chi*` and of fields `omega`.
+    pub(crate) fn sampled<P>(
+        widths: [usize; 2],
         law: &JointLaw,
         options: &Options,
-        common: &VectorOverlaps,
-        own: &[VectorOverlaps],
-        averages: impl Fn(&FieldColumns, [&VectorOverlaps; 2]) -> [f64; 5],
+        common: &P,
+        own: &[P],
+        averages: impl Fn(&FieldColumns, [&P; 2]) -> [f64; 5],
     ) -> Result<Self, Error> {
         let count = options.scrambles() as f64;
         let mut all = [0.0; 3];
         let mut errors = Vec::with_capacity(own.len());
         for index in 0..options.scrambles() {
-            let columns = FieldColumns::new(tokens, law, options, index, true)?;
+            let columns = FieldColumns::of_widths(widths, law, options, index, true)?;
             let own = own.get(index);
             let [test, test_clean, frozen, own_test, own_clean] =
                 averages(&columns, [common, own.unwrap_or(common)]);

@@ -39,7 +39,7 @@ pub(crate) fn test_errors(
     common: &VectorOverlaps,
     own: &[VectorOverlaps],
 ) -> Result<ReplicatedErrors, Error> {
-    with_tokens!(tokens, T => ReplicatedErrors::sampled(T, law, options, common, own, |columns, points| {
+    with_tokens!(tokens, T => ReplicatedErrors::sampled([T; 2], law, options, common, own, |columns, points| {
         averages::<T>(law, coupling, columns, points)
     }))
 }

@@ -1,0 +1,149 @@
+//! Fine-tuning of weights with several columns: one triple `(q_k, m_k, v_k)` for every group of equal columns.
+//!
+//! `ridge.rs` is the input channel, which is that of rank one for each group; `starts.rs` the starts and the columns whose
+//! overlap is lost or that vanish; `report.rs` the observables.
+
+mod report;
+mod ridge;
+mod starts;
+
+use super::problem::{FieldLaw, FinetuningProblem};
+use super::solution::{FinetuningColumn, FinetuningSolution};
+use crate::channel::general::ClosedForm;
+use crate::divergence::Divergence;
+use crate::error::Error;
+use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, FieldSource};
+use crate::losses::vector::general::PerturbedLayer;
+use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
+use crate::model::Specialisation;
+use crate::observables;
+use crate::parallel;
+use crate::state_evolution::Run;
+use report::ColumnReporter;
+use ridge::ColumnRidge;
+use starts::{ColumnStarts, FoundColumns};
+
+/// Solves a problem with several columns.
+pub(super) fn solve(
+    problem: &FinetuningProblem<'_>,
+    run: Run<'_, FinetuningSolution>,
+) -> Result<FinetuningSolution, Error> {
+    parallel::in_pool(|| ColumnProblem::new(problem).solve(run))
+}
+
+/// A problem of fine-tuning with the layout of its columns.
+struct ColumnProblem<'a> {
+    problem: &'a FinetuningProblem<'a>,
+    layout: ColumnLayout,
+}
+
+impl<'a> ColumnProblem<'a> {
+    fn new(problem: &'a FinetuningProblem<'a>) -> Self {
+        let training = problem.training;
+        Self { problem, layout: ColumnLayout::new(training.rank(), training.variances()) }
+    }
+
+    fn layer(&self) -> PerturbedLayer {
+        let model = self.problem.model;
+        let coupling = match &self.problem.fields {
+            FieldLaw::Difference(_) => 1.0,
+            FieldLaw::Joint { coupling, .. } => *coupling,
+        };
+        PerturbedLayer {
+            activation: model.shared_activation(),
+            tokens: model.tokens(),
+            coupling,
+            truth: self.layout.truth().to_vec(),
+            rank: self.layout.rank(),
+            form: match model.specialisation() {
+                Specialisation::Linear => Some(ClosedForm::Linear),
+                Specialisation::Softmax => Some(ClosedForm::Softmax),
+                Specialisation::General => None,
+            },
+        }
+    }
+
+    fn ridge(&self) -> ColumnRidge {
+        let FinetuningProblem { model, training, units, fields, .. } = self.problem;
+        ColumnRidge {
+            layout: self.layout.clone(),
+            tokens: model.tokens() as f64,
+            alpha: training.alpha(),
+            lambda: units.scaled_ridge(training.ridge()),
+            divergence: match fields {
+                FieldLaw::Difference(_) => Divergence::PointwiseAndJump,
+                FieldLaw::Joint { .. } => Divergence::IntegrationByParts,
+            },
+            linear: matches!(fields, FieldLaw::Difference(_)),
+        }
+    }
+
+    fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {
+        let FinetuningProblem { fields, options, units, .. } = self.problem;
+        let source = match fields {
+            FieldLaw::Difference(noise) => FieldSource::Difference(noise),
+            FieldLaw::Joint { law, .. } => FieldSource::Joint(law),
+        };
+        let warm = run.previous.and_then(|solution| self.continued(solution));
+        let mut nodes = ColumnNodes::new(self.layer(), self.layout.clone(), source, options, &run.tuning)?;
+        let mut guess = self.problem.guess();
+        // True columns that cannot be learned are noise.
+        let hidden = self.layout.truth().iter().skip(self.layout.rank());
+        guess.noise += hidden.sum::<f64>();
+        let found = ColumnStarts::new(self.ridge(), guess, options, &mut nodes)
+            .starting_from(warm)
+            .accompanied(run.tuning, run.observer())
+            .run(options.start())?;
+        let errors = self.test_errors(&found)?;
+        let reporter = ColumnReporter {
+            layout: &self.layout,
+            units: *units,
+            effective_noise: self.problem.effective_noise(),
+        };
+        Ok(reporter.solution(&found, &errors))
+    }
+
+    /// The point of a solution with as many columns, as a start.
+    fn continued(&self, solution: &FinetuningSolution) -> Option<ColumnOverlaps> {
+        if solution.columns.len() != self.layout.rank() {
+            return None;
+        }
+        let units = self.problem.units;
+        let mut next = 0;
+        let of_group = |group: &columns::ColumnGroup| {
+            let FinetuningColumn::Tied(first) = solution.columns.get(next)?;
+            next += group.count;
+            let m = group.variance.map_or(0.0, |variance| first.m / variance.sqrt());
+            let point = units.scaled(first.q, m, first.v);
+            let usable = [point.s2, point.v].iter().all(|x| x.is_finite() && *x > 0.0) && point.m >= 0.0;
+            usable.then_some(point)
+        };
+        let groups: Option<Vec<VectorOverlaps>> = self.layout.groups().iter().map(of_group).collect();
+        groups.map(|groups| ColumnOverlaps { groups })
+    }
+
+    /// The errors on new sequences.
+    fn test_errors(&self, found: &FoundColumns) -> Result<ReplicatedErrors, Error> {
+        let own: Vec<ColumnOverlaps> = found.replicates.iter().map(|(point, _)| point.clone()).collect();
+        let FinetuningProblem { model, training, frozen, options, fields, .. } = self.problem;
+        match fields {
+            FieldLaw::Difference(_) => {
+                let unexplained = observables::unexplained(&frozen.overlaps(), training.beta());
+                let (tokens, delta) = (model.tokens(), model.delta());
+                // The error depends on the Frobenius norms as that of rank one on the scalars.
+                let q0 = training.q0();
+                let unit = self.problem.training.unit() / q0;
+                let norms = |point: &ColumnOverlaps| {
+                    let [q, m] = self.layout.norms(point);
+                    VectorOverlaps { m: unit * m, s2: unit * q - unit * m * unit * m, v: f64::NAN }
+                };
+                let closed = linear::ClosedForm { tokens, q0, delta, unexplained };
+                let own: Vec<VectorOverlaps> = own.iter().map(norms).collect();
+                Ok(closed.errors(&norms(&found.point), &own))
+            }
+            FieldLaw::Joint { law, .. } => {
+                columns::test_errors(&self.layer(), &self.layout, law, options, &found.point, &own)
+            }
+        }
+    }
+}
