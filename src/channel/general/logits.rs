@@ -2,6 +2,7 @@
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
+use super::cholesky::inverse;
 use super::closed_form::{ClosedForm, Shape};
 use super::expansion::LocalExpansion;
 use crate::activation::Unseen;
@@ -25,6 +26,12 @@ pub(crate) trait LogitsMap {
     /// `label` is the attention of the labels of all samples.
     fn expand(&self, _samples: &[usize], x: Vec<f64>, _label: &[f64]) -> Result<LocalExpansion, Vec<f64>> {
         Err(x)
+    }
+
+    /// Whether a minimum at which the loss has the gradient `slope` in the logits is certainly the global one. `stiffness` are the
+    /// curvatures of the pull along the coordinates.
+    fn is_global(&self, _slope: &[f64], _stiffness: &[f64]) -> bool {
+        false
     }
 
     /// Adds `sum_ab slope_ab d^2 h_ab/dx_i dx_j` to the entries `(i, j)` of `hessian`.
@@ -188,6 +195,21 @@ impl LogitsMap for Perturbation<'_> {
             direction[token * self.tokens + b] += entry;
             direction[b * self.tokens + token] += entry;
         }
+    }
+
+    /// The loss of linear attention is a convex function of `chi chi^T`. It lies above its tangent, so that the objective lies
+    /// above a quadratic function of `chi` that touches it at the minimum. If that function is convex, the minimum is global.
+    fn is_global(&self, slope: &[f64], stiffness: &[f64]) -> bool {
+        let tokens = self.tokens;
+        let softest = stiffness.iter().fold(f64::INFINITY, |m: f64, s| m.min(*s));
+        let mut tangent = vec![0.0; tokens * tokens];
+        for a in 0..tokens {
+            for b in 0..tokens {
+                tangent[a * tokens + b] = self.coupling * (slope[a * tokens + b] + slope[b * tokens + a]);
+            }
+            tangent[a * tokens + a] += softest;
+        }
+        self.form == Some(ClosedForm::Linear) && inverse(&tangent, tokens).is_some()
     }
 
     fn add_curvature(&self, slope: &[f64], hessian: &mut [f64]) {

@@ -147,3 +147,41 @@ impl<'a> ColumnProblem<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::training::Finetuning;
+    use crate::{Frozen, Model, Options};
+    use std::sync::Arc;
+
+    /// With one column, the kernel of columns and the general kernel of rank one see the same nodes.
+    #[test]
+    fn one_column_is_rank_one() {
+        let activation = Arc::new(crate::activation::Softmax);
+        let model = Model::with_activation(2, 0.5, activation).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.7).unwrap();
+        let fresh = Finetuning::fresh(8.0, 0.3).unwrap().with_variance(1.3).unwrap();
+        let selected = crate::lora::Selection::new(0.3, crate::lora::Score::Frobenius).unwrap();
+        for training in [fresh, fresh.reused().recalibrated(0.9).unwrap(), fresh.active(selected)] {
+            let options = Options::default().with_log2_nodes(9).unwrap().with_tolerance(1e-10).unwrap();
+            let problem = FinetuningProblem::new(&model, &frozen, &training, &options);
+            let [one, columns] =
+                [problem.solve(Run::default()), solve(&problem, Run::default())].map(Result::unwrap);
+            let numbers = |solution: &FinetuningSolution| {
+                let (order, errors) = (solution.order, solution.errors);
+                let validity = &solution.validity;
+                [order.q, order.m, order.v, order.q_hat, order.m_hat, order.v_hat, solution.objective]
+                    .into_iter()
+                    .chain([errors.test, errors.test_clean, errors.train, errors.frozen, solution.alignment])
+                    .chain([validity.jump, validity.replicon, order.eta])
+                    .chain([solution.std_error.q, solution.std_error.test].map(Option::unwrap))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(one.validity.verdict, columns.validity.verdict);
+            for (a, b) in numbers(&one).iter().zip(numbers(&columns)) {
+                approx::assert_relative_eq!(*a, b, max_relative = 1e-6);
+            }
+        }
+    }
+}

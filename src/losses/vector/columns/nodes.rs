@@ -3,7 +3,9 @@
 use super::layout::ColumnLayout;
 use super::overlaps::{ColumnMoments, ColumnOverlaps, MAX_TERMS, TermIndex, is_zero};
 use crate::activation::Unseen;
-use crate::channel::general::{CoordinateBasis, LastPoints, LocalExpansion, Prox, batch_size, inverse};
+use crate::channel::general::{
+    CoordinateBasis, LastPoints, LocalExpansion, Prox, batch_size, inverse, inverses,
+};
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw, LabelNoise};
 use crate::lanes::{LANES, Lane};
@@ -111,6 +113,8 @@ struct ColumnKernel<'a> {
     layer: &'a PerturbedLayer,
     layout: &'a ColumnLayout,
     pointwise: bool,
+    /// Whether all averages are needed, and not only those of a step by parts.
+    complete: bool,
     point: &'a ColumnOverlaps,
     learned: Vec<LearnedColumn>,
     group_of_column: Vec<usize>,
@@ -122,12 +126,14 @@ impl<'a> ColumnKernel<'a> {
         layer: &'a PerturbedLayer,
         layout: &'a ColumnLayout,
         pointwise: bool,
+        complete: bool,
         point: &'a ColumnOverlaps,
     ) -> Self {
         Self {
             layer,
             layout,
             pointwise,
+            complete,
             point,
             learned: learned_columns(layout, point),
             group_of_column: layout.group_of_column().collect(),
@@ -148,11 +154,12 @@ impl<'a> ColumnKernel<'a> {
         let found = self.minima(block, &omega, known);
         let square = layer.tokens * layer.tokens;
         let length = ColumnMoments::length(index.groups);
+        let response = self.response(&found, layer.tokens * learned.len());
         let mut terms = [0.0; MAX_TERMS];
         for s in 0..block.label.len() / square {
             terms[..length].fill(0.0);
             if !learned.is_empty() {
-                self.add_learned(block, &omega, &found, s, &mut terms);
+                self.add_learned(block, &omega, &found, &response, s, &mut terms);
             }
             self.add_zero(block, &found, s, &mut terms);
             let slope = &found.slope[s * square..(s + 1) * square];
@@ -185,7 +192,7 @@ impl<'a> ColumnKernel<'a> {
         let map = layer.perturbation(learned.len(), &block.frozen, self.trace);
         let prox = Prox { activation, map, label: &block.y, omega, stiffness: &stiffness };
         known.require(omega.len());
-        prox.minima(known, |samples| {
+        prox.minima_near(known, |samples| {
             let truth = layer.true_fields(&block.star);
             let width = layer.truth.len();
             let star: Vec<f64> = omega
@@ -200,12 +207,20 @@ impl<'a> ColumnKernel<'a> {
         })
     }
 
+    /// `H^{-1}` of every sample, with the Hessians `H` at the minima; empty if it is not needed. The Hessian at a minimum
+    /// is positive definite; a sample without a minimum makes the sums NaN.
+    fn response(&self, found: &LocalExpansion, n: usize) -> Vec<f64> {
+        let needed = (self.complete || self.pointwise) && n > 0;
+        if needed { inverses(&found.hessian, n) } else { Vec::new() }
+    }
+
     /// Adds the terms of the columns that do not vanish, for sample `s`.
     fn add_learned(
         &self,
         block: &FieldsBlock,
         omega: &[f64],
         found: &LocalExpansion,
+        response: &[f64],
         s: usize,
         terms: &mut [f64; MAX_TERMS],
     ) {
@@ -213,9 +228,7 @@ impl<'a> ColumnKernel<'a> {
         let index = TermIndex { groups: point.groups.len() };
         let (tokens, columns) = (layer.tokens, learned.len());
         let n = tokens * columns;
-        let hessian = &found.hessian[s * n * n..(s + 1) * n * n];
-        // The Hessian at a minimum is positive definite; a sample without a minimum makes the sums NaN.
-        let response = inverse(hessian, n).unwrap_or_else(|| vec![f64::NAN; n * n]);
+        let response = response.get(s * n * n..(s + 1) * n * n);
         let chi = &found.x[s * n..(s + 1) * n];
         let omega = &omega[s * n..(s + 1) * n];
         let star = &block.star[s * tokens * layer.truth.len()..];
@@ -226,7 +239,7 @@ impl<'a> ColumnKernel<'a> {
             let shape = layout.groups()[row];
             let (stiff, share) = (1.0 / own.v, 1.0 / shape.count as f64);
             let mut add = |term: usize, x: f64| terms[index.of(row, term)] += share * x;
-            let [mut g_free, mut g_star, mut free_star, mut g2, mut free2, mut star2, mut trace] = [0.0; 7];
+            let [mut g_free, mut g_star, mut free_star, mut g2, mut free2, mut star2] = [0.0; 6];
             for a in 0..tokens {
                 let i = a * columns + k;
                 let f = free[a * layer.rank + column.number];
@@ -239,9 +252,7 @@ impl<'a> ColumnKernel<'a> {
                 g2 += g * g;
                 free2 += f * f;
                 star2 += n * n;
-                trace += response[i * tokens * columns + i] * stiff - 1.0;
             }
-            add(term::DIVERGENCE_OMEGA, trace * stiff);
             add(term::GRADIENT_FREE, g_free);
             add(term::GRADIENT_STAR, g_star);
             add(term::GRADIENT2, g2);
@@ -252,6 +263,9 @@ impl<'a> ColumnKernel<'a> {
             // The stability is taken by parts, so that the jumps are included. It is used at m = 0 only, where omega
             // does not depend on chi*.
             add(term::STABILITY, g_star * free_star / own.deviation());
+            let Some(response) = response else { continue };
+            let trace: f64 = (0..tokens).map(|a| response[(a * columns + k) * (n + 1)] * stiff - 1.0).sum();
+            add(term::DIVERGENCE_OMEGA, trace * stiff);
             if self.pointwise
                 && let Some(variance) = shape.variance
             {
@@ -262,7 +276,7 @@ impl<'a> ColumnKernel<'a> {
                     curvature
                         * variance.sqrt()
                         * stiff
-                        * along_star(&response, chi, &field, k, columns, tokens),
+                        * along_star(response, chi, &field, k, columns, tokens),
                 );
             }
             for (l, other) in learned.iter().enumerate() {
@@ -373,7 +387,7 @@ impl OutputChannel for ColumnNodes {
             self.samples.remember(LastPoints::doubt);
         }
         let Self { layer, layout, pointwise, samples } = self;
-        let kernel = ColumnKernel::new(layer, layout, *pointwise, point);
+        let kernel = ColumnKernel::new(layer, layout, *pointwise, pass != Pass::Step, point);
         let means = samples.means(level, pass, |block, known, sums| kernel.accumulate(block, known, sums));
         let length = ColumnMoments::length(point.groups.len());
         means.into_iter().map(|means| ColumnMoments::from_terms(&means[..length])).collect()
