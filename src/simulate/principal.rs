@@ -47,14 +47,17 @@ impl Truths {
 /// Makes the columns orthogonal, one after the other, with the given norms. The result is false if a column has no
 /// direction of its own.
 pub(super) fn orthogonalise(w: &mut DMatrix<f64>, norms: &[f64]) -> bool {
+    // Relative length of the part that is orthogonal to the columns before, below which rounding decides its direction.
+    const DEPENDENT: f64 = 1e-10;
     for (k, norm) in norms.iter().enumerate().take(w.ncols()) {
+        let before = w.column(k).norm();
         for previous in 0..k {
             let (other, length2) = (w.column(previous).clone_owned(), w.column(previous).norm_squared());
             let along = w.column(k).dot(&other) / length2;
             w.column_mut(k).axpy(-along, &other, 1.0);
         }
         let length = w.column(k).norm();
-        if !(length > 0.0 && length.is_finite()) {
+        if !(length > DEPENDENT * before && length.is_finite()) {
             return false;
         }
         w.column_mut(k).scale_mut(norm / length);
@@ -131,7 +134,7 @@ mod tests {
 
     #[test]
     fn orthogonal_columns_have_their_norms() {
-        let mut w = DMatrix::from_fn(5, 3, |i, j| ((3 * i + 7 * j + 1) as f64).sin());
+        let mut w = DMatrix::from_fn(5, 3, |i, j| ((3 * i + 7 * i * j + j + 1) as f64).sin());
         assert!(orthogonalise(&mut w, &[1.0, 2.0, 3.0]));
         let gram = w.tr_mul(&w);
         for i in 0..3 {

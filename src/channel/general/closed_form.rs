@@ -16,7 +16,7 @@ use crate::lanes::{LANES, Lane, exp, widest};
 
 /// The activations whose derivatives are written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClosedForm {
+pub(crate) enum KnownDerivatives {
     /// `sigma(h) = h/T`.
     Linear,
     /// Softmax by rows. The logits are already multiplied by the inverse temperature.
@@ -25,7 +25,7 @@ pub(crate) enum ClosedForm {
 
 /// The perturbation: `h = z + coupling (x x^T - trace I)`, with `x` a matrix of `tokens` rows and `columns` columns.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(super) struct ColumnShape {
     pub(super) tokens: usize,
     pub(super) columns: usize,
     pub(super) coupling: f64,
@@ -50,18 +50,18 @@ struct Block {
 
 const ZERO: Lane = [0.0; LANES];
 
-impl ClosedForm {
+impl KnownDerivatives {
     /// The derivatives of the losses of some samples at the points `x`, without the pull. The images are left out.
     /// `frozen` and `label` have the frozen logits and the attention of the label of all samples.
     pub(super) fn expand(
         self,
-        shape: &Shape,
+        shape: &ColumnShape,
         frozen: &[f64],
         samples: &[usize],
         x: Vec<f64>,
         label: &[f64],
     ) -> LocalExpansion {
-        let Shape { tokens, columns, .. } = *shape;
+        let ColumnShape { tokens, columns, .. } = *shape;
         let (n, square, count) = (tokens * columns, tokens * tokens, samples.len());
         let mut local = LocalExpansion {
             x,
@@ -120,76 +120,25 @@ impl ClosedForm {
 impl Block {
     /// Computes loss, slope and Hessian. The gradient is left in `product`.
     #[inline(always)]
-    fn differentiate(&mut self, form: ClosedForm, shape: &Shape) {
-        let Shape { tokens, columns, coupling, .. } = *shape;
+    fn differentiate(&mut self, form: KnownDerivatives, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, coupling, .. } = *shape;
         let n = tokens * columns;
         self.loss = ZERO;
         self.hessian.fill(ZERO);
         for a in 0..tokens {
             self.row(form, a, shape);
-            let Self { x, hessian, curvature, product, .. } = self;
-            // The products of the Hessian of the row with the columns.
-            for b in 0..tokens {
-                for c in 0..columns {
-                    let mut sum = ZERO;
-                    for e in 0..tokens {
-                        let (m, x) = (&curvature[b * tokens + e], &x[e * columns + c]);
-                        for l in 0..LANES {
-                            sum[l] += m[l] * x[l];
-                        }
-                    }
-                    product[b * columns + c] = sum;
-                }
-            }
-            for c in 0..columns {
-                let row = a * columns + c;
-                for d in 0..columns {
-                    let mut sum = ZERO;
-                    for b in 0..tokens {
-                        let (x, p) = (&x[b * columns + c], &product[b * columns + d]);
-                        for l in 0..LANES {
-                            sum[l] += x[l] * p[l];
-                        }
-                    }
-                    let entry = &mut hessian[row * n + a * columns + d];
-                    for l in 0..LANES {
-                        entry[l] += sum[l];
-                    }
-                }
-                for j in 0..tokens {
-                    for d in 0..columns {
-                        let column = j * columns + d;
-                        let (p, x) = (product[j * columns + c], x[a * columns + d]);
-                        for l in 0..LANES {
-                            hessian[row * n + column][l] += p[l] * x[l];
-                        }
-                        for l in 0..LANES {
-                            hessian[column * n + row][l] += p[l] * x[l];
-                        }
-                    }
-                }
-            }
-            for c in 0..columns {
-                for d in 0..columns {
-                    let mut both = ZERO;
-                    for l in 0..LANES {
-                        both[l] = x[a * columns + c][l] * x[a * columns + d][l];
-                    }
-                    for i in 0..tokens {
-                        for j in 0..tokens {
-                            let m = &curvature[i * tokens + j];
-                            let entry = &mut hessian[(i * columns + c) * n + j * columns + d];
-                            for l in 0..LANES {
-                                entry[l] += m[l] * both[l];
-                            }
-                        }
-                    }
-                }
+            if form == KnownDerivatives::Softmax {
+                self.add_row(a, shape);
             }
         }
-        for entry in &mut self.hessian {
-            for l in 0..LANES {
-                entry[l] *= coupling * coupling;
+        if form == KnownDerivatives::Linear {
+            self.add_linear(shape);
+        }
+        for i in 0..n {
+            for j in 0..=i {
+                let entry = self.hessian[i * n + j].map(|x| coupling * coupling * x);
+                self.hessian[i * n + j] = entry;
+                self.hessian[j * n + i] = entry;
             }
         }
         self.product.fill(ZERO);
@@ -208,10 +157,98 @@ impl Block {
         }
     }
 
+    /// Adds the second part of the Hessian of linear attention, `(4/T^2) (delta_ij (x^T x)_cd + x_jc x_id)`, to the lower
+    /// triangle.
+    #[inline(always)]
+    fn add_linear(&mut self, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let n = tokens * columns;
+        let scale = 4.0 / (tokens * tokens) as f64;
+        let Self { x, hessian, .. } = self;
+        for row in 0..n {
+            let (i, c) = (row / columns, row % columns);
+            for column in 0..=row {
+                let (j, d) = (column / columns, column % columns);
+                let mut entry = ZERO;
+                for l in 0..LANES {
+                    entry[l] = x[j * columns + c][l] * x[i * columns + d][l];
+                }
+                if i == j {
+                    for b in 0..tokens {
+                        for l in 0..LANES {
+                            entry[l] += x[b * columns + c][l] * x[b * columns + d][l];
+                        }
+                    }
+                }
+                hessian[row * n + column] = entry.map(|x| scale * x);
+            }
+        }
+    }
+
+    /// Adds the part of row `a` of the logits to the second part of the Hessian, in the lower triangle.
+    #[inline(always)]
+    fn add_row(&mut self, a: usize, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let n = tokens * columns;
+        let Self { x, hessian, curvature, product, .. } = self;
+        // The products of the Hessian of the row with the columns.
+        for b in 0..tokens {
+            for c in 0..columns {
+                let mut sum = ZERO;
+                for e in 0..tokens {
+                    let (m, x) = (&curvature[b * tokens + e], &x[e * columns + c]);
+                    for l in 0..LANES {
+                        sum[l] += m[l] * x[l];
+                    }
+                }
+                product[b * columns + c] = sum;
+            }
+        }
+        for c in 0..columns {
+            let row = a * columns + c;
+            for d in 0..=c {
+                let entry = &mut hessian[row * n + a * columns + d];
+                for b in 0..tokens {
+                    let (x, p) = (&x[b * columns + c], &product[b * columns + d]);
+                    for l in 0..LANES {
+                        entry[l] += x[l] * p[l];
+                    }
+                }
+            }
+            for column in 0..n {
+                let (j, d) = (column / columns, column % columns);
+                let (p, x) = (&product[j * columns + c], &x[a * columns + d]);
+                let twice = if row == column { 2.0 } else { 1.0 };
+                let entry = &mut hessian[row.max(column) * n + row.min(column)];
+                for l in 0..LANES {
+                    entry[l] += twice * p[l] * x[l];
+                }
+            }
+        }
+        for c in 0..columns {
+            for d in 0..columns {
+                let mut both = ZERO;
+                for l in 0..LANES {
+                    both[l] = x[a * columns + c][l] * x[a * columns + d][l];
+                }
+                for i in 0..tokens {
+                    // The entries below the diagonal.
+                    for j in 0..if d <= c { i + 1 } else { i } {
+                        let m = &curvature[i * tokens + j];
+                        let entry = &mut hessian[(i * columns + c) * n + j * columns + d];
+                        for l in 0..LANES {
+                            entry[l] += m[l] * both[l];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Computes the attention of row `a`, its part of the loss and of the slope, and its Hessian.
     #[inline(always)]
-    fn row(&mut self, form: ClosedForm, a: usize, shape: &Shape) {
-        let Shape { tokens, columns, coupling, trace } = *shape;
+    fn row(&mut self, form: KnownDerivatives, a: usize, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, coupling, trace } = *shape;
         let Self { x, frozen, label, slope, p, weight, curvature, loss, .. } = self;
         for b in 0..tokens {
             let mut h = ZERO;
@@ -228,7 +265,7 @@ impl Block {
             }
         }
         let scale = 1.0 / tokens as f64;
-        if form == ClosedForm::Softmax {
+        if form == KnownDerivatives::Softmax {
             normalise(p);
         } else {
             p.iter_mut().for_each(|p| *p = p.map(|h| scale * h));
@@ -247,7 +284,7 @@ impl Block {
         for b in 0..tokens {
             let slope = &mut slope[a * tokens + b];
             for l in 0..LANES {
-                if form == ClosedForm::Softmax {
+                if form == KnownDerivatives::Softmax {
                     let s = p[b][l] * (weight[b][l] - mean[l]);
                     slope[l] = 2.0 * s;
                     weight[b][l] = s + p[b][l] * p[b][l];
@@ -256,17 +293,15 @@ impl Block {
                 }
             }
         }
-        for b in 0..tokens {
-            for e in 0..tokens {
-                let entry = &mut curvature[b * tokens + e];
-                let own = if b == e { 1.0 } else { 0.0 };
-                if form == ClosedForm::Softmax {
+        if form == KnownDerivatives::Softmax {
+            for b in 0..tokens {
+                for e in 0..tokens {
+                    let entry = &mut curvature[b * tokens + e];
+                    let own = if b == e { 1.0 } else { 0.0 };
                     for l in 0..LANES {
                         let (p, q, u, w) = (p[b][l], p[e][l], weight[b][l], weight[e][l]);
                         entry[l] = 2.0 * (own * u - u * q - p * w + norm2[l] * p * q);
                     }
-                } else {
-                    *entry = [2.0 * scale * scale * own; LANES];
                 }
             }
         }

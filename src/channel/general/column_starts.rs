@@ -138,7 +138,7 @@ fn align(start: &mut [f64], omega: &[f64], columns: usize) {
 mod tests {
     use super::*;
     use crate::activation::{Activation, Linear, Softmax};
-    use crate::channel::general::ClosedForm;
+    use crate::channel::general::KnownDerivatives;
     use crate::channel::general::brute_force::{grid, missed};
     use crate::channel::general::search::LastPoints;
     use crate::quadrature::ScrambledSobol;
@@ -161,7 +161,7 @@ mod tests {
 
     impl Trial {
         /// At the overlap `m`, the norm `q` and the response `v` of every column.
-        fn new(form: ClosedForm, [m, q, v]: [f64; 3]) -> Self {
+        fn new(form: KnownDerivatives, [m, q, v]: [f64; 3]) -> Self {
             let n = TOKENS * COLUMNS;
             let points = ScrambledSobol::new(2 * n + 6, 10, 5, 0).unwrap();
             let columns: Vec<_> = (0..points.dimensions()).map(|d| points.normals(d).unwrap()).collect();
@@ -181,8 +181,10 @@ mod tests {
             let omega =
                 star.iter().zip(&free).map(|(star, free)| m * star + (q - m * m).sqrt() * free).collect();
             let (activation, frozen, mut label): (&'static dyn Activation, _, _) = match form {
-                ClosedForm::Linear => (&Linear, vec![0.0; COUNT * TOKENS * TOKENS], symmetric(2 * n, 0.8)),
-                ClosedForm::Softmax => {
+                KnownDerivatives::Linear => {
+                    (&Linear, vec![0.0; COUNT * TOKENS * TOKENS], symmetric(2 * n, 0.8))
+                }
+                KnownDerivatives::Softmax => {
                     let frozen = symmetric(2 * n, 1.5);
                     let rest = symmetric(2 * n + 3, 1.5);
                     let label = frozen.iter().zip(&rest).map(|(z, x)| 0.9 * z + x).collect();
@@ -205,7 +207,7 @@ mod tests {
             Self { activation, frozen, label, y, star, omega, stiffness: vec![1.0 / v; n], q }
         }
 
-        fn prox(&self, form: Option<ClosedForm>) -> Prox<'_, Perturbation<'_>> {
+        fn prox(&self, form: Option<KnownDerivatives>) -> Prox<'_, Perturbation<'_>> {
             let map = Perturbation {
                 tokens: TOKENS,
                 columns: COLUMNS,
@@ -226,7 +228,7 @@ mod tests {
 
     #[test]
     fn closed_forms_are_the_derivatives() {
-        for form in [ClosedForm::Linear, ClosedForm::Softmax] {
+        for form in [KnownDerivatives::Linear, KnownDerivatives::Softmax] {
             let trial = Trial::new(form, [0.9, 1.0, 0.2]);
             let general = trial.prox(None).at(trial.star.clone());
             let closed = trial.prox(Some(form)).at(trial.star.clone());
@@ -249,10 +251,10 @@ mod tests {
     #[test]
     fn proximal_points_are_the_lowest_of_many_minima() {
         for (form, [m, q, v], allowed) in [
-            (ClosedForm::Linear, [0.97, 0.99, 0.05], 0),
-            (ClosedForm::Linear, [0.9, 1.0, 0.4], 0),
-            (ClosedForm::Softmax, [0.93, 0.98, 0.15], 0),
-            (ClosedForm::Softmax, [0.8, 1.1, 1.0], 2),
+            (KnownDerivatives::Linear, [0.97, 0.99, 0.05], 0),
+            (KnownDerivatives::Linear, [0.9, 1.0, 0.4], 0),
+            (KnownDerivatives::Softmax, [0.93, 0.98, 0.15], 0),
+            (KnownDerivatives::Softmax, [0.8, 1.1, 1.0], 2),
         ] {
             let trial = Trial::new(form, [m, q, v]);
             let prox = trial.prox(Some(form));

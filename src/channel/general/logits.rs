@@ -3,7 +3,7 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use super::cholesky::inverse;
-use super::closed_form::{ClosedForm, Shape};
+use super::closed_form::{ColumnShape, KnownDerivatives};
 use super::expansion::LocalExpansion;
 use crate::activation::Unseen;
 use crate::channel::geometry::{dimension, flat_direction};
@@ -145,7 +145,7 @@ pub(crate) struct Perturbation<'a> {
     /// The centring, `tr q`.
     pub(crate) trace: f64,
     /// The activation, if its derivatives are to be taken in closed form.
-    pub(crate) form: Option<ClosedForm>,
+    pub(crate) form: Option<KnownDerivatives>,
 }
 
 impl Perturbation<'_> {
@@ -166,7 +166,7 @@ impl LogitsMap for Perturbation<'_> {
         match self.form {
             Some(form) => {
                 let Self { tokens, columns, coupling, trace, .. } = *self;
-                let shape = Shape { tokens, columns, coupling, trace };
+                let shape = ColumnShape { tokens, columns, coupling, trace };
                 Ok(form.expand(&shape, self.frozen, samples, x, label))
             }
             None => Err(x),
@@ -209,7 +209,7 @@ impl LogitsMap for Perturbation<'_> {
             }
             tangent[a * tokens + a] += softest;
         }
-        self.form == Some(ClosedForm::Linear) && inverse(&tangent, tokens).is_some()
+        self.form == Some(KnownDerivatives::Linear) && inverse(&tangent, tokens).is_some()
     }
 
     fn add_curvature(&self, slope: &[f64], hessian: &mut [f64]) {

@@ -28,7 +28,7 @@ mod starts;
 
 pub(crate) use batch::{add_squared_differences, attention, batch_size};
 pub(crate) use cholesky::inverse;
-pub(crate) use closed_form::ClosedForm;
+pub(crate) use closed_form::KnownDerivatives;
 pub(crate) use descent::Prox;
 pub(crate) use expansion::LocalExpansion;
 pub(crate) use inverses::inverses;

@@ -9,13 +9,13 @@ mod starts;
 
 use super::problem::{FieldLaw, FinetuningProblem};
 use super::solution::{FinetuningColumn, FinetuningSolution};
-use crate::channel::general::ClosedForm;
+use crate::channel::general::KnownDerivatives;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, FieldSource};
 use crate::losses::vector::general::PerturbedLayer;
 use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
-use crate::model::Specialisation;
+use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::parallel;
 use crate::state_evolution::Run;
@@ -55,11 +55,7 @@ impl<'a> ColumnProblem<'a> {
             coupling,
             truth: self.layout.truth().to_vec(),
             rank: self.layout.rank(),
-            form: match model.specialisation() {
-                Specialisation::Linear => Some(ClosedForm::Linear),
-                Specialisation::Softmax => Some(ClosedForm::Softmax),
-                Specialisation::General => None,
-            },
+            form: known_derivatives(model),
         }
     }
 
@@ -70,9 +66,9 @@ impl<'a> ColumnProblem<'a> {
             tokens: model.tokens() as f64,
             alpha: training.alpha(),
             lambda: units.scaled_ridge(training.ridge()),
-            divergence: match fields {
-                FieldLaw::Difference(_) => Divergence::PointwiseAndJump,
-                FieldLaw::Joint { .. } => Divergence::IntegrationByParts,
+            divergence: match known_derivatives(model) {
+                Some(_) => Divergence::PointwiseAndJump,
+                None => Divergence::IntegrationByParts,
             },
             linear: matches!(fields, FieldLaw::Difference(_)),
         }
@@ -148,11 +144,20 @@ impl<'a> ColumnProblem<'a> {
     }
 }
 
+/// The activations whose derivatives are known in closed form.
+fn known_derivatives(model: &Model) -> Option<KnownDerivatives> {
+    match model.specialisation() {
+        Specialisation::Linear => Some(KnownDerivatives::Linear),
+        Specialisation::Softmax => Some(KnownDerivatives::Softmax),
+        Specialisation::General => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lora::training::Finetuning;
-    use crate::{Frozen, Model, Options};
+    use crate::{Frozen, Options};
     use std::sync::Arc;
 
     /// With one column, the kernel of columns and the general kernel of rank one see the same nodes.

@@ -13,7 +13,7 @@ use crate::lora::validity::FinetuningValidity;
 use crate::losses::vector::VectorOverlaps;
 use crate::losses::vector::columns::{ColumnMoments, ColumnNodes, ColumnOverlaps, is_zero};
 use crate::options::{Options, Start};
-use crate::state_evolution::{OutputChannel, Pass, Solved, StateEvolution, Tuning};
+use crate::state_evolution::{Averages, OutputChannel, Pass, Solved, StateEvolution, Tuning};
 use crate::status::Status;
 use crate::verdict::Verdict;
 
@@ -124,7 +124,7 @@ impl<'a> ColumnStarts<'a> {
                 s2: (0.1 * distance * distance * variance).max(SMALLEST_S2),
                 v,
             },
-            None => VectorOverlaps { m: 0.0, s2: EXCESS * distance, v },
+            None => VectorOverlaps { m: 0.0, s2: (EXCESS * distance).max(SMALLEST_S2), v },
         };
         let groups = self.evolution.input.layout.groups();
         let start = ColumnOverlaps { groups: groups.iter().map(|group| of_group(group.variance)).collect() };
@@ -191,43 +191,89 @@ impl<'a> ColumnStarts<'a> {
             if matches!(found.status, Status::Interrupted | Status::NonFinite) {
                 break;
             }
-            let Some(next) = self.reduced(&found) else { break };
-            let other = self.solve_from(&next, branch)?;
-            let zeros = next.groups.iter().any(is_zero);
-            let stable = other.solved() && other.ridge.zeros_are_stable(&other.point, &other.moments);
-            if !(other.solved() && (!zeros || stable)) {
-                break;
+            let mut accepted = None;
+            for next in self.reductions(&found) {
+                let other = self.solve_from(&next, branch)?;
+                if other.status == Status::Interrupted {
+                    return Ok(other);
+                }
+                if other.solved() && other.ridge.zeros_are_stable(&other.point, &other.moments) {
+                    accepted = Some(other);
+                    break;
+                }
             }
-            found = other;
+            match accepted {
+                Some(other) => found = other,
+                None => break,
+            }
         }
         Ok(found)
     }
 
-    /// The point without the overlaps that are being lost, and without the columns that are vanishing; `None` if there are
-    /// none of either.
-    fn reduced(&self, found: &FoundColumns) -> Option<ColumnOverlaps> {
+    /// The points with fewer overlaps and fewer columns at which a search goes on: without those that are being lost, and if
+    /// there is no fixed point nearby, without the weakest columns. The list is empty if there is nothing to be left out.
+    fn reductions(&self, found: &FoundColumns) -> Vec<ColumnOverlaps> {
+        let zero = VectorOverlaps { m: 0.0, s2: 0.0, v: self.typical_response() };
         let mut next = found.point.clone();
         for own in &mut next.groups {
-            let (m, q) = (own.m, own.q());
-            let lost = self.limits.vanishes(m, q)
-                || (m > 0.0 && !found.status.is_success() && !self.limits.is_strong(m, q));
+            let q = own.q();
             if !is_zero(own) && q < self.limits.gone {
-                *own = VectorOverlaps { m: 0.0, s2: 0.0, v: self.typical_response() };
-            } else if lost {
+                *own = zero;
+            } else if self.limits.vanishes(own.m, q) {
                 *own = VectorOverlaps { m: 0.0, s2: q, v: own.v };
             }
         }
+        let mut all = vec![next];
+        if !found.solved() {
+            let mut weakest: Vec<usize> = (0..found.point.groups.len()).collect();
+            weakest.sort_by(|a, b| found.point.groups[*a].q().total_cmp(&found.point.groups[*b].q()));
+            // Where all columns vanish, this is seen at once.
+            let counts = std::iter::once(weakest.len()).chain(1..weakest.len());
+            for count in counts {
+                let mut next = found.point.clone();
+                weakest[..count].iter().for_each(|group| next.groups[*group] = zero);
+                all.push(next);
+            }
+            let mut next = found.point.clone();
+            for own in &mut next.groups {
+                if !self.limits.is_strong(own.m, own.q()) {
+                    *own = VectorOverlaps { m: 0.0, s2: own.q(), v: own.v };
+                }
+            }
+            all.push(next);
+        }
         // The loss of linear attention is not bounded, so that its weights never vanish altogether.
-        let impossible = self.evolution.input.linear && next.vanishes();
-        (next != found.point && !impossible).then_some(next)
+        let linear = self.evolution.input.linear;
+        all.retain(|next| *next != found.point && !(linear && next.vanishes()));
+        all.dedup();
+        all
     }
 
     fn solve_from(&mut self, start: &ColumnOverlaps, branch: Branch) -> Result<FoundColumns, Error> {
+        if !StateEvolution::<ColumnNodes, ColumnRidge>::is_start(start) {
+            return Ok(self.without_numbers(branch));
+        }
         let solved = self.evolution.solve(start)?;
         let Solved { point, averages: moments, residual, status, iterations, replicates } = solved;
         let ridge = self.evolution.input.clone();
         let collapsed = status == Status::Converged && point.vanishes();
         let status = if collapsed { Status::Collapsed } else { status };
         Ok(FoundColumns { point, moments, ridge, branch, status, residual, iterations, replicates })
+    }
+
+    /// The outcome for parameters so extreme that there is no start in double precision.
+    fn without_numbers(&self, branch: Branch) -> FoundColumns {
+        let nan = f64::NAN;
+        let groups = self.evolution.input.layout.groups().len();
+        FoundColumns {
+            point: ColumnOverlaps { groups: vec![VectorOverlaps { m: nan, s2: nan, v: nan }; groups] },
+            moments: ColumnMoments::from_terms(&vec![nan; ColumnMoments::length(groups)]),
+            ridge: self.evolution.input.clone(),
+            branch,
+            status: Status::NonFinite,
+            residual: nan,
+            iterations: self.evolution.iterations(),
+            replicates: Vec::new(),
+        }
     }
 }

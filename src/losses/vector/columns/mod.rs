@@ -2,7 +2,8 @@
 //!
 //! With `q0 = diag(q0_k)` all order parameters are diagonal, so that rank `r` is `r` copies of the three scalars of rank one,
 //! which are coupled through the proximal point and the centring only (`layout.rs`, `overlaps.rs`). One kernel serves every
-//! activation (`nodes.rs`); linear attention differs in the law of the fields, and in what is known of its derivatives.
+//! activation (`nodes.rs`). Linear attention differs in the law of the fields, and the derivatives of linear attention and of
+//! softmax are known in closed form.
 
 mod layout;
 mod nodes;

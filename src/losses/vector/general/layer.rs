@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::{Activation, Unseen};
-use crate::channel::general::{ClosedForm, CoordinateBasis, LastPoints, Perturbation, Prox, attention};
+use crate::channel::general::{CoordinateBasis, KnownDerivatives, LastPoints, Perturbation, Prox, attention};
 use crate::fields::{FieldColumns, JointLaw, Sequences};
 use crate::losses::batch::{gather, matrices};
 use crate::model::Model;
@@ -44,7 +44,7 @@ pub(crate) struct PerturbedLayer {
     /// Number of learned columns.
     pub(crate) rank: usize,
     /// The activation, if its derivatives are to be taken in closed form.
-    pub(crate) form: Option<ClosedForm>,
+    pub(crate) form: Option<KnownDerivatives>,
 }
 
 impl PerturbedLayer {
