@@ -66,9 +66,10 @@ impl<'a> ColumnProblem<'a> {
             tokens: model.tokens() as f64,
             alpha: training.alpha(),
             lambda: units.scaled_ridge(training.ridge()),
-            divergence: match known_derivatives(model) {
-                Some(_) => Divergence::PointwiseAndJump,
-                None => Divergence::IntegrationByParts,
+            // For softmax, the pointwise derivative by chi* has more noise than integration by parts.
+            divergence: match fields {
+                FieldLaw::Difference(_) => Divergence::PointwiseAndJump,
+                FieldLaw::Joint { .. } => Divergence::IntegrationByParts,
             },
             linear: matches!(fields, FieldLaw::Difference(_)),
         }

@@ -4,8 +4,7 @@ use super::layout::ColumnLayout;
 use super::overlaps::{ColumnMoments, ColumnOverlaps, MAX_TERMS, TermIndex, is_zero};
 use crate::activation::Unseen;
 use crate::channel::general::{
-    CoordinateBasis, KnownDerivatives, LastPoints, LocalExpansion, Prox, attention, batch_size, inverse,
-    inverses,
+    CoordinateBasis, LastPoints, LocalExpansion, Prox, batch_size, inverse, inverses,
 };
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw, LabelNoise};
@@ -30,7 +29,7 @@ pub(crate) enum FieldSource<'a> {
 pub(crate) struct ColumnNodes {
     layer: PerturbedLayer,
     layout: ColumnLayout,
-    /// Whether the derivatives by `chi*` are known, and are taken pointwise.
+    /// Whether the derivative by `chi*` is taken pointwise. It is known for linear attention.
     pointwise: bool,
     samples: Samples<FieldsBlock, LastPoints>,
 }
@@ -104,7 +103,7 @@ impl ColumnNodes {
                 Samples::new(options, tuning, size, nothing, columns, block)?
             }
         };
-        let pointwise = layer.form.is_some();
+        let pointwise = matches!(source, FieldSource::Difference(_));
         Ok(Self { layer, layout, pointwise, samples })
     }
 }
@@ -155,12 +154,12 @@ impl<'a> ColumnKernel<'a> {
         let found = self.minima(block, &omega, known);
         let square = layer.tokens * layer.tokens;
         let length = ColumnMoments::length(index.groups);
-        let derivatives = self.derivatives(block, &found);
+        let response = self.response(&found, layer.tokens * learned.len());
         let mut terms = [0.0; MAX_TERMS];
         for s in 0..block.label.len() / square {
             terms[..length].fill(0.0);
             if !learned.is_empty() {
-                self.add_learned(block, &omega, &found, &derivatives, s, &mut terms);
+                self.add_learned(block, &omega, &found, &response, s, &mut terms);
             }
             self.add_zero(block, &found, s, &mut terms);
             let slope = &found.slope[s * square..(s + 1) * square];
@@ -208,43 +207,11 @@ impl<'a> ColumnKernel<'a> {
         })
     }
 
-    /// The derivatives at the proximal points that are needed.
-    fn derivatives(&self, block: &FieldsBlock, found: &LocalExpansion) -> Derivatives {
-        let n = self.layer.tokens * self.learned.len();
+    /// `H^{-1}` of every sample, with the Hessians `H` at the minima; empty if it is not needed. The Hessian at a minimum
+    /// is positive definite; a sample without a minimum makes the sums NaN.
+    fn response(&self, found: &LocalExpansion, n: usize) -> Vec<f64> {
         let needed = (self.complete || self.pointwise) && n > 0;
-        let response = if needed { inverses(&found.hessian, n) } else { Vec::new() };
-        let known = self.layer.form.filter(|_| self.pointwise && n > 0);
-        Derivatives { response, labels: known.map(|form| self.by_labels(form, block, found)) }
-    }
-
-    /// For every sample and every row `a` of the logits, the derivative of the slope of the loss by the logits of the label: for
-    /// `sigma` with the Jacobian `J` of a row at the proximal point and `J*` at the label, it is `-2 J J*`.
-    fn by_labels(&self, form: KnownDerivatives, block: &FieldsBlock, found: &LocalExpansion) -> Vec<f64> {
-        let Self { layer, learned, .. } = self;
-        let tokens = layer.tokens;
-        let mut all = vec![0.0; block.y.len() * tokens];
-        if form == KnownDerivatives::Linear {
-            let entry = -2.0 / (tokens * tokens) as f64;
-            for row in all.chunks_exact_mut(tokens * tokens) {
-                row.iter_mut().step_by(tokens + 1).for_each(|x| *x = entry);
-            }
-            return all;
-        }
-        let mut logits = block.frozen.clone();
-        layer.perturb(learned.len(), &mut logits, &found.x, self.trace);
-        let p = attention(layer.activation.as_ref(), tokens, &logits);
-        let rows = p.chunks_exact(tokens).zip(block.y.chunks_exact(tokens));
-        for ((p, y), to) in rows.zip(all.chunks_exact_mut(tokens * tokens)) {
-            // (J J*)_be = delta_be p_b y_b - p_b y_b y_e - p_b p_e y_e + p_b (p.y) y_e
-            let overlap: f64 = p.iter().zip(y).map(|(p, y)| p * y).sum();
-            for b in 0..tokens {
-                for e in 0..tokens {
-                    let own = if b == e { y[b] } else { 0.0 };
-                    to[b * tokens + e] = -2.0 * p[b] * (own + y[e] * (overlap - y[b] - p[e]));
-                }
-            }
-        }
-        all
+        if needed { inverses(&found.hessian, n) } else { Vec::new() }
     }
 
     /// Adds the terms of the columns that do not vanish, for sample `s`.
@@ -253,11 +220,10 @@ impl<'a> ColumnKernel<'a> {
         block: &FieldsBlock,
         omega: &[f64],
         found: &LocalExpansion,
-        Derivatives { response, labels }: &Derivatives,
+        response: &[f64],
         s: usize,
         terms: &mut [f64; MAX_TERMS],
     ) {
-        let labels = labels.as_ref();
         let Self { layer, layout, learned, point, .. } = self;
         let index = TermIndex { groups: point.groups.len() };
         let (tokens, columns) = (layer.tokens, learned.len());
@@ -300,16 +266,17 @@ impl<'a> ColumnKernel<'a> {
             let Some(response) = response else { continue };
             let trace: f64 = (0..tokens).map(|a| response[(a * columns + k) * (n + 1)] * stiff - 1.0).sum();
             add(term::DIVERGENCE_OMEGA, trace * stiff);
-            if let (Some(rows), Some(variance)) = (labels, shape.variance) {
-                let field: Vec<f64> = (0..tokens)
-                    .map(|a| variance.sqrt() * star[a * layer.truth.len() + column.number])
-                    .collect();
-                let size = tokens * tokens * tokens;
-                let along = LabelDerivative { rows: &rows[s * size..(s + 1) * size], chi, tokens, columns };
-                let divergence = along.divergence(response, &field, k);
+            if self.pointwise
+                && let Some(variance) = shape.variance
+            {
+                let field = |a: usize| variance.sqrt() * star[a * layer.truth.len() + column.number];
+                let curvature = 4.0 / (tokens * tokens) as f64;
                 add(
                     term::DIVERGENCE_STAR,
-                    layer.coupling * layer.coupling * variance.sqrt() * stiff * divergence,
+                    curvature
+                        * variance.sqrt()
+                        * stiff
+                        * along_star(response, chi, &field, k, columns, tokens),
                 );
             }
             for (l, other) in learned.iter().enumerate() {
@@ -377,58 +344,28 @@ impl<'a> ColumnKernel<'a> {
     }
 }
 
-/// The derivatives at the proximal points of a block.
-struct Derivatives {
-    /// `H^{-1}` of every sample, with the Hessians `H` at the minima; empty if it is not needed. The Hessian at a minimum is
-    /// positive definite; a sample without a minimum makes the sums NaN.
-    response: Vec<f64>,
-    /// The derivatives of the slopes by the logits of the labels, if they are known and needed.
-    labels: Option<Vec<f64>>,
-}
-
-/// The derivative of the proximal point of a sample by the true fields, through the logits of the label.
-struct LabelDerivative<'a> {
-    /// `W`, the derivative of the slope of every row by the logits of the label.
-    rows: &'a [f64],
-    chi: &'a [f64],
-    tokens: usize,
+/// `sum_ab,l (H^{-1})_{(a k),(b l)} (delta_ab chi*_k . chi_l + chi*_k(b) chi_l(a))`, the divergence of `chi_p` by `chi*_k` for linear
+/// attention, over the curvature of the loss. `response` is `H^{-1}`, and `star` gives `chi*_k`.
+fn along_star(
+    response: &[f64],
+    chi: &[f64],
+    star: &impl Fn(usize) -> f64,
+    k: usize,
     columns: usize,
-}
-
-impl LabelDerivative<'_> {
-    /// The divergence of column `k` of `chi_p` by `chi*_k`, over the square of the coupling. The gradient of the loss by `chi_(il)` is
-    /// `sum_b (S_ib + S_bi) chi_bl`, and the logits of the label contain `chi*_k chi*_k^T`, so that its derivative by
-    /// `chi*_ak` is
-    ///
-    /// ```text
-    /// delta_ia sum_b (W^i chi*_k)_b chi_bl + chi*_ik sum_b W^i_ba chi_bl + (W^a chi*_k)_i chi_al + sum_b W^b_ia chi*_bk chi_bl
-    /// ```
-    ///
-    /// `response` is `H^{-1}`, and `star` is `chi*_k`.
-    fn divergence(&self, response: &[f64], star: &[f64], k: usize) -> f64 {
-        let Self { rows, chi, tokens, columns } = *self;
-        let n = tokens * columns;
-        let w = |a: usize, b: usize, e: usize| rows[(a * tokens + b) * tokens + e];
-        let turned = |a: usize, b: usize| -> f64 { (0..tokens).map(|e| w(a, b, e) * star[e]).sum() };
-        let turned: Vec<f64> = (0..tokens * tokens).map(|i| turned(i / tokens, i % tokens)).collect();
-        let mut sum = 0.0;
-        for l in 0..columns {
-            let x = |b: usize| chi[b * columns + l];
-            for a in 0..tokens {
-                let row = &response[(a * columns + k) * n..(a * columns + k + 1) * n];
-                let own: f64 = (0..tokens).map(|b| turned[a * tokens + b] * x(b)).sum();
-                sum += row[a * columns + l] * own;
-                for i in 0..tokens {
-                    let mut entry = turned[a * tokens + i] * x(a);
-                    for b in 0..tokens {
-                        entry += star[i] * w(i, b, a) * x(b) + w(b, i, a) * star[b] * x(b);
-                    }
-                    sum += row[i * columns + l] * entry;
-                }
-            }
+    tokens: usize,
+) -> f64 {
+    let n = tokens * columns;
+    let mut sum = 0.0;
+    for l in 0..columns {
+        let overlap: f64 = (0..tokens).map(|a| star(a) * chi[a * columns + l]).sum();
+        for a in 0..tokens {
+            let row = &response[(a * columns + k) * n..];
+            sum += row[a * columns + l] * overlap;
+            let turned: f64 = (0..tokens).map(|b| row[b * columns + l] * star(b)).sum();
+            sum += turned * chi[a * columns + l];
         }
-        -sum
     }
+    sum
 }
 
 impl OutputChannel for ColumnNodes {
