@@ -58,13 +58,13 @@ fn reference_values() {
     for line in include_str!("data/lora_columns.jsonl").lines() {
         let record: Value = serde_json::from_str(line).unwrap();
         let mut scenario = Scenario::from_json(&record["scenario"].to_string()).unwrap();
-        scenario.options = options(10, 16);
+        scenario.options = options(9, 16);
         let solution = scenario.solve().unwrap().lora.unwrap();
         assert_eq!(solution.status, Status::Converged, "{line}");
         // The errors of some of the references come from two scrambles, and are hardly known. They are not taken to be smaller
         // than those of the same number of nodes here.
         let nodes = record["nodes"].as_f64().unwrap();
-        let share = (16.0 * 1024.0 / nodes).sqrt();
+        let share = (16.0 * 512.0 / nodes).sqrt();
         let Solution { order, errors, std_error, .. } = &solution;
         for (name, value, error) in [
             ("trace", trace(&solution), Some(error_of_trace(&solution))),
