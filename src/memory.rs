@@ -9,6 +9,7 @@ use crate::channel;
 use crate::error::Error;
 use crate::model::{Model, Specialisation};
 use crate::options::Options;
+use crate::quadrature::MAX_DIMENSIONS;
 use crate::state_evolution::check_memory;
 
 /// The kind of averages.
@@ -20,6 +21,15 @@ pub(crate) enum Workload {
     Finetuning {
         /// Whether the sequences are selected by a score.
         selected: bool,
+    },
+    /// The output channel of fine-tuning with several columns.
+    FinetuningColumns {
+        /// Whether the sequences are selected by a score.
+        selected: bool,
+        /// Number of learned columns.
+        learned: usize,
+        /// Number of true columns.
+        truth: usize,
     },
     /// The least errors of pre-training.
     PretrainingBound,
@@ -41,7 +51,7 @@ impl Workload {
     fn stage(self) -> &'static str {
         match self {
             Self::Pretraining | Self::PretrainingBound => "pretrain",
-            Self::Finetuning { .. } | Self::FinetuningBound => "lora",
+            Self::Finetuning { .. } | Self::FinetuningColumns { .. } | Self::FinetuningBound => "lora",
         }
     }
 
@@ -81,6 +91,11 @@ impl Workload {
             (Self::Finetuning { .. }, Specialisation::General) => {
                 (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
             }
+            // A node has the frozen logits, those of the label and its attention, chi*, omega, and the last proximal
+            // point with its flag.
+            (Self::FinetuningColumns { learned, truth, .. }, _) => {
+                (3 * tokens * tokens + tokens * (truth + 2 * learned) + 1, self.dimensions(model))
+            }
             (Self::PretrainingBound, Specialisation::General) => (2 * seen, 0),
             (Self::FinetuningBound, Specialisation::General) => {
                 (6 * tokens + 1 + 2 * seen, 1 + 2 * tokens + all)
@@ -97,11 +112,43 @@ impl Workload {
         Numbers { kept, passing }
     }
 
-    /// Refuses a workload that takes more memory than allowed, for a valid model and valid options.
+    /// Number of standard normals of a node of fine-tuning with several columns, and 0 for other averages.
+    fn dimensions(self, model: &Model) -> usize {
+        let Self::FinetuningColumns { selected, learned, truth } = self else { return 0 };
+        let logits = match model.specialisation() {
+            Specialisation::Linear if selected => 2 * channel::dimension(model.tokens()),
+            Specialisation::Linear => channel::dimension(model.tokens()),
+            Specialisation::Softmax | Specialisation::General => {
+                3 * model.observed_coordinates() as usize + 1
+            }
+        };
+        model.tokens() * (learned + truth) + logits
+    }
+
+    /// Refuses a workload whose nodes have too many dimensions.
     ///
     /// # Errors
-    /// [`Error::TooMuchMemory`].
+    /// [`Error::InvalidParameter`].
+    fn check_dimensions(self, model: &Model) -> Result<(), Error> {
+        let dimensions = self.dimensions(model);
+        match self {
+            Self::FinetuningColumns { learned, .. } if dimensions > MAX_DIMENSIONS => {
+                let allowed = format!(
+                    "so small that the nodes have at most {MAX_DIMENSIONS} dimensions (they would have {dimensions})"
+                );
+                Err(Error::invalid("lora.rank", learned, allowed))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a workload that takes more memory than allowed, or whose nodes have too many dimensions, for a valid model and
+    /// valid options.
+    ///
+    /// # Errors
+    /// [`Error::TooMuchMemory`] or [`Error::InvalidParameter`].
     pub(crate) fn check(self, model: &Model, options: &Options) -> Result<(), Error> {
+        self.check_dimensions(model)?;
         let Numbers { kept, passing } = self.numbers(model);
         check_memory(self.stage(), kept, passing, options)
     }

@@ -7,3 +7,9 @@ use serde::{Deserialize, Deserializer};
 pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
+
+/// Reads a list of numbers, each with `null` as NaN.
+pub(crate) fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    let all: Vec<Option<f64>> = Vec::deserialize(deserializer)?;
+    Ok(all.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect())
+}

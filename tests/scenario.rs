@@ -88,7 +88,7 @@ mod schema {
         let full = json!({
             "model": {"tokens": 3, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 1.0}}},
             "pretrain": {"alpha": 0.1, "lambda": 0.1, "kappa": 1.5},
-            "lora": {"alpha": 3.0, "lambda": 0.5, "q0": 1.2, "beta": 0.9,
+            "lora": {"alpha": 3.0, "lambda": 0.5, "rank": 2, "q0": [1.2, 0.8], "beta": 0.9,
                      "sequences": {"active": {"fraction": 0.1, "score": "centred"}}},
             "estimator": "erm",
             "options": {"tolerance": 1e-9, "max_iterations": 500, "log2_nodes": 9, "scrambles": 3, "seed": 7,
@@ -102,7 +102,9 @@ mod schema {
             lora: Some(
                 lora::Training::fresh(3.0, 0.5)
                     .unwrap()
-                    .with_variance(1.2)
+                    .with_rank(2)
+                    .unwrap()
+                    .with_variances(&[1.2, 0.8])
                     .unwrap()
                     .recalibrated(0.9)
                     .unwrap()

@@ -7,9 +7,9 @@ use crate::quadrature::ScrambledSobol;
 
 /// The columns of one scramble. The most important ones come first.
 pub(crate) struct FieldColumns {
-    /// `chi*`, one column per token.
+    /// `chi*`, one column per token and true column of the perturbation; those of a token follow each other.
     pub(crate) star: Vec<Vec<f64>>,
-    /// The part of `omega` that is independent of `chi*`, one column per token.
+    /// The part of `omega` that is independent of `chi*`, one column per token and learned column of the perturbation.
     pub(crate) free: Vec<Vec<f64>>,
     label: Vec<Vec<f64>>,
     frozen: Vec<Vec<f64>>,
@@ -27,8 +27,19 @@ impl FieldColumns {
         scramble: usize,
         test: bool,
     ) -> Result<Self, Error> {
+        Self::of_widths([tokens; 2], law, options, scramble, test)
+    }
+
+    /// The same for perturbations of several columns, which have `star` fields `chi*` and `free` fields `omega` in all.
+    pub(crate) fn of_widths(
+        [star, free]: [usize; 2],
+        law: &JointLaw,
+        options: &Options,
+        scramble: usize,
+        test: bool,
+    ) -> Result<Self, Error> {
         let seen = law.coordinates();
-        let dimensions = 2 * tokens + 3 * seen + 1;
+        let dimensions = star + free + 3 * seen + 1;
         let points =
             ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
         let next = std::cell::Cell::new(0);
@@ -38,8 +49,8 @@ impl FieldColumns {
             points.columns(first..end)
         };
         Ok(Self {
-            star: take(tokens, true)?,
-            free: take(tokens, true)?,
+            star: take(star, true)?,
+            free: take(free, true)?,
             label: take(seen, true)?,
             frozen: take(seen, true)?,
             clean: take(seen, test)?,

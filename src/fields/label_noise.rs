@@ -104,18 +104,28 @@ impl LabelNoise {
 
     /// `N` for the given standard normals. Their number is [`Self::dimensions`].
     pub(crate) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+        let coordinates = self.coordinates(T, normal);
+        channel::symmetric_from_coordinates(|k| coordinates[k])
+    }
+
+    /// The coordinates of `N` for the given standard normals; the numbers beyond those of `tokens` tokens are 0.
+    pub(crate) fn coordinates(&self, tokens: usize, normal: impl Fn(usize) -> f64) -> [f64; MAX_COORDINATES] {
+        let count = channel::dimension(tokens);
+        let mut coordinates = [0.0; MAX_COORDINATES];
+        let own = &mut coordinates[..count];
         match *self {
-            Self::Gaussian { deviation } => channel::symmetric_from_coordinates(|k| deviation * normal(k)),
+            Self::Gaussian { deviation } => {
+                own.iter_mut().enumerate().for_each(|(k, x)| *x = deviation * normal(k));
+            }
             Self::Selected { score, fraction, spread, deviation } => {
-                let count = channel::dimension(T);
-                let mut z = [0.0; MAX_COORDINATES];
-                for (k, z) in z[..count].iter_mut().enumerate() {
-                    *z = normal(k);
-                }
-                score.condition(T, fraction, &mut z[..count]);
-                channel::symmetric_from_coordinates(|k| spread * z[k] + deviation * normal(count + k))
+                own.iter_mut().enumerate().for_each(|(k, z)| *z = normal(k));
+                score.condition(tokens, fraction, own);
+                own.iter_mut()
+                    .enumerate()
+                    .for_each(|(k, z)| *z = spread * *z + deviation * normal(count + k));
             }
         }
+        coordinates
     }
 
     /// The law of the scalar `N` of one token. The result is `None` if there is no noise at all.

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::selection::{Selection, SelectionFields};
 use crate::error::Error;
 use crate::frozen::Frozen;
-use crate::memory::Workload;
 
 /// The sequences that fine-tuning is trained on. The test law is always that of new sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -31,11 +30,6 @@ impl Sequences {
             }),
             _ => Ok(()),
         }
-    }
-
-    /// The kind of averages of fine-tuning on these sequences, for the memory budget.
-    pub(crate) fn workload(&self) -> Workload {
-        Workload::Finetuning { selected: matches!(self, Self::Active(_)) }
     }
 }
 

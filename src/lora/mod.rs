@@ -24,12 +24,20 @@
 //! m = mhat q0/r,    q = (mhat^2 q0 + qhat)/r^2,    v = 1/r
 //! ```
 //!
+//! Weights of several columns, `w` in `R^{D x r}` and `w*` in `R^{D x r0}`, perturb the attention matrix by `w w^T`. Because
+//! `w* w*^T` does not change under `w* -> w* O`, the covariance of the true columns is taken diagonal, `q0_k`. Column `k` then
+//! learns true column `k`, the one of the `k`-th largest `q0_k`, and the equations above hold for the triple
+//! `(q_k, m_k, v_k)` of every column. The columns are coupled through the proximal point, in `R^{T x r}`, and through the
+//! centring, which sees `tr q`. True columns beyond `r` stay in the label; learned columns beyond `r0` have `m_k = 0`.
+//! Columns are beyond the paper: they follow from its equations in matrix form.
+//!
 //! The treatment is replica symmetric, and the loss is not convex. [`Validity`] says when to trust a
 //! solution.
 //! Source: arXiv:2606.05899.
 
 mod bayes;
 mod channel;
+mod columns;
 mod overlap_limits;
 mod problem;
 mod report;
@@ -40,6 +48,7 @@ mod tied;
 mod training;
 mod units;
 mod validity;
+mod variances;
 mod weak_recovery;
 mod zero_weights;
 
@@ -63,8 +72,8 @@ pub(crate) use bayes::{Denoiser, denoiser};
 pub use channel::{ConjugateEstimator, FieldOverlaps, LossAverages, LossChannel};
 pub use ridge::Conjugates;
 pub use solution::{
-    Branch, EffectiveNoise, FinetuningErrors as Errors, FinetuningOrder as Order,
-    FinetuningSolution as Solution,
+    Branch, ColumnOrder, EffectiveNoise, FinetuningColumn as Column, FinetuningErrors as Errors,
+    FinetuningOrder as Order, FinetuningSolution as Solution,
 };
 pub use training::Finetuning as Training;
 #[cfg(feature = "scenario")]
@@ -88,7 +97,8 @@ use starts::FinetuningStarts;
 /// activation that is not bounded. The `lambda` of `training` is not used.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Conflict`] for a perturbation of several
+/// columns; [`Error::TooMuchMemory`] for
 /// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn lambda_collapse(
     model: &Model,
@@ -96,6 +106,7 @@ pub fn lambda_collapse(
     training: &Training,
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
+    training.require_rank_one("a threshold of collapse")?;
     check_fit(model, frozen, training, options)?;
     match model.specialisation() {
         Specialisation::Linear => Ok(None),
@@ -110,7 +121,8 @@ pub fn lambda_collapse(
 /// point. It serves phase diagrams.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Conflict`] for a perturbation of several
+/// columns; [`Error::TooMuchMemory`] for
 /// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn weak_recovery(
     model: &Model,
@@ -126,7 +138,8 @@ pub fn weak_recovery(
 /// that range. Check the verdict: at small ridges the threshold lies where replica symmetry does not hold.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Conflict`] for a perturbation of several
+/// columns; [`Error::TooMuchMemory`] for
 /// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn alpha_weak_recovery(
     model: &Model,
@@ -143,7 +156,7 @@ pub fn alpha_weak_recovery(
 fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
     tied::check(model, frozen)?;
     training.sequences().check_response(frozen)?;
-    training.sequences().workload().check(model, options)
+    training.workload().check(model, options)
 }
 
 /// The output channel of fine-tuning by itself, for a state evolution with an input channel of your own: another
@@ -157,7 +170,8 @@ fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Opti
 /// [`LossChannel`] has an example.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Conflict`] for a perturbation of several
+/// columns; [`Error::TooMuchMemory`] for
 /// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn loss_channel(
     model: &Model,
@@ -165,6 +179,7 @@ pub fn loss_channel(
     training: &Training,
     options: &Options,
 ) -> Result<LossChannel, Error> {
+    training.require_rank_one("an output channel by itself")?;
     check_fit(model, frozen, training, options)?;
     FinetuningProblem::new(model, frozen, training, options).loss_channel()
 }
@@ -178,6 +193,7 @@ fn search<R: Send>(
     run: impl FnOnce(FinetuningStarts<'_>) -> Result<R, Error> + Send,
 ) -> Result<R, Error> {
     training.require_ridge()?;
+    training.require_rank_one("weak recovery")?;
     check_fit(model, frozen, training, options)?;
     FinetuningProblem::new(model, frozen, training, options).search(run)
 }
@@ -238,5 +254,6 @@ pub fn solve_with(
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
     check_fit(model, frozen, training, options)?;
-    FinetuningProblem::new(model, frozen, training, options).solve(run)
+    let problem = FinetuningProblem::new(model, frozen, training, options);
+    if training.is_rank_one() { problem.solve(run) } else { columns::solve(&problem, run) }
 }

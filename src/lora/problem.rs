@@ -32,16 +32,16 @@ use crate::threshold::Threshold;
 
 /// The inputs of [`solve`](super::solve), and what follows from them.
 pub(super) struct FinetuningProblem<'a> {
-    model: &'a Model,
-    frozen: &'a Frozen,
-    training: &'a Finetuning,
-    options: &'a Options,
-    units: Units,
-    fields: FieldLaw,
+    pub(super) model: &'a Model,
+    pub(super) frozen: &'a Frozen,
+    pub(super) training: &'a Finetuning,
+    pub(super) options: &'a Options,
+    pub(super) units: Units,
+    pub(super) fields: FieldLaw,
 }
 
 /// The law of the logits.
-enum FieldLaw {
+pub(super) enum FieldLaw {
     /// Linear attention.
     Difference(LabelNoise),
     /// Any other activation. `coupling` is the inverse temperature times `q0`.
@@ -55,7 +55,7 @@ impl<'a> FinetuningProblem<'a> {
         training: &'a Finetuning,
         options: &'a Options,
     ) -> Self {
-        let q0 = training.q0();
+        let q0 = training.unit();
         let (loss, fields) = match model.specialisation() {
             Specialisation::Linear => {
                 (q0 * q0, FieldLaw::Difference(LabelNoise::new(model, frozen, &training.fields())))
@@ -101,7 +101,7 @@ impl<'a> FinetuningProblem<'a> {
         observables::effective_noise(&self.frozen.overlaps(), self.model.delta(), self.training.beta())
     }
 
-    fn guess(&self) -> Guess {
+    pub(super) fn guess(&self) -> Guess {
         match &self.fields {
             FieldLaw::Difference(noise) => {
                 let tokens = self.model.tokens() as f64;
@@ -153,7 +153,7 @@ impl<'a> FinetuningProblem<'a> {
         })
     }
 
-    fn effective_noise(&self) -> Option<EffectiveNoise> {
+    pub(super) fn effective_noise(&self) -> Option<EffectiveNoise> {
         let FieldLaw::Difference(noise) = &self.fields else { return None };
         let train = noise.effective(self.model.tokens()).map(|noise| self.units.loss * noise);
         Some(EffectiveNoise { train, test: self.noise_of_new_sequences() })

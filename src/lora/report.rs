@@ -1,7 +1,9 @@
 //! The step from a fixed point in units of `q0` to a solution with its observables and standard errors.
 
 use super::ridge::Conjugates;
-use super::solution::{EffectiveNoise, FinetuningErrors, FinetuningOrder, FinetuningSolution};
+use super::solution::{
+    EffectiveNoise, FinetuningColumn, FinetuningErrors, FinetuningOrder, FinetuningSolution,
+};
 use super::starts::FoundVector;
 use super::units::Units;
 use crate::losses::vector::{Moments, ReplicatedErrors, TestErrors, VectorOverlaps, term};
@@ -58,9 +60,11 @@ impl Reporter {
                 v_hat,
                 eta,
             },
+            columns: Vec::new(),
             objective: loss * ridge.objective(point, moments),
             errors: FinetuningErrors { test, test_clean, train: loss * moments[term::LOSS], frozen },
             alignment: observables::alignment(point.m, point.q(), 1.0),
+            cosines: Vec::new(),
             effective_noise: self.effective_noise,
             validity: ridge.validity(point, moments),
             divergence: ridge.divergence,
@@ -74,10 +78,12 @@ impl Reporter {
 }
 
 /// Sets all numbers of a solution to NaN, so that no part of it remains.
-fn erase(solution: &mut FinetuningSolution) {
+pub(super) fn erase(solution: &mut FinetuningSolution) {
     let nan = f64::NAN;
     solution.status = Status::NonFinite;
     solution.order = FinetuningOrder { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan, eta: nan };
+    solution.columns.iter_mut().for_each(FinetuningColumn::erase);
+    solution.cosines.iter_mut().for_each(|cosine| *cosine = nan);
     solution.objective = nan;
     solution.errors = FinetuningErrors { test: nan, test_clean: nan, train: nan, frozen: nan };
     solution.alignment = nan;

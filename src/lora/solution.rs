@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
-use crate::nullable::number;
+use crate::nullable::{number, numbers};
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
 
-/// Order parameters of fine-tuning and their conjugates.
+/// Order parameters of fine-tuning and their conjugates. For weights of several columns these are `q = |q|_F` and `m = |m|_F`, the roots
+/// of the sums of the squares over the columns, and the means over the columns of `v` and of the conjugates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FinetuningOrder {
     /// `q = |w-hat|^2/D`.
@@ -35,6 +36,42 @@ pub struct FinetuningOrder {
     /// `eta = alpha' E[dl'/dq]`: the shift of the ridge, because the centring of `h1(w)` depends on `|w|^2`.
     #[serde(deserialize_with = "number")]
     pub eta: f64,
+}
+
+/// Order parameters and conjugates of one column of the weights, with their standard errors.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ColumnOrder {
+    /// `q_k = |w-hat_k|^2/D`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// `m_k = w-hat_k.w*_k/D >= 0`; 0 for a column in excess of the truth.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// `v_k`, the linear response.
+    #[serde(deserialize_with = "number")]
+    pub v: f64,
+    /// `qhat_k = alpha' E|g_k|^2`.
+    #[serde(deserialize_with = "number")]
+    pub q_hat: f64,
+    /// `mhat_k = alpha' E[div_chi*_k g_k]`; 0 for a column in excess of the truth.
+    #[serde(deserialize_with = "number")]
+    pub m_hat: f64,
+    /// `vhat_k = alpha' E[-div_omega_k g_k]`.
+    #[serde(deserialize_with = "number")]
+    pub v_hat: f64,
+    /// Standard errors, from independent scrambles.
+    #[serde(default)]
+    pub std_error: StdError,
+}
+
+/// One column of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum FinetuningColumn {
+    /// A column of `w` in `w w^T`.
+    Tied(ColumnOrder),
 }
 
 /// Errors per sequence, in the units of the loss.
@@ -93,14 +130,23 @@ impl fmt::Display for Branch {
 pub struct FinetuningSolution {
     /// Order parameters and conjugates.
     pub order: FinetuningOrder,
-    /// Train objective `L'/D = alpha' (train error) + lambda' q`.
+    /// Every column of the weights, in decreasing order of the true variance that it learns. Empty where both the learned and the true
+    /// perturbation have a single column, which `order` describes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<FinetuningColumn>,
+    /// Train objective `L'/D = alpha' (train error) + lambda' tr q`.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
     /// Test and train errors, and the frozen baseline.
     pub errors: FinetuningErrors,
-    /// `o_w = m/sqrt(q q0)`.
+    /// `o_w = m/sqrt(q q0)`. For several columns it is `|m|_F/sqrt(|q|_F |q0|_F)`, the root of the cosine between `w w^T` and
+    /// `w* w*^T`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
+    /// The cosines `m_k/sqrt(q_k q0_k)` of the principal angles between the learned and the true columns, one for every column
+    /// that learns a true one. Empty where `columns` is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "numbers")]
+    pub cosines: Vec<f64>,
     /// `Delta_eff`; `None` if pre-training does not enter through an effective noise alone.
     pub effective_noise: Option<EffectiveNoise>,
     /// Whether replica symmetry can be trusted at this solution.
@@ -120,6 +166,24 @@ pub struct FinetuningSolution {
     /// Standard errors, from independent scrambles. They are absent for `T = 1`, which is solved by
     /// quadrature to about 1e-7.
     pub std_error: StdError,
+}
+
+impl FinetuningColumn {
+    /// Sets all numbers to NaN.
+    pub(super) fn erase(&mut self) {
+        let nan = f64::NAN;
+        *self = match self {
+            Self::Tied(_) => Self::Tied(ColumnOrder {
+                q: nan,
+                m: nan,
+                v: nan,
+                q_hat: nan,
+                m_hat: nan,
+                v_hat: nan,
+                std_error: StdError::default(),
+            }),
+        };
+    }
 }
 
 impl FinetuningSolution {

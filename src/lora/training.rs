@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::variances::{self, Variances, VariancesFields};
 use crate::check;
-use crate::error::{Error, Number};
+use crate::error::Error;
 use crate::fields::{FieldParameters, Selection, Sequences, SequencesFields};
+use crate::memory::Workload;
 
 /// How the perturbation is trained. Every value of this type is valid.
 ///
@@ -23,20 +25,23 @@ pub struct Finetuning {
     alpha: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     lambda: Option<f64>,
-    q0: f64,
+    rank: usize,
+    q0: Variances,
     beta: f64,
     sequences: Sequences,
 }
 
 /// The serialised form of a training.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename = "Training")]
 pub(crate) struct LoraFields {
     alpha: f64,
     #[serde(default)]
     lambda: Option<f64>,
-    #[serde(default = "one")]
-    q0: f64,
+    #[serde(default = "single")]
+    rank: usize,
+    #[serde(default)]
+    q0: VariancesFields,
     #[serde(default = "one")]
     beta: f64,
     #[serde(default)]
@@ -47,22 +52,30 @@ fn one() -> f64 {
     1.0
 }
 
+fn single() -> usize {
+    1
+}
+
 impl TryFrom<LoraFields> for Finetuning {
     type Error = Error;
 
     fn try_from(fields: LoraFields) -> Result<Self, Error> {
-        let LoraFields { alpha, lambda, q0, beta, sequences } = fields;
+        let LoraFields { alpha, lambda, rank, q0, beta, sequences } = fields;
         let mut training = Self::without_ridge(alpha)?;
         if let Some(lambda) = lambda {
             training = training.with_lambda(lambda)?;
         }
-        Ok(training.with_variance(q0)?.recalibrated(beta)?.on(sequences.try_into()?))
+        let training = Self { q0: q0.try_into()?, ..training.with_rank(rank)? };
+        Ok(training.recalibrated(beta)?.on(sequences.try_into()?))
     }
 }
 
 impl Finetuning {
     /// Range of `q0`. The squares of numbers in this range stay far inside the range of double precision.
-    pub const VARIANCES: [f64; 2] = [1e-100, 1e100];
+    pub const VARIANCES: [f64; 2] = variances::RANGE;
+
+    /// Largest number of columns of the learned and of the true perturbation.
+    pub const MAX_RANK: usize = variances::MAX_COLUMNS;
 
     /// `alpha D` fresh sequences and ridge `lambda`, with `q0 = 1` and no recalibration.
     ///
@@ -79,7 +92,7 @@ impl Finetuning {
     /// [`Error::InvalidParameter`] unless `alpha` is finite and > 0.
     pub fn without_ridge(alpha: f64) -> Result<Self, Error> {
         check::positive("lora.alpha", alpha)?;
-        Ok(Self { alpha, lambda: None, q0: 1.0, beta: 1.0, sequences: Sequences::Fresh })
+        Ok(Self { alpha, lambda: None, rank: 1, q0: Variances::ONE, beta: 1.0, sequences: Sequences::Fresh })
     }
 
     /// The same training on another number of sequences.
@@ -100,13 +113,32 @@ impl Finetuning {
         Ok(Self { lambda: Some(lambda), ..self })
     }
 
-    /// The same training for true perturbations whose entries have variance `q0`.
+    /// The same training for a true perturbation of one column, whose entries have variance `q0`.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `q0` is in [`Finetuning::VARIANCES`].
     pub fn with_variance(self, q0: f64) -> Result<Self, Error> {
-        check_variance(q0)?;
-        Ok(Self { q0, ..self })
+        self.with_variances(&[q0])
+    }
+
+    /// The same training for a true perturbation `w* w*^T` of several columns: the entries of column `k` of `w*` have
+    /// variance `q0[k]`, and different columns are orthogonal. No generality is lost, because `w* O` gives the same
+    /// perturbation for every orthogonal `O`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless there are 1 to [`Finetuning::MAX_RANK`] variances, all of them in
+    /// [`Finetuning::VARIANCES`].
+    pub fn with_variances(self, q0: &[f64]) -> Result<Self, Error> {
+        Ok(Self { q0: Variances::new(q0)?, ..self })
+    }
+
+    /// The same training of weights `w` with `rank` columns, which perturb the attention matrix by `w w^T`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless `rank` is between 1 and [`Finetuning::MAX_RANK`].
+    pub fn with_rank(self, rank: usize) -> Result<Self, Error> {
+        check::integer("lora.rank", rank, 1, Self::MAX_RANK)?;
+        Ok(Self { rank, ..self })
     }
 
     /// The same training on top of frozen weights `beta S-hat`.
@@ -149,10 +181,40 @@ impl Finetuning {
         self.lambda
     }
 
-    /// Variance `q0` of the entries of the true perturbation; in [`Finetuning::VARIANCES`].
+    /// Number of columns of the learned weights; 1 to [`Finetuning::MAX_RANK`].
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Variances of the entries of the columns of the true perturbation, in the order in which they were given; each in
+    /// [`Finetuning::VARIANCES`].
+    #[must_use]
+    pub fn variances(&self) -> &[f64] {
+        self.q0.as_slice()
+    }
+
+    /// `|q0|_F`, the root of the sum of squares of [`Finetuning::variances`]. For a truth of one column, it is the variance `q0` of
+    /// the entries.
     #[must_use]
     pub fn q0(&self) -> f64 {
-        self.q0
+        self.q0.norm()
+    }
+
+    /// Whether both the learned and the true perturbation have a single column.
+    pub(crate) fn is_rank_one(&self) -> bool {
+        self.rank == 1 && self.variances().len() == 1
+    }
+
+    /// Refuses perturbations of several columns, for what is defined or solved for a single one only.
+    pub(crate) fn require_rank_one(&self, purpose: &'static str) -> Result<(), Error> {
+        if self.rank != 1 {
+            return Err(Error::Conflict { field: "lora.rank", with: purpose });
+        }
+        if self.variances().len() != 1 {
+            return Err(Error::Conflict { field: "lora.q0", with: purpose });
+        }
+        Ok(())
     }
 
     /// Recalibration of the frozen weights, `S-hat -> beta S-hat`; >= 0.
@@ -169,7 +231,22 @@ impl Finetuning {
 
     /// What the fields of the training depend on.
     pub(super) fn fields(&self) -> FieldParameters {
-        FieldParameters { sequences: self.sequences, beta: self.beta, q0: self.q0 }
+        FieldParameters { sequences: self.sequences, beta: self.beta, q0: self.unit() }
+    }
+
+    /// The kind of averages of this training, for the memory budget.
+    pub(crate) fn workload(&self) -> Workload {
+        let selected = matches!(self.sequences, Sequences::Active(_));
+        if self.is_rank_one() {
+            Workload::Finetuning { selected }
+        } else {
+            Workload::FinetuningColumns { selected, learned: self.rank, truth: self.variances().len() }
+        }
+    }
+
+    /// The largest variance of a true column, which is the unit of the solvers.
+    pub(super) fn unit(&self) -> f64 {
+        self.q0.largest()
     }
 
     /// The ridge, for a solver that needs one. A missing ridge is an error.
@@ -180,15 +257,5 @@ impl Finetuning {
     /// The ridge, for a solver that has required one already, or whose answer does not depend on it.
     pub(crate) fn ridge(&self) -> f64 {
         self.lambda.unwrap_or(0.0)
-    }
-}
-
-/// Checks the variance `lora.q0` of the true perturbation.
-pub(super) fn check_variance(q0: f64) -> Result<(), Error> {
-    let [low, high] = Finetuning::VARIANCES;
-    if (low..=high).contains(&q0) {
-        Ok(())
-    } else {
-        Err(Error::invalid("lora.q0", q0, format!("between {} and {}", Number(low), Number(high))))
     }
 }

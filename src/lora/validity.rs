@@ -92,6 +92,17 @@ impl FinetuningValidity {
         Self::judge(jump, replicon, true, good, marginal)
     }
 
+    /// The verdict for several columns: that of the gauges of [`Self::sampled`], and for linear attention also that of
+    /// [`Self::linear`], for which `responds` tells whether `vhat > 0` in all columns. A column in excess of the truth fits
+    /// noise, and only the replicon tells.
+    pub(super) fn of_columns(jump: f64, replicon: f64, responds: Option<bool>) -> Self {
+        let sampled = Self::sampled(jump, replicon);
+        match responds.map(|responds| Self::linear(jump, replicon, responds)) {
+            Some(linear) if linear.verdict > sampled.verdict => linear,
+            _ => sampled,
+        }
+    }
+
     fn judge(jump: f64, replicon: f64, responds: bool, good: bool, marginal: bool) -> Self {
         let measured = responds || jump <= 0.0;
         let verdict = Verdict::of(measured && good, measured && marginal);

@@ -135,6 +135,7 @@ impl Scenario {
             Estimator::Both => drop(training.require_ridge()?),
             Estimator::BayesOptimal => refuse_ridge("lora.lambda", training.lambda())?,
         }
+        training.require_rank_one("a Bayes-optimal estimator")?;
         match training.sequences() {
             Sequences::Reused => {
                 Err(Error::Conflict { field: "lora.sequences = reused", with: "a Bayes-optimal estimator" })
@@ -148,7 +149,7 @@ impl Scenario {
     fn check_memory(&self) -> Result<(), Error> {
         let Self { pretrain, lora, estimator, model, options, .. } = self;
         let pretraining = pretrain.map(|_| [Workload::Pretraining, Workload::PretrainingBound]);
-        let finetuning = lora.map(|lora| [lora.sequences().workload(), Workload::FinetuningBound]);
+        let finetuning = lora.map(|lora| [lora.workload(), Workload::FinetuningBound]);
         for [erm, bound] in pretraining.into_iter().chain(finetuning) {
             if *estimator != Estimator::BayesOptimal {
                 erm.check(model, options)?;

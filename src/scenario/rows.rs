@@ -37,6 +37,7 @@ impl Outcome {
         let mut rows = Vec::new();
         rows.extend(self.pretrain.iter().flat_map(|stage| named("pretrain", pretraining(stage))));
         rows.extend(self.lora.iter().flat_map(|stage| named("lora", finetuning(stage))));
+        rows.extend(self.lora.iter().flat_map(columns));
         if let Some(Bound { pretrain, lora, .. }) = &self.bayes_optimal {
             // If the Bayes-optimal estimator is alone, its stages take the names of the others.
             let beside = self.pretrain.is_some() || self.lora.is_some();
@@ -107,6 +108,32 @@ fn finetuning(stage: &lora::Solution) -> Rows {
     rows.push(("validity.replicon", validity.replicon, error.replicon));
     rows.push(("residual", stage.residual, None));
     rows.push(("iterations", stage.iterations as f64, None));
+    rows
+}
+
+/// The numbers of the columns of the weights, and the cosines.
+fn columns(stage: &lora::Solution) -> Vec<Quantity> {
+    let mut rows = Vec::new();
+    let mut push = |name: String, value: f64, std_error: Option<f64>| {
+        rows.push(Quantity { name: format!("lora.{name}"), value, std_error });
+    };
+    for (number, column) in stage.columns.iter().enumerate() {
+        let lora::Column::Tied(order) = column;
+        let error = &order.std_error;
+        for (name, value, std_error) in [
+            ("q", order.q, error.q),
+            ("m", order.m, error.m),
+            ("v", order.v, error.v),
+            ("q_hat", order.q_hat, error.q_hat),
+            ("m_hat", order.m_hat, error.m_hat),
+            ("v_hat", order.v_hat, error.v_hat),
+        ] {
+            push(format!("columns.{number}.{name}"), value, std_error);
+        }
+    }
+    for (number, cosine) in stage.cosines.iter().enumerate() {
+        push(format!("cosines.{number}"), *cosine, None);
+    }
     rows
 }
 

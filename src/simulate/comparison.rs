@@ -55,7 +55,9 @@ pub struct Row {
     /// The stage of the observable.
     pub stage: Stage,
     /// The name of the observable, as in the schema. `quantile_50`, `quantile_75` and `quantile_90` are
-    /// quantiles of the eigenvalues of `s-hat`.
+    /// quantiles of the eigenvalues of `s-hat`. `mean_cosine` is the mean over the principal angles between the learned and the
+    /// true columns; it is there if either perturbation has several columns, and all rows are then of quantities that do not
+    /// change when columns are turned.
     pub observable: String,
     /// The prediction and its standard error (0 if the prediction is exact).
     pub theory: Estimate,
@@ -190,9 +192,9 @@ fn pretraining_observables(solution: &pretrain::Solution) -> [Observable<Pretrai
     ]
 }
 
-fn finetuning_observables(solution: &lora::Solution) -> [Observable<Finetuned>; 8] {
-    let lora::Solution { order, errors, std_error, .. } = solution;
-    [
+fn finetuning_observables(solution: &lora::Solution) -> Vec<Observable<Finetuned>> {
+    let lora::Solution { order, errors, cosines, std_error, .. } = solution;
+    let mut all: Vec<Observable<Finetuned>> = vec![
         ("q", predicted(order.q, std_error.q), |stage| stage.q),
         ("m", predicted(order.m, std_error.m), |stage| stage.m),
         ("objective", predicted(solution.objective, std_error.objective), |stage| stage.objective),
@@ -201,7 +203,17 @@ fn finetuning_observables(solution: &lora::Solution) -> [Observable<Finetuned>; 
         ("train", predicted(errors.train, std_error.train), |stage| stage.train),
         ("frozen", predicted(errors.frozen, std_error.frozen), |stage| stage.frozen),
         ("alignment", predicted(solution.alignment, std_error.alignment), |stage| stage.alignment),
-    ]
+    ];
+    if !cosines.is_empty() {
+        // The mean has about the standard error of the alignment, which is a mean of the same cosines.
+        let theory = predicted(mean(cosines), std_error.alignment);
+        all.push(("mean_cosine", theory, |stage| mean(&stage.cosines)));
+    }
+    all
+}
+
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
 }
 
 /// The eigenvalue at a fraction of all of them, interpolated between the eigenvalues at `(i + 1/2)/D`.

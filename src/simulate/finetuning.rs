@@ -7,16 +7,19 @@ use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::measurement::{Finetuned, TrainingRun, TrainingStart, lowest};
 use super::minimise::{Minimum, minimise};
+use super::principal::{PrincipalOverlaps, Truths, orthogonalise};
 use super::random::{self, Purpose};
 use super::sequences::{NetworkWeights, TEST_BATCH};
 use crate::lora::Training;
-use crate::observables;
 
 /// Number of power iterations for the spectral start.
 const POWER_ITERATIONS: usize = 60;
 
-/// Rank-one weights `w w^T`.
-fn rank_one(w: &DMatrix<f64>) -> NetworkWeights {
+/// Share of `q0` of the columns in excess of the truth, in the informed start.
+const EXCESS: f64 = 0.1;
+
+/// The weights `w w^T`.
+fn perturbation(w: &DMatrix<f64>) -> NetworkWeights {
     NetworkWeights { factor: w.clone(), scale: 1.0 }
 }
 
@@ -39,14 +42,15 @@ pub(super) fn run(
     let dimension = shape.dimension;
     let d = dimension as f64;
     let layer = Layer::new(model);
-    // |w*|^2 = D q0 holds exactly, because a scatter of the norm has no counterpart in the theory.
-    let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, 1);
-    let star = star * training.q0().sqrt();
+    let truth = Truths::new(training);
+    // w*^T w* = D q0 holds exactly, because a scatter of the norms has no counterpart in the theory.
+    let star = random::normalised(&mut streams.stream(Purpose::Perturbation), dimension, truth.rank());
+    let star = truth.scaled(star);
 
     let mut rng = streams.stream(Purpose::Finetuning);
     let batch = finetuning_batch(source, &mut rng, instance, training.sequences(), counts);
     let Batch { sequences, noisy, frozen, .. } = batch;
-    let labels = layer.attention(&sum(&noisy, &sequences.logits(&rank_one(&star))));
+    let labels = layer.attention(&sum(&noisy, &sequences.logits(&perturbation(&star))));
     let frozen = scaled(&frozen, training.beta());
     let task = Task {
         layer,
@@ -55,63 +59,73 @@ pub(super) fn run(
         frozen: Some(&frozen),
         lambda: training.ridge(),
         scale: 1.0,
-        width: 1,
+        width: training.rank(),
     };
 
     let mut rng = streams.stream(Purpose::FinetuningStart);
-    let norm = (d * training.q0()).sqrt();
-    let mut starts = vec![(TrainingStart::Informed, star.clone())];
+    let width = training.rank();
+    let informed = informed_start(&star, random::normalised(&mut rng.clone(), dimension, width), training);
+    let mut starts = vec![(TrainingStart::Informed, informed)];
+    let norms: Vec<f64> = (0..width).map(|k| (d * truth.variance_of_start(k)).sqrt()).collect();
     starts.push((
         TrainingStart::Spectral,
-        spectral_start(&task, random::gaussian(&mut rng, dimension, 1), norm),
+        spectral_start(&task, random::gaussian(&mut rng, dimension, width), &norms),
     ));
     for _ in 0..laboratory.random_starts {
-        starts
-            .push((TrainingStart::Random, random::normalised(&mut rng, dimension, 1) * training.q0().sqrt()));
+        let random = random::normalised(&mut rng, dimension, width);
+        starts.push((TrainingStart::Random, random * truth.largest().sqrt()));
     }
-    let overlap = |w: &DMatrix<f64>| w.dot(&star).abs() / d;
-    let norm2 = |w: &DMatrix<f64>| w.norm_squared() / d;
-    let alignment = |w: &DMatrix<f64>| observables::alignment(overlap(w), norm2(w), training.q0());
+    let overlaps = PrincipalOverlaps { star: &star, q0: training.q0() };
     let trained: Vec<(Minimum, TrainingRun)> = starts
         .into_iter()
         .map(|(start, from)| {
             let minimum = minimise(&task, from.as_slice(), laboratory.stopping());
-            let run = TrainingRun::new(start, &minimum, d, alignment(&task.matrix(&minimum.w)));
+            let run = TrainingRun::new(start, &minimum, d, overlaps.alignment(&task.matrix(&minimum.w)));
             (minimum, run)
         })
         .collect();
     let runs = trained.iter().map(|(_, run)| *run).collect();
     let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
     // There are always at least two starts.
-    let (w, objective) =
-        best.map_or((star.clone(), f64::NAN), |(minimum, run)| (task.matrix(&minimum.w), run.objective));
+    let (w, objective) = best.map_or((DMatrix::zeros(dimension, width), f64::NAN), |(minimum, run)| {
+        (task.matrix(&minimum.w), run.objective)
+    });
     let [test, test_clean, without] = test_errors(instance, training, source, [&star, &w]);
     Finetuned {
-        q: norm2(&w),
-        m: overlap(&w),
+        q: overlaps.q(&w),
+        m: overlaps.m(&w),
         objective,
         test,
         test_clean,
         train: task.loss(&w) / sequences.count() as f64,
         frozen: without,
-        alignment: alignment(&w),
+        alignment: overlaps.alignment(&w),
+        cosines: if training.is_rank_one() { Vec::new() } else { overlaps.cosines(&w) },
         runs,
     }
 }
 
-/// The direction in which the loss at `w = 0` decreases most, by power iteration.
-fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norm: f64) -> DMatrix<f64> {
+/// The true columns in the first columns, and a random part of `random` in those beyond.
+fn informed_start(star: &DMatrix<f64>, random: DMatrix<f64>, training: &Training) -> DMatrix<f64> {
+    let mut start = random * (EXCESS * training.q0()).sqrt();
+    for k in 0..start.ncols().min(star.ncols()) {
+        start.set_column(k, &star.column(k));
+    }
+    start
+}
+
+/// The directions in which the loss at `w = 0` decreases most, by power iteration. They have the given norms.
+fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norms: &[f64]) -> DMatrix<f64> {
     // The image of a random vector gives the root mean square of the eigenvalues. Twice that is the edge of a
     // semicircle.
     let shift = 2.0 * task.curvature(&random).norm() / random.norm();
     let mut w = random;
     for _ in 0..POWER_ITERATIONS {
-        w = task.curvature(&w) + &w * shift;
-        let length = w.norm();
-        if !(length > 0.0 && length.is_finite()) {
+        let mut next = task.curvature(&w) + &w * shift;
+        if !orthogonalise(&mut next, norms) {
             break;
         }
-        w *= norm / length;
+        w = next;
     }
     w
 }
@@ -130,10 +144,10 @@ fn test_errors(
     for first in (0..count).step_by(TEST_BATCH) {
         let Batch { sequences, clean, noisy, frozen } =
             source.fresh(&mut rng, instance, TEST_BATCH.min(count - first));
-        let truth = sequences.logits(&rank_one(star));
+        let truth = sequences.logits(&perturbation(star));
         let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
         let frozen = scaled(&frozen, training.beta());
-        let learned = sum(&frozen, &sequences.logits(&rank_one(w)));
+        let learned = sum(&frozen, &sequences.logits(&perturbation(w)));
         for (sum, (logits, labels)) in
             sums.iter_mut().zip([(&learned, &noisy), (&learned, &clean), (&frozen, &noisy)])
         {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::minimise::Minimum;
-use crate::nullable::number;
+use crate::nullable::{number, numbers};
 
 /// The start of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,10 +98,10 @@ pub struct Pretrained {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Finetuned {
-    /// `q = |w-hat|^2/D`.
+    /// `q = |w-hat|^2/D`; `|w-hat^T w-hat|_F/D` for several columns.
     #[serde(deserialize_with = "number")]
     pub q: f64,
-    /// `m = |w-hat.w*|/D`.
+    /// `m = |w-hat.w*|/D`; `|w-hat^T w*|_F/D` for several columns.
     #[serde(deserialize_with = "number")]
     pub m: f64,
     /// The objective `L'/D`.
@@ -122,6 +122,10 @@ pub struct Finetuned {
     /// `o_w = m/sqrt(q q0)`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
+    /// The cosines of the principal angles between the learned and the true columns, the largest first. Empty where both
+    /// perturbations have a single column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "numbers")]
+    pub cosines: Vec<f64>,
     /// All trainings. The measurements are those of the training of lowest objective.
     pub runs: Vec<TrainingRun>,
 }

@@ -44,6 +44,7 @@ mod measurement;
 mod message_passing;
 mod minimise;
 mod pretraining;
+mod principal;
 mod random;
 mod sequences;
 mod statistics;

@@ -165,10 +165,15 @@ pub fn sequences() -> impl Strategy<Value = Sequences> {
 }
 
 pub fn finetuning() -> impl Strategy<Value = lora::Training> {
-    (parameter(), parameter(), parameter(), parameter(), sequences()).prop_filter_map("refused", |parts| {
-        let (alpha, lambda, q0, beta, sequences) = parts;
+    let q0 = prop_oneof![
+        4 => parameter().prop_map(|q0| vec![q0]),
+        1 => prop::collection::vec(parameter(), 0..4),
+    ];
+    let rank = prop_oneof![6 => Just(1), 2 => 1..4_usize, 1 => any::<usize>()];
+    (parameter(), parameter(), q0, rank, parameter(), sequences()).prop_filter_map("refused", |parts| {
+        let (alpha, lambda, q0, rank, beta, sequences) = parts;
         let training = spoken(lora::Training::fresh(alpha, lambda))?;
-        let training = spoken(training.with_variance(q0))?;
+        let training = spoken(spoken(training.with_variances(&q0))?.with_rank(rank))?;
         spoken(training.recalibrated(beta)).map(|training| training.on(sequences))
     })
 }

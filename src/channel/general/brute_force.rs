@@ -1,6 +1,7 @@
 //! Minima from many starts, for tests of the search for the global minimum.
 
-use super::descent::{LocalExpansion, Prox};
+use super::descent::Prox;
+use super::expansion::LocalExpansion;
 use super::logits::LogitsMap;
 use super::search::LastPoints;
 

@@ -2,6 +2,8 @@
 //! samples at once. The activation is called for all samples that are still moving.
 
 use super::batch::attention;
+use super::cholesky::{cholesky, distance2, dot, solve};
+use super::expansion::LocalExpansion;
 use super::logits::LogitsMap;
 use crate::activation::{Activation, Evaluated};
 
@@ -18,43 +20,6 @@ pub(crate) struct Prox<'a, M> {
     pub(crate) omega: &'a [f64],
     /// Curvature of the quadratic pull along every coordinate.
     pub(crate) stiffness: &'a [f64],
-}
-
-/// The objectives of some samples and their derivatives, one sample after the other.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LocalExpansion {
-    pub(crate) x: Vec<f64>,
-    pub(crate) value: Vec<f64>,
-    /// The loss, without the pull.
-    pub(crate) loss: Vec<f64>,
-    /// The gradient of the loss in the logits, a `T x T` matrix.
-    pub(crate) slope: Vec<f64>,
-    pub(crate) gradient: Vec<f64>,
-    /// The Hessian of the objective. While a descent is under way, it is that of Gauss and Newton if the
-    /// activation has no second derivative.
-    pub(crate) hessian: Vec<f64>,
-    /// The derivatives of the attention along all coordinates: `n` matrices for each sample.
-    pub(crate) images: Vec<f64>,
-}
-
-/// Copies the block of `source` with the number `from` to the block of `target` with the number `to`.
-fn copy_block(target: &mut [f64], to: usize, source: &[f64], from: usize, size: usize) {
-    target[to * size..(to + 1) * size].copy_from_slice(&source[from * size..(from + 1) * size]);
-}
-
-impl LocalExpansion {
-    /// Replaces the numbers of sample `to` by those of sample `from` of `other`.
-    pub(super) fn replace(&mut self, to: usize, other: &Self, from: usize) {
-        let n = other.x.len() / other.value.len();
-        let square = other.slope.len() / other.value.len();
-        copy_block(&mut self.x, to, &other.x, from, n);
-        copy_block(&mut self.value, to, &other.value, from, 1);
-        copy_block(&mut self.loss, to, &other.loss, from, 1);
-        copy_block(&mut self.slope, to, &other.slope, from, square);
-        copy_block(&mut self.gradient, to, &other.gradient, from, n);
-        copy_block(&mut self.hessian, to, &other.hessian, from, n * n);
-        copy_block(&mut self.images, to, &other.images, from, n * square);
-    }
 }
 
 /// How the second derivative of the loss is taken where the activation does not have it.
@@ -128,6 +93,13 @@ impl<M: LogitsMap> Prox<'_, M> {
     /// The objective of every sample and its derivatives at the points `x`. The flag tells whether the
     /// Hessian is exact.
     fn expand(&self, samples: &[usize], x: Vec<f64>, missing: Missing) -> (LocalExpansion, bool) {
+        let x = match self.map.expand(samples, x, self.label) {
+            Ok(mut local) => {
+                self.add_pull(samples, &mut local);
+                return (local, true);
+            }
+            Err(x) => x,
+        };
         let (n, square, count) = (self.map.dimension(), self.square(), samples.len());
         let logits = self.logits(samples, &x);
         let attention = attention(self.activation, self.map.tokens(), &logits);
@@ -181,6 +153,20 @@ impl<M: LogitsMap> Prox<'_, M> {
             self.finish(&mut local, k, *sample, &residual[k * square..(k + 1) * square]);
         }
         (local, exact)
+    }
+
+    /// Adds the quadratic pull to the derivatives of the losses.
+    fn add_pull(&self, samples: &[usize], local: &mut LocalExpansion) {
+        let n = self.map.dimension();
+        for (k, sample) in samples.iter().enumerate() {
+            let x = &local.x[k * n..(k + 1) * n];
+            let omega = &self.omega[sample * n..(sample + 1) * n];
+            for i in 0..n {
+                local.hessian[(k * n + i) * n + i] += self.stiffness[i];
+                local.gradient[k * n + i] += self.stiffness[i] * (x[i] - omega[i]);
+            }
+            local.value[k] = local.loss[k] + self.pull(*sample, x);
+        }
     }
 
     /// Completes the derivatives of one sample, after the terms that the activation computes by batches.
@@ -337,68 +323,4 @@ impl Newton {
         }
         None
     }
-}
-
-/// The scalar product. It has four partial sums, so that the loop compiles to vector instructions.
-pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
-    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<4>(), y.as_chunks::<4>());
-    let mut sums = [0.0; 4];
-    for (x, y) in x.iter().zip(y) {
-        for i in 0..4 {
-            sums[i] += x[i] * y[i];
-        }
-    }
-    let rest: f64 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
-}
-
-pub(super) fn distance2(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| (x - y) * (x - y)).sum()
-}
-
-/// Writes the lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the
-/// diagonal. The result is false if the matrix is not positive definite.
-fn cholesky(matrix: &[f64], damping: f64, factor: &mut [f64], n: usize) -> bool {
-    for i in 0..n {
-        for j in 0..=i {
-            let sum = matrix[i * n + j] - dot(&factor[i * n..i * n + j], &factor[j * n..j * n + j]);
-            if i == j {
-                let pivot = sum + damping;
-                if !(pivot > 1e-14 && pivot.is_finite()) {
-                    return false;
-                }
-                factor[i * n + i] = 1.0 / pivot.sqrt();
-            } else {
-                factor[i * n + j] = sum * factor[j * n + j];
-            }
-        }
-    }
-    true
-}
-
-/// Replaces `b` by the solution `x` of `L L^T x = b` for a factor made by [`cholesky`].
-fn solve(factor: &[f64], x: &mut [f64]) {
-    let n = x.len();
-    for i in 0..n {
-        let sum = x[i] - dot(&factor[i * n..i * n + i], &x[..i]);
-        x[i] = sum * factor[i * n + i];
-    }
-    for i in (0..n).rev() {
-        let sum: f64 = x[i] - (i + 1..n).map(|k| factor[k * n + i] * x[k]).sum::<f64>();
-        x[i] = sum * factor[i * n + i];
-    }
-}
-
-/// The inverse of a symmetric positive definite matrix, or `None` if the matrix is not.
-pub(crate) fn inverse(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
-    let mut factor = vec![0.0; n * n];
-    if !cholesky(matrix, 0.0, &mut factor, n) {
-        return None;
-    }
-    let mut columns = vec![0.0; n * n];
-    for (j, column) in columns.chunks_exact_mut(n).enumerate() {
-        column[j] = 1.0;
-        solve(&factor, column);
-    }
-    Some(columns)
 }

@@ -2,6 +2,9 @@
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
+use super::cholesky::inverse;
+use super::closed_form::{ColumnShape, KnownDerivatives};
+use super::expansion::LocalExpansion;
 use crate::activation::Unseen;
 use crate::attention::{Attention, dimension};
 use crate::channel::geometry::flat_direction;
@@ -19,6 +22,18 @@ pub(crate) trait LogitsMap {
 
     /// Writes the derivative of the logits with respect to coordinate `i`.
     fn direction(&self, i: usize, x: &[f64], direction: &mut [f64]);
+
+    /// The loss and its derivatives at the points `x` of some samples, where they are known in closed form; else the points.
+    /// `label` is the attention of the labels of all samples.
+    fn expand(&self, _samples: &[usize], x: Vec<f64>, _label: &[f64]) -> Result<LocalExpansion, Vec<f64>> {
+        Err(x)
+    }
+
+    /// Whether a minimum at which the loss has the gradient `slope` in the logits is certainly the global one. `stiffness` are the
+    /// curvatures of the pull along the coordinates.
+    fn is_global(&self, _slope: &[f64], _stiffness: &[f64]) -> bool {
+        false
+    }
 
     /// Adds `sum_ab slope_ab d^2 h_ab/dx_i dx_j` to the entries `(i, j)` of `hessian`.
     fn add_curvature(&self, _slope: &[f64], _hessian: &mut [f64]) {}
@@ -173,6 +188,8 @@ pub(crate) struct Perturbation<'a> {
     pub(crate) coupling: f64,
     /// The centring, `tr q`.
     pub(crate) trace: f64,
+    /// The activation, if its derivatives are to be taken in closed form.
+    pub(crate) form: Option<KnownDerivatives>,
 }
 
 impl Perturbation<'_> {
@@ -189,6 +206,17 @@ impl Perturbation<'_> {
 }
 
 impl LogitsMap for Perturbation<'_> {
+    fn expand(&self, samples: &[usize], x: Vec<f64>, label: &[f64]) -> Result<LocalExpansion, Vec<f64>> {
+        match self.form {
+            Some(form) => {
+                let Self { tokens, columns, coupling, trace, .. } = *self;
+                let shape = ColumnShape { tokens, columns, coupling, trace };
+                Ok(form.expand(&shape, self.frozen, samples, x, label))
+            }
+            None => Err(x),
+        }
+    }
+
     fn dimension(&self) -> usize {
         self.tokens * self.columns
     }
@@ -211,6 +239,21 @@ impl LogitsMap for Perturbation<'_> {
             direction[token * self.tokens + b] += entry;
             direction[b * self.tokens + token] += entry;
         }
+    }
+
+    /// The loss of linear attention is a convex function of `chi chi^T`. It lies above its tangent, so that the objective lies
+    /// above a quadratic function of `chi` that touches it at the minimum. If that function is convex, the minimum is global.
+    fn is_global(&self, slope: &[f64], stiffness: &[f64]) -> bool {
+        let tokens = self.tokens;
+        let softest = stiffness.iter().fold(f64::INFINITY, |m: f64, s| m.min(*s));
+        let mut tangent = vec![0.0; tokens * tokens];
+        for a in 0..tokens {
+            for b in 0..tokens {
+                tangent[a * tokens + b] = self.coupling * (slope[a * tokens + b] + slope[b * tokens + a]);
+            }
+            tangent[a * tokens + a] += softest;
+        }
+        self.form == Some(KnownDerivatives::Linear) && inverse(&tangent, tokens).is_some()
     }
 
     fn add_curvature(&self, slope: &[f64], hessian: &mut [f64]) {

@@ -14,14 +14,24 @@
 mod batch;
 #[cfg(test)]
 pub(crate) mod brute_force;
+mod cholesky;
+mod closed_form;
+mod column_starts;
 mod descent;
+mod expansion;
+mod inverses;
+mod jacobi;
 mod logits;
 mod replicas;
 mod search;
 mod starts;
 
 pub(crate) use batch::{add_squared_differences, attention, batch_size};
-pub(crate) use descent::{LocalExpansion, Prox, inverse};
+pub(crate) use cholesky::inverse;
+pub(crate) use closed_form::KnownDerivatives;
+pub(crate) use descent::Prox;
+pub(crate) use expansion::LocalExpansion;
+pub(crate) use inverses::inverses;
 pub(crate) use logits::{CoordinateBasis, Perturbation};
 pub(crate) use replicas::GeneralReplicas;
 pub(crate) use search::LastPoints;

@@ -93,7 +93,7 @@ impl TwoReplicas for GeneralReplicas {
                         let chi: Vec<f64> = (0..tokens)
                             .map(|a| shared * normal(2 * seen + a) + own * normal(free + a))
                             .collect();
-                        Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: 1.0 }
+                        Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: 1.0, form: None }
                             .add(&chi, logits);
                     }
                 }

@@ -8,7 +8,9 @@
 //! few starts are left. The lowest of these are polished too, and all of them for the few samples in which
 //! two minima differ. Unit tests of the kernels compare the result with descents from many starts.
 
-use super::descent::{LocalExpansion, Prox, distance2, dot};
+use super::cholesky::{distance2, dot};
+use super::descent::Prox;
+use super::expansion::LocalExpansion;
 use super::logits::LogitsMap;
 use super::starts::Starts;
 
@@ -38,6 +40,13 @@ pub(crate) struct LastPoints {
 }
 
 impl LastPoints {
+    /// Forgets all points if their coordinates are not of the given number.
+    pub(crate) fn require(&mut self, coordinates: usize) {
+        if self.x.len() != coordinates {
+            *self = Self::default();
+        }
+    }
+
     /// Lets the next search try all starts.
     pub(crate) fn doubt(&mut self) {
         self.contested.fill(true);
@@ -79,6 +88,73 @@ impl<M: LogitsMap> Prox<'_, M> {
         };
         known.x.clone_from(&found.x);
         found
+    }
+
+    /// The proximal points of all samples, like [`Prox::minima`]. The first search begins at `omega`, and starts are made
+    /// and evaluated only where they may lead to another minimum. The result is the same where the first search ends in the
+    /// global minimum, which is most often the case.
+    pub(crate) fn minima_near(
+        &self,
+        known: &mut LastPoints,
+        starts: impl FnOnce(&[usize]) -> Starts,
+    ) -> LocalExpansion {
+        let all: Vec<usize> = (0..self.count()).collect();
+        let first = known.x.is_empty();
+        let from = if first { self.omega.to_vec() } else { known.x.clone() };
+        let mut found = self.descend(&all, from, None);
+        if first {
+            known.contested = all.iter().map(|s| !self.is_global(*s, &found)).collect();
+        }
+        let again: Vec<usize> = all.into_iter().filter(|s| known.contested.get(*s) == Some(&true)).collect();
+        if !again.is_empty() {
+            let starts = starts(&again);
+            let screened = self.screened_near(&again, &starts, &found);
+            let contested = self.improve(&again, &mut found, &starts, &screened);
+            for (sample, contested) in again.iter().zip(contested) {
+                known.contested[*sample] = contested;
+            }
+        }
+        known.x.clone_from(&found.x);
+        found
+    }
+
+    /// Whether the minimum of a sample that was found is certainly the global one.
+    fn is_global(&self, sample: usize, found: &LocalExpansion) -> bool {
+        let square = self.map.tokens() * self.map.tokens();
+        self.map.is_global(&found.slope[sample * square..(sample + 1) * square], self.stiffness)
+    }
+
+    /// The starts of every sample that may lead to other minima than those that were found, in the order of their objectives.
+    fn screened_near(
+        &self,
+        samples: &[usize],
+        starts: &Starts,
+        found: &LocalExpansion,
+    ) -> Vec<Vec<ScreenedStart>> {
+        let n = self.map.dimension();
+        let mut screened: Vec<Vec<ScreenedStart>> = samples.iter().map(|_| Vec::new()).collect();
+        for (number, start) in starts.iter().enumerate() {
+            let own = |k: usize| &start[k * n..(k + 1) * n];
+            let useful: Vec<usize> =
+                (0..samples.len()).filter(|k| !self.is_useless(samples[*k], own(*k), found)).collect();
+            let of_useful: Vec<usize> = useful.iter().map(|k| samples[*k]).collect();
+            let points: Vec<f64> = useful.iter().flat_map(|k| own(*k)).copied().collect();
+            for (k, value) in useful.iter().zip(self.values(&of_useful, &points)) {
+                screened[*k].push(ScreenedStart { number, value });
+            }
+        }
+        for order in &mut screened {
+            order.sort_by(|x, y| x.value.total_cmp(&y.value));
+        }
+        screened
+    }
+
+    /// Whether a start is close to the minimum that was found, or outside of the region of lower minima.
+    fn is_useless(&self, sample: usize, start: &[f64], found: &LocalExpansion) -> bool {
+        let n = self.map.dimension();
+        let x = &found.x[sample * n..(sample + 1) * n];
+        distance2(start, x) <= NEAR * NEAR * (dot(x, x) + 1e-2)
+            || self.pull(sample, start) > FAR * FAR * found.value[sample]
     }
 
     /// The starts of every sample in the order of their objectives. A start whose objective is not a number

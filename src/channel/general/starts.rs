@@ -1,6 +1,7 @@
 //! The points from which proximal points are searched.
 
-use super::descent::{Prox, dot};
+use super::cholesky::dot;
+use super::descent::Prox;
 use super::logits::{CoordinateBasis, Perturbation};
 use crate::activation::Unseen;
 

@@ -14,7 +14,7 @@ use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::tied;
-use crate::lora::training::check_variance;
+use crate::lora::variances::check_variance;
 use crate::memory::Workload;
 use crate::model::{Model, Specialisation};
 use crate::observables;

@@ -3,10 +3,11 @@
 //!
 //! A kernel gives the averages ([`FinetuningLosses`]), and those at weights that vanish (`zero_weights.rs`). The errors
 //! on new sequences are averages over the same fields without proximal points (`test_law.rs`), for softmax over one row of
-//! the logits (`rows.rs`). There are kernels for
-//! linear attention, for softmax, and for any other activation.
+//! the logits (`rows.rs`). There are kernels for linear attention, for softmax, and for any other activation. Perturbations of
+//! several columns have kernels of their own (`columns/`).
 
 mod channel;
+pub(crate) mod columns;
 pub(crate) mod general;
 pub(crate) mod linear;
 mod moments;

@@ -1,7 +1,6 @@
 //! The errors on new sequences. No proximal point is needed for them.
 
 use crate::error::Error;
-use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 
 /// Errors on new sequences, in the units of the loss.
@@ -26,11 +25,11 @@ impl ReplicatedErrors {
     /// than the list of replicates. Over the nodes of the scramble with the given number, `averages` gives the test and clean
     /// error at the first of two points, the error without any perturbation, and the test and clean error at the
     /// second point.
-    pub(crate) fn sampled(
+    pub(crate) fn sampled<P>(
         options: &Options,
-        common: &VectorOverlaps,
-        own: &[VectorOverlaps],
-        averages: impl Fn(usize, [&VectorOverlaps; 2]) -> Result<[f64; 5], Error>,
+        common: &P,
+        own: &[P],
+        averages: impl Fn(usize, [&P; 2]) -> Result<[f64; 5], Error>,
     ) -> Result<Self, Error> {
         let count = options.scrambles() as f64;
         let mut all = [0.0; 3];

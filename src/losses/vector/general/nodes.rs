@@ -1,21 +1,17 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`, and their
 //! terms for each sample.
 
-use std::sync::Arc;
-
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
-use super::fields::{frozen_coordinates, label_coordinates};
-use crate::activation::{Activation, Parity, Unseen};
+use super::layer::{FieldsBlock, PerturbedLayer};
+use crate::activation::Parity;
 use crate::attention::Attention;
-use crate::channel::general::{
-    CoordinateBasis, LastPoints, Perturbation, Prox, attention, batch_size, inverse,
-};
+use crate::channel::general::{CoordinateBasis, LastPoints, Prox, batch_size, inverse};
 use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::fields::{FieldColumns, JointLaw, Sequences};
+use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{LANES, Lane};
-use crate::losses::batch::{combine, gather, matrices};
+use crate::losses::batch::combine;
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
 use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights, ZeroWeightsByLevel};
@@ -23,28 +19,6 @@ use crate::model::Model;
 use crate::options::Options;
 use crate::parallel;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
-
-/// A batch of samples, one after the other in every list.
-struct FieldsBlock {
-    /// Recalibrated frozen logits `z`.
-    frozen: Vec<f64>,
-    /// Logits of the label, the perturbation included.
-    label: Vec<f64>,
-    /// The attention of the label.
-    y: Vec<f64>,
-    /// `chi*`.
-    star: Vec<f64>,
-    /// The part of `omega` that is independent of `chi*`, in units of its standard deviation.
-    free: Vec<f64>,
-}
-
-/// What all samples have in common.
-struct PerturbedLayer {
-    activation: Arc<dyn Activation>,
-    tokens: usize,
-    /// Inverse temperature times `q0`.
-    coupling: f64,
-}
 
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`.
 struct VectorNodes {
@@ -62,7 +36,7 @@ pub(crate) fn losses(
     tuning: &Tuning,
 ) -> Result<Box<dyn FinetuningLosses>, Error> {
     let tokens = model.tokens();
-    let layer = PerturbedLayer { activation: model.shared_activation(), tokens, coupling };
+    let layer = PerturbedLayer::of_rank_one(model, coupling);
     let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
     let size = batch_size(tokens, tokens);
     let columns = |index| FieldColumns::new(tokens, law, options, index, false);
@@ -72,67 +46,6 @@ pub(crate) fn losses(
 }
 
 impl PerturbedLayer {
-    fn block(
-        &self,
-        law: &JointLaw,
-        basis: &CoordinateBasis,
-        columns: &FieldColumns,
-        first: usize,
-        size: usize,
-    ) -> FieldsBlock {
-        let tokens = self.tokens;
-        let [star, free] = [&columns.star, &columns.free].map(|columns| gather(columns, first, size));
-        let mut frozen = frozen_coordinates(law, columns, first, size);
-        self.select(law, columns, first, &mut frozen);
-        let target = label_coordinates(law, columns, first, &frozen);
-        if law.sequences == Sequences::Reused {
-            frozen = self.trained(law, basis, &frozen, &target);
-        }
-        let frozen = matrices(basis, tokens, &frozen, law.beta);
-        let mut label = matrices(basis, tokens, &target, 1.0);
-        let truth = self.perturbation(&[], 1.0);
-        for (star, label) in star.chunks_exact(tokens).zip(label.chunks_exact_mut(tokens * tokens)) {
-            truth.add(star, label);
-        }
-        let y = attention(self.activation.as_ref(), tokens, &label);
-        FieldsBlock { frozen, label, y, star, free }
-    }
-
-    /// Conditions the frozen logits on the selected ball.
-    fn select(&self, law: &JointLaw, columns: &FieldColumns, first: usize, frozen: &mut [f64]) {
-        let Sequences::Active(selection) = law.sequences else { return };
-        let seen = columns.logits().frozen.len();
-        for (k, z) in frozen.chunks_exact_mut(seen).enumerate() {
-            match self.activation.unseen() {
-                Unseen::RowShifts => {
-                    let shrinkage = law.shrinkage(&columns.logits(), first + k).unwrap_or(1.0);
-                    z.iter_mut().for_each(|x| *x *= shrinkage);
-                }
-                // All coordinates are there, and the score takes those that it needs.
-                Unseen::Nothing if law.frozen > 0.0 => {
-                    z.iter_mut().for_each(|x| *x /= law.frozen);
-                    selection.score().condition(self.tokens, selection.fraction(), z);
-                    z.iter_mut().for_each(|x| *x *= law.frozen);
-                }
-                Unseen::Nothing => {}
-            }
-        }
-    }
-
-    /// The trained logits on sequences of the pre-training, in coordinates.
-    fn trained(&self, law: &JointLaw, basis: &CoordinateBasis, omega: &[f64], target: &[f64]) -> Vec<f64> {
-        let label =
-            attention(self.activation.as_ref(), self.tokens, &matrices(basis, self.tokens, target, 1.0));
-        let stiffness = vec![0.5 / law.response; basis.dimension()];
-        let activation = self.activation.as_ref();
-        let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };
-        prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, target)).x
-    }
-
-    fn perturbation<'a>(&self, frozen: &'a [f64], q: f64) -> Perturbation<'a> {
-        Perturbation { tokens: self.tokens, columns: 1, frozen, coupling: self.coupling, trace: q }
-    }
-
     /// Adds the terms of [`Moments`] for every sample of a block to `sums`, in the order of
     /// [`Moments::from_sums`].
     fn accumulate(
@@ -150,7 +63,7 @@ impl PerturbedLayer {
         let stiffness = vec![stiff; n];
         let prox = Prox {
             activation: self.activation.as_ref(),
-            map: self.perturbation(&block.frozen, point.q()),
+            map: self.perturbation(1, &block.frozen, point.q()),
             label: &block.y,
             omega: &omega,
             stiffness: &stiffness,
@@ -209,7 +122,7 @@ impl PerturbedLayer {
             let zero = vec![0.0; block.star.len()];
             let prox = Prox {
                 activation: self.activation.as_ref(),
-                map: self.perturbation(&block.frozen, 0.0),
+                map: self.perturbation(1, &block.frozen, 0.0),
                 label: &block.y,
                 omega: &zero,
                 stiffness: &stiffness,
@@ -301,7 +214,7 @@ mod tests {
     use super::*;
     use crate::activation::ActivationName;
     use crate::channel::general::brute_force::{grid, missed};
-    use crate::fields::FieldParameters;
+    use crate::fields::{FieldParameters, Sequences};
     use crate::frozen::Frozen;
 
     /// Solutions for `(Q0, Q, M, Delta) = (2, 1.2, 1.1, .5)`, as `[m, q, v]`.
@@ -382,7 +295,7 @@ mod tests {
             let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
             let fresh = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
             let law = JointLaw::new(&model, &frozen, &fresh);
-            let layer = PerturbedLayer { activation: model.shared_activation(), tokens, coupling: 1.0 };
+            let layer = PerturbedLayer::of_rank_one(&model, 1.0);
             let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
             let options = Options::default().with_log2_nodes(10).unwrap().with_seed(7);
             let columns = FieldColumns::new(tokens, &law, &options, 0, false).unwrap();
@@ -404,7 +317,7 @@ mod tests {
                     let omega: Vec<f64> = pairs.map(|(star, free)| m * star + deviation * free).collect();
                     let prox = Prox {
                         activation: self.layer.activation.as_ref(),
-                        map: self.layer.perturbation(&block.frozen, *q),
+                        map: self.layer.perturbation(1, &block.frozen, *q),
                         label: &block.y,
                         omega: &omega,
                         stiffness: &vec![1.0 / v; self.layer.tokens],

@@ -1,15 +1,13 @@
 //! The averages over the test law: squared differences of attention, without any proximal point.
 
 use super::fields::{frozen_coordinates, label_coordinates};
-use crate::activation::Activation;
+use super::layer::{LearnedColumn, PerturbedLayer};
 use crate::attention::Attention;
-use crate::channel::general::{
-    CoordinateBasis, Perturbation, add_squared_differences, attention, batch_size,
-};
+use crate::channel::general::{CoordinateBasis, add_squared_differences, attention, batch_size};
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{Lane, sum_once};
-use crate::losses::batch::{combine, gather, matrices};
+use crate::losses::batch::{gather, matrices};
 use crate::losses::vector::moments::VectorOverlaps;
 use crate::losses::vector::test_law::ReplicatedErrors;
 use crate::model::Model;
@@ -24,32 +22,39 @@ pub(crate) fn test_errors(
     common: &VectorOverlaps,
     own: &[VectorOverlaps],
 ) -> Result<ReplicatedErrors, Error> {
+    let layer = PerturbedLayer::of_rank_one(model, coupling);
     ReplicatedErrors::sampled(options, common, own, |scramble, points| {
         let columns = FieldColumns::new(model.tokens(), law, options, scramble, true)?;
-        Ok(averages(model.activation(), law, coupling, &columns, points))
+        Ok(test_averages(&layer, law, &columns, points.map(LearnedColumns::single)))
     })
+}
+
+/// The learned columns that do not vanish.
+pub(crate) struct LearnedColumns {
+    pub(crate) columns: Vec<LearnedColumn>,
+    /// `tr q`.
+    pub(crate) trace: f64,
+}
+
+impl LearnedColumns {
+    fn single(point: &VectorOverlaps) -> Self {
+        let column = LearnedColumn { number: 0, m: point.m, deviation: point.deviation() };
+        Self { columns: vec![column], trace: point.q() }
+    }
 }
 
 /// Test and clean error at the first point, the error without any perturbation, and test and clean error at
 /// the second point.
-fn averages(
-    activation: &dyn Activation,
+pub(crate) fn test_averages(
+    layer: &PerturbedLayer,
     law: &JointLaw,
-    coupling: f64,
     columns: &FieldColumns,
-    points: [&VectorOverlaps; 2],
+    points: [LearnedColumns; 2],
 ) -> [f64; 5] {
-    let tokens = columns.star.len();
-    let square = tokens * tokens;
+    let (tokens, activation) = (layer.tokens, layer.activation.as_ref());
     let basis = CoordinateBasis::new(tokens, Attention::Tied, activation.unseen());
     let nodes = columns.nodes();
     let size = batch_size(tokens, tokens);
-    let perturb = |logits: &mut [f64], chi: &[f64], q: f64| {
-        let perturbation = Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: q };
-        for (chi, logits) in chi.chunks_exact(tokens).zip(logits.chunks_exact_mut(square)) {
-            perturbation.add(chi, logits);
-        }
-    };
     let sums = sum_once(nodes / size, size, |block, sums: &mut [Lane; 5]| {
         let first = block * size;
         let [star, free] = [&columns.star, &columns.free].map(|columns| gather(columns, first, size));
@@ -60,14 +65,21 @@ fn averages(
             frozen.iter().zip(&noisy).zip(normals).map(|((z, t), x)| law.noiseless(*z, *t, x)).collect();
         let still = matrices(&basis, tokens, &frozen, law.beta);
         let mut logits = [&noisy, &clean].map(|x| matrices(&basis, tokens, x, 1.0));
+        let truth = layer.true_fields(&star);
         for logits in &mut logits {
-            perturb(logits, &star, 1.0);
+            layer.perturb(layer.truth.len(), logits, &truth, layer.truth.iter().sum());
         }
         let labels = logits.map(|logits| attention(activation, tokens, &logits));
-        let outputs = points.map(|point| {
-            let chi = combine(&star, &free, point.m, point.deviation());
+        let outputs = points.each_ref().map(|LearnedColumns { columns, trace }| {
             let mut logits = still.clone();
-            perturb(&mut logits, &chi, point.q());
+            if !columns.is_empty() {
+                layer.perturb(
+                    columns.len(),
+                    &mut logits,
+                    &layer.learned_fields(columns, &star, &free),
+                    *trace,
+                );
+            }
             attention(activation, tokens, &logits)
         });
         let still = attention(activation, tokens, &still);

@@ -1,0 +1,336 @@
+//! The derivatives of the loss by the columns of a perturbation, in closed form, for linear attention and for softmax.
+//!
+//! Row `a` of the loss has a gradient `S_a` in the logits of that row, and a Hessian `M^a`. With the coupling `k`, the derivatives by
+//! the entries `x_ic` of the perturbation `k x x^T` are
+//!
+//! ```text
+//! gradient_(ic)    = k sum_b (S_ib + S_bi) x_bc
+//! Hessian_(ic)(jd) = k (S_ij + S_ji) delta_cd
+//!                  + k^2 sum_a sum_bb' M^a_bb' (delta_ia x_bc + delta_ib x_ac) (delta_ja x_b'd + delta_jb' x_ad)
+//! ```
+//!
+//! They are computed for blocks of samples, with sizes known at run time.
+
+use super::expansion::LocalExpansion;
+use crate::lanes::{LANES, Lane, exp, widest};
+
+/// The activations whose derivatives are written out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownDerivatives {
+    /// `sigma(h) = h/T`.
+    Linear,
+    /// Softmax by rows. The logits are already multiplied by the inverse temperature.
+    Softmax,
+}
+
+/// The perturbation: `h = z + coupling (x x^T - trace I)`, with `x` a matrix of `tokens` rows and `columns` columns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ColumnShape {
+    pub(super) tokens: usize,
+    pub(super) columns: usize,
+    pub(super) coupling: f64,
+    pub(super) trace: f64,
+}
+
+/// A block of samples, with every number as a lane.
+struct Block {
+    x: Vec<Lane>,
+    frozen: Vec<Lane>,
+    label: Vec<Lane>,
+    slope: Vec<Lane>,
+    hessian: Vec<Lane>,
+    /// The attention of a row, and the weights of its Hessian.
+    p: Vec<Lane>,
+    weight: Vec<Lane>,
+    /// The Hessian of a row in its logits, and the same times every column of `x`.
+    curvature: Vec<Lane>,
+    product: Vec<Lane>,
+    loss: Lane,
+}
+
+const ZERO: Lane = [0.0; LANES];
+
+impl KnownDerivatives {
+    /// The derivatives of the losses of some samples at the points `x`, without the pull. The images are left out.
+    /// `frozen` and `label` have the frozen logits and the attention of the label of all samples.
+    pub(super) fn expand(
+        self,
+        shape: &ColumnShape,
+        frozen: &[f64],
+        samples: &[usize],
+        x: Vec<f64>,
+        label: &[f64],
+    ) -> LocalExpansion {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let (n, square, count) = (tokens * columns, tokens * tokens, samples.len());
+        let mut local = LocalExpansion {
+            x,
+            value: vec![0.0; count],
+            loss: vec![0.0; count],
+            slope: vec![0.0; count * square],
+            gradient: vec![0.0; count * n],
+            hessian: vec![0.0; count * n * n],
+            images: Vec::new(),
+        };
+        let lanes = |length: usize| vec![ZERO; length];
+        let mut block = Block {
+            x: lanes(n),
+            frozen: lanes(square),
+            label: lanes(square),
+            slope: lanes(square),
+            hessian: lanes(n * n),
+            p: lanes(tokens),
+            weight: lanes(tokens),
+            curvature: lanes(square),
+            product: lanes(n),
+            loss: ZERO,
+        };
+        for (number, samples) in samples.chunks(LANES).enumerate() {
+            let first = number * LANES;
+            for l in 0..LANES {
+                // The last block repeats its last sample.
+                let position = l.min(samples.len() - 1);
+                let sample = samples[position];
+                let own = &local.x[(first + position) * n..(first + position + 1) * n];
+                block.x.iter_mut().zip(own).for_each(|(lane, x)| lane[l] = *x);
+                let own = &frozen[sample * square..(sample + 1) * square];
+                block.frozen.iter_mut().zip(own).for_each(|(lane, x)| lane[l] = *x);
+                let own = &label[sample * square..(sample + 1) * square];
+                block.label.iter_mut().zip(own).for_each(|(lane, x)| lane[l] = *x);
+            }
+            widest(
+                #[inline(always)]
+                || block.differentiate(self, shape),
+            );
+            for l in 0..samples.len() {
+                let k = first + l;
+                local.loss[k] = block.loss[l];
+                let write = |target: &mut [f64], from: &[Lane]| {
+                    target.iter_mut().zip(from).for_each(|(x, lane)| *x = lane[l]);
+                };
+                write(&mut local.slope[k * square..(k + 1) * square], &block.slope);
+                write(&mut local.gradient[k * n..(k + 1) * n], &block.product);
+                write(&mut local.hessian[k * n * n..(k + 1) * n * n], &block.hessian);
+            }
+        }
+        local
+    }
+}
+
+impl Block {
+    /// Computes loss, slope and Hessian. The gradient is left in `product`.
+    #[inline(always)]
+    fn differentiate(&mut self, form: KnownDerivatives, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, coupling, .. } = *shape;
+        let n = tokens * columns;
+        self.loss = ZERO;
+        self.hessian.fill(ZERO);
+        for a in 0..tokens {
+            self.row(form, a, shape);
+            if form == KnownDerivatives::Softmax {
+                self.add_row(a, shape);
+            }
+        }
+        if form == KnownDerivatives::Linear {
+            self.add_linear(shape);
+        }
+        for i in 0..n {
+            for j in 0..=i {
+                let entry = self.hessian[i * n + j].map(|x| coupling * coupling * x);
+                self.hessian[i * n + j] = entry;
+                self.hessian[j * n + i] = entry;
+            }
+        }
+        self.product.fill(ZERO);
+        for a in 0..tokens {
+            for b in 0..tokens {
+                let (s, t) = (self.slope[a * tokens + b], self.slope[b * tokens + a]);
+                for c in 0..columns {
+                    let (i, j) = (a * columns + c, b * columns + c);
+                    for l in 0..LANES {
+                        let both = coupling * (s[l] + t[l]);
+                        self.hessian[i * n + j][l] += both;
+                        self.product[i][l] += both * self.x[j][l];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the second part of the Hessian of linear attention, `(4/T^2) (delta_ij (x^T x)_cd + x_jc x_id)`, to the lower
+    /// triangle.
+    #[inline(always)]
+    fn add_linear(&mut self, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let n = tokens * columns;
+        let scale = 4.0 / (tokens * tokens) as f64;
+        let Self { x, hessian, .. } = self;
+        for row in 0..n {
+            let (i, c) = (row / columns, row % columns);
+            for column in 0..=row {
+                let (j, d) = (column / columns, column % columns);
+                let mut entry = ZERO;
+                for l in 0..LANES {
+                    entry[l] = x[j * columns + c][l] * x[i * columns + d][l];
+                }
+                if i == j {
+                    for b in 0..tokens {
+                        for l in 0..LANES {
+                            entry[l] += x[b * columns + c][l] * x[b * columns + d][l];
+                        }
+                    }
+                }
+                hessian[row * n + column] = entry.map(|x| scale * x);
+            }
+        }
+    }
+
+    /// Adds the part of row `a` of the logits to the second part of the Hessian, in the lower triangle.
+    #[inline(always)]
+    fn add_row(&mut self, a: usize, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let n = tokens * columns;
+        let Self { x, hessian, curvature, product, .. } = self;
+        // The products of the Hessian of the row with the columns.
+        for b in 0..tokens {
+            for c in 0..columns {
+                let mut sum = ZERO;
+                for e in 0..tokens {
+                    let (m, x) = (&curvature[b * tokens + e], &x[e * columns + c]);
+                    for l in 0..LANES {
+                        sum[l] += m[l] * x[l];
+                    }
+                }
+                product[b * columns + c] = sum;
+            }
+        }
+        for c in 0..columns {
+            let row = a * columns + c;
+            for d in 0..=c {
+                let entry = &mut hessian[row * n + a * columns + d];
+                for b in 0..tokens {
+                    let (x, p) = (&x[b * columns + c], &product[b * columns + d]);
+                    for l in 0..LANES {
+                        entry[l] += x[l] * p[l];
+                    }
+                }
+            }
+            for column in 0..n {
+                let (j, d) = (column / columns, column % columns);
+                let (p, x) = (&product[j * columns + c], &x[a * columns + d]);
+                let twice = if row == column { 2.0 } else { 1.0 };
+                let entry = &mut hessian[row.max(column) * n + row.min(column)];
+                for l in 0..LANES {
+                    entry[l] += twice * p[l] * x[l];
+                }
+            }
+        }
+        for c in 0..columns {
+            for d in 0..columns {
+                let mut both = ZERO;
+                for l in 0..LANES {
+                    both[l] = x[a * columns + c][l] * x[a * columns + d][l];
+                }
+                for i in 0..tokens {
+                    // The entries below the diagonal.
+                    for j in 0..if d <= c { i + 1 } else { i } {
+                        let m = &curvature[i * tokens + j];
+                        let entry = &mut hessian[(i * columns + c) * n + j * columns + d];
+                        for l in 0..LANES {
+                            entry[l] += m[l] * both[l];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Computes the attention of row `a`, its part of the loss and of the slope, and its Hessian.
+    #[inline(always)]
+    fn row(&mut self, form: KnownDerivatives, a: usize, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, coupling, trace } = *shape;
+        let Self { x, frozen, label, slope, p, weight, curvature, loss, .. } = self;
+        for b in 0..tokens {
+            let mut h = ZERO;
+            for c in 0..columns {
+                let (x, y) = (&x[a * columns + c], &x[b * columns + c]);
+                for l in 0..LANES {
+                    h[l] += x[l] * y[l];
+                }
+            }
+            let centring = if a == b { trace } else { 0.0 };
+            let z = &frozen[a * tokens + b];
+            for l in 0..LANES {
+                p[b][l] = z[l] + coupling * (h[l] - centring);
+            }
+        }
+        let scale = 1.0 / tokens as f64;
+        if form == KnownDerivatives::Softmax {
+            normalise(p);
+        } else {
+            p.iter_mut().for_each(|p| *p = p.map(|h| scale * h));
+        }
+        let (mut mean, mut norm2) = (ZERO, ZERO);
+        for b in 0..tokens {
+            let y = &label[a * tokens + b];
+            for l in 0..LANES {
+                let e = p[b][l] - y[l];
+                weight[b][l] = e;
+                loss[l] += e * e;
+                mean[l] += p[b][l] * e;
+                norm2[l] += p[b][l] * p[b][l];
+            }
+        }
+        for b in 0..tokens {
+            let slope = &mut slope[a * tokens + b];
+            for l in 0..LANES {
+                if form == KnownDerivatives::Softmax {
+                    let s = p[b][l] * (weight[b][l] - mean[l]);
+                    slope[l] = 2.0 * s;
+                    weight[b][l] = s + p[b][l] * p[b][l];
+                } else {
+                    slope[l] = 2.0 * scale * weight[b][l];
+                }
+            }
+        }
+        if form == KnownDerivatives::Softmax {
+            for b in 0..tokens {
+                for e in 0..tokens {
+                    let entry = &mut curvature[b * tokens + e];
+                    let own = if b == e { 1.0 } else { 0.0 };
+                    for l in 0..LANES {
+                        let (p, q, u, w) = (p[b][l], p[e][l], weight[b][l], weight[e][l]);
+                        entry[l] = 2.0 * (own * u - u * q - p * w + norm2[l] * p * q);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Replaces the logits of a row by their softmax.
+#[inline(always)]
+fn normalise(row: &mut [Lane]) {
+    let mut top = [f64::NEG_INFINITY; LANES];
+    for logit in row.iter() {
+        for l in 0..LANES {
+            top[l] = if logit[l] > top[l] { logit[l] } else { top[l] };
+        }
+    }
+    let mut total = ZERO;
+    for logit in row.iter_mut() {
+        let mut below = ZERO;
+        for l in 0..LANES {
+            below[l] = logit[l] - top[l];
+        }
+        *logit = exp(&below);
+        for l in 0..LANES {
+            total[l] += logit[l];
+        }
+    }
+    for p in row.iter_mut() {
+        for l in 0..LANES {
+            p[l] /= total[l];
+        }
+    }
+}

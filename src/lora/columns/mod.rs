@@ -1,0 +1,193 @@
+//! Fine-tuning of weights with several columns: one triple `(q_k, m_k, v_k)` for every group of equal columns.
+//!
+//! `ridge.rs` is the input channel, which is that of rank one for each group; `starts.rs` the starts and the columns whose
+//! overlap is lost or that vanish; `report.rs` the observables.
+
+mod report;
+mod ridge;
+mod starts;
+
+use super::problem::{FieldLaw, FinetuningProblem};
+use super::solution::{FinetuningColumn, FinetuningSolution};
+use crate::channel::general::KnownDerivatives;
+use crate::divergence::Divergence;
+use crate::error::Error;
+use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, FieldSource};
+use crate::losses::vector::general::PerturbedLayer;
+use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
+use crate::model::{Model, Specialisation};
+use crate::observables;
+use crate::parallel;
+use crate::state_evolution::Run;
+use report::ColumnReporter;
+use ridge::ColumnRidge;
+use starts::{ColumnStarts, FoundColumns};
+
+/// Solves a problem with several columns.
+pub(super) fn solve(
+    problem: &FinetuningProblem<'_>,
+    run: Run<'_, FinetuningSolution>,
+) -> Result<FinetuningSolution, Error> {
+    parallel::in_pool(|| ColumnProblem::new(problem).solve(run))
+}
+
+/// A problem of fine-tuning with the layout of its columns.
+struct ColumnProblem<'a> {
+    problem: &'a FinetuningProblem<'a>,
+    layout: ColumnLayout,
+}
+
+impl<'a> ColumnProblem<'a> {
+    fn new(problem: &'a FinetuningProblem<'a>) -> Self {
+        let training = problem.training;
+        Self { problem, layout: ColumnLayout::new(training.rank(), training.variances()) }
+    }
+
+    fn layer(&self) -> PerturbedLayer {
+        let model = self.problem.model;
+        let coupling = match &self.problem.fields {
+            FieldLaw::Difference(_) => 1.0,
+            FieldLaw::Joint { coupling, .. } => *coupling,
+        };
+        PerturbedLayer {
+            activation: model.shared_activation(),
+            tokens: model.tokens(),
+            coupling,
+            truth: self.layout.truth().to_vec(),
+            rank: self.layout.rank(),
+            form: known_derivatives(model),
+        }
+    }
+
+    fn ridge(&self) -> ColumnRidge {
+        let FinetuningProblem { model, training, units, fields, .. } = self.problem;
+        ColumnRidge {
+            layout: self.layout.clone(),
+            tokens: model.tokens() as f64,
+            alpha: training.alpha(),
+            lambda: units.scaled_ridge(training.ridge()),
+            // For softmax, the pointwise derivative by chi* has more noise than integration by parts.
+            divergence: match fields {
+                FieldLaw::Difference(_) => Divergence::PointwiseAndJump,
+                FieldLaw::Joint { .. } => Divergence::IntegrationByParts,
+            },
+            linear: matches!(fields, FieldLaw::Difference(_)),
+        }
+    }
+
+    fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {
+        let FinetuningProblem { fields, options, units, .. } = self.problem;
+        let source = match fields {
+            FieldLaw::Difference(noise) => FieldSource::Difference(noise),
+            FieldLaw::Joint { law, .. } => FieldSource::Joint(law),
+        };
+        let warm = run.previous.and_then(|solution| self.continued(solution));
+        let mut nodes = ColumnNodes::new(self.layer(), self.layout.clone(), source, options, &run.tuning)?;
+        let mut guess = self.problem.guess();
+        // True columns that cannot be learned are noise.
+        let hidden = self.layout.truth().iter().skip(self.layout.rank());
+        guess.noise += hidden.sum::<f64>();
+        let found = ColumnStarts::new(self.ridge(), guess, options, &mut nodes)
+            .starting_from(warm)
+            .accompanied(run.tuning, run.observer())
+            .run(options.start())?;
+        let errors = self.test_errors(&found)?;
+        let reporter = ColumnReporter {
+            layout: &self.layout,
+            units: *units,
+            effective_noise: self.problem.effective_noise(),
+        };
+        Ok(reporter.solution(&found, &errors))
+    }
+
+    /// The point of a solution with as many columns, as a start.
+    fn continued(&self, solution: &FinetuningSolution) -> Option<ColumnOverlaps> {
+        if solution.columns.len() != self.layout.rank() {
+            return None;
+        }
+        let units = self.problem.units;
+        let mut next = 0;
+        let of_group = |group: &columns::ColumnGroup| {
+            let FinetuningColumn::Tied(first) = solution.columns.get(next)?;
+            next += group.count;
+            let m = group.variance.map_or(0.0, |variance| first.m / variance.sqrt());
+            let point = units.scaled(first.q, m, first.v);
+            let usable = [point.s2, point.v].iter().all(|x| x.is_finite() && *x > 0.0) && point.m >= 0.0;
+            usable.then_some(point)
+        };
+        let groups: Option<Vec<VectorOverlaps>> = self.layout.groups().iter().map(of_group).collect();
+        groups.map(|groups| ColumnOverlaps { groups })
+    }
+
+    /// The errors on new sequences.
+    fn test_errors(&self, found: &FoundColumns) -> Result<ReplicatedErrors, Error> {
+        let own: Vec<ColumnOverlaps> = found.replicates.iter().map(|(point, _)| point.clone()).collect();
+        let FinetuningProblem { model, training, frozen, options, fields, .. } = self.problem;
+        match fields {
+            FieldLaw::Difference(_) => {
+                let unexplained = observables::unexplained(&frozen.overlaps(), training.beta());
+                let (tokens, delta) = (model.tokens(), model.delta());
+                // The error depends on the Frobenius norms as that of rank one on the scalars.
+                let q0 = training.q0();
+                let unit = self.problem.training.unit() / q0;
+                let norms = |point: &ColumnOverlaps| {
+                    let [q, m] = self.layout.norms(point);
+                    VectorOverlaps { m: unit * m, s2: unit * q - unit * m * unit * m, v: f64::NAN }
+                };
+                let closed = linear::ClosedForm { tokens, q0, delta, unexplained };
+                let own: Vec<VectorOverlaps> = own.iter().map(norms).collect();
+                Ok(closed.errors(&norms(&found.point), &own))
+            }
+            FieldLaw::Joint { law, .. } => {
+                columns::test_errors(&self.layer(), &self.layout, law, options, &found.point, &own)
+            }
+        }
+    }
+}
+
+/// The activations whose derivatives are known in closed form.
+fn known_derivatives(model: &Model) -> Option<KnownDerivatives> {
+    match model.specialisation() {
+        Specialisation::Linear => Some(KnownDerivatives::Linear),
+        Specialisation::Softmax => Some(KnownDerivatives::Softmax),
+        Specialisation::General => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::training::Finetuning;
+    use crate::{Frozen, Options};
+    use std::sync::Arc;
+
+    /// With one column, the kernel of columns and the general kernel of rank one see the same nodes.
+    #[test]
+    fn one_column_is_rank_one() {
+        let activation = Arc::new(crate::activation::Softmax);
+        let model = Model::with_activation(2, 0.5, activation).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.7).unwrap();
+        let fresh = Finetuning::fresh(8.0, 0.3).unwrap().with_variance(1.3).unwrap();
+        let selected = crate::lora::Selection::new(0.3, crate::lora::Score::Frobenius).unwrap();
+        for training in [fresh, fresh.reused().recalibrated(0.9).unwrap(), fresh.active(selected)] {
+            let options = Options::default().with_log2_nodes(9).unwrap().with_tolerance(1e-10).unwrap();
+            let problem = FinetuningProblem::new(&model, &frozen, &training, &options);
+            let [one, columns] =
+                [problem.solve(Run::default()), solve(&problem, Run::default())].map(Result::unwrap);
+            let numbers = |solution: &FinetuningSolution| {
+                let (order, errors) = (solution.order, solution.errors);
+                let validity = &solution.validity;
+                [order.q, order.m, order.v, order.q_hat, order.m_hat, order.v_hat, solution.objective]
+                    .into_iter()
+                    .chain([errors.test, errors.test_clean, errors.train, errors.frozen, solution.alignment])
+                    .chain([validity.jump, validity.replicon, order.eta])
+                    .chain([solution.std_error.q, solution.std_error.test].map(Option::unwrap))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(one.validity.verdict, columns.validity.verdict);
+            for (a, b) in numbers(&one).iter().zip(numbers(&columns)) {
+                approx::assert_relative_eq!(*a, b, max_relative = 1e-6);
+            }
+        }
+    }
+}
