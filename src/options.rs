@@ -105,7 +105,7 @@ impl From<Options> for OptionsFields {
 
 impl Options {
     /// `log2` of the largest number of nodes of all scrambles together.
-    const MAX_LOG2_TOTAL: u32 = 22;
+    const MAX_LOG2_TOTAL: u32 = 23;
 
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve.
     ///
@@ -171,7 +171,7 @@ impl Options {
     /// These options with another [number of nodes](Self::log2_nodes).
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `log2_nodes` is between 6 and 20, and all scrambles together have at most `2^22` nodes.
+    /// [`Error::InvalidParameter`] unless `log2_nodes` is between 6 and 20, and all scrambles together have at most `2^23` nodes.
     pub fn with_log2_nodes(self, log2_nodes: usize) -> Result<Self, Error> {
         OptionsFields { log2_nodes, ..self.0 }.try_into()
     }
@@ -179,7 +179,7 @@ impl Options {
     /// These options with another [number of scrambles](Self::scrambles).
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless it is between 1 and 64, and all scrambles together have at most `2^22` nodes.
+    /// [`Error::InvalidParameter`] unless it is between 1 and 64, and all scrambles together have at most `2^23` nodes.
     pub fn with_scrambles(self, scrambles: usize) -> Result<Self, Error> {
         OptionsFields { scrambles, ..self.0 }.try_into()
     }

@@ -84,8 +84,13 @@ mod tests {
     fn levels_are_the_first_nodes_and_replicates_are_the_scrambles() {
         let options = Options::default().with_log2_nodes(12).unwrap().with_scrambles(3).unwrap().with_seed(5);
         let mut nodes = GaussianNodes::<2>::new(&options, &Tuning::default()).unwrap();
-        assert_eq!(nodes.levels(), 3);
-        for (level, count) in [(0, 512), (1, 2048), (2, 4096), (9, 4096)] {
+        // A third of the nodes of a coarse level, rounded up to a power of two; a level as large as the finest is none.
+        let tuning = Tuning::default();
+        let [few, more] = tuning.coarse_nodes.map(|nodes| nodes.div_ceil(3).next_power_of_two());
+        assert!(few < more);
+        let finest = if more < 4096 { 2 } else { 1 };
+        assert_eq!(nodes.levels(), finest + 1);
+        for (level, count) in [(0, few), (1, more.min(4096)), (finest, 4096), (9, 4096)] {
             let means = nodes.means(level, |[x, y]| [(x - y).sin(), x]);
             for (scramble, [sine, first]) in means.into_iter().enumerate() {
                 let points = ScrambledSobol::new(2, 12, 5, scramble as u64).unwrap();

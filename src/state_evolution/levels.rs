@@ -39,7 +39,8 @@ mod tests {
 
     #[test]
     fn the_finest_level_has_the_nodes_that_were_asked_for() {
-        for (log2_nodes, count) in [(6, 1), (9, 1), (10, 2), (11, 2), (12, 3), (20, 3)] {
+        // The coarse levels have 2^8 and 2^11 nodes for each of four scrambles.
+        for (log2_nodes, count) in [(6, 1), (8, 1), (9, 2), (11, 2), (12, 3), (20, 3)] {
             let levels = Levels::up_to(log2_nodes, 4, &Tuning::default(), 8);
             assert_eq!(levels.count(), count);
             assert_eq!(levels.nodes(count - 1), 1 << log2_nodes);

@@ -210,7 +210,8 @@ mod tests {
 
     /// The result of a search whose constants `change` has changed.
     fn found(model: &Model, training: &Pretraining, change: impl Fn(&mut Path)) -> FoundMatrix {
-        let options = Options::default().with_log2_nodes(9).unwrap();
+        // The default tolerance is matched to the noise, which is far above the differences that are looked for.
+        let options = Options::default().with_log2_nodes(9).unwrap().with_tolerance(1e-9).unwrap();
         let teacher = model.teacher_spectrum().unwrap();
         let equations = equations(model, training, model.teacher_matrix(teacher.as_ref()));
         let mut channel = output_channel(model, equations.label, &options, &Tuning::default()).unwrap();
