@@ -150,7 +150,11 @@ impl Workload {
     pub(crate) fn check(self, model: &Model, options: &Options) -> Result<(), Error> {
         self.check_dimensions(model)?;
         let Numbers { kept, passing } = self.numbers(model);
-        check_memory(self.stage(), kept, passing, options)
+        let options = match (self, model.specialisation()) {
+            (Self::Finetuning { .. }, Specialisation::Linear) => options.of_linear(),
+            _ => *options,
+        };
+        check_memory(self.stage(), kept, passing, &options)
     }
 }
 

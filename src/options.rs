@@ -55,7 +55,8 @@ pub(crate) struct OptionsFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     tolerance: Option<f64>,
     max_iterations: usize,
-    log2_nodes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log2_nodes: Option<usize>,
     scrambles: usize,
     seed: u64,
     start: Start,
@@ -66,7 +67,7 @@ impl Default for OptionsFields {
         Self {
             tolerance: None,
             max_iterations: 1000,
-            log2_nodes: 13,
+            log2_nodes: None,
             scrambles: 8,
             seed: 0,
             start: Start::Best,
@@ -84,9 +85,10 @@ impl TryFrom<OptionsFields> for Options {
             return Err(Error::invalid("options.tolerance", tolerance, "between 1e-14 and 1e-1"));
         }
         check::integer("options.max_iterations", fields.max_iterations, 1, 1_000_000)?;
-        check::integer("options.log2_nodes", fields.log2_nodes, 6, 20)?;
+        let log2_nodes = fields.log2_nodes.unwrap_or(Self::LOG2_NODES_OF_LINEAR);
+        check::integer("options.log2_nodes", log2_nodes, 6, 20)?;
         check::integer("options.scrambles", fields.scrambles, 1, 64)?;
-        if fields.scrambles << fields.log2_nodes > 1 << Self::MAX_LOG2_TOTAL {
+        if fields.scrambles << log2_nodes > 1 << Self::MAX_LOG2_TOTAL {
             return Err(Error::invalid(
                 "options.scrambles",
                 fields.scrambles,
@@ -106,6 +108,10 @@ impl From<Options> for OptionsFields {
 impl Options {
     /// `log2` of the largest number of nodes of all scrambles together.
     const MAX_LOG2_TOTAL: u32 = 23;
+    /// Default `log2_nodes`.
+    const LOG2_NODES: usize = 13;
+    /// Default `log2_nodes` in the fine-tuning of linear attention.
+    const LOG2_NODES_OF_LINEAR: usize = 14;
 
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve.
     ///
@@ -127,11 +133,12 @@ impl Options {
         self.0.max_iterations
     }
 
-    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 13 by default. The nodes of a stage,
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble. The default is 13, and 14 in
+    /// the fine-tuning of linear attention, whose averages are cheap. The nodes of a stage,
     /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {
-        self.0.log2_nodes
+        self.0.log2_nodes.unwrap_or(Self::LOG2_NODES)
     }
 
     /// Number of independent scrambles; 8 by default. Standard errors need at least 2.
@@ -173,7 +180,7 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidParameter`] unless `log2_nodes` is between 6 and 20, and all scrambles together have at most `2^23` nodes.
     pub fn with_log2_nodes(self, log2_nodes: usize) -> Result<Self, Error> {
-        OptionsFields { log2_nodes, ..self.0 }.try_into()
+        OptionsFields { log2_nodes: Some(log2_nodes), ..self.0 }.try_into()
     }
 
     /// These options with another [number of scrambles](Self::scrambles).
@@ -194,6 +201,12 @@ impl Options {
     #[must_use]
     pub fn with_start(self, start: Start) -> Self {
         Self(OptionsFields { start, ..self.0 })
+    }
+
+    /// These options in the fine-tuning of linear attention.
+    pub(crate) fn of_linear(self) -> Self {
+        let log2_nodes = self.0.log2_nodes.or(Some(Self::LOG2_NODES_OF_LINEAR));
+        Self(OptionsFields { log2_nodes, ..self.0 })
     }
 
     /// The residual at which an iteration counts as converged.

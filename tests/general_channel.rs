@@ -1,8 +1,8 @@
 //! The general proximal channel against the kernels that are special to softmax and to linear attention.
 //!
-//! A model that is made from the type `Softmax` or `Linear` goes through the general channel. For softmax, both
-//! kernels use the same nodes, so that they agree to rounding; for linear attention, they use different nodes and
-//! agree within the standard errors.
+//! A model that is made from the type `Softmax` or `Linear` goes through the general channel. In fine-tuning of softmax, both
+//! kernels use the same nodes, so that they agree to rounding; elsewhere, they use different nodes and agree within the
+//! standard errors.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -108,14 +108,24 @@ fn softmax_fine_tuning_is_the_same_through_the_general_channel() {
     for (number, (tokens, temperature, frozen, training)) in cases.iter().enumerate() {
         let model = Model::softmax(*tokens, 0.5).unwrap().with_inverse_temperature(*temperature).unwrap();
         let options = options(8);
+        // Both fixed points are found to rounding. By default they would be found to a part of their standard errors.
+        let options = options.with_tolerance(1e-10).unwrap();
         let special = finetuned(&model, frozen, training, &options);
         let general = finetuned(&general(&model, Arc::new(Softmax)), frozen, training, &options);
+        // The errors on new sequences are means over one row of softmax, which have nodes of their own or none.
+        let on_new_sequences =
+            |(name, ..): &(&str, f64, Option<f64>)| ["test", "test_clean", "frozen"].contains(name);
+        let [[special, special_new], [general, general_new]] = [special, general].map(|all| {
+            let (new, rest): (Observables, Observables) = all.into_iter().partition(on_new_sequences);
+            [rest, new]
+        });
         assert_equal(&format!("case {number}"), &special, &general);
+        assert_compatible(&format!("case {number}"), &special_new, &general_new);
     }
 }
 
 #[test]
-fn softmax_pre_training_is_the_same_through_the_general_channel() {
+fn softmax_pre_training_is_compatible_through_the_general_channel() {
     for (tokens, temperature, alpha, lambda) in
         [(2, 1.0, 0.2, 0.05), (2, 1.8, 0.3, 0.05), (3, 1.0, 0.1, 0.1), (4, 1.0, 0.1, 0.1)]
     {
@@ -124,18 +134,25 @@ fn softmax_pre_training_is_the_same_through_the_general_channel() {
             .and_then(|model| model.with_teacher(Teacher::Wishart { kappa0: 0.5 }))
             .unwrap();
         let training = pretrain::Training::new(alpha, lambda).unwrap();
-        let options = options(8);
+        // The special kernel takes its samples from one domain of the symmetries of softmax, so that the nodes differ.
+        let options = options(11);
         let special = pretrained(&model, &training, &options);
         let general = general(&model, Arc::new(Softmax));
-        assert_equal(&format!("T = {tokens}"), &special, &pretrained(&general, &training, &options));
+        assert_compatible(&format!("T = {tokens}"), &special, &pretrained(&general, &training, &options));
         let [special, general] = [model, general].map(|model| {
             let threshold = pretrain::lambda_collapse(&model, &training, &options).unwrap();
             let bound = pretrain::bayes_optimal(&model, alpha, &options).unwrap();
-            (threshold.value, bound)
+            (threshold, bound)
         });
-        assert!((special.0 - general.0).abs() < 1e-10 * special.0, "{} and {}", special.0, general.0);
+        let error = special.0.std_error.unwrap().hypot(general.0.std_error.unwrap());
+        assert!(
+            (special.0.value - general.0.value).abs() < 5.0 * error,
+            "{:?} and {:?}",
+            special.0,
+            general.0
+        );
         // The special kernel draws single rows for the bound, so that the nodes differ.
-        let error = special.1.std_error.test.unwrap().hypot(general.1.std_error.test.unwrap());
+        let error = special.1.std_error.test.unwrap_or(0.0).hypot(general.1.std_error.test.unwrap());
         assert!((special.1.errors.test - general.1.errors.test).abs() < 6.0 * error);
         assert!((special.1.order.q - general.1.order.q).abs() < 1e-12);
     }

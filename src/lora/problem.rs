@@ -35,7 +35,7 @@ pub(super) struct FinetuningProblem<'a> {
     pub(super) model: &'a Model,
     pub(super) frozen: &'a Frozen,
     pub(super) training: &'a Finetuning,
-    pub(super) options: &'a Options,
+    pub(super) options: Options,
     pub(super) units: Units,
     pub(super) fields: FieldLaw,
 }
@@ -65,12 +65,15 @@ impl<'a> FinetuningProblem<'a> {
                 (1.0, FieldLaw::Joint { law, coupling: model.inverse_temperature() * q0 })
             }
         };
+        // Several columns have no closed form of the proximal point, which makes their nodes dear.
+        let cheap = model.specialisation() == Specialisation::Linear && training.is_rank_one();
+        let options = if cheap { options.of_linear() } else { *options };
         Self { model, frozen, training, options, units: Units { q0, loss }, fields }
     }
 
     /// The averages over the losses, by the kernel for the activation.
     fn losses(&self, tuning: &Tuning) -> Result<Box<dyn FinetuningLosses>, Error> {
-        let (tokens, options) = (self.model.tokens(), self.options);
+        let (tokens, options) = (self.model.tokens(), &self.options);
         match (&self.fields, self.model.specialisation()) {
             (FieldLaw::Difference(noise), _) => linear::losses(tokens, noise, options, tuning),
             (FieldLaw::Joint { law, coupling }, Specialisation::Softmax) => {
@@ -131,7 +134,7 @@ impl<'a> FinetuningProblem<'a> {
         let warm = company.previous.and_then(|solution| self.units.point(&solution.order));
         let mut losses = self.losses(&company.tuning)?;
         let ridge = self.ridge(losses.as_ref());
-        run(FinetuningStarts::new(ridge, self.guess(), self.options, losses.as_mut())
+        run(FinetuningStarts::new(ridge, self.guess(), &self.options, losses.as_mut())
             .starting_from(warm)
             .accompanied(company.tuning, company.observer()))
     }
