@@ -119,7 +119,7 @@ impl Workload {
             Specialisation::Linear if selected => 2 * channel::dimension(model.tokens()),
             Specialisation::Linear => channel::dimension(model.tokens()),
             Specialisation::Softmax | Specialisation::General => {
-                3 * model.observed_coordinates() as usize + 1
+                1 + 3 * model.observed_coordinates() as usize + 1
             }
         };
         model.tokens() * (learned + truth) + logits

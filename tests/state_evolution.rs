@@ -60,6 +60,8 @@ impl Stage {
 
     fn solve(&self, observer: Option<&mut dyn Observer>, tuning: Tuning) -> Answer {
         let options = Options::default().with_log2_nodes(10).unwrap().with_scrambles(8).unwrap();
+        // By default the fixed point would be found to a part of its standard error only.
+        let options = options.with_tolerance(1e-9).unwrap();
         match self {
             Self::Pretrain(model, training) => {
                 let run = company(observer, tuning);
@@ -154,6 +156,7 @@ fn variations() -> Vec<(String, Tuning)> {
         add("polish", &|t| t.polish = effort(t.polish));
         add("first_tolerance", &|t| t.first_tolerance *= factor);
         add("middle_tolerance", &|t| t.middle_tolerance *= factor);
+        add("share", &|t| t.share *= factor);
         add("close", &|t| t.close *= factor);
         add("hopeless", &|t| t.hopeless *= factor);
         add("difference", &|t| t.difference *= factor);

@@ -27,9 +27,7 @@ impl FieldColumns {
         scramble: usize,
         test: bool,
     ) -> Result<Self, Error> {
-        let all = Self::of_widths([tokens + 1, tokens], law, options, scramble, test)?;
-        let star = in_polar_coordinates(&all.star, tokens)?;
-        Ok(Self { star, ..all })
+        Self::of_widths([tokens; 2], law, options, scramble, test)
     }
 
     /// The same for perturbations of several columns, which have `star` fields `chi*` and `free` fields `omega` in all.
@@ -41,7 +39,7 @@ impl FieldColumns {
         test: bool,
     ) -> Result<Self, Error> {
         let seen = law.coordinates();
-        let dimensions = star + free + 3 * seen + 1;
+        let dimensions = 1 + star + free + 3 * seen + 1;
         let points =
             ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
         let next = std::cell::Cell::new(0);
@@ -51,7 +49,7 @@ impl FieldColumns {
             points.columns(first..end)
         };
         Ok(Self {
-            star: take(star, true)?,
+            star: in_polar_coordinates(&take(1 + star, true)?)?,
             free: take(free, true)?,
             label: take(seen, true)?,
             frozen: take(seen, true)?,
@@ -70,12 +68,12 @@ impl FieldColumns {
     }
 }
 
-/// A standard normal vector of `tokens` components for every node, from `tokens + 1` standard normals: the first one gives the
-/// length, and the others the direction. The averages vary most with the length of `chi*`, which has the most even column to
-/// itself: with two tokens, the variance of `q` and `m` falls by 1.4 to 2.
-fn in_polar_coordinates(columns: &[Vec<f64>], tokens: usize) -> Result<Vec<Vec<f64>>, Error> {
-    let length = ChiQuantile::new(tokens)?;
+/// A standard normal vector for every node, from one more column of standard normals than it has components: the first column
+/// gives the length, and the others the direction. The averages vary most with the length of `chi*`, which has the most even
+/// column to itself: with two tokens, the variance of `q` and `m` falls by up to 2.
+fn in_polar_coordinates(columns: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, Error> {
     let Some((radial, directions)) = columns.split_first() else { return Ok(Vec::new()) };
+    let length = ChiQuantile::new(directions.len())?;
     let mut star = directions.to_vec();
     for (node, x) in radial.iter().enumerate() {
         let norm2: f64 = directions.iter().map(|column| column[node] * column[node]).sum();

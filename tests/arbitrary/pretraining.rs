@@ -117,7 +117,7 @@ fn memory_is_bounded_before_it_is_taken() {
         .unwrap()
         .with_teacher(lora_asymptotics::Teacher::Wishart { kappa0: 0.5 })
         .unwrap();
-    let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(4).unwrap();
+    let options = Options::default().with_log2_nodes(20).unwrap().with_scrambles(8).unwrap();
     let refused = |error: lora_asymptotics::Error| {
         assert_eq!(error.kind(), "too_much_memory");
         assert!(error.to_string().contains("bytes"), "{error}");
