@@ -117,7 +117,7 @@ impl Options {
     ///
     /// `None` (the default, left out in JSON) is an automatic tolerance. A map without noise is iterated to a residual
     /// of 1e-10. The map of an average over quasi-Monte-Carlo nodes is iterated to a twentieth of the standard
-    /// error of its image, in its noisiest coordinate, because a smaller residual would not make the result more
+    /// error of its image, in its noisiest coordinate, and to 1e-3 at most, because a smaller residual would not make the result more
     /// accurate. With a single scramble the noise is unknown, and only 1e-10 counts as converged. A tolerance that is
     /// given is used for all maps, with noise or without.
     #[must_use]

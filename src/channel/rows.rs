@@ -28,7 +28,10 @@ use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
 /// Bound on what is left out of the sum over Hermite coefficients.
-const REST: f64 = 1e-13;
+const REST: f64 = 1e-11;
+
+/// Rounding errors of a sum over Hermite coefficients, relative to its terms.
+const ROUNDING: f64 = 1e-16;
 
 /// Logarithm of the error of the trapezoidal rule, `exp(-2 pi width/step)` for a strip of half the width `width`.
 const RULE: f64 = 32.0;
@@ -39,9 +42,9 @@ const REACH: f64 = 7.2;
 /// Step and reach of the rule over `chi_0`, and the weight below which a node is left out.
 const OUTER_STEP: f64 = 0.35;
 const OUTER_REACH: f64 = 5.4;
-/// Error of the inner integrals, which are at most 1.
+const NEGLIGIBLE: f64 = 1e-9;
+/// Relative error of the inner integrals.
 const INNER_REST: f64 = 1e-7;
-const NEGLIGIBLE: f64 = 1e-8;
 
 /// Largest product of coupling and variance of `chi` for which the rule over `chi_0` is fine enough.
 const MOST_COUPLING: f64 = 2.0;
@@ -245,7 +248,7 @@ impl HalfLine {
 
 impl HalfLine {
     /// `E (f(x) - f(y))^2` for the sigmoid `f(x) = 1/(1 + exp(-x))` and normals with the given means and deviations, and the
-    /// correlation `r`, to about `rest`. The result is `None` if too many coefficients would be needed.
+    /// correlation `r`, to about `rest` times the result. The result is `None` if too many coefficients would be needed.
     fn sigmoids(&mut self, means: [f64; 2], deviations: [f64; 2], r: f64, rest: f64) -> Option<f64> {
         // For both functions the parts that are even and odd in the node, times the weights.
         let mut parts: [[Vec<Lane>; 2]; 2] = Default::default();
@@ -283,8 +286,11 @@ impl HalfLine {
             overlap += power * c * d;
             left = [left[0] - c * c, left[1] - d * d];
             power *= r;
-            if power.abs() * (left[0] * left[1]).max(0.0).sqrt() < rest {
-                return Some((norms[0] + norms[1] - 2.0 * overlap).max(0.0));
+            let difference = (norms[0] + norms[1] - 2.0 * overlap).max(0.0);
+            let missing = 2.0 * power.abs() * (left[0] * left[1]).max(0.0).sqrt();
+            // The difference of nearly equal laws is much smaller than either norm, and has rounding errors of the norms.
+            if missing <= (rest * (difference - missing)).max(ROUNDING * (norms[0] + norms[1])) {
+                return Some(difference);
             }
         }
         None
@@ -433,8 +439,10 @@ impl NormalPair {
                 power * one.coefficients.iter().zip(&two.coefficients).map(|(c, d)| c * d).sum::<f64>();
             power *= r;
             let left = (one.left * two.left).max(0.0).sqrt();
-            if power.abs() * left < REST {
-                return Some((3.0 * (norms - 2.0 * overlap)).max(0.0));
+            let difference = (norms - 2.0 * overlap).max(0.0);
+            let missing = 2.0 * power.abs() * left;
+            if missing <= (REST * (difference - missing)).max(ROUNDING * norms) {
+                return Some(3.0 * difference);
             }
         }
         None

@@ -15,6 +15,8 @@ pub(crate) enum Tolerance {
 impl Tolerance {
     /// The automatic tolerance of a map without statistical noise.
     pub(crate) const EXACT: f64 = 1e-10;
+    /// The largest automatic tolerance. A residual above it is no solution, however noisy the average is.
+    const LARGEST: f64 = 1e-3;
     /// Largest accepted residual in units of the standard error of the image.
     const OF_THE_STANDARD_ERROR: f64 = 0.05;
 
@@ -24,7 +26,7 @@ impl Tolerance {
         match self {
             Self::Fixed(tolerance) => tolerance,
             Self::Automatic if standard_error.is_finite() => {
-                Self::EXACT.max(Self::OF_THE_STANDARD_ERROR * standard_error)
+                (Self::OF_THE_STANDARD_ERROR * standard_error).clamp(Self::EXACT, Self::LARGEST)
             }
             Self::Automatic => Self::EXACT,
         }
@@ -38,6 +40,7 @@ mod tests {
     #[test]
     fn the_automatic_tolerance_is_a_twentieth_of_the_standard_error() {
         approx::assert_relative_eq!(Tolerance::Automatic.aim(1e-3), 5e-5);
+        approx::assert_relative_eq!(Tolerance::Automatic.aim(1.0), 1e-3);
         // Without noise or its estimate nothing but the exact tolerance is accepted.
         for error in [0.0, f64::NAN, f64::INFINITY] {
             approx::assert_relative_eq!(Tolerance::Automatic.aim(error), 1e-10);

@@ -158,7 +158,8 @@ pub struct FinetuningSolution {
     /// How the solve ended.
     pub status: Status,
     /// Undamped residual, in the logarithms of `m` (unless 0), `q - m^2/q0` and `v`. It is evaluated once
-    /// more at the returned point, on all nodes and without any memory of proximal points found before.
+    /// more at the returned point, on all nodes. There, all starts are tried for the proximal points, unless searches of
+    /// many samples on a cheap level have found no second minimum at all.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
     /// Number of iterations, summed over all numbers of nodes.

@@ -89,7 +89,7 @@ pub struct PretrainingSolution {
     /// Undamped residual of the state evolution. It is taken in the logarithms of `Q0 - 2M + Q + Delta/2` and
     /// `V` for linear attention, and of `M`, `Q - M^2/(Q0 + Delta/2)` and `V` otherwise. It is evaluated
     /// once more at the returned point: on the original equations for linear attention, and otherwise on
-    /// all nodes, from all starts and without any memory of proximal points found before.
+    /// all nodes, with proximal points searched from several starts.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
     /// Number of evaluations of the spectral map.

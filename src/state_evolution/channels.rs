@@ -11,6 +11,13 @@ pub trait Overlaps: Clone + PartialEq {
     /// The point with other coordinates, as many as [`Overlaps::coordinates`] gives. A quantity that is not
     /// among the coordinates (an overlap that vanishes by symmetry) is kept.
     fn at(&self, coordinates: &[f64]) -> Self;
+
+    /// Bounds on the logarithmic steps of the finite differences along the coordinates. By default there are none. A
+    /// bound is needed where the averages change much over a small relative change of a coordinate: a field
+    /// `omega = m chi* + s f` with `s` far below `m` moves by many `s` if `m` changes by a percent.
+    fn largest_differences(&self) -> Vec<f64> {
+        vec![f64::INFINITY; self.coordinates().len()]
+    }
 }
 
 /// Averages over the losses at one point: a vector of numbers with names.
@@ -44,8 +51,9 @@ pub enum Pass {
     Step,
     /// All averages are needed. Proximal points may be followed from those of the pass before.
     Complete,
-    /// All averages are needed, and every proximal point is searched: a point of an earlier pass may be a start of
-    /// the search, but must not be taken for the global minimum.
+    /// All averages are needed, and the global minimum of every sample is searched: a point of an earlier pass may be a start of
+    /// the search, but must not be taken for the global minimum, unless searches of many samples on a cheap level have found no
+    /// second minimum at all.
     Fresh,
 }
 

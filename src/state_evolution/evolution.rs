@@ -24,6 +24,9 @@ pub struct Attempt<P> {
     pub status: Status,
 }
 
+/// Largest logarithmic distance of the fixed point of a replicate from the common one.
+const LARGEST_SHIFT: f64 = 3.0;
+
 /// A solved state evolution.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -219,7 +222,9 @@ where
         let mut ended = attempt.status;
         let mut sensitivity = None;
         if attempt.residual <= hopeless {
-            let slopes = Sensitivity::measure(&problem.start, difference, |x| {
+            let steps =
+                template.largest_differences().into_iter().map(|largest| difference.min(largest)).collect();
+            let slopes = Sensitivity::measure(&problem.start, steps, |x| {
                 let point = template.at(x);
                 let averages = mean(&self.replicates(cheap, Pass::Complete, &point)?);
                 Ok((self.residual(&point, &averages)?, averages.terms()))
@@ -281,6 +286,10 @@ where
         let Settled { point, averages, residual, replicates, differences } = settled;
         let moved = |sensitivity: &Sensitivity| {
             let shifts = sensitivity.shifts(&differences);
+            if shifts.iter().flatten().any(|shift| shift.abs() > LARGEST_SHIFT) {
+                // The replicates disagree so much that a linear response says nothing of their fixed points.
+                return Vec::new();
+            }
             let own = replicates.iter().zip(shifts).map(|(own, shift)| {
                 let moved: Vec<f64> =
                     coordinates.iter().zip(&shift).map(|(x, shift)| x * shift.exp()).collect();

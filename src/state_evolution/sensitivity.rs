@@ -9,7 +9,7 @@ use crate::fixed_point::Secant;
 /// Derivatives of the map and of its averages along each of the coordinates iterated on, all of which are
 /// logarithms.
 pub(super) struct Sensitivity {
-    step: f64,
+    steps: Vec<f64>,
     secants: Vec<Secant<Vec<f64>>>,
     base: Vec<f64>,
     moved: Vec<Vec<f64>>,
@@ -17,16 +17,17 @@ pub(super) struct Sensitivity {
 
 impl Sensitivity {
     /// Measures the derivatives at `x`. `residual_and_averages` gives the residual of the map and the
-    /// averages from which the map is made.
+    /// averages from which the map is made. `steps` are the logarithmic steps of the finite differences along the coordinates, as many
+    /// as `x` has.
     pub(super) fn measure(
         x: &[f64],
-        step: f64,
+        steps: Vec<f64>,
         mut residual_and_averages: impl FnMut(&[f64]) -> Result<(Vec<f64>, Vec<f64>), Error>,
     ) -> Result<Self, Error> {
         let (residual, base) = residual_and_averages(x)?;
         let mut secants = Vec::with_capacity(x.len());
         let mut moved = Vec::with_capacity(x.len());
-        for axis in 0..x.len() {
+        for (axis, &step) in steps.iter().enumerate().take(x.len()) {
             let mut y = x.to_vec();
             y[axis] *= step.exp();
             let (there, averages) = residual_and_averages(&y)?;
@@ -36,7 +37,7 @@ impl Sensitivity {
             secants.push(Secant { step: along, residual_change });
             moved.push(averages);
         }
-        Ok(Self { step, secants, base, moved })
+        Ok(Self { steps, secants, base, moved })
     }
 
     /// The slopes for Anderson acceleration. Slopes that are not finite are left out.
@@ -53,7 +54,7 @@ impl Sensitivity {
             // The decomposition of a matrix without elements cannot be asked to solve anything.
             return vec![Vec::new(); differences.len()];
         }
-        let slope = |i: usize, j: usize| -self.secants[j].residual_change[i] / self.step;
+        let slope = |i: usize, j: usize| -self.secants[j].residual_change[i] / self.steps[j];
         let decomposition = DMatrix::from_fn(dimension, dimension, slope).lu();
         differences
             .iter()
@@ -66,9 +67,9 @@ impl Sensitivity {
 
     /// The averages of one replicate, moved from the common fixed point to that of the replicate.
     pub(super) fn moved(&self, mut averages: Vec<f64>, shift: &[f64]) -> Vec<f64> {
-        for (moved, shift) in self.moved.iter().zip(shift) {
+        for ((moved, shift), step) in self.moved.iter().zip(shift).zip(&self.steps) {
             for ((x, moved), base) in averages.iter_mut().zip(moved).zip(&self.base) {
-                *x += shift / self.step * (moved - base);
+                *x += shift / step * (moved - base);
             }
         }
         averages

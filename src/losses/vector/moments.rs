@@ -51,6 +51,9 @@ pub(crate) struct VectorOverlaps {
     pub(crate) v: f64,
 }
 
+/// Largest change of a field in a finite difference, in units of its standard deviation at a given truth.
+const FIELD_DIFFERENCE: f64 = 0.2;
+
 impl VectorOverlaps {
     pub(crate) fn q(&self) -> f64 {
         self.m * self.m + self.s2
@@ -74,6 +77,16 @@ impl Overlaps for VectorOverlaps {
             [m, s2, v] => Self { m, s2, v },
             [s2, v] => Self { m: 0.0, s2, v },
             _ => Self { m: f64::NAN, s2: f64::NAN, v: f64::NAN },
+        }
+    }
+
+    /// Along `m`, a part of `s/m`.
+    fn largest_differences(&self) -> Vec<f64> {
+        let free = [f64::INFINITY; 2];
+        if self.m > 0.0 {
+            vec![FIELD_DIFFERENCE * self.deviation() / self.m, free[0], free[1]]
+        } else {
+            free.to_vec()
         }
     }
 }

@@ -48,6 +48,13 @@ impl Overlaps for ColumnOverlaps {
         };
         Self { groups: self.groups.iter().map(of_group).collect() }
     }
+
+    fn largest_differences(&self) -> Vec<f64> {
+        let of_group = |group: &VectorOverlaps| {
+            if is_zero(group) { vec![f64::INFINITY] } else { group.largest_differences() }
+        };
+        self.groups.iter().flat_map(of_group).collect()
+    }
 }
 
 /// The averages of every group, per column, and how fluctuations of the groups drive each other.

@@ -42,7 +42,7 @@ enum SecondMinima {
 
 impl SecondMinima {
     /// Smallest number of samples that tell that second minima are rare.
-    const MANY: usize = 1 << 12;
+    const MANY: usize = 1 << 13;
     /// Share of samples from which on second minima are frequent.
     const FREQUENT: f64 = 2e-3;
 
@@ -173,7 +173,8 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         if level == 0 || (pass == Pass::Fresh && self.second_minima != SecondMinima::Unseen) {
             self.samples.remember(FollowedPoints::doubt);
         }
-        let everywhere = level + 1 < self.levels()
+        let everywhere = level == 0
+            || level + 1 < self.levels()
             || match self.second_minima {
                 SecondMinima::Unseen => false,
                 SecondMinima::Rare => pass == Pass::Fresh,
