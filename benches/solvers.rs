@@ -51,7 +51,7 @@ fn lora_kernel(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("lora_kernel");
     group.sample_size(20);
     let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return Ok(()) };
-    let options = Options::default().with_log2_nodes(10)?;
+    let options = Options::default().with_log2_nodes(10)?.with_scrambles(4)?;
     let frozen = lora::Frozen::new(2.0, 1.2, 1.1)?;
     let training = lora::Training::fresh(5.0, 0.5)?;
     for tokens in [2, 3, 4, 8] {
@@ -157,7 +157,7 @@ fn softmax_solve(criterion: &mut Criterion) -> Result<(), Error> {
 fn bayes_optimal(criterion: &mut Criterion) -> Result<(), Error> {
     let mut group = criterion.benchmark_group("bayes_optimal");
     group.sample_size(10);
-    let options = Options::default().with_log2_nodes(10)?;
+    let options = Options::default().with_log2_nodes(10)?.with_scrambles(4)?;
     let wishart = Model::linear(3, 0.5)?.with_teacher(Teacher::Wishart { kappa0: 1.0 })?;
     group.bench_function("pretrain", |bencher| {
         bencher.iter(|| pretrain::bayes_optimal(black_box(&wishart), 0.1, &options));

@@ -47,7 +47,7 @@ impl Comparison {
     fn all(lines: &str, stage: fn(&Outcome) -> (Verdict, Value), log2_nodes: usize) -> Vec<Self> {
         let compare = |line| {
             let Line { name, scenario, trained, split }: Line = serde_json::from_str(line).unwrap();
-            let options = Options::default().with_log2_nodes(log2_nodes).unwrap();
+            let options = Options::default().with_log2_nodes(log2_nodes).unwrap().with_scrambles(4).unwrap();
             let scenario = Scenario { options: options.with_max_iterations(400).unwrap(), ..scenario };
             let (verdict, stage) = stage(&scenario.solve().unwrap());
             let found = Self { name, verdict, stage, trained, split };

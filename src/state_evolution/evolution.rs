@@ -27,6 +27,9 @@ pub struct Attempt<P> {
 /// Largest logarithmic distance of the fixed point of a replicate from the common one.
 const LARGEST_SHIFT: f64 = 3.0;
 
+/// How often the iteration goes on after a fresh evaluation has found other proximal points.
+const CORRECTIONS: usize = 4;
+
 /// A solved state evolution.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -248,7 +251,10 @@ where
             }
         }
         let mut settled = self.settle(&template.at(&problem.start))?;
-        if ended == Status::Converged && settled.residual > accuracy.aim(settled.standard_error()) {
+        for _ in 0..CORRECTIONS {
+            if ended != Status::Converged || settled.residual <= accuracy.aim(settled.standard_error()) {
+                break;
+            }
             // Some of the proximal points that were followed from pass to pass were not the right ones.
             let report = self.iterate(finest, polish, |error| accuracy.aim(error), &template, &problem)?;
             problem.start = report.point;

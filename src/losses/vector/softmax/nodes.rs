@@ -170,16 +170,15 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
 
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         // An approach moves far in each step, and its nodes are few.
-        if level == 0 || (pass == Pass::Fresh && self.second_minima != SecondMinima::Unseen) {
+        let doubted = match self.second_minima {
+            SecondMinima::Unseen => false,
+            SecondMinima::Rare => pass == Pass::Fresh,
+            SecondMinima::Frequent => true,
+        };
+        if level == 0 || doubted {
             self.samples.remember(FollowedPoints::doubt);
         }
-        let everywhere = level == 0
-            || level + 1 < self.levels()
-            || match self.second_minima {
-                SecondMinima::Unseen => false,
-                SecondMinima::Rare => pass == Pass::Fresh,
-                SecondMinima::Frequent => true,
-            };
+        let everywhere = level == 0 || level + 1 < self.levels() || doubted;
         let close =
             if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
         self.first_step = false;
