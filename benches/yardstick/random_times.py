@@ -15,7 +15,7 @@ import math
 import random
 import sys
 
-from solving import observable, solve
+from solving import ending, observable, solve
 
 TOKENS = (2, 3, 4, 5)
 
@@ -37,11 +37,11 @@ def scenarios(count):
     return drawn
 
 
-def ending(outcome):
+def ended(outcome):
     if "error" in outcome:
         return outcome["error"]["message"]
     stages = ((stage, outcome[stage]) for stage in ("pretrain", "lora") if stage in outcome)
-    return "; ".join(f"{name} {stage['status']}, {stage['validity']['verdict']}" for name, stage in stages)
+    return "; ".join(f"{name} {ending(stage)}" for name, stage in stages)
 
 
 def difference(one, two):
@@ -80,8 +80,8 @@ def main():
                 continue
             times = sorted(seconds for seconds, _ in own)
             quantiles = [times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.9, 1.0)]
-            ended = sum(ending(outcome).count("converged") == 2 for _, outcome in own)
-            print(f"| {tokens} | {' | '.join(f'{1e3 * time:.4g} ms' for time in quantiles)} | {ended} of {len(own)} |")
+            converged = sum(ended(outcome).count("converged") == 2 for _, outcome in own)
+            print(f"| {tokens} | {' | '.join(f'{1e3 * time:.4g} ms' for time in quantiles)} | {converged} of {len(own)} |")
         if number:
             shared = [(difference(first[index][1], outcome), index) for index, (_, outcome) in solved.items()]
             ratios = sorted(seconds / first[index][0] for index, (seconds, _) in solved.items())
@@ -89,13 +89,13 @@ def main():
             print("Largest differences in standard errors:", ", ".join(f"{size:.1f}" for size, _ in sorted(shared, reverse=True)[:5]))
             for size, index in shared:
                 if size > 4.0:
-                    print(f"{size:.1f} at {json.dumps(drawn[index])}: {ending(first[index][1])} | {ending(solved[index][1])}")
+                    print(f"{size:.1f} at {json.dumps(drawn[index])}: {ended(first[index][1])} | {ended(solved[index][1])}")
         print("\nSlowest:")
         for index in sorted(solved, key=lambda index: -solved[index][0])[:arguments.slowest]:
-            print(f"- {1e3 * solved[index][0]:.4g} ms, {ending(solved[index][1])}: {json.dumps(drawn[index])}")
+            print(f"- {1e3 * solved[index][0]:.4g} ms, {ended(solved[index][1])}: {json.dumps(drawn[index])}")
         for index, (seconds, outcome) in solved.items():
-            if ending(outcome).count("converged") != 2:
-                print(f"- not converged, {1e3 * seconds:.4g} ms, {ending(outcome)}: {json.dumps(drawn[index])}")
+            if ended(outcome).count("converged") != 2:
+                print(f"- not converged, {1e3 * seconds:.4g} ms, {ended(outcome)}: {json.dumps(drawn[index])}")
         sys.stdout.flush()
 
 

@@ -34,7 +34,13 @@ def spread(stages, name):
     return statistics.mean(values), statistics.stdev(values), statistics.mean(error * error for error in reported) ** 0.5
 
 
+def ending(stage):
+    """How a solve ended, with the verdict on its validity where there is one."""
+    verdict = stage.get("validity", {}).get("verdict")
+    return stage["status"] + (f", {verdict}" if verdict else "")
+
+
 def endings(stages):
     """How the solves ended, with the number of each ending."""
-    words = [f"{stage['status']}, {stage['validity']['verdict']}" for stage in stages]
+    words = [ending(stage) for stage in stages]
     return "; ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
