@@ -81,7 +81,7 @@ impl Workload {
             // A node has two matrices of logits, the attention of the label, chi*, omega, the last proximal point and its
             // flag, and the curvatures at zero weights.
             (Self::Finetuning { .. }, Specialisation::Softmax) => {
-                (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 2)
+                (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
             }
             // A node has two vectors of normals, the logits and the attention of the label, the last proximal
             // point and its flag.
@@ -89,7 +89,7 @@ impl Workload {
             // A node has the frozen logits, those of the label and its attention, chi*, omega, the last
             // proximal point with its flag, and the curvatures at zero weights.
             (Self::Finetuning { .. }, Specialisation::General) => {
-                (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 2)
+                (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
             }
             // A node has the frozen logits, those of the label and its attention, chi*, omega, and the last proximal
             // point with its flag.
@@ -119,7 +119,7 @@ impl Workload {
             Specialisation::Linear if selected => 2 * channel::dimension(model.tokens()),
             Specialisation::Linear => channel::dimension(model.tokens()),
             Specialisation::Softmax | Specialisation::General => {
-                1 + 3 * model.observed_coordinates() as usize + 1
+                3 * model.observed_coordinates() as usize + 1
             }
         };
         model.tokens() * (learned + truth) + logits

@@ -3,7 +3,7 @@
 use super::joint_law::{JointLaw, Normals};
 use crate::error::Error;
 use crate::options::Options;
-use crate::quadrature::{ChiQuantile, ScrambledSobol};
+use crate::quadrature::ScrambledSobol;
 
 /// The columns of one scramble. The most important ones come first.
 pub(crate) struct FieldColumns {
@@ -39,7 +39,7 @@ impl FieldColumns {
         test: bool,
     ) -> Result<Self, Error> {
         let seen = law.coordinates();
-        let dimensions = 1 + star + free + 3 * seen + 1;
+        let dimensions = star + free + 3 * seen + 1;
         let points =
             ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
         let next = std::cell::Cell::new(0);
@@ -49,7 +49,7 @@ impl FieldColumns {
             points.columns(first..end)
         };
         Ok(Self {
-            star: in_polar_coordinates(&take(1 + star, true)?)?,
+            star: take(star, true)?,
             free: take(free, true)?,
             label: take(seen, true)?,
             frozen: take(seen, true)?,
@@ -66,21 +66,4 @@ impl FieldColumns {
     pub(crate) fn nodes(&self) -> usize {
         self.star.first().map_or(0, Vec::len)
     }
-}
-
-/// A standard normal vector for every node, from one more column of standard normals than it has components: the first column
-/// gives the length, and the others the direction. The averages vary most with the length of `chi*`, which has the most even
-/// column to itself: with two tokens, the variance of `q` and `m` falls by up to 2.
-fn in_polar_coordinates(columns: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, Error> {
-    let Some((radial, directions)) = columns.split_first() else { return Ok(Vec::new()) };
-    let length = ChiQuantile::new(directions.len())?;
-    let mut star = directions.to_vec();
-    for (node, x) in radial.iter().enumerate() {
-        let norm2: f64 = directions.iter().map(|column| column[node] * column[node]).sum();
-        let scale = length.at(*x) / (norm2 + f64::MIN_POSITIVE).sqrt();
-        for column in &mut star {
-            column[node] *= scale;
-        }
-    }
-    Ok(star)
 }
