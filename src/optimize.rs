@@ -5,7 +5,8 @@
 //! the simplex method of Nelder and Mead. The search is in logarithms of ridges and of the recalibration,
 //! within bounds. Every solve begins with the solution of the last one. All solves use the same nodes for
 //! their averages, so that the error of the averages hardly moves an optimum. A bound on this effect is
-//! reported as `uncertainty`.
+//! reported as `uncertainty`. By default the tolerance of a solve is matched to the noise of its averages, which leaves the
+//! landscape rough by about a twentieth of a standard error; a `tolerance` in the options makes it smooth.
 //!
 //! ```
 //! use lora_asymptotics::Scenario;

@@ -20,7 +20,7 @@ fn mismatch(sequences: &str) -> Scenario {
     scenario(&format!(
         r#"{{"model": {{"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 0.5}}}}}},
             "pretrain": {{"alpha": 0.2, "lambda": 0.1}}, "lora": {{"alpha": 3.0, "lambda": 0.2, "sequences": "{sequences}"}},
-            "options": {{"log2_nodes": 11}}}}"#
+            "options": {{"log2_nodes": 11, "tolerance": 1e-10}}}}"#
     ))
 }
 
