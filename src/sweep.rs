@@ -531,11 +531,12 @@ fn set(scenario: &mut Value, path: &str, value: f64) -> Result<(), Error> {
             here = object.get_mut(name).ok_or_else(unknown)?;
             continue;
         }
-        // A number that counts stays an integer. A field that was left out may be given.
+        // A number that counts stays an integer. A field that was left out may be given; whether it counts is not known, and every
+        // field that does not takes an integer, too.
         let counted = match object.get(name) {
             Some(Value::Number(known)) => known.is_u64(),
             Some(_) => return Err(unknown()),
-            None => false,
+            None => true,
         };
         let number = if counted && value >= 0.0 && value.fract() == 0.0 && value < 2f64.powi(53) {
             Value::from(value as u64)
