@@ -66,7 +66,7 @@ impl Magnitudes {
     /// # Errors
     /// Those of [`GaussianNodes::new`].
     pub fn new(delta: f64, options: &Options) -> Result<Self, Error> {
-        Ok(Self { delta, nodes: GaussianNodes::new(options, &Tuning::default())? })
+        Ok(Self { delta, nodes: GaussianNodes::new(options, &many_nodes())? })
     }
 }
 
@@ -117,12 +117,25 @@ impl InputChannel for GaussianWeights {
     }
 }
 
+/// The constants with which nodes are made.
+fn many_nodes() -> Tuning {
+    let mut tuning = Tuning::default();
+    tuning.coarse_nodes = MANY_NODES;
+    tuning
+}
+
+/// Numbers of nodes of the cheap levels, for all replicates together.
+const MANY_NODES: [usize; 2] = [1 << 13, 1 << 15];
+
 /// An approach that follows message passing step by step, because an accelerated one may jump over a fixed point. It gives
 /// up after `patience` steps without progress. The overlap grows slowly where a fixed point has just vanished.
 #[must_use]
 pub fn step_by_step(patience: usize) -> Tuning {
-    let mut tuning = Tuning::default();
+    let mut tuning = many_nodes();
     tuning.approach = Effort { evaluations: 1000, patience, ..tuning.detour };
+    // The overlap changes fast next to perfect recovery, where the slopes need small steps and many nodes. The magnitudes have no
+    // jumps that would forbid small steps.
+    tuning.difference = 1e-2;
     tuning
 }
 

@@ -181,7 +181,7 @@ impl OutputChannel for Recorded {
 
 #[test]
 fn the_solve_climbs_the_levels_and_shows_every_iterate() {
-    let options = options(13, 4, 4);
+    let options = options(14, 4, 4);
     let mut output = Recorded { inner: Magnitudes::new(0.1, &options).unwrap(), passes: Vec::new() };
     assert_eq!(output.levels(), 3);
     let mut history = History::default();
