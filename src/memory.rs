@@ -142,6 +142,14 @@ impl Workload {
         }
     }
 
+    /// The options with the default numbers of nodes of the averages.
+    pub(crate) fn options(self, model: &Model, options: &Options) -> Options {
+        match (self, model.specialisation()) {
+            (Self::Finetuning { .. }, Specialisation::Linear) => options.of_linear(),
+            _ => *options,
+        }
+    }
+
     /// Refuses a workload that takes more memory than allowed, or whose nodes have too many dimensions, for a valid model and
     /// valid options.
     ///
@@ -150,11 +158,7 @@ impl Workload {
     pub(crate) fn check(self, model: &Model, options: &Options) -> Result<(), Error> {
         self.check_dimensions(model)?;
         let Numbers { kept, passing } = self.numbers(model);
-        let options = match (self, model.specialisation()) {
-            (Self::Finetuning { .. }, Specialisation::Linear) => options.of_linear(),
-            _ => *options,
-        };
-        check_memory(self.stage(), kept, passing, &options)
+        check_memory(self.stage(), kept, passing, &self.options(model, options))
     }
 }
 

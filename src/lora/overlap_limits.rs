@@ -51,6 +51,14 @@ impl OverlapLimits {
         m > 0.0 && m * m < self.vanishing * q
     }
 
+    /// Whether the fixed point without overlap may have the lower train objective, from the objectives there and at the informed
+    /// fixed point for every replicate on the same few nodes: their difference has a much smaller error than either of them.
+    pub(super) fn may_be_lower(&self, nothing: &[f64], informed: &[f64]) -> bool {
+        let excess = nothing.iter().zip(informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
+        let scale = informed.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        excess < self.excess * scale
+    }
+
     /// Whether the overlap is too large to be on its way to `m = 0` at a residual of at most `close`.
     pub(super) fn is_strong(&self, m: f64, q: f64) -> bool {
         m * m > self.weak * q

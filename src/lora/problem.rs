@@ -65,9 +65,7 @@ impl<'a> FinetuningProblem<'a> {
                 (1.0, FieldLaw::Joint { law, coupling: model.inverse_temperature() * q0 })
             }
         };
-        // Several columns have no closed form of the proximal point, which makes their nodes dear.
-        let cheap = model.specialisation() == Specialisation::Linear && training.is_rank_one();
-        let options = if cheap { options.of_linear() } else { *options };
+        let options = training.workload().options(model, options);
         Self { model, frozen, training, options, units: Units { q0, loss }, fields }
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn solution(&self, found: &FoundVector, errors: &ReplicatedErrors) -> FinetuningSolution {
         let mut solution = self.observe(found, &found.point, &found.moments, &errors.common);
-        if matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
+        conclude(&mut solution, |solution| {
             let own: Vec<Named> = found
                 .replicates
                 .iter()
@@ -28,13 +28,7 @@ impl Reporter {
                 .map(|((point, moments), errors)| self.observe(found, point, moments, errors).named())
                 .collect();
             solution.std_error = StdError::over(&own);
-        } else {
-            // Away from a fixed point, neither the gauges nor the error bars mean anything.
-            solution.validity.distrust();
-        }
-        if found.status == Status::NonFinite || !solution.named().has_numbers() {
-            erase(&mut solution);
-        }
+        });
         solution
     }
 
@@ -77,8 +71,21 @@ impl Reporter {
     }
 }
 
+/// Lets `add_errors` set the standard errors of a solution near a fixed point. Away from one, neither the gauges nor the error
+/// bars mean anything, and if there are no numbers no part of the solution remains.
+pub(super) fn conclude(solution: &mut FinetuningSolution, add_errors: impl FnOnce(&mut FinetuningSolution)) {
+    if matches!(solution.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
+        add_errors(solution);
+    } else {
+        solution.validity.distrust();
+    }
+    if solution.status == Status::NonFinite || !solution.named().has_numbers() {
+        erase(solution);
+    }
+}
+
 /// Sets all numbers of a solution to NaN, so that no part of it remains.
-pub(super) fn erase(solution: &mut FinetuningSolution) {
+fn erase(solution: &mut FinetuningSolution) {
     let nan = f64::NAN;
     solution.status = Status::NonFinite;
     solution.order = FinetuningOrder { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan, eta: nan };

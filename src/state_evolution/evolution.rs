@@ -270,13 +270,7 @@ where
         let replicates = self.replicates(finest, Pass::Fresh, point)?;
         let averages = mean(&replicates);
         let residual = self.residual(point, &averages)?;
-        let differences = replicates
-            .iter()
-            .map(|own| {
-                let own = self.residual(point, own)?;
-                Ok(own.iter().zip(&residual).map(|(own, common)| own - common).collect())
-            })
-            .collect::<Result<_, Error>>()?;
+        let differences = differences(&self.input, point, &replicates, &residual)?;
         let residual = max_norm(&residual);
         Ok(Settled { point: point.clone(), averages, residual, replicates, differences })
     }
@@ -352,16 +346,11 @@ where
 
     /// The undamped residual at `point`, in logarithms.
     fn residual(&self, point: &O::Point, averages: &O::Averages) -> Result<Vec<f64>, Error> {
-        let image = self.input.image(point, averages).coordinates();
-        let here = point.coordinates();
-        if image.len() != here.len() {
-            let allowed = format!("{}, as long as the point", here.len());
-            return Err(Error::invalid("length of the image", image.len(), allowed));
-        }
-        Ok(image.iter().zip(&here).map(|(image, x)| image.ln() - x.ln()).collect())
+        logarithmic_residual(&point.coordinates(), &self.input.image(point, averages).coordinates())
     }
 
-    /// Iterates on a level. `accepted` is the residual that is accepted, given the standard error of the image.
+    /// Iterates on a level. `accepted` is the residual that is accepted, given the standard error of the image, which is NaN if
+    /// it is unknown.
     fn iterate(
         &mut self,
         level: usize,
@@ -397,16 +386,39 @@ where
                 return JudgedImage { image: Vec::new(), accepted: 0.0 };
             }
             let image = input.image(&point, &mean(&replicates)).coordinates();
-            let own = |own: &O::Averages| {
-                let own = input.image(&point, own).coordinates();
-                own.iter().zip(&image).map(|(own, common)| own.ln() - common.ln()).collect()
-            };
-            let differences: Vec<Vec<f64>> = replicates.iter().map(own).collect();
-            JudgedImage { image, accepted: accepted(standard_error_of_image(&differences)) }
+            // An image of the wrong length is refused by the iteration.
+            let error = logarithmic_residual(&point.coordinates(), &image)
+                .and_then(|residual| differences(input, &point, &replicates, &residual))
+                .map_or(f64::NAN, |differences| standard_error_of_image(&differences));
+            JudgedImage { image, accepted: accepted(error) }
         })?;
         *iterations += report.iterations;
         Ok(report)
     }
+}
+
+/// The undamped residual in logarithms of a point with the given coordinates, from those of its image.
+fn logarithmic_residual(here: &[f64], image: &[f64]) -> Result<Vec<f64>, Error> {
+    if image.len() != here.len() {
+        let allowed = format!("{}, as long as the point", here.len());
+        return Err(Error::invalid("length of the image", image.len(), allowed));
+    }
+    Ok(image.iter().zip(here).map(|(image, x)| image.ln() - x.ln()).collect())
+}
+
+/// The residual of every replicate by itself, minus the residual `common` of all replicates together.
+fn differences<I: InputChannel>(
+    input: &I,
+    point: &I::Point,
+    replicates: &[I::Averages],
+    common: &[f64],
+) -> Result<Vec<Vec<f64>>, Error> {
+    let here = point.coordinates();
+    let difference = |own: &I::Averages| -> Result<Vec<f64>, Error> {
+        let own = logarithmic_residual(&here, &input.image(point, own).coordinates())?;
+        Ok(own.iter().zip(common).map(|(own, common)| own - common).collect())
+    };
+    replicates.iter().map(difference).collect()
 }
 
 /// The quantities at the point that is to be returned.

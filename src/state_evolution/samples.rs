@@ -4,7 +4,7 @@ use super::channels::Pass;
 use super::levels::Levels;
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{Lane, sum_once, sums_over_groups};
+use crate::lanes::{BlocksAndStates, Lane, sum_once, sums_over_blocks, sums_over_groups};
 use crate::options::Options;
 use crate::parallel;
 
@@ -101,11 +101,6 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         self.scrambles.iter().flat_map(move |scramble| &scramble.memory[..blocks])
     }
 
-    /// Whether the memory of some block has a property.
-    pub(crate) fn any(&self, property: impl Fn(&M) -> bool) -> bool {
-        self.scrambles.iter().flat_map(|scramble| &scramble.memory).any(property)
-    }
-
     /// Changes the memory of every block.
     pub(crate) fn remember(&mut self, change: impl Fn(&mut M)) {
         for memory in self.scrambles.iter_mut().flat_map(|scramble| &mut scramble.memory) {
@@ -126,15 +121,14 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
                 scramble.memory.fill(self.nothing.clone());
             }
         }
-        self.means_of_groups(
-            level,
+        let size = self.size;
+        let sums = sums_over_blocks(
+            self.lists(level),
+            size,
             #[inline(always)]
-            |blocks, memories, sums| {
-                for (block, memory) in blocks.iter().zip(memories) {
-                    add(block, memory, sums);
-                }
-            },
-        )
+            |block, memory, sums| add(block, memory, sums),
+        );
+        self.divided(level, sums)
     }
 
     /// The means of `COUNT` terms as in [`Samples::means`], where `add` adds the terms of some consecutive blocks, and
@@ -144,19 +138,29 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         level: usize,
         add: impl Fn(&[B], &mut [M], &mut [Lane; COUNT]) + Sync,
     ) -> Vec<[f64; COUNT]> {
-        let blocks = self.levels.nodes(level) / self.size;
         let size = self.size;
-        let scrambles = self
-            .scrambles
-            .iter_mut()
-            .map(|scramble| (&scramble.blocks[..blocks], &mut scramble.memory[..blocks]));
         let sums = sums_over_groups(
-            scrambles.collect(),
+            self.lists(level),
             size,
             #[inline(always)]
             |blocks, memories, sums| add(blocks, memories, sums),
         );
-        sums.into_iter().map(|sums| sums.map(|sum| sum / (blocks * size) as f64)).collect()
+        self.divided(level, sums)
+    }
+
+    /// The blocks of a level with their memories, for every scramble.
+    fn lists(&mut self, level: usize) -> Vec<BlocksAndStates<'_, B, M>> {
+        let blocks = self.levels.nodes(level) / self.size;
+        self.scrambles
+            .iter_mut()
+            .map(|scramble| (&scramble.blocks[..blocks], &mut scramble.memory[..blocks]))
+            .collect()
+    }
+
+    /// The means over the samples of a level, from the sums over its blocks.
+    fn divided<const COUNT: usize>(&self, level: usize, sums: Vec<[f64; COUNT]>) -> Vec<[f64; COUNT]> {
+        let samples = (self.levels.nodes(level) / self.size * self.size) as f64;
+        sums.into_iter().map(|sums| sums.map(|sum| sum / samples)).collect()
     }
 
     /// The means of `COUNT` terms over all samples of scramble number `index`, for averages that are taken once in a

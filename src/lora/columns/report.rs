@@ -1,7 +1,7 @@
 //! The step from a fixed point of several columns to a solution with its observables and standard errors.
 
 use super::starts::FoundColumns;
-use crate::lora::report::erase;
+use crate::lora::report::conclude;
 use crate::lora::solution::{
     ColumnOrder, EffectiveNoise, FinetuningColumn, FinetuningErrors, FinetuningOrder, FinetuningSolution,
 };
@@ -9,7 +9,6 @@ use crate::lora::units::Units;
 use crate::losses::vector::columns::{ColumnLayout, ColumnMoments, ColumnOverlaps};
 use crate::losses::vector::{ReplicatedErrors, TestErrors, term};
 use crate::observables;
-use crate::status::Status;
 use crate::std_error::{Named, StdError};
 
 /// The inputs of the observables besides the fixed point.
@@ -22,7 +21,7 @@ pub(super) struct ColumnReporter<'a> {
 impl ColumnReporter<'_> {
     pub(super) fn solution(&self, found: &FoundColumns, errors: &ReplicatedErrors) -> FinetuningSolution {
         let mut solution = self.observe(found, &found.point, &found.moments, &errors.common);
-        if matches!(found.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
+        conclude(&mut solution, |solution| {
             let own: Vec<FinetuningSolution> = found
                 .replicates
                 .iter()
@@ -36,13 +35,7 @@ impl ColumnReporter<'_> {
                 let own = own.iter().filter_map(|solution| solution.columns.get(number));
                 order.std_error = StdError::over(&own.map(named).collect::<Vec<_>>());
             }
-        } else {
-            // Away from a fixed point, neither the gauges nor the error bars mean anything.
-            solution.validity.distrust();
-        }
-        if found.status == Status::NonFinite || !solution.named().has_numbers() {
-            erase(&mut solution);
-        }
+        });
         solution
     }
 

@@ -176,10 +176,7 @@ impl<'a> ColumnStarts<'a> {
             let replicates = self.evolution.output.averages(0, Pass::Complete, point);
             replicates.iter().map(|moments| ridge.objective(point, moments)).collect::<Vec<_>>()
         });
-        // On the same nodes, the difference of the objectives has a much smaller error than either objective.
-        let excess = nothing.iter().zip(&informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
-        let scale = informed.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-        Ok(excess < self.limits.excess * scale)
+        Ok(self.limits.may_be_lower(&nothing, &informed))
     }
 
     /// The fixed point to which an iteration from `start` leads. Columns that lose their overlap on the way go on without

@@ -186,7 +186,8 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
 impl<K: MatrixKernel> MatrixNodes<K> {
     /// The search that the samples seen so far ask for.
     fn search(&mut self) -> ProxSearch {
-        self.contested |= self.samples.any(K::contested);
+        let finest = self.samples.levels().saturating_sub(1);
+        self.contested |= self.samples.memories(finest).any(K::contested);
         if self.contested { ProxSearch::Thorough } else { ProxSearch::Screened }
     }
 }
