@@ -2,7 +2,8 @@
 //! smallest.
 //!
 //! A single variable is scanned and then refined by Brent's method. Several variables at once are searched by
-//! the simplex method of Nelder and Mead. The search is in logarithms of ridges and of the recalibration,
+//! the simplex method of Nelder and Mead. The number of learned columns is an integer: all other variables are
+//! searched at each of its values. The search is in logarithms of ridges and of the recalibration,
 //! within bounds. Every solve begins with the solution of the last one. All solves use the same nodes for
 //! their averages, so that the error of the averages hardly moves an optimum. A bound on this effect is
 //! reported as `uncertainty`. By default the tolerance of a solve is matched to the noise of its averages, which leaves the
@@ -24,6 +25,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::ops::RangeInclusive;
 
 use argmin::core::{ArgminError, CostFunction, Executor, State};
 use argmin::solver::brent::BrentOpt;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::error::{Error, Number};
+use crate::lora::Training as Finetuning;
 use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};
 
@@ -52,6 +55,15 @@ pub enum Target {
     EffectiveNoise,
 }
 
+impl Target {
+    fn is_better(self, value: f64, than: f64) -> bool {
+        match self {
+            Self::LoraAlignment => value > than,
+            Self::PretrainTest | Self::LoraTest | Self::EffectiveNoise => value < than,
+        }
+    }
+}
+
 /// A parameter that may be optimised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +75,8 @@ pub enum Parameter {
     LoraLambda,
     /// `beta`, the recalibration. For the least effective noise it is [`observables::optimal_recalibration`].
     Beta,
+    /// The number of columns that fine-tuning learns, a whole number of at most [`Finetuning::MAX_RANK`].
+    Rank,
     /// The share of a budget `alpha + price alpha' = total` that is spent on fine-tuning.
     FinetuningShare {
         /// The budget, in units of `alpha`.
@@ -99,8 +113,8 @@ impl TryFrom<VariableWire> for Variable {
 
 impl Variable {
     /// # Errors
-    /// [`Error::InvalidParameter`] unless `0 < low < high`, both finite, and for a share `high < 1`; and for a budget or a price that
-    /// is not finite and > 0.
+    /// [`Error::InvalidParameter`] unless `0 < low < high`, both finite, and for a share `high < 1`; for a rank, unless both are whole
+    /// numbers up to [`Finetuning::MAX_RANK`]; and for a budget or a price that is not finite and > 0.
     pub fn new(parameter: Parameter, low: f64, high: f64) -> Result<Self, Error> {
         check::positive("variable.low", low)?;
         check::positive("variable.high", high)?;
@@ -114,7 +128,22 @@ impl Variable {
                 return Err(Error::invalid("variable.high", high, "< 1 for a share"));
             }
         }
+        if parameter == Parameter::Rank {
+            let largest = Finetuning::MAX_RANK as f64;
+            let whole = |value: f64| value.trunc().total_cmp(&value).is_eq() && value <= largest;
+            for (field, value) in [("variable.low", low), ("variable.high", high)] {
+                if !whole(value) {
+                    let allowed = format!("a whole number between 1 and {largest} for a rank");
+                    return Err(Error::invalid(field, value, allowed));
+                }
+            }
+        }
         Ok(Self { parameter, low, high })
+    }
+
+    /// The ranks to try, if the variable is the rank.
+    fn ranks(&self) -> Option<RangeInclusive<usize>> {
+        (self.parameter == Parameter::Rank).then(|| self.low as usize..=self.high as usize)
     }
 
     /// The coordinate of the search: the logarithm of the value, or for a share the logarithm of the odds.
@@ -149,6 +178,7 @@ impl Variable {
             (Parameter::PretrainLambda, Some(first), _) => *first = first.with_lambda(value)?,
             (Parameter::LoraLambda, _, Some(second)) => *second = second.with_lambda(value)?,
             (Parameter::Beta, _, Some(second)) => *second = second.recalibrated(value)?,
+            (Parameter::Rank, _, Some(second)) => *second = second.with_rank(value as usize)?,
             (Parameter::FinetuningShare { total, price }, Some(first), Some(second)) => {
                 *first = first.with_alpha((1.0 - value) * total)?;
                 *second = second.with_alpha(value * total / price)?;
@@ -162,7 +192,7 @@ impl Variable {
     fn needs(&self) -> [bool; 2] {
         match self.parameter {
             Parameter::PretrainLambda => [true, false],
-            Parameter::LoraLambda | Parameter::Beta => [false, true],
+            Parameter::LoraLambda | Parameter::Beta | Parameter::Rank => [false, true],
             Parameter::FinetuningShare { .. } => [true, true],
         }
     }
@@ -255,11 +285,10 @@ pub fn minimize(
     check::integer("settings.scan", settings.scan, 3, 1000)?;
     check::integer("settings.max_solves", settings.max_solves, 10, 1_000_000)?;
     let search = Minimisation::new(scenario, target, variables, settings)?;
-    let (point, converged) = match variables {
-        [variable] => search.line(variable)?,
-        _ => search.simplex()?,
-    };
-    search.optimum(scenario, &point, converged)
+    match variables.iter().position(|variable| variable.ranks().is_some()) {
+        Some(place) => search.over_ranks(scenario, variables[place], place),
+        None => search.run(scenario),
+    }
 }
 
 /// Finds the split of a budget `alpha + price alpha' = total` between pre-training and fine-tuning that
@@ -294,7 +323,8 @@ struct Log {
 
 struct Minimisation<'a> {
     target: Target,
-    variables: &'a [Variable],
+    /// The variables, without the rank.
+    variables: Vec<Variable>,
     settings: &'a Settings,
     /// The scenario, without the parts on which the target does not depend.
     reduced: Scenario,
@@ -307,7 +337,7 @@ impl<'a> Minimisation<'a> {
     fn new(
         scenario: &Scenario,
         target: Target,
-        variables: &'a [Variable],
+        variables: &[Variable],
         settings: &'a Settings,
     ) -> Result<Self, Error> {
         if variables.is_empty() {
@@ -358,7 +388,63 @@ impl<'a> Minimisation<'a> {
             reduced.model = reduced.model.without_teacher();
         }
         let beta = scenario.lora.as_ref().map_or(1.0, |training| training.beta());
+        let variables = variables.iter().filter(|variable| variable.ranks().is_none()).copied().collect();
         Ok(Self { target, variables, settings, reduced, beta, log: RefCell::new(log) })
+    }
+
+    /// Searches all variables but the rank.
+    fn run(&self, scenario: &Scenario) -> Result<Optimum, Error> {
+        let (point, converged) = match self.variables.as_slice() {
+            [] => (Vec::new(), self.evaluate(&[])?.is_finite()),
+            [variable] => self.line(variable)?,
+            _ => self.simplex()?,
+        };
+        if self.best().is_none() {
+            return Err(self.nothing());
+        }
+        self.optimum(scenario, &point, converged)
+    }
+
+    /// Searches the other variables at one rank after the other, and returns the best of these optima. A rank at
+    /// which no point could be used is left out.
+    fn over_ranks(mut self, scenario: &Scenario, rank: Variable, place: usize) -> Result<Optimum, Error> {
+        let mut best: Option<(Optimum, f64)> = None;
+        let mut converged = true;
+        for columns in rank.ranks().into_iter().flatten() {
+            if self.log.borrow().solves >= self.settings.max_solves {
+                converged = false;
+                break;
+            }
+            let value = columns as f64;
+            let mut here = scenario.clone();
+            for scenario in [&mut here, &mut self.reduced] {
+                rank.set(scenario, value)?;
+            }
+            // Solutions with another number of columns are no points to begin with.
+            let log = self.log.get_mut();
+            log.last = None;
+            log.points.clear();
+            let optimum = match self.run(&here) {
+                Ok(optimum) => optimum,
+                Err(Error::NoOptimum { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            converged &= optimum.converged;
+            if best.as_ref().is_none_or(|(best, _)| self.target.is_better(optimum.value, best.value)) {
+                best = Some((optimum, value));
+            }
+        }
+        let (mut optimum, value) = best.ok_or_else(|| self.nothing())?;
+        let at_bound = match value {
+            x if x <= rank.low => Some(SearchBound::Lower),
+            x if x >= rank.high => Some(SearchBound::Upper),
+            _ => None,
+        };
+        optimum
+            .found
+            .insert(place, BestValue { parameter: Parameter::Rank, value, at_bound, uncertainty: None });
+        let log = self.log.borrow();
+        Ok(Optimum { solves: log.solves, excluded: log.excluded, converged, ..optimum })
     }
 
     fn scenario(&self, scenario: &Scenario, point: &[f64]) -> Result<Scenario, Error> {

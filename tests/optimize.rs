@@ -159,9 +159,40 @@ fn a_budget_of_data_is_split() {
     assert!(best_split(&scenario, total, price, &ridge, &settings).unwrap().value < best.value + 1e-6);
 }
 
+/// Two true columns: with much data the best rank is two, and its ridge is that of a search at this rank alone.
+#[test]
+fn the_best_rank_is_that_of_the_truth() {
+    let scenario = scenario(
+        r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 1.0, "q": 1.0, "m": 1.0},
+            "lora": {"alpha": 8.0, "lambda": 0.5, "q0": [1.2, 0.8]}, "options": {"log2_nodes": 8, "tolerance": 1e-6}}"#,
+    );
+    let ridge = variable(Parameter::LoraLambda, 0.1, 2.0);
+    let rank = variable(Parameter::Rank, 1.0, 3.0);
+    let settings = Settings { tolerance: 3e-2, scan: 4, ..Settings::default() };
+    let best = minimize(&scenario, Target::LoraTest, &[rank, ridge], &settings).unwrap();
+    assert_eq!(best.found[0].parameter, Parameter::Rank);
+    assert!(best.converged && best.found[0].at_bound.is_none(), "{best:?}");
+    assert!(
+        (best.found[0].value - 2.0).abs() < 1e-15 && best.outcome.lora.as_ref().unwrap().columns.len() == 2
+    );
+    let [one, two] = [1, 2].map(|columns| {
+        let mut here = scenario.clone();
+        here.lora = here.lora.map(|training| training.with_rank(columns).unwrap());
+        minimize(&here, Target::LoraTest, &[ridge], &settings).unwrap()
+    });
+    assert_eq!(two.value.to_bits(), best.value.to_bits());
+    assert_eq!(two.found[0], best.found[1]);
+    assert!(two.value < one.value && best.solves > one.solves + two.solves);
+    // The largest alignment is searched, and not the smallest. Without a ridge to search there is one solve per rank, and one of the best.
+    let ranks = variable(Parameter::Rank, 1.0, 2.0);
+    let aligned = minimize(&scenario, Target::LoraAlignment, &[ranks], &settings).unwrap();
+    assert!((aligned.found[0].value - 2.0).abs() < 1e-15 && aligned.value > 0.9 && aligned.solves == 4);
+    assert_eq!(aligned.found[0].at_bound, Some(SearchBound::Upper));
+}
+
 #[test]
 fn what_cannot_be_optimised_is_an_error() {
-    use Parameter::{Beta, FinetuningShare, LoraLambda, PretrainLambda};
+    use Parameter::{Beta, FinetuningShare, LoraLambda, PretrainLambda, Rank};
     for (parameter, low, high) in [
         (PretrainLambda, 0.0, 1.0),
         (PretrainLambda, 1.0, 1.0),
@@ -170,6 +201,11 @@ fn what_cannot_be_optimised_is_an_error() {
         (FinetuningShare { total: 1.0, price: 1.0 }, 0.1, 1.0),
         (FinetuningShare { total: -1.0, price: 1.0 }, 0.1, 0.5),
         (FinetuningShare { total: 1.0, price: 0.0 }, 0.1, 0.5),
+        (Rank, 0.0, 2.0),
+        (Rank, 1.0, 1.0),
+        (Rank, 1.5, 2.0),
+        (Rank, 1.0, 2.5),
+        (Rank, 1.0, 9.0),
     ] {
         assert!(Variable::new(parameter, low, high).is_err(), "{parameter:?} {low} {high}");
     }
