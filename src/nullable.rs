@@ -8,6 +8,11 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, 
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+/// NaN, for numbers that outcomes written by earlier versions do not have. It is used in `#[serde(default)]`.
+pub(crate) fn missing() -> f64 {
+    f64::NAN
+}
+
 /// Reads a list of numbers, each with `null` as NaN.
 pub(crate) fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
     let all: Vec<Option<f64>> = Vec::deserialize(deserializer)?;

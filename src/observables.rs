@@ -136,6 +136,15 @@ pub fn linear_finetuning_error(tokens: usize, noise: f64, weights: &WeightOverla
     })
 }
 
+/// `(2K/T^2)(Delta_eff + q^2)`, the test error of linear attention on the task of pre-training after fine-tuning, given the
+/// [`effective_noise`] of the test law. For several columns, `q` is the norm `|q|_F`. At `q = 0` and `beta = 1` it is the
+/// [`linear_pretraining_error`].
+#[must_use]
+pub fn linear_forgetting(tokens: usize, noise: f64, q: f64) -> f64 {
+    let q = non_negative(q);
+    linear_prefactor(tokens) * (non_negative(noise) + q * q)
+}
+
 /// `2K/T^2 = (T+1)/T`; NaN for zero tokens.
 fn linear_prefactor(tokens: usize) -> f64 {
     let tokens = if tokens == 0 { f64::NAN } else { tokens as f64 };
@@ -184,6 +193,9 @@ mod tests {
             linear_pretraining_error(2, -1e-3),
             linear_finetuning_error(2, -0.5, &overlaps(1.0, 1.0, 0.5)),
             linear_pretraining_error(0, 1.0),
+            linear_forgetting(2, -0.5, 1.0),
+            linear_forgetting(2, 0.5, -1.0),
+            linear_forgetting(0, 0.5, 1.0),
         ];
         assert!(negative.iter().all(|x| x.is_nan()), "{negative:?}");
         assert_eq!(optimal_recalibration(-1.0, 0.5), None);

@@ -49,6 +49,9 @@ pub enum Target {
     LoraTest,
     /// The alignment `o_w` of fine-tuning, which is maximised.
     LoraAlignment,
+    /// The test error on the task of pre-training after fine-tuning, which is minimised. It has an optimum in the
+    /// parameters of pre-training and in the recalibration.
+    LoraForgetting,
     /// The effective noise `Delta_eff = Delta/2 + Q0 - 2 beta M + beta^2 Q` on new sequences, which is
     /// minimised. Linear fine-tuning on fresh sequences depends on pre-training through it only. For every
     /// other activation it is a guide and not exact.
@@ -59,8 +62,13 @@ impl Target {
     fn is_better(self, value: f64, than: f64) -> bool {
         match self {
             Self::LoraAlignment => value > than,
-            Self::PretrainTest | Self::LoraTest | Self::EffectiveNoise => value < than,
+            Self::PretrainTest | Self::LoraTest | Self::LoraForgetting | Self::EffectiveNoise => value < than,
         }
+    }
+
+    /// Whether the quantity is one of fine-tuning.
+    fn is_of_finetuning(self) -> bool {
+        matches!(self, Self::LoraTest | Self::LoraAlignment | Self::LoraForgetting)
     }
 }
 
@@ -355,8 +363,7 @@ impl<'a> Minimisation<'a> {
             return Err(Error::Conflict { field: "estimator = bayes_optimal", with: "an optimisation" });
         }
         let needs_pretraining = target == Target::PretrainTest || variables.iter().any(|v| v.needs()[0]);
-        let needs_finetuning = matches!(target, Target::LoraTest | Target::LoraAlignment)
-            || variables.iter().any(|v| v.needs()[1]);
+        let needs_finetuning = target.is_of_finetuning() || variables.iter().any(|v| v.needs()[1]);
         let reason = "the target or a variable needs this stage";
         if needs_pretraining && scenario.pretrain.is_none() {
             return Err(Error::MissingField { field: "pretrain", reason });
@@ -370,7 +377,7 @@ impl<'a> Minimisation<'a> {
         }
         start.validate()?;
         let mut reduced = Scenario { estimator: Estimator::Erm, ..start };
-        let of_finetuning = matches!(target, Target::LoraTest | Target::LoraAlignment);
+        let of_finetuning = target.is_of_finetuning();
         let mut log = Log::default();
         if !of_finetuning && reduced.pretrain.is_some() && !variables.iter().any(|v| v.needs()[1]) {
             reduced.lora = None;
@@ -468,6 +475,9 @@ impl<'a> Minimisation<'a> {
         match self.target {
             Target::PretrainTest => pretrain.as_ref().map(|stage| (stage.errors.test, stage.std_error.test)),
             Target::LoraTest => finetuned.map(|stage| (stage.errors.test, stage.std_error.test)),
+            Target::LoraForgetting => {
+                finetuned.map(|stage| (stage.errors.forgetting, stage.std_error.forgetting))
+            }
             Target::LoraAlignment => finetuned.map(|stage| (-stage.alignment, stage.std_error.alignment)),
             Target::EffectiveNoise => {
                 let frozen = match pretrain {

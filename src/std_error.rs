@@ -51,6 +51,9 @@ pub struct StdError {
     /// The standard error of `errors.frozen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<f64>,
+    /// The standard error of `errors.forgetting`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forgetting: Option<f64>,
     /// The standard error of `alignment`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alignment: Option<f64>,
@@ -111,6 +114,7 @@ impl StdError {
             test_clean: of(|named| named.test_clean),
             train: of(|named| named.train),
             frozen: of(|named| named.frozen),
+            forgetting: of(|named| named.forgetting),
             alignment: of(|named| named.alignment),
             jump: of(|named| named.jump),
             contested: of(|named| named.contested),

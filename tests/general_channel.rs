@@ -47,6 +47,7 @@ fn finetuned(model: &Model, frozen: &Frozen, training: &lora::Training, options:
         ("test_clean", errors.test_clean, error.test_clean),
         ("train", errors.train, error.train),
         ("frozen", errors.frozen, error.frozen),
+        ("forgetting", errors.forgetting, error.forgetting),
         ("replicon", solution.validity.replicon, error.replicon),
     ]
 }
@@ -113,8 +114,9 @@ fn softmax_fine_tuning_is_the_same_through_the_general_channel() {
         let special = finetuned(&model, frozen, training, &options);
         let general = finetuned(&general(&model, Arc::new(Softmax)), frozen, training, &options);
         // The errors on new sequences are means over one row of softmax, which have nodes of their own or none.
-        let on_new_sequences =
-            |(name, ..): &(&str, f64, Option<f64>)| ["test", "test_clean", "frozen"].contains(name);
+        let on_new_sequences = |(name, ..): &(&str, f64, Option<f64>)| {
+            ["test", "test_clean", "frozen", "forgetting"].contains(name)
+        };
         let [[special, special_new], [general, general_new]] = [special, general].map(|all| {
             let (new, rest): (Observables, Observables) = all.into_iter().partition(on_new_sequences);
             [rest, new]

@@ -9,7 +9,7 @@ use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::lora::{self, Column, ColumnOrder, Solution, Training, Verdict};
 use lora_asymptotics::simulate::{Experiment, Laboratory, Size, Stage};
 use lora_asymptotics::sweep::{Shard, Sweep};
-use lora_asymptotics::{Error, Frozen, Model, Options, Scenario};
+use lora_asymptotics::{Error, Frozen, Model, Options, Scenario, observables};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -129,6 +129,10 @@ fn identities_of_every_column() {
         approx::assert_relative_eq!(solution.alignment, alignment, max_relative = 1e-12);
         let objective = training.alpha() * solution.errors.train + lambda * trace(&solution);
         approx::assert_relative_eq!(solution.objective, objective, max_relative = 1e-12);
+        if let Some(noise) = solution.effective_noise {
+            let expected = observables::linear_forgetting(setting.0.tokens(), noise.test, solution.order.q);
+            approx::assert_relative_eq!(solution.errors.forgetting, expected, max_relative = 1e-12);
+        }
     }
 }
 

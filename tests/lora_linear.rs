@@ -201,7 +201,7 @@ mod identities {
         for (model, frozen, training) in all_kinds() {
             let solution = converged(&model, &frozen, &training, &QUICK);
             let Order { q, m, .. } = solution.order;
-            let Errors { test, test_clean, train, frozen: baseline, .. } = solution.errors;
+            let Errors { test, test_clean, train, frozen: baseline, forgetting, .. } = solution.errors;
             let q0 = training.q0();
             let what = |name: &str| format!("{name}, {model:?}, {training:?}");
             let prefactor = 2.0 * coordinates(model.tokens()) / (model.tokens() * model.tokens()) as f64;
@@ -210,6 +210,8 @@ mod identities {
             assert_close(&what("test"), test, error(noise, q, m), 1e-11);
             assert_close(&what("clean"), test_clean, error(noise - 0.5 * model.delta(), q, m), 1e-11);
             assert_close(&what("frozen"), baseline, error(noise, 0.0, 0.0), 1e-11);
+            // The label of pre-training has no part of the true perturbation.
+            assert_close(&what("forgetting"), forgetting, prefactor * (noise + q * q), 1e-11);
             let objective = training.alpha() * train + training.lambda().unwrap() * q;
             assert_close(&what("objective"), solution.objective, objective, 1e-11);
         }

@@ -93,6 +93,26 @@ fn collapse_threshold() {
     assert_eq!(solve(2, &Training::fresh(2.0, 1.0).unwrap(), &few_nodes()).status, Status::Converged);
 }
 
+/// Where fine-tuning learns nothing, the error on the task of pre-training is that of the frozen weights.
+#[test]
+fn without_a_perturbation_nothing_is_forgotten() {
+    let options = few_nodes();
+    for (tokens, tolerance) in [(2, 2e-6), (3, 0.0)] {
+        let model = Model::softmax(tokens, 0.5).unwrap();
+        let taught = model.clone().with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap();
+        let pretrained =
+            pretrain::solve(&taught, &pretrain::Training::new(0.2, 0.1).unwrap(), &options).unwrap();
+        let frozen = pretrained.freeze().unwrap();
+        let training = Training::fresh(2.0, 3.0).unwrap();
+        let solution = lora::solve(&model, &frozen, &training, &options).unwrap();
+        assert_eq!(solution.status, Status::Collapsed);
+        let error = solution.std_error.forgetting.unwrap_or(0.0).hypot(pretrained.std_error.test.unwrap());
+        let difference = solution.errors.forgetting - pretrained.errors.test;
+        assert!(difference.abs() < tolerance + 5.0 * error, "{tokens}: {difference} +- {error}");
+        assert!((solution.errors.frozen - pretrained.errors.test).abs() > 20.0 * error, "another task");
+    }
+}
+
 #[test]
 fn identities_of_the_fixed_point() {
     let training = Training::fresh(5.0, 0.5).unwrap();

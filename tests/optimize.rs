@@ -87,6 +87,24 @@ fn the_best_recalibration_of_linear_attention_is_in_closed_form() {
     }
 }
 
+/// The error of linear attention on the task of pre-training is a function of the effective noise alone, which is least at `M/Q`.
+#[test]
+fn the_best_recalibration_for_the_first_task_is_in_closed_form() {
+    let scenario = scenario(
+        r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5}, "frozen": {"q0": 2.0, "q": 1.4, "m": 1.1},
+            "lora": {"alpha": 4.0, "lambda": 0.5}, "options": {"log2_nodes": 11}}"#,
+    );
+    let frozen = scenario.frozen.unwrap();
+    let settings = Settings { tolerance: 1e-5, ..Settings::default() };
+    let beta = [variable(Parameter::Beta, 0.1, 3.0)];
+    let best = minimize(&scenario, Target::LoraForgetting, &beta, &settings).unwrap();
+    let expected = observables::optimal_recalibration(frozen.q(), frozen.m()).unwrap();
+    assert!((best.found[0].value / expected - 1.0).abs() < 1e-3, "{best:?}");
+    let stage = best.outcome.lora.unwrap();
+    let noise = observables::effective_noise(&frozen.overlaps(), 0.5, best.found[0].value);
+    assert!((best.value - observables::linear_forgetting(2, noise, stage.order.q)).abs() < 1e-12);
+}
+
 #[test]
 fn the_best_recalibration_of_softmax_attention_is_below_that_of_the_overlaps() {
     // The reference for T = 3, alpha' = 4, lambda' = .5 is beta = .608 with E' = .4887, while M/Q = .917.

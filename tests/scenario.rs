@@ -440,7 +440,7 @@ mod schema {
             assert!(!stage[name].is_null(), "lora.{name}");
         }
         assert_eq!(keys(&stage["order"]), ["eta", "m", "m_hat", "q", "q_hat", "v", "v_hat"]);
-        assert_eq!(keys(&stage["errors"]), ["frozen", "test", "test_clean", "train"]);
+        assert_eq!(keys(&stage["errors"]), ["forgetting", "frozen", "test", "test_clean", "train"]);
         assert_eq!(keys(&stage["effective_noise"]), ["test", "train"]);
         assert_eq!(keys(&stage["validity"]), ["jump", "reliable", "replicon", "verdict"]);
         let mut qualified = [
@@ -455,6 +455,7 @@ mod schema {
             "test",
             "test_clean",
             "train",
+            "forgetting",
             "alignment",
             "replicon",
         ];

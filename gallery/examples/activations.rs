@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let here = rows.iter().find(|row| row.activation == activation);
             for alpha in MARKED {
                 let scenario = Sweep::from_json(&grid(activation, arguments.full))?.at(&[alpha])?;
-                if let Some(Trained { dimension, test, alignment }) = train(&scenario, arguments.full)? {
+                if let Some(Trained { dimension, test, alignment, .. }) = train(&scenario, arguments.full)? {
                     markers.push(Marker {
                         activation,
                         lora_alpha: alpha,

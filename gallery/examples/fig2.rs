@@ -149,7 +149,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     estimator: Estimator::Erm,
                     options: nodes(11)?,
                 };
-                if let Some(Trained { dimension, test, alignment }) = train(&scenario, arguments.full)? {
+                if let Some(Trained { dimension, test, alignment, .. }) = train(&scenario, arguments.full)? {
                     markers.push(Marker {
                         activation,
                         lora_alpha: MARKED,

@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for (activation, alpha) in [("linear", 3.0), ("softmax", 5.0)] {
             for lambda in [0.01, 0.05, 0.2] {
                 let scenario = Sweep::from_json(&grid(activation, false))?.at(&[alpha, lambda])?;
-                if let Some(Trained { dimension, test, alignment }) = train(&scenario, arguments.full)? {
+                if let Some(Trained { dimension, test, alignment, .. }) = train(&scenario, arguments.full)? {
                     markers.push(Marker {
                         activation,
                         lora_alpha: alpha,

@@ -148,7 +148,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             for (rule, _) in [RULES[0], RULES[2]] {
                 for fraction in MARKED {
                     let here = with_rule(&scenario, rule, fraction)?;
-                    if let Some(Trained { dimension, test, alignment }) = train(&here, arguments.full)? {
+                    if let Some(Trained { dimension, test, alignment, .. }) = train(&here, arguments.full)? {
                         markers.push(Marker {
                             activation,
                             rule,

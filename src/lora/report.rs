@@ -43,7 +43,7 @@ impl Reporter {
         let ridge = &found.ridge;
         let Units { q0, loss } = self.units;
         let Conjugates { v_hat, m_hat, q_hat, eta } = self.units.physical(&ridge.conjugates(point, moments));
-        let TestErrors { test, test_clean, frozen } = *errors;
+        let TestErrors { test, test_clean, frozen, forgetting } = *errors;
         FinetuningSolution {
             order: FinetuningOrder {
                 q: q0 * point.q(),
@@ -56,7 +56,13 @@ impl Reporter {
             },
             columns: Vec::new(),
             objective: loss * ridge.objective(point, moments),
-            errors: FinetuningErrors { test, test_clean, train: loss * moments[term::LOSS], frozen },
+            errors: FinetuningErrors {
+                test,
+                test_clean,
+                train: loss * moments[term::LOSS],
+                frozen,
+                forgetting,
+            },
             alignment: observables::alignment(point.m, point.q(), 1.0),
             cosines: Vec::new(),
             effective_noise: self.effective_noise,
@@ -92,7 +98,8 @@ fn erase(solution: &mut FinetuningSolution) {
     solution.columns.iter_mut().for_each(FinetuningColumn::erase);
     solution.cosines.iter_mut().for_each(|cosine| *cosine = nan);
     solution.objective = nan;
-    solution.errors = FinetuningErrors { test: nan, test_clean: nan, train: nan, frozen: nan };
+    solution.errors =
+        FinetuningErrors { test: nan, test_clean: nan, train: nan, frozen: nan, forgetting: nan };
     solution.alignment = nan;
     solution.residual = nan;
     solution.effective_noise = None;

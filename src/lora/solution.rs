@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
-use crate::nullable::{number, numbers};
+use crate::nullable::{missing, number, numbers};
 use crate::status::Status;
 use crate::std_error::{Named, StdError};
 
@@ -90,6 +90,17 @@ pub struct FinetuningErrors {
     /// The frozen baseline: `E'` at `w = 0`.
     #[serde(deserialize_with = "number")]
     pub frozen: f64,
+    /// The test error on the task of pre-training after fine-tuning, with noisy labels that `w*` has no part in,
+    ///
+    /// ```text
+    /// E|sigma(z + chi chi^T - q I) - sigma(h* + sqrt(Delta) xi)|_F^2,    chi ~ N(0, q) independent of (h*, z),
+    /// ```
+    ///
+    /// on the test law of the frozen logits, whatever sequences fine-tuning saw. For linear attention it is
+    /// [`linear_forgetting`](crate::observables::linear_forgetting). Where fine-tuning changes nothing, at `q = 0` and `beta = 1`, it is the test
+    /// error of the pre-training. NaN in an outcome that was written before this number existed. Source: this project.
+    #[serde(default = "missing", deserialize_with = "number")]
+    pub forgetting: f64,
 }
 
 /// Half the variance, per coordinate, of the part of the label's logits that the frozen weights leave
@@ -191,9 +202,10 @@ impl FinetuningSolution {
     /// The numbers that have standard errors.
     pub(super) fn named(&self) -> Named {
         let FinetuningOrder { q, m, v, q_hat, m_hat, v_hat, eta } = self.order;
-        let FinetuningErrors { test, test_clean, train, frozen } = self.errors;
+        let FinetuningErrors { test, test_clean, train, frozen, forgetting } = self.errors;
         let [q, m, v, q_hat, m_hat, v_hat, eta] = [q, m, v, q_hat, m_hat, v_hat, eta].map(Some);
-        let [test, test_clean, train, frozen] = [test, test_clean, train, frozen].map(Some);
+        let [test, test_clean, train, frozen, forgetting] =
+            [test, test_clean, train, frozen, forgetting].map(Some);
         let [objective, alignment] = [self.objective, self.alignment].map(Some);
         let [jump, replicon] = [self.validity.jump, self.validity.replicon].map(Some);
         Named {
@@ -208,6 +220,7 @@ impl FinetuningSolution {
             test_clean,
             train,
             frozen,
+            forgetting,
             objective,
             alignment,
             jump,

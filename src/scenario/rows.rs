@@ -98,6 +98,7 @@ fn finetuning(stage: &lora::Solution) -> Rows {
         ("errors.test_clean", errors.test_clean, error.test_clean),
         ("errors.train", errors.train, error.train),
         ("errors.frozen", errors.frozen, error.frozen),
+        ("errors.forgetting", errors.forgetting, error.forgetting),
         ("alignment", stage.alignment, error.alignment),
     ];
     if let Some(noise) = &stage.effective_noise {

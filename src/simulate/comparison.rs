@@ -202,6 +202,7 @@ fn finetuning_observables(solution: &lora::Solution) -> Vec<Observable<Finetuned
         ("test_clean", predicted(errors.test_clean, std_error.test_clean), |stage| stage.test_clean),
         ("train", predicted(errors.train, std_error.train), |stage| stage.train),
         ("frozen", predicted(errors.frozen, std_error.frozen), |stage| stage.frozen),
+        ("forgetting", predicted(errors.forgetting, std_error.forgetting), |stage| stage.forgetting),
         ("alignment", predicted(solution.alignment, std_error.alignment), |stage| stage.alignment),
     ];
     if !cosines.is_empty() {

@@ -90,7 +90,7 @@ pub(super) fn run(
     let (w, objective) = best.map_or((DMatrix::zeros(dimension, width), f64::NAN), |(minimum, run)| {
         (task.matrix(&minimum.w), run.objective)
     });
-    let [test, test_clean, without] = test_errors(instance, training, source, [&star, &w]);
+    let [test, test_clean, without, forgetting] = test_errors(instance, training, source, [&star, &w]);
     Finetuned {
         q: overlaps.q(&w),
         m: overlaps.m(&w),
@@ -99,6 +99,7 @@ pub(super) fn run(
         test_clean,
         train: task.loss(&w) / sequences.count() as f64,
         frozen: without,
+        forgetting,
         alignment: overlaps.alignment(&w),
         cosines: if training.is_rank_one() { Vec::new() } else { overlaps.cosines(&w) },
         runs,
@@ -130,27 +131,28 @@ fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norms: &[f64]) -> DMatr
     w
 }
 
-/// The losses per new sequence: with noisy labels, with clean labels, and with noisy labels at `w = 0`.
+/// The losses per new sequence: with noisy labels, with clean labels, with noisy labels at `w = 0`, and with
+/// the noisy labels of pre-training.
 fn test_errors(
     instance: &Instance<'_>,
     training: &Training,
     source: &Source<'_>,
     [star, w]: [&DMatrix<f64>; 2],
-) -> [f64; 3] {
+) -> [f64; 4] {
     let count = instance.laboratory.test_sequences;
     let layer = Layer::new(instance.model);
     let mut rng = instance.streams.stream(Purpose::FinetuningTest);
-    let mut sums = [0.0; 3];
+    let mut sums = [0.0; 4];
     for first in (0..count).step_by(TEST_BATCH) {
         let Batch { sequences, clean, noisy, frozen } =
             source.fresh(&mut rng, instance, TEST_BATCH.min(count - first));
         let truth = sequences.logits(&perturbation(star));
+        let before = layer.attention(&noisy);
         let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
         let frozen = scaled(&frozen, training.beta());
         let learned = sum(&frozen, &sequences.logits(&perturbation(w)));
-        for (sum, (logits, labels)) in
-            sums.iter_mut().zip([(&learned, &noisy), (&learned, &clean), (&frozen, &noisy)])
-        {
+        let pairs = [(&learned, &noisy), (&learned, &clean), (&frozen, &noisy), (&learned, &before)];
+        for (sum, (logits, labels)) in sums.iter_mut().zip(pairs) {
             *sum += layer.loss(&sequences, logits, labels);
         }
     }

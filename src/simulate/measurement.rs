@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::minimise::Minimum;
-use crate::nullable::{number, numbers};
+use crate::nullable::{missing, number, numbers};
 
 /// The start of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,9 @@ pub struct Finetuned {
     /// The loss per new sequence at `w = 0`.
     #[serde(deserialize_with = "number")]
     pub frozen: f64,
+    /// The loss per new sequence with the labels of pre-training. NaN in a measurement that was written before this number existed.
+    #[serde(default = "missing", deserialize_with = "number")]
+    pub forgetting: f64,
     /// `o_w = m/sqrt(q q0)`.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,

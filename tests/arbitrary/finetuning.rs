@@ -21,7 +21,9 @@ fn check(solution: &Solution, q0: f64) {
         assert!(order.q >= 0.0 && order.m >= 0.0 && order.v >= 0.0, "{solution:?}");
         assert!(order.m <= order.q.sqrt() * q0.sqrt() * (1.0 + 1e-9), "{solution:?}");
         assert!(
-            [errors.test, errors.test_clean, errors.train, errors.frozen].iter().all(|error| *error >= 0.0),
+            [errors.test, errors.test_clean, errors.train, errors.frozen, errors.forgetting]
+                .iter()
+                .all(|error| *error >= 0.0),
             "{solution:?}"
         );
         assert!((0.0..=1.0).contains(&solution.alignment), "{solution:?}");

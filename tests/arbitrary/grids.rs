@@ -122,7 +122,7 @@ proptest! {
     #[test]
     fn optima(scenario in scenario(), options in options(), parameters in prop::collection::vec(variable_parameter(), 0..3),
               low in 0.01_f64..0.9, ratio in 1.0_f64..50.0,
-              target in select(vec![Target::PretrainTest, Target::LoraTest, Target::LoraAlignment, Target::EffectiveNoise]),
+              target in select(vec![Target::PretrainTest, Target::LoraTest, Target::LoraAlignment, Target::LoraForgetting, Target::EffectiveNoise]),
               tolerance in prop_oneof![4 => Just(0.05), 1 => number()], scan in prop_oneof![4 => 3_usize..5, 1 => count()],
               budget in parameter(), price in parameter()) {
         let max_iterations = options.max_iterations().min(10);

@@ -56,7 +56,7 @@ fn measured() -> serde_json::Value {
         "dimension": 6, "instance": 0,
         "pretrain": {"q": 1.0, "m": 1.0, "trace": 1.0, "rank_fraction": 0.5, "objective": 1.0, "test": 1.0, "test_clean": 0.5,
                      "train": 1.0, "alignment": 0.5, "eigenvalues": [0.0, 1.0, 2.0], "runs": [run.clone()]},
-        "lora": {"q": 1.0, "m": 1.0, "objective": 1.0, "test": 1.0, "test_clean": 0.5, "train": 1.0, "frozen": 2.0,
+        "lora": {"q": 1.0, "m": 1.0, "objective": 1.0, "test": 1.0, "test_clean": 0.5, "train": 1.0, "frozen": 2.0, "forgetting": 1.5,
                  "alignment": 0.5, "runs": [run]},
     })
 }

@@ -51,10 +51,11 @@ pub fn perfectly_frozen(tokens: usize, delta_eff: f64) -> (Model, Frozen) {
 #[track_caller]
 pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     let lora::Order { q, m, v, q_hat, m_hat, v_hat, eta } = solution.order;
-    let lora::Errors { test, test_clean, train, frozen, .. } = solution.errors;
+    let lora::Errors { test, test_clean, train, frozen, forgetting, .. } = solution.errors;
     let objective = solution.objective;
-    let numbers =
-        [q, m, v, q_hat, m_hat, v_hat, eta, test, test_clean, train, frozen, objective, solution.alignment];
+    let errors = [test, test_clean, train, frozen, forgetting];
+    let numbers = [q, m, v, q_hat, m_hat, v_hat, eta, objective, solution.alignment];
+    let numbers: Vec<f64> = numbers.into_iter().chain(errors).collect();
     if solution.status == Status::NonFinite {
         assert!(numbers.iter().all(|x| x.is_nan()), "no number at all rather than some: {solution:?}");
         assert!(
@@ -67,7 +68,7 @@ pub fn assert_labelled(solution: &lora::Solution, q0: f64) {
     assert!(q >= 0.0 && m >= 0.0 && v > 0.0 && q_hat >= 0.0, "{solution:?}");
     assert!(m <= q.sqrt() * q0.sqrt() * (1.0 + 1e-9), "{solution:?}");
     assert!((0.0..=1.0).contains(&solution.alignment), "{solution:?}");
-    assert!([test, test_clean, train, frozen, objective].iter().all(|x| *x >= 0.0), "{solution:?}");
+    assert!(objective >= 0.0 && errors.iter().all(|x| *x >= 0.0), "{solution:?}");
     assert!(test_clean <= test && solution.residual >= 0.0, "{solution:?}");
     let validity = solution.validity;
     let solved = matches!(solution.status, Status::Converged | Status::NoiseLimited);

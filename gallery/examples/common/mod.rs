@@ -159,13 +159,14 @@ pub fn panel(plots: Vec<Plot>, title: &str, x: &str, y: &str, legend: LegendPosi
     (plots, layout)
 }
 
-/// `E'` and `o_w` of networks trained at one dimension, with standard errors. The networks are trained in
+/// `E'`, `o_w` and the error on the task of pre-training, of networks trained at one dimension, with standard errors. The networks are trained in
 /// both stages, or, with frozen weights given by hand, in the second stage only.
 #[derive(Debug, Clone, Copy)]
 pub struct Trained {
     pub dimension: usize,
     pub test: Estimate,
     pub alignment: Estimate,
+    pub forgetting: Estimate,
 }
 
 /// Trains networks for a scenario.
@@ -183,7 +184,8 @@ pub fn train(scenario: &Scenario, full: bool) -> Result<Option<Trained>, lora_as
     let options = scenario.options.with_tolerance(scenario.options.tolerance().unwrap_or(0.0).max(1e-2))?;
     let comparison = compare(&Scenario { options, ..scenario.clone() }, &laboratory)?;
     let of = |name: &str| comparison.row(Stage::Lora, name).map(|row| row.simulation);
-    Ok(of("test").zip(of("alignment")).map(|(test, alignment)| Trained { dimension, test, alignment }))
+    let all = of("test").zip(of("alignment")).zip(of("forgetting"));
+    Ok(all.map(|((test, alignment), forgetting)| Trained { dimension, test, alignment, forgetting }))
 }
 
 /// Solves a grid given as JSON, and returns all records.

@@ -69,7 +69,7 @@ impl ColumnReporter<'_> {
         let mean = |of: fn(&ColumnOrder) -> f64| columns.iter().map(of).sum::<f64>() / columns.len() as f64;
         let [q, m] = self.layout.norms(point);
         let loss_of_sample = moments.groups.first().map_or(f64::NAN, |moments| moments[term::LOSS]);
-        let TestErrors { test, test_clean, frozen } = *errors;
+        let TestErrors { test, test_clean, frozen, forgetting } = *errors;
         FinetuningSolution {
             order: FinetuningOrder {
                 q: q0 * q,
@@ -82,7 +82,7 @@ impl ColumnReporter<'_> {
             },
             columns: columns.into_iter().map(FinetuningColumn::Tied).collect(),
             objective: loss * ridge.objective(point, moments),
-            errors: FinetuningErrors { test, test_clean, train: loss * loss_of_sample, frozen },
+            errors: FinetuningErrors { test, test_clean, train: loss * loss_of_sample, frozen, forgetting },
             alignment: observables::alignment(m, q, self.layout.norm_of_truth()),
             cosines,
             effective_noise: self.effective_noise,

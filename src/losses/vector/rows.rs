@@ -4,7 +4,7 @@ use crate::channel::{NormalPair, PerturbedPair, RowColumns};
 use crate::error::Error;
 use crate::fields::JointLaw;
 use crate::losses::vector::moments::VectorOverlaps;
-use crate::losses::vector::test_law::{ReplicatedErrors, TestErrors};
+use crate::losses::vector::test_law::{ReplicatedErrors, ScrambleErrors, TestErrors};
 use crate::options::Options;
 
 /// Relative step of the finite differences that carry the errors to the fixed points of the replicates.
@@ -27,14 +27,27 @@ impl TestLaws {
         }
     }
 
-    /// Noisy and clean error at `q` and `m`.
+    /// The learned perturbation beside the label of the pre-training, which has none.
+    fn pair_of_pretraining(&self, q: f64) -> PerturbedPair {
+        PerturbedPair {
+            logits: self.noisy,
+            chi: NormalPair { variances: [q, 0.0], covariance: 0.0 },
+            coupling: self.coupling,
+        }
+    }
+
+    /// Noisy error, clean error, and error on the task of pre-training, at `q` and `m`.
     fn errors(
         &self,
         error: &mut impl FnMut(PerturbedPair) -> Result<f64, Error>,
         q: f64,
         m: f64,
-    ) -> Result<[f64; 2], Error> {
-        Ok([error(self.pair(self.noisy, q, m))?, error(self.pair(self.clean, q, m))?])
+    ) -> Result<[f64; 3], Error> {
+        Ok([
+            error(self.pair(self.noisy, q, m))?,
+            error(self.pair(self.clean, q, m))?,
+            error(self.pair_of_pretraining(q))?,
+        ])
     }
 
     /// The errors by quadrature, where that is possible. Those of the replicates are to first order in their distance from
@@ -45,23 +58,26 @@ impl TestLaws {
                 [self.noisy, self.clean].map(|logits| self.pair(logits, q, m).by_quadrature(self.tokens));
             Some([noisy?, clean?])
         };
+        let forgetting = |q: f64| self.pair_of_pretraining(q).by_quadrature(self.tokens);
         let (q, m) = (common.q(), common.m);
         let here = errors(q, m)?;
         let frozen = self.pair(self.noisy, 0.0, 0.0).by_quadrature(self.tokens)?;
-        let slopes = |moved: [f64; 2], step: f64| {
-            [0, 1].map(|k| if step == 0.0 { 0.0 } else { (moved[k] - here[k]) / step })
-        };
+        let slope = |moved: f64, here: f64, step: f64| if step == 0.0 { 0.0 } else { (moved - here) / step };
+        let slopes = |moved: [f64; 2], step: f64| [0, 1].map(|k| slope(moved[k], here[k], step));
         // The steps stay within m^2 <= q.
         let along_q = slopes(errors(q * (1.0 + DIFFERENCE), m)?, q * DIFFERENCE);
         let along_m = slopes(errors(q, m * (1.0 - DIFFERENCE))?, -m * DIFFERENCE);
+        let forgotten = forgetting(q)?;
+        let forgetting_along_q = slope(forgetting(q * (1.0 + DIFFERENCE))?, forgotten, q * DIFFERENCE);
         let moved = |point: &VectorOverlaps| {
             let [test, test_clean] =
                 [0, 1].map(|k| here[k] + along_q[k] * (point.q() - q) + along_m[k] * (point.m - m));
-            TestErrors { test, test_clean, frozen }
+            let forgetting = forgotten + forgetting_along_q * (point.q() - q);
+            TestErrors { test, test_clean, frozen, forgetting }
         };
         let [test, test_clean] = here;
         Some(ReplicatedErrors {
-            common: TestErrors { test, test_clean, frozen },
+            common: TestErrors { test, test_clean, frozen, forgetting: forgotten },
             own: own.iter().map(moved).collect(),
         })
     }
@@ -84,9 +100,9 @@ pub(crate) fn test_errors(
     ReplicatedErrors::sampled(options, common, own, |scramble, [first, second]| {
         let columns = RowColumns::new(tokens, true, options, scramble)?;
         let mut error = |pair: PerturbedPair| pair.mean(tokens, &columns);
-        let [test, test_clean] = laws.errors(&mut error, first.q(), first.m)?;
+        let [test, test_clean, forgetting] = laws.errors(&mut error, first.q(), first.m)?;
         let frozen = error(laws.pair(laws.noisy, 0.0, 0.0))?;
-        let [own_test, own_clean] = laws.errors(&mut error, second.q(), second.m)?;
-        Ok([test, test_clean, frozen, own_test, own_clean])
+        let own = laws.errors(&mut error, second.q(), second.m)?;
+        Ok(ScrambleErrors { common: TestErrors { test, test_clean, frozen, forgetting }, own })
     })
 }

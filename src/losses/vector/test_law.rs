@@ -9,6 +9,16 @@ pub(crate) struct TestErrors {
     pub(crate) test: f64,
     pub(crate) test_clean: f64,
     pub(crate) frozen: f64,
+    /// The error on the task of pre-training.
+    pub(crate) forgetting: f64,
+}
+
+/// The errors of one scramble at two points, of which the second is the fixed point of the scramble.
+pub(crate) struct ScrambleErrors {
+    /// The errors at the first point.
+    pub(crate) common: TestErrors,
+    /// Test error, clean error and error on the task of pre-training at the second point.
+    pub(crate) own: [f64; 3],
 }
 
 /// The errors at the common fixed point, and those of every replicate at its own fixed point.
@@ -22,30 +32,29 @@ impl ReplicatedErrors {
     /// over all of them.
     ///
     /// `common` is the common fixed point. `own` has the fixed point of every replicate; it may be shorter
-    /// than the list of replicates. Over the nodes of the scramble with the given number, `averages` gives the test and clean
-    /// error at the first of two points, the error without any perturbation, and the test and clean error at the
-    /// second point.
+    /// than the list of replicates. `averages` gives the errors at two points, over the nodes of the scramble with the given number.
     pub(crate) fn sampled<P>(
         options: &Options,
         common: &P,
         own: &[P],
-        averages: impl Fn(usize, [&P; 2]) -> Result<[f64; 5], Error>,
+        averages: impl Fn(usize, [&P; 2]) -> Result<ScrambleErrors, Error>,
     ) -> Result<Self, Error> {
         let count = options.scrambles() as f64;
-        let mut all = [0.0; 3];
+        let mut all = [0.0; 4];
         let mut errors = Vec::with_capacity(own.len());
         for index in 0..options.scrambles() {
             let own = own.get(index);
-            let [test, test_clean, frozen, own_test, own_clean] =
+            let ScrambleErrors { common: TestErrors { test, test_clean, frozen, forgetting }, own: moved } =
                 averages(index, [common, own.unwrap_or(common)])?;
-            for (sum, x) in all.iter_mut().zip([test, test_clean, frozen]) {
+            for (sum, x) in all.iter_mut().zip([test, test_clean, frozen, forgetting]) {
                 *sum += x / count;
             }
             if own.is_some() {
-                errors.push(TestErrors { test: own_test, test_clean: own_clean, frozen });
+                let [test, test_clean, forgetting] = moved;
+                errors.push(TestErrors { test, test_clean, frozen, forgetting });
             }
         }
-        let [test, test_clean, frozen] = all;
-        Ok(Self { common: TestErrors { test, test_clean, frozen }, own: errors })
+        let [test, test_clean, frozen, forgetting] = all;
+        Ok(Self { common: TestErrors { test, test_clean, frozen, forgetting }, own: errors })
     }
 }

@@ -9,7 +9,7 @@ use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::{Lane, sum_once};
 use crate::losses::batch::{gather, matrices};
 use crate::losses::vector::moments::VectorOverlaps;
-use crate::losses::vector::test_law::ReplicatedErrors;
+use crate::losses::vector::test_law::{ReplicatedErrors, ScrambleErrors, TestErrors};
 use crate::model::Model;
 use crate::options::Options;
 
@@ -43,19 +43,18 @@ impl LearnedColumns {
     }
 }
 
-/// Test and clean error at the first point, the error without any perturbation, and test and clean error at
-/// the second point.
+/// The errors at both points, over the nodes of one scramble.
 pub(crate) fn test_averages(
     layer: &PerturbedLayer,
     law: &JointLaw,
     columns: &FieldColumns,
     points: [LearnedColumns; 2],
-) -> [f64; 5] {
+) -> ScrambleErrors {
     let (tokens, activation) = (layer.tokens, layer.activation.as_ref());
     let basis = CoordinateBasis::new(tokens, Attention::Tied, activation.unseen());
     let nodes = columns.nodes();
     let size = batch_size(tokens, tokens);
-    let sums = sum_once(nodes / size, size, |block, sums: &mut [Lane; 5]| {
+    let sums = sum_once(nodes / size, size, |block, sums: &mut [Lane; 7]| {
         let first = block * size;
         let [star, free] = [&columns.star, &columns.free].map(|columns| gather(columns, first, size));
         let frozen = frozen_coordinates(law, columns, first, size);
@@ -65,6 +64,7 @@ pub(crate) fn test_averages(
             frozen.iter().zip(&noisy).zip(normals).map(|((z, t), x)| law.noiseless(*z, *t, x)).collect();
         let still = matrices(&basis, tokens, &frozen, law.beta);
         let mut logits = [&noisy, &clean].map(|x| matrices(&basis, tokens, x, 1.0));
+        let before = attention(activation, tokens, &logits[0]);
         let truth = layer.true_fields(&star);
         for logits in &mut logits {
             layer.perturb(layer.truth.len(), logits, &truth, layer.truth.iter().sum());
@@ -85,10 +85,19 @@ pub(crate) fn test_averages(
         let still = attention(activation, tokens, &still);
         let [noisy, noiseless] = &labels;
         let [common, own] = &outputs;
-        let pairs = [(common, noisy), (common, noiseless), (&still, noisy), (own, noisy), (own, noiseless)];
+        let pairs = [
+            (common, noisy),
+            (common, noiseless),
+            (&still, noisy),
+            (common, &before),
+            (own, noisy),
+            (own, noiseless),
+            (own, &before),
+        ];
         for (sum, (x, y)) in sums.iter_mut().zip(pairs) {
             add_squared_differences(tokens, x, y, sum);
         }
     });
-    sums.map(|sum| sum / nodes as f64)
+    let [test, test_clean, frozen, forgetting, own @ ..] = sums.map(|sum| sum / nodes as f64);
+    ScrambleErrors { common: TestErrors { test, test_clean, frozen, forgetting }, own }
 }

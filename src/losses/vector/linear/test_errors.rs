@@ -25,6 +25,7 @@ impl ClosedForm {
             test: error(noisy, tuned),
             test_clean: error(unexplained, tuned),
             frozen: error(noisy, untuned),
+            forgetting: observables::linear_forgetting(tokens, noisy, tuned.q),
         }
     }
 
