@@ -3,6 +3,7 @@
 use crate::attention::Attention;
 use crate::error::Error;
 use crate::model::Model;
+use crate::pretrain::training::Parametrisation;
 use crate::roots::{End, bracketed};
 use crate::threshold::Threshold;
 
@@ -27,13 +28,24 @@ use crate::threshold::Threshold;
 /// [`Error::InvalidParameter`] for an activation that is not invertible; [`Error::MissingField`] for a model
 /// without a teacher.
 pub fn alpha_interp(model: &Model) -> Result<Option<Threshold>, Error> {
+    alpha_interp_of(model, Parametrisation::Factorised)
+}
+
+/// [`alpha_interp`] of any parametrisation. Direct training has no constraint at all, so that its threshold is that of counting, in
+/// tied attention `alpha_interp = 1/(2K')`: there are `K' alpha D^2` equations for `D^2/2` unknowns. In cross-attention it is that of factors. The test error
+/// diverges there as `lambda -> 0`.
+///
+/// # Errors
+/// The errors of [`alpha_interp`].
+pub fn alpha_interp_of(model: &Model, parametrisation: Parametrisation) -> Result<Option<Threshold>, Error> {
     model.require_invertible()?;
     let teacher = model.teacher_spectrum()?;
     if model.delta() <= 0.0 {
         return Ok(None);
     }
-    if model.attention() == Attention::Cross {
-        return Ok(Some(Threshold::exact(1.0 / model.observed_coordinates())));
+    if model.attention() == Attention::Cross || parametrisation == Parametrisation::Direct {
+        let equations = model.attention().logit_variance() * model.observed_coordinates();
+        return Ok(Some(Threshold::exact(1.0 / equations)));
     }
     // In units of the noise the equation is D - risk = (Delta/2)/d^2. It is searched in ln d.
     let balance = |log_d: f64| {

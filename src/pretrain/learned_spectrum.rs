@@ -78,11 +78,13 @@ impl LearnedSpectrum {
     /// The law for a solution of [`solve`](super::solve) with the same model and training.
     ///
     /// # Errors
-    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge;
+    /// [`Error::MissingField`] for a model without a teacher or a training without a ridge; [`Error::Conflict`] for direct training, whose
+    /// weights are `Y/(Vhat + 4 lambda)` and have eigenvalues of both signs;
     /// [`Error::NotConverged`] unless the solution is converged or collapsed; [`Error::InvalidParameter`] for
     /// a solution made by hand whose conjugates are not finite and positive, and for a teacher with a spectrum of
     /// your own whose integrals are not numbers.
     pub fn new(model: &Model, training: &Pretraining, solution: &PretrainingSolution) -> Result<Self, Error> {
+        training.require_factors("the law of positive learned eigenvalues")?;
         let solution = solution.clone().into_converged()?;
         let noise = solution.order.q_hat.sqrt();
         let snr = solution.order.m_hat / noise;

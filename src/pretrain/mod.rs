@@ -14,6 +14,19 @@
 //! is exact. For every other activation the output channel is an average by quasi-Monte-Carlo, and `std_error`
 //! gives its accuracy.
 //!
+//! # Direct training
+//!
+//! The weights can be trained without factors ([`Parametrisation::Direct`]): `S` is any symmetric matrix, with the ridge `lambda |S|_F^2` in place of
+//! `lambda |W|_F^2`. Per `D^2` the ridge is `lambda Q`, and the input channel minimises `Vhat s^2/4 - Y s/2 + lambda s^2` over every eigenvalue, so that
+//! nothing is thresholded, and the weights are a multiple of `Y`, whatever the spectrum of the teacher:
+//!
+//! ```text
+//! s-hat = Y/R,   R = Vhat + 4 lambda,   V = 1/R,   M = Mhat Q0/R,   Q = (Mhat^2 Q0 + Qhat)/R^2,   L/D^2 = alpha (train error) + lambda Q
+//! ```
+//!
+//! The output channel is the same. There is no collapse, and the threshold of interpolation is that of counting ([`alpha_interp_of`]). What factors gain by their ridge,
+//! which is a nuclear norm, and by positivity is the difference of the two. Source: this project.
+//!
 //! # Cross-attention
 //!
 //! With separate queries and keys ([`crate::Attention::Cross`]) training minimises
@@ -29,7 +42,7 @@
 //! `rho`, the integrals for `Q`, `M` and `V` are those of symmetric weights. For linear attention,
 //! `E = Q0 - 2M + Q + Delta`; at `lambda = 0` and `alpha T^2 > 1` least squares gives `M = Q0` and `Q = Q0 + Delta/(alpha T^2 - 1)`. The rows of softmax are
 //! independent, so that the averages are over `2 (T - 1)` normals; for two tokens they are taken by a product rule with `2^log2_nodes` nodes, without
-//! standard errors. The model is that of independent sequences: the equations do not hold for self-attention, where `X_q = X_k`.
+//! standard errors. In direct training `R = Vhat + 2 lambda`. The model is that of independent sequences: the equations do not hold for self-attention, where `X_q = X_k`.
 //!
 //! Source: arXiv:2606.05899 for symmetric weights; F. Benaych-Georges, Probab. Theory Relat. Fields 144, 471 (2009), for the law of singular values.
 
@@ -58,12 +71,12 @@ pub use bayes::{
     PretrainingBayesErrors as BayesErrors, PretrainingBayesOrder as BayesOrder,
     PretrainingBayesSolution as BayesSolution, alpha_perfect_recovery, bayes_optimal,
 };
-pub use interpolation::alpha_interp;
+pub use interpolation::{alpha_interp, alpha_interp_of};
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
 pub use solution::{PretrainingErrors as Errors, PretrainingOrder as Order, PretrainingSolution as Solution};
 #[cfg(feature = "scenario")]
 pub(crate) use training::PretrainFields;
-pub use training::Pretraining as Training;
+pub use training::{Parametrisation, Pretraining as Training};
 pub use validity::PretrainingValidity as Validity;
 
 /// Solves the pre-training stage.
@@ -148,9 +161,11 @@ pub fn solve_with(
 /// `options`, the same nodes as in [`solve`].
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Threads`] if the global thread
+/// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Conflict`] for direct training, which does not
+/// collapse at any ridge; [`Error::Threads`] if the global thread
 /// pool cannot be started (not for linear attention).
 pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) -> Result<Threshold, Error> {
+    training.require_factors("the ridge of collapse")?;
     let teacher = model.teacher_spectrum()?;
     let matrix = model.teacher_matrix(teacher.as_ref());
     match model.specialisation() {
@@ -181,7 +196,7 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
 }
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {
-    let allowed = match alpha_interp(model)? {
+    let allowed = match alpha_interp_of(model, training.parametrisation())? {
         Some(threshold) if training.alpha() > threshold.value => return Ok(()),
         Some(threshold) => format!("> 0 at pretrain.alpha <= alpha_interp = {}", Number(threshold.value)),
         None => {

@@ -70,7 +70,7 @@ pub struct PretrainingSolution {
     #[serde(deserialize_with = "number")]
     pub rank_fraction: f64,
     /// Train objective `L/D^2 = alpha (train error) + lambda sqrt(kappa) tr s-hat`, with `2 lambda sqrt(kappa)` in cross-attention, where both
-    /// factors have a ridge.
+    /// factors have a ridge. In direct training it is `alpha (train error) + lambda Q`.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
     /// Test and train errors.

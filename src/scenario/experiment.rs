@@ -14,7 +14,7 @@ use crate::lora::{self, LoraFields, Sequences};
 use crate::memory::Workload;
 use crate::model::{Model, ModelFields};
 use crate::options::{Options, OptionsFields};
-use crate::pretrain::{self, PretrainFields};
+use crate::pretrain::{self, Parametrisation, PretrainFields};
 use crate::state_evolution::Run;
 
 /// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
@@ -104,7 +104,13 @@ impl Scenario {
             (Some(training), None) => {
                 match self.estimator {
                     Estimator::Erm | Estimator::Both => drop(training.require_ridge()?),
-                    Estimator::BayesOptimal => refuse_ridge("pretrain.lambda", training.lambda())?,
+                    Estimator::BayesOptimal => {
+                        refuse_ridge("pretrain.lambda", training.lambda())?;
+                        if training.parametrisation() == Parametrisation::Direct {
+                            let field = "pretrain.parametrisation = direct";
+                            return Err(Error::Conflict { field, with: "estimator = bayes_optimal" });
+                        }
+                    }
                 }
                 self.model.teacher_spectrum()?;
             }

@@ -6,7 +6,7 @@ use super::instance::Instance;
 use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
-use super::sequences::{Corpus, NetworkWeights, score_of, symmetric_noise};
+use super::sequences::{Corpus, NetworkWeights, SymmetricWeights, score_of, symmetric_noise};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
 use crate::model::{Model, Specialisation};
@@ -26,7 +26,7 @@ pub(super) enum Source<'a> {
     /// The logits of actual weights.
     Weights {
         teacher: &'a NetworkWeights,
-        student: &'a NetworkWeights,
+        student: &'a SymmetricWeights,
         /// The sequences and labels that the student was trained on.
         data: &'a Labelled,
     },
@@ -57,7 +57,7 @@ impl Source<'_> {
     pub(super) fn fresh(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
         let sequences = Corpus::sample(rng, instance.shape, count);
         let frozen = match self {
-            Self::Weights { student, .. } => sequences.logits(student),
+            Self::Weights { student, .. } => student.logits(&sequences),
             Self::Law(law) => symmetric_noise(rng, instance.shape.tokens, count, 2.0 * law.q()),
         };
         self.label(rng, instance.model, sequences, frozen)
@@ -75,7 +75,7 @@ impl Source<'_> {
         let (sequences, frozen) = match self {
             Self::Weights { student, .. } => {
                 let sequences = Corpus::sample(rng, instance.shape, pool);
-                let frozen = sequences.logits(student);
+                let frozen = student.logits(&sequences);
                 (Some(sequences), frozen)
             }
             Self::Law(law) => (None, symmetric_noise(rng, instance.shape.tokens, pool, 2.0 * law.q())),
@@ -115,7 +115,7 @@ impl Source<'_> {
     pub(super) fn reused(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
         if let Self::Weights { student, data, .. } = self {
             let sequences = data.sequences.select(&(0..count).collect::<Vec<_>>());
-            let frozen = sequences.logits(student);
+            let frozen = student.logits(&sequences);
             let end = count * sequences.square();
             return Batch {
                 sequences,

@@ -19,7 +19,7 @@ use crate::attention::Attention;
 use crate::error::Error;
 use crate::lora::{self, Frozen};
 use crate::parallel;
-use crate::pretrain;
+use crate::pretrain::{self, Parametrisation};
 use crate::scenario::{Estimator, Outcome, Scenario};
 
 /// A scenario, its prediction, and a laboratory to check it in.
@@ -45,13 +45,18 @@ impl Experiment {
     /// and [`Scenario::solve`]. [`Error::InvalidParameter`] for a size at which the numbers of sequences are
     /// not integers, or that would take more memory than allowed; this is checked before anything is
     /// allocated. [`Error::MissingField`] or [`Error::InvalidParameter`] for a teacher with a spectrum of your own without
-    /// [eigenvalues](crate::spectrum::TeacherSpectrum::eigenvalues) to train with. [`Error::Conflict`] for the Bayes-optimal estimator, which is not trained (see
+    /// [eigenvalues](crate::spectrum::TeacherSpectrum::eigenvalues) to train with. [`Error::Conflict`] for direct training of cross-attention, and for the Bayes-optimal estimator, which is not trained (see
     /// [`message_passing`](super::message_passing)). [`Error::NotConverged`] if the theory has no prediction.
     pub fn new(scenario: &Scenario, laboratory: &Laboratory) -> Result<Self, Error> {
         laboratory.validate()?;
         scenario.validate()?;
         if scenario.estimator == Estimator::BayesOptimal {
             return Err(Error::Conflict { field: "estimator = bayes_optimal", with: "a laboratory" });
+        }
+        let direct = scenario.pretrain.is_some_and(|one| one.parametrisation() == Parametrisation::Direct);
+        if direct && scenario.model.attention() == Attention::Cross {
+            let with = "cross-attention in a laboratory";
+            return Err(Error::Conflict { field: "pretrain.parametrisation = direct", with });
         }
         let synthetic = laboratory.frozen == FrozenLogits::Synthetic || scenario.pretrain.is_none();
         if synthetic && scenario.lora.is_none() {

@@ -70,7 +70,7 @@ pub struct Pretrained {
     /// The normalised trace `tr s-hat`.
     #[serde(deserialize_with = "number")]
     pub trace: f64,
-    /// Fraction of eigenvalues above 1e-5 of the largest.
+    /// Fraction of eigenvalues above 1e-5 of the largest, in absolute value.
     #[serde(deserialize_with = "number")]
     pub rank_fraction: f64,
     /// The objective `L/D^2`.

@@ -35,6 +35,7 @@
 mod batch;
 mod comparison;
 mod cross;
+mod direct;
 mod experiment;
 mod finetuning;
 mod instance;

@@ -28,6 +28,55 @@ impl NetworkWeights {
     }
 }
 
+/// Any symmetric weights, as a sum of the matrices of positive and of negative eigenvalues. Positive weights have a single part.
+#[derive(Debug, Clone)]
+pub(super) struct SymmetricWeights {
+    first: NetworkWeights,
+    rest: Option<NetworkWeights>,
+}
+
+impl From<NetworkWeights> for SymmetricWeights {
+    fn from(first: NetworkWeights) -> Self {
+        Self { first, rest: None }
+    }
+}
+
+impl SymmetricWeights {
+    /// The weights `S`, from their eigenvalues and eigenvectors. The search for these would never end for a matrix with a NaN, whose parts are
+    /// NaN.
+    pub(super) fn of_matrix(s: &DMatrix<f64>) -> Self {
+        if !s.iter().all(|x| x.is_finite()) {
+            return NetworkWeights { factor: s.map(|_| f64::NAN), scale: 1.0 }.into();
+        }
+        let eigen = s.clone().symmetric_eigen();
+        let part = |sign: f64| {
+            let mut factor = eigen.eigenvectors.clone();
+            for (mut column, value) in factor.column_iter_mut().zip(eigen.eigenvalues.iter()) {
+                column *= (sign * value).max(0.0).sqrt();
+            }
+            NetworkWeights { factor, scale: sign }
+        };
+        Self { first: part(1.0), rest: Some(part(-1.0)) }
+    }
+
+    pub(super) fn matrix(&self) -> DMatrix<f64> {
+        let first = self.first.matrix();
+        match &self.rest {
+            Some(rest) => first + rest.matrix(),
+            None => first,
+        }
+    }
+
+    /// `h(S)` of every sequence.
+    pub(super) fn logits(&self, sequences: &Corpus) -> Vec<f64> {
+        let mut logits = sequences.logits(&self.first);
+        if let Some(rest) = &self.rest {
+            logits.iter_mut().zip(sequences.logits(rest)).for_each(|(h, rest)| *h += rest);
+        }
+        logits
+    }
+}
+
 /// Weights `S = scale L R^T`, which the queries see from the left and the keys from the right.
 #[derive(Debug, Clone)]
 pub(super) struct FactorPair {

@@ -64,15 +64,15 @@ pub(super) fn measured(
     trained: Trained,
 ) -> Pretrained {
     let d = s.nrows() as f64;
-    let top = eigenvalues.last().copied().unwrap_or(0.0);
-    let positive = eigenvalues.iter().filter(|s| **s > RANK_TOLERANCE * top && **s > 0.0).count();
+    let top = eigenvalues.iter().map(|s| s.abs()).fold(0.0, f64::max);
+    let nonzero = eigenvalues.iter().filter(|s| s.abs() > RANK_TOLERANCE * top && s.abs() > 0.0).count();
     let Losses { train, test, test_clean } = losses;
     let Trained { run, runs, .. } = trained;
     Pretrained {
         q: s.norm_squared() / (d * d),
         m: s.dot(truth) / (d * d),
         trace,
-        rank_fraction: positive as f64 / d,
+        rank_fraction: nonzero as f64 / d,
         objective: run.objective,
         test,
         test_clean,

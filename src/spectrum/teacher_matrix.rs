@@ -1,7 +1,7 @@
 //! The matrix `s*` of a teacher as training sees it: through its eigenvalues, or through its singular values.
 
 use super::integrals::Denoised;
-use super::law::TeacherSpectrum;
+use super::law::{TeacherSpectrum, moments};
 use super::squared_response::{squared_response, squared_response_of_both_sides};
 use crate::attention::Attention;
 
@@ -53,6 +53,16 @@ impl<'a> TeacherMatrix<'a> {
         match self.attention {
             Attention::Tied => self.law.denoise(snr, r),
             Attention::Cross => self.law.denoise_both_sides(snr, r),
+        }
+    }
+
+    /// The integrals of `f(y) = y`, of weights that are shrunk and not thresholded. The trace is that of eigenvalues of both signs, or the
+    /// nuclear norm of singular values.
+    pub(crate) fn keep(&self, snr: f64) -> Denoised {
+        let all = Denoised::below_the_support(snr, &moments(self.law), 0.0);
+        match self.attention {
+            Attention::Tied => all,
+            Attention::Cross => Denoised { trace: self.law.denoise_both_sides(snr, 0.0).trace, ..all },
         }
     }
 

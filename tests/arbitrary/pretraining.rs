@@ -77,6 +77,7 @@ proptest! {
         black_box(model.observed_coordinates());
         black_box(spoken(pretrain::lambda_collapse(&model, &training, &options)));
         let interpolation = spoken(pretrain::alpha_interp(&model)).flatten().map(|threshold| threshold.value);
+        black_box(spoken(pretrain::alpha_interp_of(&model, training.parametrisation())));
         for threshold in [interpolation, spoken(pretrain::alpha_perfect_recovery(&model))] {
             prop_assert!(threshold.is_none_or(|alpha| alpha >= 0.0), "{threshold:?}");
         }

@@ -148,8 +148,10 @@ pub fn options() -> impl Strategy<Value = Options> {
 
 pub fn training() -> impl Strategy<Value = pretrain::Training> {
     let kappa = prop_oneof![3 => Just(1.0), 1 => parameter()];
-    (parameter(), parameter(), kappa).prop_filter_map("refused", |(alpha, lambda, kappa)| {
-        spoken(pretrain::Training::new(alpha, lambda)).and_then(|training| spoken(training.with_width(kappa)))
+    let direct = prop_oneof![3 => Just(false), 1 => Just(true)];
+    (parameter(), parameter(), kappa, direct).prop_filter_map("refused", |(alpha, lambda, kappa, direct)| {
+        let training = spoken(pretrain::Training::new(alpha, lambda))?;
+        if direct { Some(training.direct()) } else { spoken(training.with_width(kappa)) }
     })
 }
 

@@ -19,24 +19,22 @@
 //! collapse. The original equations would take thousands of steps where `V` diverges (`lambda -> 0` below the
 //! interpolation threshold), and lose digits there. They are iterated only if both other methods fail.
 
+mod direct;
 mod equations;
+mod report;
 mod search;
 
-use super::linear_error::linear_error;
-use super::solution::{PretrainingErrors, PretrainingSolution};
-use super::training::Pretraining;
-use super::validity::PretrainingValidity;
+use super::solution::PretrainingSolution;
+use super::training::{Parametrisation, Pretraining};
 use crate::error::Error;
 use crate::model::Model;
-use crate::observables;
 use crate::options::Options;
 use crate::spectrum::TeacherMatrix;
 use crate::state_evolution::Run;
 use crate::status::Status;
-use crate::std_error::StdError;
 use crate::threshold::Threshold;
 use equations::ConvexEquations;
-use search::ConvexMinimum;
+use report::{Ending, report};
 
 /// The smallest ridge at which training collapses. The ridge of `training` is not used.
 pub(super) fn lambda_collapse(
@@ -57,7 +55,10 @@ pub(super) fn step(
 ) -> [f64; 3] {
     let equations = ConvexEquations::new(model, training, teacher, usize::MAX);
     let noisy_mse = (teacher.second_moment() - 2.0 * m + q).max(0.0) + equations.noise;
-    equations.step(noisy_mse, v)
+    match training.parametrisation() {
+        Parametrisation::Factorised => equations.step(noisy_mse, v),
+        Parametrisation::Direct => direct::step(&equations, noisy_mse, v),
+    }
 }
 
 /// The solution on `alpha D^2` sequences. Of the options, only the bound on the iterations and the tolerance
@@ -70,6 +71,9 @@ pub(super) fn solve(
     mut run: Run<'_, PretrainingSolution>,
 ) -> Result<PretrainingSolution, Error> {
     let equations = ConvexEquations::new(model, training, teacher, options.max_iterations());
+    if training.parametrisation() == Parametrisation::Direct {
+        return Ok(direct::solve(model, training, &equations));
+    }
     let ridge = training.ridge() * training.kappa().sqrt();
     let collapsed = equations.collapse_ridge() <= ridge;
     let point = if collapsed { Some(equations.collapsed()) } else { equations.solve() };
@@ -83,27 +87,7 @@ pub(super) fn solve(
         let solved = equations.certify(&point, options, run.observer())?;
         (solved.status, solved.residual)
     };
-    let ConvexMinimum { order, trace, rank_fraction, mse } = point;
-    let error = |mse| linear_error(model, mse);
-    let test = error(mse + equations.noise);
-    let shrinkage = equations.shrinkage(order.v);
-    let train = test / (shrinkage * shrinkage);
-    let q0 = teacher.second_moment();
-    PretrainingSolution {
-        attention: teacher.attention(),
-        order,
-        q0,
-        trace,
-        rank_fraction,
-        objective: training.alpha() * train + teacher.attention().factors() * ridge * trace,
-        errors: PretrainingErrors { test, test_clean: error(mse), train },
-        alignment: observables::alignment(order.m, order.q, q0),
-        validity: PretrainingValidity::convex(status.is_success()),
-        divergence: None,
-        status,
-        residual,
-        iterations,
-        std_error: StdError::default(),
-    }
-    .checked_rank(training)
+    let penalty = teacher.attention().factors() * ridge * point.trace;
+    report(model, training, &equations, &point, penalty, Ending { status, residual, iterations })
+        .checked_rank(training)
 }

@@ -5,7 +5,7 @@ use crate::losses::by_parts;
 use crate::losses::matrix::{AtZero, Label, LogitAverages, MatrixOverlaps, term};
 use crate::pretrain::replicon;
 use crate::pretrain::solution::PretrainingOrder;
-use crate::pretrain::training::Pretraining;
+use crate::pretrain::training::{Parametrisation, Pretraining};
 use crate::spectrum::{Denoised, TeacherMatrix};
 use crate::state_evolution::InputChannel;
 
@@ -14,8 +14,9 @@ use crate::state_evolution::InputChannel;
 pub(super) struct SampledEquations<'a> {
     pub(super) teacher: TeacherMatrix<'a>,
     pub(super) alpha: f64,
-    /// `lambda sqrt(kappa)`.
+    /// `lambda sqrt(kappa)`; `lambda` in direct training.
     pub(super) ridge: f64,
+    pub(super) parametrisation: Parametrisation,
     /// Square of the inverse temperature.
     pub(super) steepness: f64,
     /// Half the variance of a logit times the inverse temperature, in units of `Q`: the ratio of scaled to physical overlaps.
@@ -46,6 +47,7 @@ impl<'a> SampledEquations<'a> {
             teacher,
             alpha: training.alpha(),
             ridge: training.ridge() * training.kappa().sqrt(),
+            parametrisation: training.parametrisation(),
             steepness,
             scale,
             seen,
@@ -83,17 +85,20 @@ impl<'a> SampledEquations<'a> {
     /// leaves no eigenvalue, or if a conjugate or an order parameter is not a positive number.
     pub(super) fn integrals(&self, point: &MatrixOverlaps, averages: &LogitAverages) -> Option<Image> {
         let [q_hat, m_hat, v_hat] = self.conjugates(point, averages);
-        if !(q_hat > 0.0 && v_hat > 0.0 && m_hat > 0.0) {
+        let stiffness = self.stiffness(v_hat);
+        if !(q_hat > 0.0 && stiffness > 0.0 && m_hat > 0.0) {
             return None;
         }
         let noise = q_hat.sqrt();
-        let size = noise / v_hat;
-        let Denoised { norm, overlap, response, trace, rank_fraction, .. } =
-            self.teacher.denoise(m_hat / noise, 2.0 * self.ridge / noise);
+        let size = noise / stiffness;
+        let Denoised { norm, overlap, response, trace, rank_fraction, .. } = match self.parametrisation {
+            Parametrisation::Factorised => self.teacher.denoise(m_hat / noise, 2.0 * self.ridge / noise),
+            Parametrisation::Direct => self.teacher.keep(m_hat / noise),
+        };
         let order = PretrainingOrder {
             q: size * size * norm,
             m: size * overlap,
-            v: response / v_hat,
+            v: response / stiffness,
             q_hat,
             m_hat,
             v_hat,
@@ -102,9 +107,29 @@ impl<'a> SampledEquations<'a> {
         sound.then_some(Image { order, trace: size * trace, rank_fraction })
     }
 
+    /// What `Y` is divided by to be weights: `Vhat`, and in direct training the curvature of the ridge on top.
+    fn stiffness(&self, v_hat: f64) -> f64 {
+        match self.parametrisation {
+            Parametrisation::Factorised => v_hat,
+            Parametrisation::Direct => v_hat + 2.0 * self.teacher.logit_variance() * self.ridge,
+        }
+    }
+
+    /// The ridge in the objective, in units of `D^2`.
+    pub(super) fn penalty(&self, image: &Image) -> f64 {
+        match self.parametrisation {
+            Parametrisation::Factorised => self.teacher.attention().factors() * self.ridge * image.trace,
+            Parametrisation::Direct => self.ridge * image.order.q,
+        }
+    }
+
     /// The factor of the weights in the replicon of a fixed point (see [`crate::pretrain::Validity`]).
     pub(super) fn weights(&self, order: &PretrainingOrder) -> f64 {
-        replicon::weights(self.teacher, self.ridge, order)
+        match self.parametrisation {
+            Parametrisation::Factorised => replicon::weights(self.teacher, self.ridge, order),
+            // The slope of the weights is 1/stiffness everywhere, in units of 1/Vhat.
+            Parametrisation::Direct => (order.v_hat / self.stiffness(order.v_hat)).powi(2),
+        }
     }
 
     /// The replicon of a fixed point with these conjugates, given the factor of the weights.
@@ -128,11 +153,17 @@ impl<'a> SampledEquations<'a> {
     }
 
     /// The smallest `lambda sqrt(kappa)` at which `S-hat = 0` is stable, given the averages there. It is half
-    /// the top edge of `Y`.
+    /// the top edge of `Y`. Direct training does not collapse at any ridge. In its place, the search for a fixed point takes a ridge above its own
+    /// that is larger by the one at which half of the signal would be learned if `Mhat` stayed what it is at zero weights.
     pub(super) fn collapse_ridge(&self, zero: &AtZero) -> f64 {
         let [q_hat, m_hat, _] = self.conjugates_at_zero(zero);
-        let noise = q_hat.sqrt();
-        0.5 * noise * self.teacher.top_edge(m_hat / noise)
+        match self.parametrisation {
+            Parametrisation::Factorised => {
+                let noise = q_hat.sqrt();
+                0.5 * noise * self.teacher.top_edge(m_hat / noise)
+            }
+            Parametrisation::Direct => self.ridge + 0.5 * m_hat.abs() / self.teacher.logit_variance(),
+        }
     }
 
     /// `Qhat, Mhat, Vhat` at zero weights, in physical units.

@@ -149,7 +149,6 @@ fn solution(
         .integrals(&found.point, &found.averages)
         .map_or(f64::NAN, |image| equations.weights(&image.order) / freedom(&image.order));
     let q0 = equations.teacher.second_moment();
-    let penalty = equations.teacher.attention().factors() * equations.ridge;
     // Away from a fixed point, neither the gauges nor the error bars mean anything.
     let meaningful = matches!(found.status, Status::Converged | Status::NoiseLimited);
     let observed = |point: &MatrixOverlaps, averages: &LogitAverages, errors: &LabelErrors| {
@@ -165,7 +164,7 @@ fn solution(
             q0,
             trace: image.trace,
             rank_fraction: image.rank_fraction,
-            objective: equations.alpha * train + penalty * image.trace,
+            objective: equations.alpha * train + equations.penalty(&image),
             errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, q0),
             validity: PretrainingValidity::sampled(averages[term::CONTESTED], replicon, meaningful),
