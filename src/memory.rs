@@ -26,9 +26,9 @@ pub(crate) enum Workload {
     FinetuningColumns {
         /// Whether the sequences are selected by a score.
         selected: bool,
-        /// Number of learned columns.
+        /// Number of learned columns, of all factors.
         learned: usize,
-        /// Number of true columns.
+        /// Number of true columns, of all factors.
         truth: usize,
     },
     /// The least errors of pre-training.
@@ -115,11 +115,13 @@ impl Workload {
     /// Number of standard normals of a node of fine-tuning with several columns, and 0 for other averages.
     fn dimensions(self, model: &Model) -> usize {
         let Self::FinetuningColumns { selected, learned, truth } = self else { return 0 };
+        let all = model.attention().coordinates(model.tokens());
         let logits = match model.specialisation() {
-            Specialisation::Linear if selected => 2 * channel::dimension(model.tokens()),
-            Specialisation::Linear => channel::dimension(model.tokens()),
+            Specialisation::Linear if selected => 2 * all,
+            Specialisation::Linear => all,
             Specialisation::Softmax | Specialisation::General => {
-                3 * model.observed_coordinates() as usize + 1
+                let seen = model.observed_coordinates() as usize;
+                3 * seen + all.saturating_sub(seen).max(1)
             }
         };
         model.tokens() * (learned + truth) + logits

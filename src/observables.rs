@@ -123,16 +123,29 @@ pub fn linear_cross_pretraining_error(noisy_mse: f64) -> f64 {
     non_negative(noisy_mse)
 }
 
+/// `E' = noise + q^2 - 2 m^2 + q0^2`, an error of linear fine-tuning with two factors (cross-attention), where `q^2 = tr q_b q_a`,
+/// `m^2 = tr m_b m_a` and `q0` is the Frobenius norm of the variances of the true columns. It is the test error if `noise` is
+/// `Delta + Q0 - 2 beta M + beta^2 Q`, and the clean error without `Delta`.
+#[must_use]
+pub fn linear_cross_finetuning_error(noise: f64, weights: &WeightOverlaps) -> f64 {
+    linear_error_of_weights(1.0, noise, weights)
+}
+
 /// `E' = (2K/T^2)(noise + q^2 - 2 m^2 + q0^2)`, an error of linear fine-tuning. It is the test error if
 /// `noise` is the [`effective_noise`] of the test law, and the clean error if `noise` is the [`unexplained`]
 /// part. At `q = m = 0` it is the frozen baseline.
 #[must_use]
 pub fn linear_finetuning_error(tokens: usize, noise: f64, weights: &WeightOverlaps) -> f64 {
+    linear_error_of_weights(linear_prefactor(tokens), noise, weights)
+}
+
+/// `prefactor (noise + q^2 - 2 m^2 + q0^2)`.
+fn linear_error_of_weights(prefactor: f64, noise: f64, weights: &WeightOverlaps) -> f64 {
     let WeightOverlaps { q0, q, m } = *weights;
     // This form of q^2 - 2 m^2 + q0^2 has no cancellation near perfect recovery.
     if_possible(m, q, q0, || {
         let weights = (q - q0) * (q - q0) + 2.0 * without_rounding(q * q0 - m * m);
-        linear_prefactor(tokens) * (non_negative(noise) + weights)
+        prefactor * (non_negative(noise) + weights)
     })
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct FieldColumns {
     frozen: Vec<Vec<f64>>,
     /// The difference between noisy and noiseless labels, for the test law only.
     pub(crate) clean: Vec<Vec<f64>>,
-    flat: Option<Vec<f64>>,
+    flat: Vec<Vec<f64>>,
 }
 
 impl FieldColumns {
@@ -39,7 +39,7 @@ impl FieldColumns {
         test: bool,
     ) -> Result<Self, Error> {
         let seen = law.coordinates();
-        let dimensions = star + free + 3 * seen + 1;
+        let dimensions = star + free + 3 * seen + law.unseen();
         let points =
             ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), scramble as u64)?;
         let next = std::cell::Cell::new(0);
@@ -54,12 +54,12 @@ impl FieldColumns {
             label: take(seen, true)?,
             frozen: take(seen, true)?,
             clean: take(seen, test)?,
-            flat: take(1, !test && law.needs_flat())?.pop(),
+            flat: take(law.unseen(), !test && law.needs_flat())?,
         })
     }
 
     pub(crate) fn logits(&self) -> Normals<'_> {
-        Normals { label: &self.label, frozen: &self.frozen, flat: self.flat.as_ref() }
+        Normals { label: &self.label, frozen: &self.frozen, flat: &self.flat }
     }
 
     /// Number of nodes.

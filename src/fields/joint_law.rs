@@ -2,21 +2,23 @@
 //! sequences.
 //!
 //! All logits are multiplied by the inverse temperature, and live in the coordinates that the activation can
-//! see: `K' = K - 1` for softmax. Let `z` be the frozen logits before recalibration and
-//! `t = z* + sqrt(Delta) xi` those of the label. On new sequences, per coordinate, `z ~ N(0, 2Q)` and
-//! `t | z ~ N((M/Q) z, 2(Q0 - M^2/Q) + Delta)`. On reused sequences `z` is replaced by the proximal point of
+//! see: `K' = K - 1` for softmax, `T^2 - T` in cross-attention. Let `z` be the frozen logits before recalibration and
+//! `t = z* + sqrt(Delta) xi` those of the label. On new sequences, per coordinate, `z ~ N(0, c Q)` and
+//! `t | z ~ N((M/Q) z, c (Q0 - M^2/Q) + Delta)`, with `c = 2` for tied and `c = 1` for cross-attention. On reused sequences `z` is replaced by the proximal point of
 //! pre-training for the same label. On actively selected sequences `z` is conditioned on a ball.
 //!
 //! The numbers of the law are the same for every kernel. How a kernel lays out its logits is its own affair.
 
 use super::selection::Score;
 use super::sequences::{FieldParameters, Sequences};
-use crate::channel::{self, NormalPair};
+use crate::attention::Attention;
+use crate::channel::NormalPair;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
 
 /// The parameters of the joint law.
 pub(crate) struct JointLaw {
+    pub(crate) attention: Attention,
     tokens: usize,
     /// Number of coordinates that the activation sees.
     seen: usize,
@@ -35,21 +37,22 @@ pub(crate) struct JointLaw {
     pub(crate) sequences: Sequences,
 }
 
-/// Columns of standard normals for the logits of a scramble: one per coordinate that the activation sees for each field, and one more for
-/// the coordinate that softmax does not see.
+/// Columns of standard normals for the logits of a scramble: one per coordinate that the activation sees for each field, and one for each
+/// coordinate that softmax does not see.
 pub(crate) struct Normals<'a> {
     pub(crate) label: &'a [Vec<f64>],
     pub(crate) frozen: &'a [Vec<f64>],
-    pub(crate) flat: Option<&'a Vec<f64>>,
+    pub(crate) flat: &'a [Vec<f64>],
 }
 
 impl JointLaw {
     pub(crate) fn new(model: &Model, frozen: &Frozen, parameters: &FieldParameters) -> Self {
-        let scale = model.inverse_temperature();
+        let (scale, attention) = (model.inverse_temperature(), model.attention());
+        let variance = attention.logit_variance();
         // Validation refuses reused sequences without a response; other sequences do not use it.
         let v = frozen.v().unwrap_or(0.0);
         let TrueLogits { slope, unknown, .. } = frozen.true_logits();
-        let rest = 2.0 * unknown;
+        let rest = variance * unknown;
         let total = rest + model.delta();
         let share = if total > 0.0 { rest / total } else { 1.0 };
         let sequences = match parameters.sequences {
@@ -58,9 +61,10 @@ impl JointLaw {
             other => other,
         };
         Self {
+            attention,
             tokens: model.tokens(),
             seen: model.observed_coordinates() as usize,
-            frozen: scale * (2.0 * frozen.q()).sqrt(),
+            frozen: scale * (variance * frozen.q()).sqrt(),
             slope,
             label: scale * total.sqrt(),
             clean: [share, scale * (share * model.delta()).sqrt()],
@@ -75,10 +79,20 @@ impl JointLaw {
         self.seen
     }
 
-    /// Whether the training law needs a coordinate that the activation does not see.
+    /// Number of coordinates that the activation does not see, and at least one.
+    pub(crate) fn unseen(&self) -> usize {
+        self.attention.coordinates(self.tokens).saturating_sub(self.seen).max(1)
+    }
+
+    /// Whether the training law needs the coordinates that the activation does not see.
     pub(crate) fn needs_flat(&self) -> bool {
-        self.seen < channel::dimension(self.tokens)
+        self.seen < self.attention.coordinates(self.tokens)
             && matches!(self.sequences, Sequences::Active(selection) if selection.score() == Score::Frobenius)
+    }
+
+    /// The curvature of the pull of pre-training on its own sequences, `1/(c V)`.
+    pub(crate) fn stiffness(&self) -> f64 {
+        1.0 / (self.attention.logit_variance() * self.response)
     }
 
     /// The laws of the recalibrated frozen logits and of the logits of the label on new sequences, with noisy and with noiseless labels.
@@ -110,7 +124,7 @@ impl JointLaw {
     pub(crate) fn shrinkage(&self, normals: &Normals<'_>, node: usize) -> Option<f64> {
         let Sequences::Active(selection) = self.sequences else { return None };
         let seen: f64 = normals.frozen.iter().map(|column| column[node].powi(2)).sum();
-        let unseen = normals.flat.map_or(0.0, |column| column[node].powi(2));
-        Some(selection.score().shrinkage(self.tokens, selection.fraction(), seen + unseen))
+        let unseen: f64 = normals.flat.iter().map(|column| column[node].powi(2)).sum();
+        Some(selection.score().shrinkage(self.attention, self.tokens, selection.fraction(), seen + unseen))
     }
 }

@@ -2,19 +2,21 @@
 //! unexplained.
 //!
 //! For linear attention pre-training enters fine-tuning only through this law. On fresh and on reused
-//! sequences `N` is Gaussian with variance `2 Delta_eff` per orthonormal coordinate of `Sym(T)`. On actively
+//! sequences `N` is Gaussian with variance `c Delta_eff` per orthonormal coordinate of the logits, where `c` is 2 for tied and 1 for
+//! cross-attention ([`Attention::logit_variance`]). On actively
 //! selected sequences `N` is a Gaussian plus a multiple of a Gaussian conditioned on a ball.
 
 use super::selection::Score;
 use super::sequences::{FieldParameters, Sequences};
+use crate::attention::Attention;
 use crate::channel;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
-use crate::observables;
+use crate::observables::{self, WeightOverlaps};
 use crate::quadrature::{chi_square_cdf, chi_square_quantile, normal_cdf, normal_density};
 
-/// Largest number of orthonormal coordinates of `Sym(T)`.
-const MAX_COORDINATES: usize = channel::dimension(Model::MAX_TOKENS);
+/// Largest number of orthonormal coordinates of the logits.
+const MAX_COORDINATES: usize = Model::MAX_TOKENS * Model::MAX_TOKENS;
 /// Half-width, in standard deviations, of the quadrature rule of the scalar noise.
 const REACH: f64 = 8.5;
 
@@ -22,61 +24,72 @@ const REACH: f64 = 8.5;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum LabelNoise {
     /// Independent coordinates of equal variance.
-    Gaussian { deviation: f64 },
+    Gaussian { attention: Attention, deviation: f64 },
     /// `spread z + deviation n` with `z` standard Gaussian conditioned on the ball of probability `fraction`
     /// in the scored coordinates, and `n` standard Gaussian.
-    Selected { score: Score, fraction: f64, spread: f64, deviation: f64 },
+    Selected { attention: Attention, score: Score, fraction: f64, spread: f64, deviation: f64 },
 }
 
 impl LabelNoise {
     /// The law of `N` on the sequences of the training.
     pub(crate) fn new(model: &Model, frozen: &Frozen, parameters: &FieldParameters) -> Self {
-        let (tokens, delta) = (model.tokens(), model.delta());
+        let (tokens, delta, attention) = (model.tokens(), model.delta(), model.attention());
+        let variance = attention.logit_variance();
         let FieldParameters { sequences, beta, q0: unit } = *parameters;
         let weights = frozen.overlaps();
         match sequences {
-            Sequences::Active(selection) if frozen.q() > 0.0 && selection.score().coordinates(tokens) > 0 => {
+            Sequences::Active(selection)
+                if frozen.q() > 0.0 && selection.score().coordinates(attention, tokens) > 0 =>
+            {
                 let TrueLogits { slope, unknown, .. } = frozen.true_logits();
                 // The frozen logits are multiplied by beta.
-                let spread = (slope - beta).abs() * (2.0 * frozen.q()).sqrt();
-                let variance = 2.0 * unknown + delta;
+                let spread = (slope - beta).abs() * (variance * frozen.q()).sqrt();
+                let rest = variance * unknown + delta;
                 Self::Selected {
+                    attention,
                     score: selection.score(),
                     fraction: selection.fraction(),
                     spread: spread / unit,
-                    deviation: variance.sqrt() / unit,
+                    deviation: rest.sqrt() / unit,
                 }
             }
             Sequences::Reused => {
                 // Validation refuses reused sequences without a response.
                 let v = frozen.v().unwrap_or(0.0);
-                Self::gaussian(observables::reused_effective_noise(&weights, tokens, v, delta, beta), unit)
+                Self::gaussian(
+                    attention,
+                    reused_effective_noise(attention, &weights, tokens, v, delta, beta),
+                    unit,
+                )
             }
             // Here the score selects nothing: it is the same for all sequences, or independent of them.
             Sequences::Active(_) | Sequences::Fresh => {
-                Self::gaussian(observables::effective_noise(&weights, delta, beta), unit)
+                Self::gaussian(attention, effective_noise(attention, &weights, delta, beta), unit)
             }
         }
     }
 
     /// The isotropic law with the given effective noise.
-    fn gaussian(effective_noise: f64, unit: f64) -> Self {
-        Self::Gaussian { deviation: (2.0 * effective_noise).sqrt() / unit }
+    fn gaussian(attention: Attention, effective_noise: f64, unit: f64) -> Self {
+        let deviation = (attention.logit_variance() * effective_noise).sqrt() / unit;
+        Self::Gaussian { attention, deviation }
     }
 
-    /// Half the variance of a coordinate, which is `Delta_eff` of the training law, in units of `q0^2`. The
+    /// The variance of a coordinate over `c`, which is `Delta_eff` of the training law, in units of `q0^2`. The
     /// result is `None` if the law is anisotropic.
     pub(crate) fn effective(&self, tokens: usize) -> Option<f64> {
         match *self {
-            Self::Gaussian { deviation } => Some(0.5 * deviation * deviation),
+            Self::Gaussian { attention, deviation } => {
+                Some(deviation * deviation / attention.logit_variance())
+            }
             Self::Selected { score: Score::Centred, .. } => None,
-            Self::Selected { score: Score::Frobenius, fraction, spread, deviation } => {
+            Self::Selected { attention, score: Score::Frobenius, fraction, spread, deviation } => {
                 // E|z|^2 on the ball follows from the chi-squared law with two more degrees of freedom at the
                 // same radius.
-                let degrees = channel::dimension(tokens);
+                let degrees = attention.coordinates(tokens);
                 let radius2 = chi_square_quantile(degrees, fraction);
                 let kept = chi_square_cdf(degrees + 2, radius2) / fraction;
-                Some(0.5 * (spread * spread * kept + deviation * deviation))
+                Some((spread * spread * kept + deviation * deviation) / attention.logit_variance())
             }
         }
     }
@@ -84,7 +97,7 @@ impl LabelNoise {
     /// Standard deviation of a coordinate, before selection.
     pub(crate) fn deviation(&self) -> f64 {
         match *self {
-            Self::Gaussian { deviation } => deviation,
+            Self::Gaussian { deviation, .. } => deviation,
             Self::Selected { spread, deviation, .. } => spread.hypot(deviation),
         }
     }
@@ -92,8 +105,8 @@ impl LabelNoise {
     /// Number of independent standard normals that a sample takes.
     pub(crate) fn dimensions(&self, tokens: usize) -> usize {
         match self {
-            Self::Gaussian { .. } => channel::dimension(tokens),
-            Self::Selected { .. } => 2 * channel::dimension(tokens),
+            Self::Gaussian { attention, .. } => attention.coordinates(tokens),
+            Self::Selected { attention, .. } => 2 * attention.coordinates(tokens),
         }
     }
 
@@ -102,7 +115,7 @@ impl LabelNoise {
         !matches!(self, Self::Selected { score: Score::Centred, .. })
     }
 
-    /// `N` for the given standard normals. Their number is [`Self::dimensions`].
+    /// `N` of tied attention, for the given standard normals. Their number is [`Self::dimensions`].
     pub(crate) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
         let coordinates = self.coordinates(T, normal);
         channel::symmetric_from_coordinates(|k| coordinates[k])
@@ -110,16 +123,17 @@ impl LabelNoise {
 
     /// The coordinates of `N` for the given standard normals; the numbers beyond those of `tokens` tokens are 0.
     pub(crate) fn coordinates(&self, tokens: usize, normal: impl Fn(usize) -> f64) -> [f64; MAX_COORDINATES] {
-        let count = channel::dimension(tokens);
         let mut coordinates = [0.0; MAX_COORDINATES];
-        let own = &mut coordinates[..count];
         match *self {
-            Self::Gaussian { deviation } => {
+            Self::Gaussian { attention, deviation } => {
+                let own = &mut coordinates[..attention.coordinates(tokens)];
                 own.iter_mut().enumerate().for_each(|(k, x)| *x = deviation * normal(k));
             }
-            Self::Selected { score, fraction, spread, deviation } => {
+            Self::Selected { attention, score, fraction, spread, deviation } => {
+                let count = attention.coordinates(tokens);
+                let own = &mut coordinates[..count];
                 own.iter_mut().enumerate().for_each(|(k, z)| *z = normal(k));
-                score.condition(tokens, fraction, own);
+                score.condition(attention, tokens, fraction, own);
                 own.iter_mut()
                     .enumerate()
                     .for_each(|(k, z)| *z = spread * *z + deviation * normal(count + k));
@@ -131,7 +145,7 @@ impl LabelNoise {
     /// The law of the scalar `N` of one token. The result is `None` if there is no noise at all.
     pub(crate) fn scalar(&self) -> Option<ScalarLaw> {
         let law = match *self {
-            Self::Gaussian { deviation } => {
+            Self::Gaussian { deviation, .. } => {
                 ScalarLaw { half_width: REACH * deviation, total: deviation, cut: None }
             }
             Self::Selected { fraction, spread, deviation, .. } => {
@@ -148,6 +162,26 @@ impl LabelNoise {
         };
         (law.half_width > 0.0).then_some(law)
     }
+}
+
+/// `Delta_eff` on new sequences: the variance, over `c`, of a coordinate of what the frozen weights leave of the noisy label.
+pub(crate) fn effective_noise(attention: Attention, weights: &WeightOverlaps, delta: f64, beta: f64) -> f64 {
+    // The functions of the observables are those of tied attention, where c = 2.
+    observables::effective_noise(weights, delta * (2.0 / attention.logit_variance()), beta)
+}
+
+/// `Delta_eff` on reused sequences, on which the frozen logits are the proximal points of pre-training with the pull
+/// `|h - omega|^2/(2 c V)`.
+fn reused_effective_noise(
+    attention: Attention,
+    weights: &WeightOverlaps,
+    tokens: usize,
+    v: f64,
+    delta: f64,
+    beta: f64,
+) -> f64 {
+    let variance = attention.logit_variance();
+    observables::reused_effective_noise(weights, tokens, v * (variance / 2.0), delta * (2.0 / variance), beta)
 }
 
 /// The law of the scalar `N` of a single token.

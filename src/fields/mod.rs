@@ -12,7 +12,7 @@ mod sequences;
 
 pub(crate) use columns::FieldColumns;
 pub(crate) use joint_law::{JointLaw, Normals};
-pub(crate) use label_noise::{LabelNoise, ScalarLaw};
+pub(crate) use label_noise::{LabelNoise, ScalarLaw, effective_noise};
 pub use selection::{Score, Selection};
 pub use sequences::Sequences;
 pub(crate) use sequences::{FieldParameters, SequencesFields};

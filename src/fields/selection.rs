@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attention::Attention;
 use crate::channel;
 use crate::error::Error;
 use crate::quadrature::{chi_square_cdf, chi_square_quantile};
@@ -16,10 +17,10 @@ use crate::quadrature::{chi_square_cdf, chi_square_quantile};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
-    /// `|z|_F`, all `T(T+1)/2` coordinates.
+    /// `|z|_F`, all coordinates: `T(T+1)/2` of tied attention, `T^2` of cross-attention.
     #[default]
     Frobenius,
-    /// `|z - <z, u> u|_F` with `u = 11^T/T`, the direction that softmax cannot see.
+    /// `|z - <z, u> u|_F` with `u = 11^T/T`, the direction that softmax cannot see. It is for tied attention only.
     Centred,
 }
 
@@ -89,22 +90,23 @@ impl Selection {
 
 impl Score {
     /// Number of coordinates of the logits that enter the score.
-    pub(super) fn coordinates(self, tokens: usize) -> usize {
+    pub(super) fn coordinates(self, attention: Attention, tokens: usize) -> usize {
         match self {
-            Self::Frobenius => channel::dimension(tokens),
-            Self::Centred => channel::dimension(tokens) - 1,
+            Self::Frobenius => attention.coordinates(tokens),
+            Self::Centred => attention.coordinates(tokens) - 1,
         }
     }
 
     /// Turns independent standard normals into a sample conditioned on the ball of probability `fraction` in
-    /// the scored coordinates. The direction of the sample is kept, and the radius is mapped by its quantile.
-    pub(crate) fn condition(self, tokens: usize, fraction: f64, z: &mut [f64]) {
+    /// the scored coordinates. The direction of the sample is kept, and the radius is mapped by its quantile. The centred score is
+    /// that of tied attention.
+    pub(crate) fn condition(self, attention: Attention, tokens: usize, fraction: f64, z: &mut [f64]) {
         let flat = match self {
             Self::Frobenius => 0.0,
             Self::Centred => z.iter().enumerate().map(|(k, x)| x * channel::flat_direction(tokens, k)).sum(),
         };
         let radius2: f64 = z.iter().map(|x| x * x).sum::<f64>() - flat * flat;
-        let scale = self.shrinkage(tokens, fraction, radius2);
+        let scale = self.shrinkage(attention, tokens, fraction, radius2);
         for (k, x) in z.iter_mut().enumerate() {
             let across = if flat == 0.0 { 0.0 } else { flat * channel::flat_direction(tokens, k) };
             *x = scale * (*x - across) + across;
@@ -113,11 +115,11 @@ impl Score {
 
     /// The factor that conditions a standard Gaussian sample on the ball of probability `fraction` in the
     /// scored coordinates. It multiplies these coordinates, whose squared norm is `radius2`.
-    pub(super) fn shrinkage(self, tokens: usize, fraction: f64, radius2: f64) -> f64 {
+    pub(super) fn shrinkage(self, attention: Attention, tokens: usize, fraction: f64, radius2: f64) -> f64 {
         if radius2 <= 0.0 {
             return 1.0;
         }
-        let degrees = self.coordinates(tokens);
+        let degrees = self.coordinates(attention, tokens);
         (chi_square_quantile(degrees, fraction * chi_square_cdf(degrees, radius2)) / radius2).sqrt()
     }
 }

@@ -38,13 +38,13 @@
 mod bayes;
 mod channel;
 mod columns;
+mod fit;
 mod overlap_limits;
 mod problem;
 mod report;
 mod ridge;
 mod solution;
 mod starts;
-mod tied;
 mod training;
 mod units;
 mod validity;
@@ -52,6 +52,7 @@ mod variances;
 mod weak_recovery;
 mod zero_weights;
 
+use crate::attention::Attention;
 use crate::error::Error;
 use crate::model::{Model, Specialisation};
 use crate::options::Options;
@@ -107,7 +108,7 @@ pub fn lambda_collapse(
     options: &Options,
 ) -> Result<Option<Threshold>, Error> {
     training.require_rank_one("a threshold of collapse")?;
-    check_fit(model, frozen, training, options)?;
+    fit::check(model, frozen, training, options)?;
     match model.specialisation() {
         Specialisation::Linear => Ok(None),
         Specialisation::Softmax | Specialisation::General => {
@@ -152,13 +153,6 @@ pub fn alpha_weak_recovery(
     })
 }
 
-/// Checks that the inputs fit together. The ridge is checked elsewhere.
-fn check_fit(model: &Model, frozen: &Frozen, training: &Training, options: &Options) -> Result<(), Error> {
-    tied::check(model, frozen)?;
-    training.sequences().check_response(frozen)?;
-    training.workload().check(model, options)
-}
-
 /// The output channel of fine-tuning by itself, for a state evolution with an input channel of your own: another
 /// regulariser of the weights, or another law of the truth. Every law of the entries of `w*` with mean zero and
 /// variance `q0` gives this output channel, because the fields of many entries are Gaussian. The ridge of
@@ -180,7 +174,8 @@ pub fn loss_channel(
     options: &Options,
 ) -> Result<LossChannel, Error> {
     training.require_rank_one("an output channel by itself")?;
-    check_fit(model, frozen, training, options)?;
+    fit::require_tied(model, "an output channel by itself")?;
+    fit::check(model, frozen, training, options)?;
     FinetuningProblem::new(model, frozen, training, options).loss_channel()
 }
 
@@ -194,7 +189,8 @@ fn search<R: Send>(
 ) -> Result<R, Error> {
     training.require_ridge()?;
     training.require_rank_one("weak recovery")?;
-    check_fit(model, frozen, training, options)?;
+    fit::require_tied(model, "weak recovery")?;
+    fit::check(model, frozen, training, options)?;
     FinetuningProblem::new(model, frozen, training, options).search(run)
 }
 
@@ -253,7 +249,8 @@ pub fn solve_with(
     run: Run<'_, Solution>,
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
-    check_fit(model, frozen, training, options)?;
+    fit::check(model, frozen, training, options)?;
     let problem = FinetuningProblem::new(model, frozen, training, options);
-    if training.is_rank_one() { problem.solve(run) } else { columns::solve(&problem, run) }
+    let single = training.is_rank_one() && model.attention() == Attention::Tied;
+    if single { problem.solve(run) } else { columns::solve(&problem, run) }
 }

@@ -15,9 +15,10 @@ use super::starts::{FinetuningStarts, FoundVector, Guess};
 use super::training::Finetuning;
 use super::units::Units;
 use super::zero_weights::critical_ridge;
+use crate::attention::Attention;
 use crate::channel;
 use crate::error::Error;
-use crate::fields::{JointLaw, LabelNoise};
+use crate::fields::{JointLaw, LabelNoise, effective_noise};
 use crate::frozen::Frozen;
 use crate::losses::vector::{
     FinetuningLosses, ReplicatedErrors, VectorOverlaps, general, linear, rows, softmax,
@@ -65,7 +66,7 @@ impl<'a> FinetuningProblem<'a> {
                 (1.0, FieldLaw::Joint { law, coupling: model.inverse_temperature() * q0 })
             }
         };
-        let options = training.workload().options(model, options);
+        let options = training.workload(model.attention()).options(model, options);
         Self { model, frozen, training, options, units: Units { q0, loss }, fields }
     }
 
@@ -97,9 +98,10 @@ impl<'a> FinetuningProblem<'a> {
         }
     }
 
-    /// Half the variance, per coordinate, of what the frozen weights leave of the label's logits of new sequences.
+    /// The variance, per coordinate and over that of a logit, of what the frozen weights leave of the label's logits of new sequences.
     fn noise_of_new_sequences(&self) -> f64 {
-        observables::effective_noise(&self.frozen.overlaps(), self.model.delta(), self.training.beta())
+        let Self { model, frozen, training, .. } = self;
+        effective_noise(model.attention(), &frozen.overlaps(), model.delta(), training.beta())
     }
 
     pub(super) fn guess(&self) -> Guess {
@@ -108,15 +110,21 @@ impl<'a> FinetuningProblem<'a> {
                 let tokens = self.model.tokens() as f64;
                 // This is the average curvature of the loss at the truth. The jumps leave a fraction of some
                 // 0.6 of it.
-                let curvature =
-                    0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens);
+                let curvature = 0.6
+                    * match self.model.attention() {
+                        Attention::Tied => {
+                            8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens)
+                        }
+                        Attention::Cross => 2.0,
+                    };
                 Guess { noise: noise.deviation(), curvature }
             }
             FieldLaw::Joint { coupling, .. } => {
                 // The activation saturates if the coupling is large.
                 let saturation = coupling / (1.0 + coupling);
                 Guess {
-                    noise: (2.0 * self.noise_of_new_sequences()).sqrt() / self.units.q0,
+                    noise: (self.model.attention().logit_variance() * self.noise_of_new_sequences()).sqrt()
+                        / self.units.q0,
                     curvature: self.model.observed_coordinates() * saturation * saturation,
                 }
             }
@@ -169,7 +177,9 @@ impl<'a> FinetuningProblem<'a> {
             (FieldLaw::Difference(_), _) => {
                 let unexplained = observables::unexplained(&self.frozen.overlaps(), training.beta());
                 let (q0, delta) = (training.q0(), model.delta());
-                Ok(linear::ClosedForm { tokens, q0, delta, unexplained }.errors(&found.point, &own))
+                let closed =
+                    linear::ClosedForm { attention: model.attention(), tokens, q0, delta, unexplained };
+                Ok(closed.errors(&found.point, &own))
             }
             (FieldLaw::Joint { law, coupling }, Specialisation::Softmax) => {
                 rows::test_errors(tokens, law, *coupling, options, &found.point, &own)

@@ -12,7 +12,8 @@ use crate::status::Status;
 use crate::std_error::{Named, StdError};
 
 /// Order parameters of fine-tuning and their conjugates. For weights of several columns these are `q = |q|_F` and `m = |m|_F`, the roots
-/// of the sums of the squares over the columns, and the means over the columns of `v` and of the conjugates.
+/// of the sums of the squares over the columns, and the means over the columns of `v` and of the conjugates. For two factors they are
+/// `q = sqrt(tr q_b q_a)` and `m = sqrt(tr m_b m_a)`, and the means over the columns of both.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FinetuningOrder {
     /// `q = |w-hat|^2/D`.
@@ -38,7 +39,7 @@ pub struct FinetuningOrder {
     pub eta: f64,
 }
 
-/// Order parameters and conjugates of one column of the weights, with their standard errors.
+/// Order parameters and conjugates of one column of a factor of the weights, with their standard errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ColumnOrder {
@@ -60,6 +61,10 @@ pub struct ColumnOrder {
     /// `vhat_k = alpha' E[-div_omega_k g_k]`.
     #[serde(deserialize_with = "number")]
     pub v_hat: f64,
+    /// `m_k/sqrt(q_k q0_k)` of a column of one of two factors that learns a true column: `o_b` or `o_a`. `None` for a single factor, where the
+    /// cosines say the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<f64>,
     /// Standard errors, from independent scrambles.
     #[serde(default)]
     pub std_error: StdError,
@@ -72,6 +77,13 @@ pub struct ColumnOrder {
 pub enum FinetuningColumn {
     /// A column of `w` in `w w^T`.
     Tied(ColumnOrder),
+    /// A column of `b` and one of `a` in `b a^T`, for cross-attention.
+    Factors {
+        /// The column of `b`, which the queries see.
+        b: ColumnOrder,
+        /// The column of `a`, which the keys see.
+        a: ColumnOrder,
+    },
 }
 
 /// Errors per sequence, in the units of the loss.
@@ -104,7 +116,7 @@ pub struct FinetuningErrors {
 }
 
 /// Half the variance, per coordinate, of the part of the label's logits that the frozen weights leave
-/// unexplained (linear attention).
+/// unexplained (linear attention). In cross-attention it is the whole variance, `Delta + Q0 - 2 beta M + beta^2 Q` on new sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EffectiveNoise {
@@ -142,20 +154,21 @@ pub struct FinetuningSolution {
     /// Order parameters and conjugates.
     pub order: FinetuningOrder,
     /// Every column of the weights, in decreasing order of the true variance that it learns. Empty where both the learned and the true
-    /// perturbation have a single column, which `order` describes.
+    /// perturbation have a single column of a single factor, which `order` describes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<FinetuningColumn>,
-    /// Train objective `L'/D = alpha' (train error) + lambda' tr q`.
+    /// Train objective `L'/D = alpha' (train error) + lambda' tr q`, with `tr (q_b + q_a)` for two factors.
     #[serde(deserialize_with = "number")]
     pub objective: f64,
     /// Test and train errors, and the frozen baseline.
     pub errors: FinetuningErrors,
     /// `o_w = m/sqrt(q q0)`. For several columns it is `|m|_F/sqrt(|q|_F |q0|_F)`, the root of the cosine between `w w^T` and
-    /// `w* w*^T`.
+    /// `w* w*^T`. For two factors it is `tr m_b m_a/(sqrt(tr q_b q_a) |q0|_F)`, the cosine between `b a^T` and `b* a*^T`, which is `o_b o_a` for
+    /// one column.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
     /// The cosines `m_k/sqrt(q_k q0_k)` of the principal angles between the learned and the true columns, one for every column
-    /// that learns a true one. Empty where `columns` is.
+    /// that learns a true one; for two factors, those of `b` and then those of `a`. Empty where `columns` is.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "numbers")]
     pub cosines: Vec<f64>,
     /// `Delta_eff`; `None` if pre-training does not enter through an effective noise alone.
@@ -183,18 +196,36 @@ pub struct FinetuningSolution {
 impl FinetuningColumn {
     /// Sets all numbers to NaN.
     pub(super) fn erase(&mut self) {
+        match self {
+            Self::Tied(order) => order.erase(),
+            Self::Factors { b, a } => [b, a].into_iter().for_each(ColumnOrder::erase),
+        }
+    }
+
+    /// The order parameters of the column, or of its two factors.
+    pub(super) fn orders_mut(&mut self) -> Vec<&mut ColumnOrder> {
+        match self {
+            Self::Tied(order) => vec![order],
+            Self::Factors { b, a } => vec![b, a],
+        }
+    }
+
+    /// The order parameters of the column, or of its two factors, by their names in the schema.
+    pub(crate) fn orders(&self) -> Vec<(&'static str, &ColumnOrder)> {
+        match self {
+            Self::Tied(order) => vec![("", order)],
+            Self::Factors { b, a } => vec![("b.", b), ("a.", a)],
+        }
+    }
+}
+
+impl ColumnOrder {
+    /// Sets all numbers to NaN.
+    fn erase(&mut self) {
         let nan = f64::NAN;
-        *self = match self {
-            Self::Tied(_) => Self::Tied(ColumnOrder {
-                q: nan,
-                m: nan,
-                v: nan,
-                q_hat: nan,
-                m_hat: nan,
-                v_hat: nan,
-                std_error: StdError::default(),
-            }),
-        };
+        let alignment = self.alignment.map(|_| nan);
+        let std_error = StdError::default();
+        *self = Self { q: nan, m: nan, v: nan, q_hat: nan, m_hat: nan, v_hat: nan, alignment, std_error };
     }
 }
 

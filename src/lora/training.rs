@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::variances::{self, Variances, VariancesFields};
+use crate::attention::Attention;
 use crate::check;
 use crate::error::Error;
-use crate::fields::{FieldParameters, Selection, Sequences, SequencesFields};
+use crate::fields::{FieldParameters, Score, Selection, Sequences, SequencesFields};
 use crate::memory::Workload;
 
 /// How the perturbation is trained. Every value of this type is valid.
@@ -77,6 +78,9 @@ impl Finetuning {
     /// Largest number of columns of the learned and of the true perturbation.
     pub const MAX_RANK: usize = variances::MAX_COLUMNS;
 
+    /// Largest number of columns of each of the two factors of cross-attention.
+    pub const MAX_RANK_OF_FACTORS: usize = 4;
+
     /// `alpha D` fresh sequences and ridge `lambda`, with `q0 = 1` and no recalibration.
     ///
     /// # Errors
@@ -121,7 +125,8 @@ impl Finetuning {
         self.with_variances(&[q0])
     }
 
-    /// The same training for a true perturbation `w* w*^T` of several columns: the entries of column `k` of `w*` have
+    /// The same training for a true perturbation `w* w*^T` of several columns, or `b* a*^T` in cross-attention, where both factors have these
+    /// variances: the entries of column `k` of `w*` have
     /// variance `q0[k]`, and different columns are orthogonal. No generality is lost, because `w* O` gives the same
     /// perturbation for every orthogonal `O`.
     ///
@@ -132,7 +137,8 @@ impl Finetuning {
         Ok(Self { q0: Variances::new(q0)?, ..self })
     }
 
-    /// The same training of weights `w` with `rank` columns, which perturb the attention matrix by `w w^T`.
+    /// The same training of weights `w` with `rank` columns, which perturb the attention matrix by `w w^T`; in cross-attention, of
+    /// two factors with `rank` columns each, 4 at most, which perturb it by `b a^T`.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `rank` is between 1 and [`Finetuning::MAX_RANK`].
@@ -174,7 +180,7 @@ impl Finetuning {
         self.alpha
     }
 
-    /// Ridge `lambda'` on `|w|^2`; >= 0. Empirical risk minimisation requires it, and the Bayes-optimal
+    /// Ridge `lambda'` on `|w|^2`, or on `|b|^2 + |a|^2` in cross-attention; >= 0. Empirical risk minimisation requires it, and the Bayes-optimal
     /// estimator refuses it.
     #[must_use]
     pub fn lambda(&self) -> Option<f64> {
@@ -234,13 +240,35 @@ impl Finetuning {
         FieldParameters { sequences: self.sequences, beta: self.beta, q0: self.unit() }
     }
 
+    /// Checks that the training is one for the given attention.
+    pub(crate) fn check_attention(&self, attention: Attention) -> Result<(), Error> {
+        if attention == Attention::Tied {
+            return Ok(());
+        }
+        if self.rank > Self::MAX_RANK_OF_FACTORS {
+            let allowed = format!("at most {}, for two factors", Self::MAX_RANK_OF_FACTORS);
+            return Err(Error::invalid("lora.rank", self.rank, allowed));
+        }
+        match self.sequences {
+            Sequences::Active(selection) if selection.score() != Score::Frobenius => {
+                let (given, allowed) = (selection.score().to_string(), "frobenius, for cross-attention");
+                Err(Error::invalid("lora.sequences.active.score", given, allowed))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The kind of averages of this training, for the memory budget.
-    pub(crate) fn workload(&self) -> Workload {
+    pub(crate) fn workload(&self, attention: Attention) -> Workload {
         let selected = matches!(self.sequences, Sequences::Active(_));
-        if self.is_rank_one() {
-            Workload::Finetuning { selected }
-        } else {
-            Workload::FinetuningColumns { selected, learned: self.rank, truth: self.variances().len() }
+        let (learned, truth) = (self.rank, self.variances().len());
+        match attention {
+            Attention::Tied if self.is_rank_one() => Workload::Finetuning { selected },
+            Attention::Tied => Workload::FinetuningColumns { selected, learned, truth },
+            // The columns of both factors.
+            Attention::Cross => {
+                Workload::FinetuningColumns { selected, learned: 2 * learned, truth: 2 * truth }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::estimator::Estimator;
 use super::outcome::{Bound, Outcome};
 use super::skipped::Skipped;
 #[cfg(feature = "sweep")]
+use crate::attention::Attention;
 use crate::error::Cause;
 use crate::error::Error;
 use crate::frozen::{Frozen, FrozenFields};
@@ -133,6 +134,7 @@ impl Scenario {
             }
         }
         let Some(training) = &self.lora else { return Ok(()) };
+        training.check_attention(self.model.attention())?;
         match self.estimator {
             Estimator::Erm => {
                 training.require_ridge()?;
@@ -142,6 +144,12 @@ impl Scenario {
             Estimator::BayesOptimal => refuse_ridge("lora.lambda", training.lambda())?,
         }
         training.require_rank_one("a Bayes-optimal estimator")?;
+        if self.model.attention() == Attention::Cross {
+            return Err(Error::Conflict {
+                field: "model.attention = cross",
+                with: "a Bayes-optimal estimator of fine-tuning",
+            });
+        }
         match training.sequences() {
             Sequences::Reused => {
                 Err(Error::Conflict { field: "lora.sequences = reused", with: "a Bayes-optimal estimator" })
@@ -155,7 +163,7 @@ impl Scenario {
     fn check_memory(&self) -> Result<(), Error> {
         let Self { pretrain, lora, estimator, model, options, .. } = self;
         let pretraining = pretrain.map(|_| [Workload::Pretraining, Workload::PretrainingBound]);
-        let finetuning = lora.map(|lora| [lora.workload(), Workload::FinetuningBound]);
+        let finetuning = lora.map(|lora| [lora.workload(model.attention()), Workload::FinetuningBound]);
         for [erm, bound] in pretraining.into_iter().chain(finetuning) {
             if *estimator != Estimator::BayesOptimal {
                 erm.check(model, options)?;

@@ -119,17 +119,21 @@ fn columns(stage: &lora::Solution) -> Vec<Quantity> {
         rows.push(Quantity { name: format!("lora.{name}"), value, std_error });
     };
     for (number, column) in stage.columns.iter().enumerate() {
-        let lora::Column::Tied(order) = column;
-        let error = &order.std_error;
-        for (name, value, std_error) in [
-            ("q", order.q, error.q),
-            ("m", order.m, error.m),
-            ("v", order.v, error.v),
-            ("q_hat", order.q_hat, error.q_hat),
-            ("m_hat", order.m_hat, error.m_hat),
-            ("v_hat", order.v_hat, error.v_hat),
-        ] {
-            push(format!("columns.{number}.{name}"), value, std_error);
+        for (factor, order) in column.orders() {
+            let error = &order.std_error;
+            for (name, value, std_error) in [
+                ("q", order.q, error.q),
+                ("m", order.m, error.m),
+                ("v", order.v, error.v),
+                ("q_hat", order.q_hat, error.q_hat),
+                ("m_hat", order.m_hat, error.m_hat),
+                ("v_hat", order.v_hat, error.v_hat),
+            ] {
+                push(format!("columns.{number}.{factor}{name}"), value, std_error);
+            }
+            if let Some(alignment) = order.alignment {
+                push(format!("columns.{number}.{factor}alignment"), alignment, error.alignment);
+            }
         }
     }
     for (number, cosine) in stage.cosines.iter().enumerate() {

@@ -9,9 +9,19 @@
 //!                  + k^2 sum_a sum_bb' M^a_bb' (delta_ia x_bc + delta_ib x_ac) (delta_ja x_b'd + delta_jb' x_ad)
 //! ```
 //!
+//! In cross-attention the perturbation is `k chi psi^T`. With `x_ic` the entries of `chi` and `y_jd` those of `psi`,
+//!
+//! ```text
+//! gradient_(ic)    = k sum_b S_ib y_bc,    gradient_(jd) = k sum_a S_aj x_ad
+//! Hessian_(ic)(ke) = k^2 delta_ik sum_bb' M^i_bb' y_bc y_b'e
+//! Hessian_(ic)(jd) = k S_ij delta_cd + k^2 sum_b M^i_jb y_bc x_id
+//! Hessian_(jd)(le) = k^2 sum_a M^a_jl x_ad x_ae
+//! ```
+//!
 //! They are computed for blocks of samples, with sizes known at run time.
 
 use super::expansion::LocalExpansion;
+use crate::attention::Attention;
 use crate::lanes::{LANES, Lane, exp, widest};
 
 /// The activations whose derivatives are written out.
@@ -23,9 +33,11 @@ pub(crate) enum KnownDerivatives {
     Softmax,
 }
 
-/// The perturbation: `h = z + coupling (x x^T - trace I)`, with `x` a matrix of `tokens` rows and `columns` columns.
+/// The perturbation: `h = z + coupling (x x^T - trace I)`, with `x` a matrix of `tokens` rows and `columns` columns. In
+/// cross-attention it is `h = z + coupling chi psi^T`, and the columns of `x` are those of `chi`, then those of `psi`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ColumnShape {
+    pub(super) attention: Attention,
     pub(super) tokens: usize,
     pub(super) columns: usize,
     pub(super) coupling: f64,
@@ -49,6 +61,16 @@ struct Block {
 }
 
 const ZERO: Lane = [0.0; LANES];
+
+impl ColumnShape {
+    /// Number of columns of each factor.
+    fn width(&self) -> usize {
+        match self.attention {
+            Attention::Tied => self.columns,
+            Attention::Cross => self.columns / 2,
+        }
+    }
+}
 
 impl KnownDerivatives {
     /// The derivatives of the losses of some samples at the points `x`, without the pull. The images are left out.
@@ -125,13 +147,16 @@ impl Block {
         let n = tokens * columns;
         self.loss = ZERO;
         self.hessian.fill(ZERO);
+        let tied = shape.attention == Attention::Tied;
         for a in 0..tokens {
             self.row(form, a, shape);
-            if form == KnownDerivatives::Softmax {
+            if !tied {
+                self.add_row_of_factors(a, shape);
+            } else if form == KnownDerivatives::Softmax {
                 self.add_row(a, shape);
             }
         }
-        if form == KnownDerivatives::Linear {
+        if tied && form == KnownDerivatives::Linear {
             self.add_linear(shape);
         }
         for i in 0..n {
@@ -142,6 +167,10 @@ impl Block {
             }
         }
         self.product.fill(ZERO);
+        if !tied {
+            self.add_slopes_of_factors(shape);
+            return;
+        }
         for a in 0..tokens {
             for b in 0..tokens {
                 let (s, t) = (self.slope[a * tokens + b], self.slope[b * tokens + a]);
@@ -151,6 +180,88 @@ impl Block {
                         let both = coupling * (s[l] + t[l]);
                         self.hessian[i * n + j][l] += both;
                         self.product[i][l] += both * self.x[j][l];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the first part of the Hessian of two factors, and the gradient, which is left in `product`.
+    #[inline(always)]
+    fn add_slopes_of_factors(&mut self, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, coupling, .. } = *shape;
+        let (n, width) = (tokens * columns, shape.width());
+        for a in 0..tokens {
+            for b in 0..tokens {
+                let slope = self.slope[a * tokens + b].map(|s| coupling * s);
+                for c in 0..width {
+                    let (i, j) = (a * columns + c, b * columns + width + c);
+                    for l in 0..LANES {
+                        self.hessian[i * n + j][l] += slope[l];
+                        self.hessian[j * n + i][l] += slope[l];
+                        self.product[i][l] += slope[l] * self.x[j][l];
+                        self.product[j][l] += slope[l] * self.x[i][l];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the part of row `a` of the logits to the second part of the Hessian of two factors, in the lower triangle.
+    #[inline(always)]
+    fn add_row_of_factors(&mut self, a: usize, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let (n, width) = (tokens * columns, shape.width());
+        let Self { x, hessian, curvature, product, .. } = self;
+        // The products of the Hessian of the row with the columns of psi.
+        for b in 0..tokens {
+            for c in 0..width {
+                let mut sum = ZERO;
+                for e in 0..tokens {
+                    let (m, y) = (&curvature[b * tokens + e], &x[e * columns + width + c]);
+                    for l in 0..LANES {
+                        sum[l] += m[l] * y[l];
+                    }
+                }
+                product[b * columns + c] = sum;
+            }
+        }
+        for c in 0..width {
+            let row = a * columns + c;
+            for d in 0..=c {
+                let entry = &mut hessian[row * n + a * columns + d];
+                for b in 0..tokens {
+                    let (y, p) = (&x[b * columns + width + c], &product[b * columns + d]);
+                    for l in 0..LANES {
+                        entry[l] += y[l] * p[l];
+                    }
+                }
+            }
+            for j in 0..tokens {
+                for d in 0..width {
+                    let column = j * columns + width + d;
+                    let (p, x) = (&product[j * columns + c], &x[a * columns + d]);
+                    let entry = &mut hessian[row.max(column) * n + row.min(column)];
+                    for l in 0..LANES {
+                        entry[l] += p[l] * x[l];
+                    }
+                }
+            }
+        }
+        for c in 0..width {
+            for d in 0..width {
+                let mut both = ZERO;
+                for l in 0..LANES {
+                    both[l] = x[a * columns + c][l] * x[a * columns + d][l];
+                }
+                for i in 0..tokens {
+                    // The entries below the diagonal.
+                    for j in 0..if d <= c { i + 1 } else { i } {
+                        let m = &curvature[i * tokens + j];
+                        let entry = &mut hessian[(i * columns + width + c) * n + j * columns + width + d];
+                        for l in 0..LANES {
+                            entry[l] += m[l] * both[l];
+                        }
                     }
                 }
             }
@@ -248,12 +359,13 @@ impl Block {
     /// Computes the attention of row `a`, its part of the loss and of the slope, and its Hessian.
     #[inline(always)]
     fn row(&mut self, form: KnownDerivatives, a: usize, shape: &ColumnShape) {
-        let ColumnShape { tokens, columns, coupling, trace } = *shape;
+        let ColumnShape { attention, tokens, columns, coupling, trace } = *shape;
+        let width = shape.width();
         let Self { x, frozen, label, slope, p, weight, curvature, loss, .. } = self;
         for b in 0..tokens {
             let mut h = ZERO;
-            for c in 0..columns {
-                let (x, y) = (&x[a * columns + c], &x[b * columns + c]);
+            for c in 0..width {
+                let (x, y) = (&x[a * columns + c], &x[(b + 1) * columns - width + c]);
                 for l in 0..LANES {
                     h[l] += x[l] * y[l];
                 }
@@ -302,6 +414,12 @@ impl Block {
                         let (p, q, u, w) = (p[b][l], p[e][l], weight[b][l], weight[e][l]);
                         entry[l] = 2.0 * (own * u - u * q - p * w + norm2[l] * p * q);
                     }
+                }
+            }
+        } else if attention == Attention::Cross {
+            for b in 0..tokens {
+                for e in 0..tokens {
+                    curvature[b * tokens + e] = [if b == e { 2.0 * scale * scale } else { 0.0 }; LANES];
                 }
             }
         }

@@ -7,7 +7,7 @@ use super::starts::Starts;
 use crate::activation::Unseen;
 
 /// Factor on `omega` for a start close to zero.
-const SMALL: f64 = 0.05;
+pub(super) const SMALL: f64 = 0.05;
 
 impl Prox<'_, Perturbation<'_>> {
     /// The starts of some samples, for a perturbation of several columns: `omega`, `chi*`, a point close to zero, what a
@@ -66,55 +66,73 @@ impl Prox<'_, Perturbation<'_>> {
         let (tokens, columns) = (self.map.tokens, self.map.columns);
         let eigen = Eigen::new(target.to_vec(), tokens);
         let rank = tokens.min(columns);
-        // A^T omega/v, for the columns of A that do not vanish.
-        let mut product = vec![0.0; rank * columns];
         let mut root = vec![0.0; rank * tokens];
         for (k, i) in eigen.order().into_iter().take(rank).enumerate() {
             // A start at zero would be a stationary point.
             let size = eigen.values[i].max(SMALL * SMALL).sqrt();
             for a in 0..tokens {
-                let x = size * eigen.vectors[a * tokens + i];
-                root[k * tokens + a] = x;
-                for c in 0..columns {
-                    product[k * columns + c] += x * omega[a * columns + c] * self.stiffness[c];
-                }
+                root[k * tokens + a] = size * eigen.vectors[a * tokens + i];
             }
         }
-        // With the singular value decomposition P s Q^T of that matrix, O = P Q^T. The columns of Q are eigenvectors.
-        let mut gram = vec![0.0; columns * columns];
-        for row in product.chunks_exact(columns) {
-            for c in 0..columns {
-                for d in 0..columns {
-                    gram[c * columns + d] += row[c] * row[d];
-                }
-            }
-        }
-        let right = Eigen::new(gram, columns);
-        let order = right.order();
-        let largest = order.first().map_or(0.0, |i| right.values[*i]);
-        // The parts A p_i q_i^T of A O.
-        let mut parts = Vec::with_capacity(rank);
-        for i in order.into_iter().take(rank) {
-            let s2 = right.values[i];
-            let scale = if s2 > 1e-16 * largest { 1.0 / s2.sqrt() } else { 0.0 };
-            let q = |c: usize| right.vectors[c * columns + i];
-            let mut left = vec![0.0; tokens];
-            for (row, root) in product.chunks_exact(columns).zip(root.chunks_exact(tokens)) {
-                let p = row.iter().enumerate().map(|(c, x)| x * q(c)).sum::<f64>() * scale;
-                left.iter_mut().zip(root).for_each(|(left, x)| *left += p * x);
-            }
-            let part: Vec<f64> = left.iter().flat_map(|x| (0..columns).map(move |c| x * q(c))).collect();
-            parts.push(part);
-        }
-        let mut whole = vec![0.0; tokens * columns];
-        for part in &parts {
-            whole.iter_mut().zip(part).for_each(|(x, part)| *x += part);
-        }
-        for part in parts {
-            starts.push(whole.iter().zip(part).map(|(x, part)| x - 2.0 * part).collect());
-        }
-        starts.push(whole);
+        turn(&root, omega, self.stiffness, columns, starts);
     }
+}
+
+/// Adds `A O`, with the orthogonal `O` that brings it closest to `omega`, weighted by the stiffness, and the same with one singular direction
+/// of that problem reflected. `root` has the columns of `A` that do not vanish, one after the other; `omega` has a row of `columns` entries
+/// for every entry of such a column. The stiffness of the first row stands for all.
+pub(super) fn turn(
+    root: &[f64],
+    omega: &[f64],
+    stiffness: &[f64],
+    columns: usize,
+    starts: &mut Vec<Vec<f64>>,
+) {
+    let rows = omega.len() / columns;
+    let rank = root.len() / rows;
+    // A^T omega/v.
+    let mut product = vec![0.0; rank * columns];
+    for (k, root) in root.chunks_exact(rows).enumerate() {
+        for (a, x) in root.iter().enumerate() {
+            for c in 0..columns {
+                product[k * columns + c] += x * omega[a * columns + c] * stiffness[c];
+            }
+        }
+    }
+    // With the singular value decomposition P s Q^T of that matrix, O = P Q^T. The columns of Q are eigenvectors.
+    let mut gram = vec![0.0; columns * columns];
+    for row in product.chunks_exact(columns) {
+        for c in 0..columns {
+            for d in 0..columns {
+                gram[c * columns + d] += row[c] * row[d];
+            }
+        }
+    }
+    let right = Eigen::new(gram, columns);
+    let order = right.order();
+    let largest = order.first().map_or(0.0, |i| right.values[*i]);
+    // The parts A p_i q_i^T of A O.
+    let mut parts = Vec::with_capacity(rank);
+    for i in order.into_iter().take(rank) {
+        let s2 = right.values[i];
+        let scale = if s2 > 1e-16 * largest { 1.0 / s2.sqrt() } else { 0.0 };
+        let q = |c: usize| right.vectors[c * columns + i];
+        let mut left = vec![0.0; rows];
+        for (row, root) in product.chunks_exact(columns).zip(root.chunks_exact(rows)) {
+            let p = row.iter().enumerate().map(|(c, x)| x * q(c)).sum::<f64>() * scale;
+            left.iter_mut().zip(root).for_each(|(left, x)| *left += p * x);
+        }
+        let part: Vec<f64> = left.iter().flat_map(|x| (0..columns).map(move |c| x * q(c))).collect();
+        parts.push(part);
+    }
+    let mut whole = vec![0.0; omega.len()];
+    for part in &parts {
+        whole.iter_mut().zip(part).for_each(|(x, part)| *x += part);
+    }
+    for part in parts {
+        starts.push(whole.iter().zip(part).map(|(x, part)| x - 2.0 * part).collect());
+    }
+    starts.push(whole);
 }
 
 /// The reflection of every column through the direction of all ones.
@@ -138,6 +156,7 @@ fn align(start: &mut [f64], omega: &[f64], columns: usize) {
 mod tests {
     use super::*;
     use crate::activation::{Activation, Linear, Softmax};
+    use crate::attention::Attention;
     use crate::channel::general::KnownDerivatives;
     use crate::channel::general::brute_force::{grid, missed};
     use crate::channel::general::search::LastPoints;
@@ -192,6 +211,7 @@ mod tests {
                 }
             };
             let truth = Perturbation {
+                attention: Attention::Tied,
                 tokens: TOKENS,
                 columns: COLUMNS,
                 frozen: &[],
@@ -209,6 +229,7 @@ mod tests {
 
         fn prox(&self, form: Option<KnownDerivatives>) -> Prox<'_, Perturbation<'_>> {
             let map = Perturbation {
+                attention: Attention::Tied,
                 tokens: TOKENS,
                 columns: COLUMNS,
                 frozen: &self.frozen,

@@ -177,10 +177,12 @@ impl LogitsMap for &CoordinateBasis {
 }
 
 /// Logits that a perturbation of low rank moves, `h = z + coupling (chi chi^T - trace I)`, with `chi` a
-/// `T x c` matrix whose rows follow each other.
+/// `T x c` matrix whose rows follow each other. In cross-attention `h = z + coupling chi psi^T`, and `c` counts the columns of
+/// `chi` and of `psi`: the rows have those of `chi` first.
 pub(crate) struct Perturbation<'a> {
+    pub(crate) attention: Attention,
     pub(crate) tokens: usize,
-    /// Number `c` of columns of `chi`.
+    /// Number `c` of columns.
     pub(crate) columns: usize,
     /// The frozen logits `z` of every sample.
     pub(crate) frozen: &'a [f64],
@@ -193,10 +195,25 @@ pub(crate) struct Perturbation<'a> {
 }
 
 impl Perturbation<'_> {
+    /// Whether the loss is known to be that of linear attention.
+    pub(crate) fn is_linear(&self) -> bool {
+        self.form == Some(KnownDerivatives::Linear)
+    }
+
+    /// Number of columns of each factor.
+    pub(crate) fn width(&self) -> usize {
+        match self.attention {
+            Attention::Tied => self.columns,
+            Attention::Cross => self.columns / 2,
+        }
+    }
+
     /// Adds the logits of the perturbation alone to `logits`.
     pub(crate) fn add(&self, chi: &[f64], logits: &mut [f64]) {
+        let width = self.width();
         for (a, own) in chi.chunks_exact(self.columns).enumerate() {
             for (b, other) in chi.chunks_exact(self.columns).enumerate() {
+                let (own, other) = (&own[..width], &other[self.columns - width..]);
                 let product: f64 = own.iter().zip(other).map(|(x, y)| x * y).sum();
                 let centring = if a == b { self.trace } else { 0.0 };
                 logits[a * self.tokens + b] += self.coupling * (product - centring);
@@ -209,8 +226,8 @@ impl LogitsMap for Perturbation<'_> {
     fn expand(&self, samples: &[usize], x: Vec<f64>, label: &[f64]) -> Result<LocalExpansion, Vec<f64>> {
         match self.form {
             Some(form) => {
-                let Self { tokens, columns, coupling, trace, .. } = *self;
-                let shape = ColumnShape { tokens, columns, coupling, trace };
+                let Self { attention, tokens, columns, coupling, trace, .. } = *self;
+                let shape = ColumnShape { attention, tokens, columns, coupling, trace };
                 Ok(form.expand(&shape, self.frozen, samples, x, label))
             }
             None => Err(x),
@@ -234,10 +251,16 @@ impl LogitsMap for Perturbation<'_> {
     fn direction(&self, i: usize, x: &[f64], direction: &mut [f64]) {
         let (token, column) = (i / self.columns, i % self.columns);
         direction.fill(0.0);
+        let (tied, width) = (self.attention.is_tied(), self.width());
+        let partner = (column + self.columns - width) % self.columns;
         for b in 0..self.tokens {
-            let entry = self.coupling * x[b * self.columns + column];
-            direction[token * self.tokens + b] += entry;
-            direction[b * self.tokens + token] += entry;
+            let entry = self.coupling * x[b * self.columns + partner];
+            if tied || column < width {
+                direction[token * self.tokens + b] += entry;
+            }
+            if tied || column >= width {
+                direction[b * self.tokens + token] += entry;
+            }
         }
     }
 
@@ -246,6 +269,19 @@ impl LogitsMap for Perturbation<'_> {
     fn is_global(&self, slope: &[f64], stiffness: &[f64]) -> bool {
         let tokens = self.tokens;
         let softest = stiffness.iter().fold(f64::INFINITY, |m: f64, s| m.min(*s));
+        if self.attention == Attention::Cross {
+            // The quadratic function of chi and psi is convex if no singular value of the slope is above the stiffness.
+            let mut tangent = vec![0.0; tokens * tokens];
+            let scale = self.coupling / softest;
+            for a in 0..tokens {
+                for b in 0..tokens {
+                    let pairs = (0..tokens).map(|c| slope[a * tokens + c] * slope[b * tokens + c]);
+                    tangent[a * tokens + b] = -scale * scale * pairs.sum::<f64>();
+                }
+                tangent[a * tokens + a] += 1.0;
+            }
+            return self.is_linear() && inverse(&tangent, tokens).is_some();
+        }
         let mut tangent = vec![0.0; tokens * tokens];
         for a in 0..tokens {
             for b in 0..tokens {
@@ -253,17 +289,24 @@ impl LogitsMap for Perturbation<'_> {
             }
             tangent[a * tokens + a] += softest;
         }
-        self.form == Some(KnownDerivatives::Linear) && inverse(&tangent, tokens).is_some()
+        self.is_linear() && inverse(&tangent, tokens).is_some()
     }
 
     fn add_curvature(&self, slope: &[f64], hessian: &mut [f64]) {
-        let n = self.dimension();
+        let (n, width) = (self.dimension(), self.width());
         for a in 0..self.tokens {
             for b in 0..self.tokens {
-                let both = slope[a * self.tokens + b] + slope[b * self.tokens + a];
-                for column in 0..self.columns {
+                let own = slope[a * self.tokens + b];
+                let both = own + slope[b * self.tokens + a];
+                for column in 0..width {
                     let (i, j) = (a * self.columns + column, b * self.columns + column);
-                    hessian[i * n + j] += self.coupling * both;
+                    match self.attention {
+                        Attention::Tied => hessian[i * n + j] += self.coupling * both,
+                        Attention::Cross => {
+                            hessian[i * n + j + width] += self.coupling * own;
+                            hessian[(j + width) * n + i] += self.coupling * own;
+                        }
+                    }
                 }
             }
         }

@@ -19,6 +19,7 @@ mod closed_form;
 mod column_starts;
 mod descent;
 mod expansion;
+mod factor_starts;
 mod inverses;
 mod jacobi;
 mod logits;

@@ -93,8 +93,16 @@ impl TwoReplicas for GeneralReplicas {
                         let chi: Vec<f64> = (0..tokens)
                             .map(|a| shared * normal(2 * seen + a) + own * normal(free + a))
                             .collect();
-                        Perturbation { tokens, columns: 1, frozen: &[], coupling, trace: 1.0, form: None }
-                            .add(&chi, logits);
+                        Perturbation {
+                            attention: Attention::Tied,
+                            tokens,
+                            columns: 1,
+                            frozen: &[],
+                            coupling,
+                            trace: 1.0,
+                            form: None,
+                        }
+                        .add(&chi, logits);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use crate::channel::{LogitsLaw, TwoReplicas, with_tokens};
 use crate::check;
 use crate::error::{Error, Number};
 use crate::frozen::{Frozen, TrueLogits};
-use crate::lora::tied;
+use crate::lora::fit;
 use crate::lora::variances::check_variance;
 use crate::memory::Workload;
 use crate::model::{Model, Specialisation};
@@ -73,7 +73,8 @@ impl BayesCurve {
     /// cannot be started.
     pub fn new(model: &Model, frozen: &Frozen, q0: f64, options: &Options) -> Result<Self, Error> {
         check_variance(q0)?;
-        tied::check(model, frozen)?;
+        fit::require_same_attention(model, frozen)?;
+        fit::require_tied(model, "a Bayes-optimal estimator of fine-tuning")?;
         model.require_invertible()?;
         Workload::FinetuningBound.check(model, options)?;
         let TrueLogits { known, unknown, .. } = frozen.true_logits();

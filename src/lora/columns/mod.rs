@@ -9,10 +9,11 @@ mod starts;
 
 use super::problem::{FieldLaw, FinetuningProblem};
 use super::solution::{FinetuningColumn, FinetuningSolution};
+use crate::attention::Attention;
 use crate::channel::general::KnownDerivatives;
 use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, FieldSource};
+use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, Factor, FieldSource};
 use crate::losses::vector::general::PerturbedLayer;
 use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
 use crate::model::{Model, Specialisation};
@@ -40,7 +41,16 @@ struct ColumnProblem<'a> {
 impl<'a> ColumnProblem<'a> {
     fn new(problem: &'a FinetuningProblem<'a>) -> Self {
         let training = problem.training;
-        Self { problem, layout: ColumnLayout::new(training.rank(), training.variances()) }
+        let (rank, variances) = (training.rank(), training.variances());
+        let layout = match problem.model.attention() {
+            Attention::Tied => ColumnLayout::new(rank, variances),
+            // The loss of linear attention does not change when the logits are transposed.
+            Attention::Cross => {
+                let symmetric = problem.model.specialisation() == Specialisation::Linear;
+                ColumnLayout::of_factors(rank, variances, symmetric)
+            }
+        };
+        Self { problem, layout }
     }
 
     fn layer(&self) -> PerturbedLayer {
@@ -50,11 +60,12 @@ impl<'a> ColumnProblem<'a> {
             FieldLaw::Joint { coupling, .. } => *coupling,
         };
         PerturbedLayer {
+            attention: model.attention(),
             activation: model.shared_activation(),
             tokens: model.tokens(),
             coupling,
-            truth: self.layout.truth().to_vec(),
-            rank: self.layout.rank(),
+            truth: self.layout.all_truth(),
+            rank: self.layout.columns(),
             form: known_derivatives(model),
         }
     }
@@ -64,6 +75,8 @@ impl<'a> ColumnProblem<'a> {
         ColumnRidge {
             layout: self.layout.clone(),
             tokens: model.tokens() as f64,
+            // In cross-attention, the coordinates that are seen are those of every row.
+            key_tokens: model.observed_coordinates() / model.tokens() as f64,
             alpha: training.alpha(),
             lambda: units.scaled_ridge(training.ridge()),
             // For softmax, the pointwise derivative by chi* has more noise than integration by parts.
@@ -106,16 +119,22 @@ impl<'a> ColumnProblem<'a> {
             return None;
         }
         let units = self.problem.units;
-        let mut next = 0;
-        let of_group = |group: &columns::ColumnGroup| {
-            let FinetuningColumn::Tied(first) = solution.columns.get(next)?;
-            next += group.count;
+        let numbers: Vec<usize> = self.layout.group_of_column().collect();
+        let of_group = |(number, group): (usize, &columns::ColumnGroup)| {
+            let column = numbers.iter().position(|own| *own == number)? % self.layout.rank();
+            let first = match (solution.columns.get(column)?, group.factor) {
+                (FinetuningColumn::Tied(own), Factor::Single) => own,
+                (FinetuningColumn::Factors { b, .. }, Factor::Both | Factor::Queries) => b,
+                (FinetuningColumn::Factors { a, .. }, Factor::Keys) => a,
+                _ => return None,
+            };
             let m = group.variance.map_or(0.0, |variance| first.m / variance.sqrt());
             let point = units.scaled(first.q, m, first.v);
             let usable = [point.s2, point.v].iter().all(|x| x.is_finite() && *x > 0.0) && point.m >= 0.0;
             usable.then_some(point)
         };
-        let groups: Option<Vec<VectorOverlaps>> = self.layout.groups().iter().map(of_group).collect();
+        let groups: Option<Vec<VectorOverlaps>> =
+            self.layout.groups().iter().enumerate().map(of_group).collect();
         groups.map(|groups| ColumnOverlaps { groups })
     }
 
@@ -134,7 +153,8 @@ impl<'a> ColumnProblem<'a> {
                     let [q, m] = self.layout.norms(point);
                     VectorOverlaps { m: unit * m, s2: unit * q - unit * m * unit * m, v: f64::NAN }
                 };
-                let closed = linear::ClosedForm { tokens, q0, delta, unexplained };
+                let closed =
+                    linear::ClosedForm { attention: model.attention(), tokens, q0, delta, unexplained };
                 let own: Vec<VectorOverlaps> = own.iter().map(norms).collect();
                 Ok(closed.errors(&norms(&found.point), &own))
             }

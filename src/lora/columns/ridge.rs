@@ -1,9 +1,10 @@
 //! The input channel: the ridge problem of every column, which is that of rank one.
 
+use crate::attention::Attention;
 use crate::divergence::Divergence;
 use crate::lora::ridge::{Conjugates, JUMPS_DOMINATE, JumpGauge, Ridge, SMALLEST_S2};
 use crate::lora::validity::FinetuningValidity;
-use crate::losses::vector::columns::{ColumnLayout, ColumnMoments, ColumnOverlaps, is_zero};
+use crate::losses::vector::columns::{ColumnLayout, ColumnMoments, ColumnOverlaps, Factor, is_zero};
 use crate::losses::vector::{Moments, VectorOverlaps, term};
 use crate::state_evolution::InputChannel;
 
@@ -16,6 +17,8 @@ const CONTESTED: f64 = 2e-5;
 pub(super) struct ColumnRidge {
     pub(super) layout: ColumnLayout,
     pub(super) tokens: f64,
+    /// Number of directions of the tokens along which the activation sees a column of the keys.
+    pub(super) key_tokens: f64,
     pub(super) alpha: f64,
     pub(super) lambda: f64,
     pub(super) divergence: Divergence,
@@ -24,10 +27,11 @@ pub(super) struct ColumnRidge {
 }
 
 impl ColumnRidge {
-    /// The ridge problem of one column, with an estimator of the divergences.
-    fn of_column(&self, divergence: Divergence) -> Ridge {
+    /// The ridge problem of one column of a group, with an estimator of the divergences.
+    fn of_column(&self, group: usize, divergence: Divergence) -> Ridge {
+        let keys = self.layout.groups()[group].factor == Factor::Keys;
         Ridge {
-            tokens: self.tokens,
+            tokens: if keys { self.key_tokens } else { self.tokens },
             alpha: self.alpha,
             lambda: self.lambda,
             divergence,
@@ -38,14 +42,14 @@ impl ColumnRidge {
 
     /// The ridge problem of the columns of a group. Columns that vanish have no fields by which one could integrate by parts,
     /// and their proximal points are smooth.
-    fn of_group(&self, own: &VectorOverlaps) -> Ridge {
-        self.of_column(if is_zero(own) { Divergence::PointwiseAndJump } else { self.divergence })
+    fn of_group(&self, group: usize, own: &VectorOverlaps) -> Ridge {
+        self.of_column(group, if is_zero(own) { Divergence::PointwiseAndJump } else { self.divergence })
     }
 
     /// The conjugates of every group.
     pub(super) fn conjugates(&self, point: &ColumnOverlaps, moments: &ColumnMoments) -> Vec<Conjugates> {
-        let pairs = point.groups.iter().zip(&moments.groups);
-        pairs.map(|(own, moments)| self.of_group(own).conjugates(own, moments)).collect()
+        let pairs = point.groups.iter().zip(&moments.groups).enumerate();
+        pairs.map(|(group, (own, moments))| self.of_group(group, own).conjugates(own, moments)).collect()
     }
 
     /// The largest share of the jumps in the response of a column: the difference between integration by parts and the
@@ -54,9 +58,10 @@ impl ColumnRidge {
         if self.divergence == Divergence::PointwiseAndJump && moments.contested <= 0.0 {
             return 0.0;
         }
-        let by_parts = self.of_column(Divergence::IntegrationByParts);
-        let pairs = point.groups.iter().zip(&moments.groups).filter(|(own, _)| !is_zero(own));
-        let shares = pairs.map(|(own, moments)| by_parts.jump_share(own, moments));
+        let by_parts = |group: usize| self.of_column(group, Divergence::IntegrationByParts);
+        let pairs =
+            point.groups.iter().zip(&moments.groups).enumerate().filter(|(_, (own, _))| !is_zero(own));
+        let shares = pairs.map(|(group, (own, moments))| by_parts(group).jump_share(own, moments));
         // A NaN must not be dropped.
         shares.fold(0.0, |max: f64, x| if x <= max { max } else { x })
     }
@@ -65,6 +70,9 @@ impl ColumnRidge {
     pub(super) fn validity(&self, point: &ColumnOverlaps, moments: &ColumnMoments) -> FinetuningValidity {
         let jump = self.jump_share(point, moments);
         let replicon = moments.largest_replicon(self.alpha);
+        if self.layout.attention() == Attention::Cross {
+            return FinetuningValidity::of_factors(jump, replicon);
+        }
         let responds = self.conjugates(point, moments).iter().all(|conjugates| conjugates.v_hat > 0.0);
         FinetuningValidity::of_columns(jump, replicon, self.linear.then_some(responds))
     }
@@ -77,8 +85,26 @@ impl ColumnRidge {
 
     /// The growth factor of a small overlap of the columns of every group, at `m = 0`.
     pub(super) fn growth(&self, point: &ColumnOverlaps, moments: &ColumnMoments) -> Vec<f64> {
-        let pairs = point.groups.iter().zip(&moments.groups);
-        pairs.map(|(own, moments)| self.of_group(own).growth(own, moments)).collect()
+        let pairs = point.groups.iter().zip(&moments.groups).enumerate();
+        let own: Vec<f64> =
+            pairs.map(|(group, (own, moments))| self.of_group(group, own).growth(own, moments)).collect();
+        if self.layout.attention() == Attention::Tied {
+            return own;
+        }
+        // The overlaps of the two factors drive each other: m_b' = own_b m_b + exchanged_b m_a, and the same for a.
+        let conjugates = self.conjugates(point, moments);
+        let exchanged = |group: usize| {
+            let r = conjugates[group].v_hat + 2.0 * self.lambda;
+            self.alpha * moments.exchanged[group] / r
+        };
+        let of_group = |group: usize| {
+            let other = self.layout.partner(group);
+            let mean = 0.5 * (own[group] + own[other]);
+            let half = 0.5 * (own[group] - own[other]);
+            let product = exchanged(group) * exchanged(other);
+            mean + (half * half + product).max(0.0).sqrt()
+        };
+        (0..own.len()).map(of_group).collect()
     }
 
     /// Whether columns that vanish stay so: neither an overlap nor a norm grows.
@@ -91,9 +117,25 @@ impl ColumnRidge {
     }
 
     /// `r = vhat + 2 lambda + 2 eta` of columns that vanish.
-    fn curvature_at_zero(&self, own: &VectorOverlaps, moments: &Moments) -> f64 {
-        let Conjugates { v_hat, eta, .. } = self.of_group(own).conjugates(own, moments);
+    fn curvature_at_zero(&self, group: usize, own: &VectorOverlaps, moments: &Moments) -> f64 {
+        let Conjugates { v_hat, eta, .. } = self.of_group(group, own).conjugates(own, moments);
         v_hat + 2.0 * self.lambda + 2.0 * eta
+    }
+}
+
+/// Scales the two factors so that `q_b = q_a`.
+///
+/// At a fixed point they are equal, because `g_b.chi_p = g_a.psi_p` in every sample and the ridge is the same. The loss does not change under
+/// `(b, a) -> (t b, a/t)`, so that only the ridge restores the balance, and the ratio of the two would be the noisiest number of all.
+fn balance(groups: &mut [VectorOverlaps], pair: [usize; 2]) {
+    let norms = pair.map(|group| groups[group].q());
+    let common = norms[0].sqrt() * norms[1].sqrt();
+    for (group, q) in pair.into_iter().zip(norms) {
+        if q > 0.0 && common.is_finite() {
+            let own = &mut groups[group];
+            own.m *= (common / q).sqrt();
+            own.s2 *= common / q;
+        }
     }
 }
 
@@ -102,14 +144,19 @@ impl InputChannel for ColumnRidge {
     type Averages = ColumnMoments;
 
     fn image(&self, point: &ColumnOverlaps, moments: &ColumnMoments) -> ColumnOverlaps {
-        let of_group = |(own, moments): (&VectorOverlaps, &Moments)| {
+        let of_group = |(group, (own, moments)): (usize, (&VectorOverlaps, &Moments))| {
             if !is_zero(own) {
-                return self.of_group(own).image(own, moments);
+                return self.of_group(group, own).image(own, moments);
             }
-            let r = self.curvature_at_zero(own, moments);
+            let r = self.curvature_at_zero(group, own, moments);
             if r <= 0.0 { own.retreated() } else { VectorOverlaps { v: 1.0 / r, ..*own } }
         };
-        ColumnOverlaps { groups: point.groups.iter().zip(&moments.groups).map(of_group).collect() }
+        let pairs = point.groups.iter().zip(&moments.groups).enumerate();
+        let mut image = ColumnOverlaps { groups: pairs.map(of_group).collect() };
+        for [left, right] in self.layout.pairs().filter(|[left, right]| left != right) {
+            balance(&mut image.groups, [left, right]);
+        }
+        image
     }
 
     /// The divergences are taken by parts if proximal points jump.

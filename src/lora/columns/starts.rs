@@ -211,30 +211,39 @@ impl<'a> ColumnStarts<'a> {
     /// there is no fixed point nearby, without the weakest columns. The list is empty if there is nothing to be left out.
     fn reductions(&self, found: &FoundColumns) -> Vec<ColumnOverlaps> {
         let zero = VectorOverlaps { m: 0.0, s2: 0.0, v: self.typical_response() };
+        // The columns of the two factors vanish and lose their overlap together.
+        let pairs: Vec<[usize; 2]> = self.evolution.input.layout.pairs().collect();
+        let without_overlap =
+            |own: &mut VectorOverlaps| *own = VectorOverlaps { m: 0.0, s2: own.q(), v: own.v };
         let mut next = found.point.clone();
-        for own in &mut next.groups {
-            let q = own.q();
-            if !is_zero(own) && q < self.limits.gone {
-                *own = zero;
-            } else if self.limits.vanishes(own.m, q) {
-                *own = VectorOverlaps { m: 0.0, s2: q, v: own.v };
+        for pair in &pairs {
+            let own = pair.map(|group| found.point.groups[group]);
+            if own.iter().any(|own| !is_zero(own) && own.q() < self.limits.gone) {
+                pair.iter().for_each(|group| next.groups[*group] = zero);
+            } else if own.iter().any(|own| self.limits.vanishes(own.m, own.q())) {
+                pair.iter().for_each(|group| without_overlap(&mut next.groups[*group]));
             }
         }
         let mut all = vec![next];
         if !found.solved() {
-            let mut weakest: Vec<usize> = (0..found.point.groups.len()).collect();
-            weakest.sort_by(|a, b| found.point.groups[*a].q().total_cmp(&found.point.groups[*b].q()));
+            let norm =
+                |pair: &[usize; 2]| pair.map(|group| found.point.groups[group].q()).iter().sum::<f64>();
+            let mut weakest = pairs.clone();
+            weakest.sort_by(|a, b| norm(a).total_cmp(&norm(b)));
             // Where all columns vanish, this is seen at once.
             let counts = std::iter::once(weakest.len()).chain(1..weakest.len());
             for count in counts {
                 let mut next = found.point.clone();
-                weakest[..count].iter().for_each(|group| next.groups[*group] = zero);
+                weakest[..count].iter().flatten().for_each(|group| next.groups[*group] = zero);
                 all.push(next);
             }
             let mut next = found.point.clone();
-            for own in &mut next.groups {
-                if !self.limits.is_strong(own.m, own.q()) {
-                    *own = VectorOverlaps { m: 0.0, s2: own.q(), v: own.v };
+            for pair in &pairs {
+                if pair.iter().any(|group| {
+                    let own = &found.point.groups[*group];
+                    !self.limits.is_strong(own.m, own.q())
+                }) {
+                    pair.iter().for_each(|group| without_overlap(&mut next.groups[*group]));
                 }
             }
             all.push(next);

@@ -10,7 +10,7 @@ mod nodes;
 mod overlaps;
 mod test_errors;
 
-pub(crate) use layout::{ColumnGroup, ColumnLayout};
+pub(crate) use layout::{ColumnGroup, ColumnLayout, Factor};
 pub(crate) use nodes::{ColumnNodes, FieldSource};
 pub(crate) use overlaps::{ColumnMoments, ColumnOverlaps, is_zero};
 pub(crate) use test_errors::test_errors;

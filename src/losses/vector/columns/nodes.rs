@@ -10,7 +10,7 @@ use crate::channel::general::{
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw, LabelNoise};
 use crate::lanes::{LANES, Lane};
-use crate::losses::batch::{gather, matrices};
+use crate::losses::batch::matrices;
 use crate::losses::vector::general::{FieldsBlock, LearnedColumn, PerturbedLayer};
 use crate::losses::vector::moments::term;
 use crate::options::Options;
@@ -39,7 +39,8 @@ pub(crate) struct ColumnNodes {
 pub(super) fn learned_columns(layout: &ColumnLayout, point: &ColumnOverlaps) -> Vec<LearnedColumn> {
     let of_column = |(number, group): (usize, usize)| {
         let own = &point.groups[group];
-        (!is_zero(own)).then(|| LearnedColumn { number, m: own.m, deviation: own.deviation() })
+        let truth = layout.true_column(number);
+        (!is_zero(own)).then(|| LearnedColumn { number, truth, m: own.m, deviation: own.deviation() })
     };
     layout.group_of_column().enumerate().filter_map(of_column).collect()
 }
@@ -66,14 +67,15 @@ impl NoiseColumns {
 
     fn block(&self, layer: &PerturbedLayer, noise: &LabelNoise, first: usize, size: usize) -> FieldsBlock {
         let tokens = layer.tokens;
-        let basis = CoordinateBasis::new(tokens, Attention::Tied, Unseen::Nothing);
+        let basis = CoordinateBasis::new(tokens, layer.attention, Unseen::Nothing);
         let of_node = |node: usize| {
             let coordinates = noise.coordinates(tokens, |k| self.noise[k][node]);
             coordinates.into_iter().take(basis.dimension()).collect::<Vec<_>>()
         };
         let coordinates: Vec<f64> = (first..first + size).flat_map(of_node).collect();
         let label = matrices(&basis, tokens, &coordinates, 1.0);
-        let [star, free] = [&self.star, &self.free].map(|columns| gather(columns, first, size));
+        let [star, free] = [(&self.star, layer.truth.len()), (&self.free, layer.rank)]
+            .map(|(normals, columns)| layer.normal_fields(normals, columns, first, size));
         layer.labelled(vec![0.0; label.len()], label, star, free)
     }
 }
@@ -88,7 +90,7 @@ impl ColumnNodes {
     ) -> Result<Self, Error> {
         let tokens = layer.tokens;
         let size = batch_size(tokens, tokens * layer.rank);
-        let (star, free) = (tokens * layer.truth.len(), tokens * layer.rank);
+        let (star, free) = (layer.normals(layer.truth.len()), layer.normals(layer.rank));
         let nothing = LastPoints::default();
         let samples = match source {
             FieldSource::Difference(noise) => {
@@ -98,7 +100,7 @@ impl ColumnNodes {
                 Samples::new(options, tuning, size, nothing, columns, block)?
             }
             FieldSource::Joint(law) => {
-                let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
+                let basis = CoordinateBasis::new(tokens, layer.attention, layer.activation.unseen());
                 let columns = |index| FieldColumns::of_widths([star, free], law, options, index, false);
                 let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
                 Samples::new(options, tuning, size, nothing, columns, block)?
@@ -119,7 +121,7 @@ struct ColumnKernel<'a> {
     point: &'a ColumnOverlaps,
     learned: Vec<LearnedColumn>,
     group_of_column: Vec<usize>,
-    trace: f64,
+    centring: f64,
 }
 
 impl<'a> ColumnKernel<'a> {
@@ -138,7 +140,7 @@ impl<'a> ColumnKernel<'a> {
             point,
             learned: learned_columns(layout, point),
             group_of_column: layout.group_of_column().collect(),
-            trace: layout.trace(point),
+            centring: layout.centring(point),
         }
     }
 
@@ -162,9 +164,15 @@ impl<'a> ColumnKernel<'a> {
             if !learned.is_empty() {
                 self.add_learned(block, &omega, &found, &response, s, &mut terms);
             }
-            self.add_zero(block, &found, s, &mut terms);
+            match layer.attention {
+                Attention::Tied => self.add_zero(block, &found, s, &mut terms),
+                Attention::Cross => self.add_zero_of_factors(block, &found, s, &mut terms),
+            }
             let slope = &found.slope[s * square..(s + 1) * square];
-            let centring = -layer.coupling * slope.iter().step_by(layer.tokens + 1).sum::<f64>();
+            let centring = match layer.attention {
+                Attention::Tied => -layer.coupling * slope.iter().step_by(layer.tokens + 1).sum::<f64>(),
+                Attention::Cross => 0.0,
+            };
             for group in 0..index.groups {
                 terms[index.of(group, term::CENTRING)] = centring;
                 terms[index.of(group, term::LOSS)] = found.loss[s];
@@ -182,15 +190,16 @@ impl<'a> ColumnKernel<'a> {
         let activation = layer.activation.as_ref();
         if learned.is_empty() {
             let tokens = layer.tokens;
-            let zero = vec![0.0; block.label.len() / tokens];
-            let map = layer.perturbation(1, &block.frozen, 0.0);
-            let stiffness = vec![0.0; tokens];
+            let factors = layer.attention.factors() as usize;
+            let zero = vec![0.0; factors * block.label.len() / tokens];
+            let map = layer.perturbation(factors, &block.frozen, 0.0);
+            let stiffness = vec![0.0; factors * tokens];
             let prox = Prox { activation, map, label: &block.y, omega: &zero, stiffness: &stiffness };
             return prox.at(zero.clone());
         }
         let of_token = learned.iter().map(|column| 1.0 / self.point.groups[self.group(column)].v);
         let stiffness: Vec<f64> = of_token.collect::<Vec<_>>().repeat(layer.tokens);
-        let map = layer.perturbation(learned.len(), &block.frozen, self.trace);
+        let map = layer.perturbation(learned.len(), &block.frozen, self.centring);
         let prox = Prox { activation, map, label: &block.y, omega, stiffness: &stiffness };
         known.require(omega.len());
         prox.minima_near(known, |samples| {
@@ -201,10 +210,13 @@ impl<'a> ColumnKernel<'a> {
                 .zip(truth.chunks_exact(width))
                 .flat_map(|(omega, truth)| {
                     let pairs = learned.iter().zip(omega);
-                    pairs.map(|(column, omega)| truth.get(column.number).copied().unwrap_or(*omega))
+                    pairs.map(|(column, omega)| column.truth.map_or(*omega, |number| truth[number]))
                 })
                 .collect();
-            prox.column_starts(samples, &star, &block.label)
+            match layer.attention {
+                Attention::Tied => prox.column_starts(samples, &star, &block.label),
+                Attention::Cross => prox.factor_starts(samples, &star, &block.label),
+            }
         })
     }
 
@@ -238,14 +250,14 @@ impl<'a> ColumnKernel<'a> {
             let row = self.group(column);
             let own = &point.groups[row];
             let shape = layout.groups()[row];
-            let (stiff, share) = (1.0 / own.v, 1.0 / shape.count as f64);
-            let mut add = |term: usize, x: f64| terms[index.of(row, term)] += share * x;
+            let (stiff, share) = (1.0 / own.v, 1.0 / shape.members());
+            let add =
+                |terms: &mut [f64; MAX_TERMS], term: usize, x: f64| terms[index.of(row, term)] += share * x;
             let [mut g_free, mut g_star, mut free_star, mut g2, mut free2, mut star2] = [0.0; 6];
             for a in 0..tokens {
                 let i = a * columns + k;
                 let f = free[a * layer.rank + column.number];
-                let n =
-                    if shape.variance.is_some() { star[a * layer.truth.len() + column.number] } else { 0.0 };
+                let n = column.truth.map_or(0.0, |number| star[a * layer.truth.len() + number]);
                 let g = (chi[i] - omega[i]) * stiff;
                 g_free += g * f;
                 g_star += g * n;
@@ -254,31 +266,37 @@ impl<'a> ColumnKernel<'a> {
                 free2 += f * f;
                 star2 += n * n;
             }
-            add(term::GRADIENT_FREE, g_free);
-            add(term::GRADIENT_STAR, g_star);
-            add(term::GRADIENT2, g2);
-            add(term::FREE2, free2);
-            add(term::FREE_STAR, free_star);
+            add(terms, term::GRADIENT_FREE, g_free);
+            add(terms, term::GRADIENT_STAR, g_star);
+            add(terms, term::GRADIENT2, g2);
+            add(terms, term::FREE2, free2);
+            add(terms, term::FREE_STAR, free_star);
             // Columns in excess have no chi*. Any orthogonal field in its place leaves the integration by parts as it is.
-            add(term::STAR2, if shape.variance.is_some() { star2 } else { tokens as f64 });
+            add(terms, term::STAR2, if shape.variance.is_some() { star2 } else { tokens as f64 });
             // The stability is taken by parts, so that the jumps are included. It is used at m = 0 only, where omega
             // does not depend on chi*.
-            add(term::STABILITY, g_star * free_star / own.deviation());
+            add(terms, term::STABILITY, g_star * free_star / own.deviation());
+            if let (Attention::Cross, Some(other)) = (layer.attention, self.partner(learned, k)) {
+                let fields = |a: usize| {
+                    let n = other.truth.map_or(0.0, |number| star[a * layer.truth.len() + number]);
+                    n * free[a * layer.rank + other.number]
+                };
+                let along =
+                    (0..tokens).map(fields).sum::<f64>() / point.groups[self.group(other)].deviation();
+                terms[index.exchanged(row)] += share * g_star * along;
+            }
             let Some(response) = response else { continue };
             let trace: f64 = (0..tokens).map(|a| response[(a * columns + k) * (n + 1)] * stiff - 1.0).sum();
-            add(term::DIVERGENCE_OMEGA, trace * stiff);
+            add(terms, term::DIVERGENCE_OMEGA, trace * stiff);
             if self.pointwise
                 && let Some(variance) = shape.variance
             {
-                let field = |a: usize| variance.sqrt() * star[a * layer.truth.len() + column.number];
-                let curvature = 4.0 / (tokens * tokens) as f64;
-                add(
-                    term::DIVERGENCE_STAR,
-                    curvature
-                        * variance.sqrt()
-                        * stiff
-                        * along_star(response, chi, &field, k, columns, tokens),
-                );
+                // The true column of the other factor, or the same one if there is a single factor.
+                let other = column.truth.map_or(0, |number| self.other_factor(number, layer.truth.len()));
+                let field = |a: usize| variance.sqrt() * star[a * layer.truth.len() + other];
+                let curvature = 2.0 * layer.attention.logit_variance() / (tokens * tokens) as f64;
+                let along = self.along_star(response, chi, &field, k, columns);
+                add(terms, term::DIVERGENCE_STAR, curvature * variance.sqrt() * stiff * along);
             }
             for (l, other) in learned.iter().enumerate() {
                 let other_group = self.group(other);
@@ -294,6 +312,117 @@ impl<'a> ColumnKernel<'a> {
                 terms[index.replicon(row, other_group)] += share * norm2;
                 if k == l {
                     terms[index.of(row, term::REPLICON)] += share * norm2;
+                }
+            }
+        }
+    }
+
+    /// The number, among `count` columns of both factors, of the column of the other factor that belongs to a column. With a single
+    /// factor it is the column itself.
+    fn other_factor(&self, number: usize, count: usize) -> usize {
+        match self.layer.attention {
+            Attention::Tied => number,
+            Attention::Cross => (number + count / 2) % count,
+        }
+    }
+
+    /// The learned column of the other factor that belongs to column `k`.
+    fn partner<'b>(&self, learned: &'b [LearnedColumn], k: usize) -> Option<&'b LearnedColumn> {
+        learned.get(self.other_factor(k, learned.len()))
+    }
+
+    /// `sum_ab,l (H^{-1})_{(a k),(b l)} (delta_ab chi*_k . chi_l + chi*_k(b) chi_l(a))`, the divergence of `chi_p` by `chi*_k` for linear
+    /// attention, over the curvature of the loss. `response` is `H^{-1}`, and `star` gives `chi*_k`. With two factors, `chi*_k` is that of
+    /// the other factor, and the sum is
+    /// `sum_ab,l (delta_ab (H^{-1})_{(a k),(b l)} chi*_k . chi_l' + (H^{-1})_{(a k),(b l')} chi*_k(b) chi_l(a))`, where `l` runs over the
+    /// columns of the factor of `k`, and `l'` is the column of the other factor that belongs to `l`.
+    fn along_star(
+        &self,
+        response: &[f64],
+        chi: &[f64],
+        star: &impl Fn(usize) -> f64,
+        k: usize,
+        columns: usize,
+    ) -> f64 {
+        let tokens = self.layer.tokens;
+        let n = tokens * columns;
+        let own = match self.layer.attention {
+            Attention::Tied => 0..columns,
+            Attention::Cross if k < columns / 2 => 0..columns / 2,
+            Attention::Cross => columns / 2..columns,
+        };
+        let mut sum = 0.0;
+        for l in own {
+            let other = self.other_factor(l, columns);
+            let overlap: f64 = (0..tokens).map(|a| star(a) * chi[a * columns + other]).sum();
+            for a in 0..tokens {
+                let row = &response[(a * columns + k) * n..];
+                sum += row[a * columns + l] * overlap;
+                let turned: f64 = (0..tokens).map(|b| row[b * columns + other] * star(b)).sum();
+                sum += turned * chi[a * columns + l];
+            }
+        }
+        sum
+    }
+
+    /// Adds the terms of the pairs of columns that vanish, for sample `s`. There `g = -R omega` with `R = H0 (1 + v H0)^{-1}`,
+    /// where `H0 = [[0, G], [G^T, 0]]` is the curvature of the loss along any pair of columns of the two factors.
+    fn add_zero_of_factors(
+        &self,
+        block: &FieldsBlock,
+        found: &LocalExpansion,
+        s: usize,
+        terms: &mut [f64; MAX_TERMS],
+    ) {
+        let Self { layer, layout, point, .. } = self;
+        let index = TermIndex { groups: point.groups.len() };
+        let n = layer.tokens;
+        let slope = &found.slope[s * n * n..(s + 1) * n * n];
+        let star = &block.star[s * n * layer.truth.len()..];
+        let mut first = 0;
+        for groups in layout.pairs() {
+            let column = first;
+            let shape = layout.groups()[groups[0]];
+            first += shape.count;
+            if !is_zero(&point.groups[groups[0]]) {
+                continue;
+            }
+            let stiff = groups.map(|group| 1.0 / point.groups[group].v);
+            let mut hessian = vec![0.0; 4 * n * n];
+            for a in 0..n {
+                hessian[a * (2 * n + 1)] = stiff[0];
+                hessian[(n + a) * (2 * n + 1)] = stiff[1];
+                for b in 0..n {
+                    let entry = layer.coupling * slope[a * n + b];
+                    hessian[a * 2 * n + n + b] = entry;
+                    hessian[(n + b) * 2 * n + a] = entry;
+                }
+            }
+            // Where zero is not a minimum, the sums become NaN.
+            let response = inverse(&hessian, 2 * n).unwrap_or_else(|| vec![f64::NAN; 4 * n * n]);
+            let share = 1.0 / if groups[0] == groups[1] { 2.0 } else { 1.0 };
+            let field = |i: usize| {
+                let number = column + if i < n { 0 } else { layout.truth().len() };
+                star[i % n * layer.truth.len() + number]
+            };
+            for i in 0..2 * n {
+                let side = i / n;
+                let group = groups[side];
+                for j in 0..2 * n {
+                    let diagonal = if i == j { 1.0 } else { 0.0 };
+                    let entry = response[i * 2 * n + j] * stiff[j / n] - diagonal;
+                    terms[index.of(group, term::DIVERGENCE_OMEGA)] += share * diagonal * entry * stiff[side];
+                    terms[index.of(group, term::REPLICON)] += share * entry * entry;
+                    terms[index.replicon(group, groups[j / n])] += share * entry * entry;
+                    if shape.variance.is_some() {
+                        let growth = share * field(i) * entry * field(j) * stiff[side];
+                        let term = if side == j / n {
+                            index.of(group, term::STABILITY)
+                        } else {
+                            index.exchanged(group)
+                        };
+                        terms[term] += growth;
+                    }
                 }
             }
         }
@@ -343,30 +472,6 @@ impl<'a> ColumnKernel<'a> {
             terms[index.replicon(group, group)] = square;
         }
     }
-}
-
-/// `sum_ab,l (H^{-1})_{(a k),(b l)} (delta_ab chi*_k . chi_l + chi*_k(b) chi_l(a))`, the divergence of `chi_p` by `chi*_k` for linear
-/// attention, over the curvature of the loss. `response` is `H^{-1}`, and `star` gives `chi*_k`.
-fn along_star(
-    response: &[f64],
-    chi: &[f64],
-    star: &impl Fn(usize) -> f64,
-    k: usize,
-    columns: usize,
-    tokens: usize,
-) -> f64 {
-    let n = tokens * columns;
-    let mut sum = 0.0;
-    for l in 0..columns {
-        let overlap: f64 = (0..tokens).map(|a| star(a) * chi[a * columns + l]).sum();
-        for a in 0..tokens {
-            let row = &response[(a * columns + k) * n..];
-            sum += row[a * columns + l] * overlap;
-            let turned: f64 = (0..tokens).map(|b| row[b * columns + l] * star(b)).sum();
-            sum += turned * chi[a * columns + l];
-        }
-    }
-    sum
 }
 
 impl OutputChannel for ColumnNodes {

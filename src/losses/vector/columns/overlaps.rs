@@ -65,13 +65,15 @@ pub(crate) struct ColumnMoments {
     /// `E sum_l |v_k dg_k/d omega_l|_F^2` for a column `k` of the group of the row, over the columns `l` of the group of
     /// the column, row after row.
     pub(crate) replicon: Vec<f64>,
+    /// `E[chi*^T (dg_b/d omega_a) psi*]` and the same with the factors exchanged, for a column of each group; 0 with a single factor.
+    pub(crate) exchanged: Vec<f64>,
     /// Share of the samples in which two different minima were found.
     pub(crate) contested: f64,
 }
 
 /// Number of terms of `groups` groups.
 const fn length(groups: usize) -> usize {
-    groups * (COUNT + groups) + 1
+    groups * (COUNT + groups + 1) + 1
 }
 
 /// Largest number of terms.
@@ -92,6 +94,10 @@ impl TermIndex {
         self.groups * (COUNT + row) + column
     }
 
+    pub(crate) fn exchanged(self, group: usize) -> usize {
+        self.groups * (COUNT + self.groups) + group
+    }
+
     pub(crate) fn contested(self) -> usize {
         length(self.groups) - 1
     }
@@ -100,7 +106,8 @@ impl TermIndex {
 impl Averages for ColumnMoments {
     fn terms(&self) -> Vec<f64> {
         let of_groups = self.groups.iter().flat_map(Averages::terms);
-        of_groups.chain(self.replicon.iter().copied()).chain([self.contested]).collect()
+        let matrices = self.replicon.iter().chain(&self.exchanged).copied();
+        of_groups.chain(matrices).chain([self.contested]).collect()
     }
 
     /// The number of groups follows from the number of terms. Terms beyond the last are not read.
@@ -110,7 +117,8 @@ impl Averages for ColumnMoments {
         Self {
             groups: averages.chunks_exact(COUNT).map(Moments::from_terms).collect(),
             replicon: rest.iter().copied().take(groups * groups).collect(),
-            contested: rest.get(groups * groups).copied().unwrap_or(f64::NAN),
+            exchanged: rest.iter().copied().skip(groups * groups).take(groups).collect(),
+            contested: rest.get(groups * (groups + 1)).copied().unwrap_or(f64::NAN),
         }
     }
 }
@@ -172,7 +180,8 @@ mod tests {
     #[test]
     fn replicon_is_the_spectral_radius() {
         let groups = vec![Moments::from_sums([0.0; COUNT]); 2];
-        let moments = ColumnMoments { groups, replicon: vec![2.0, 1.0, 1.0, 2.0], contested: 0.0 };
+        let replicon = vec![2.0, 1.0, 1.0, 2.0];
+        let moments = ColumnMoments { groups, replicon, exchanged: vec![0.0; 2], contested: 0.0 };
         approx::assert_relative_eq!(moments.largest_replicon(0.5), 1.5, max_relative = 1e-12);
     }
 }

@@ -18,12 +18,12 @@ pub(crate) fn test_errors(
     common: &ColumnOverlaps,
     own: &[ColumnOverlaps],
 ) -> Result<ReplicatedErrors, Error> {
-    let widths = [layer.tokens * layer.truth.len(), layer.tokens * layer.rank];
+    let widths = [layer.normals(layer.truth.len()), layer.normals(layer.rank)];
     ReplicatedErrors::sampled(options, common, own, |scramble, points| {
         let columns = FieldColumns::of_widths(widths, law, options, scramble, true)?;
         let learned = |point: &ColumnOverlaps| LearnedColumns {
             columns: learned_columns(layout, point),
-            trace: layout.trace(point),
+            trace: layout.centring(point),
         };
         Ok(test_averages(layer, law, &columns, points.map(learned)))
     })

@@ -2,7 +2,6 @@
 
 use super::fields::{frozen_coordinates, label_coordinates};
 use super::layer::{LearnedColumn, PerturbedLayer};
-use crate::attention::Attention;
 use crate::channel::general::{CoordinateBasis, add_squared_differences, attention, batch_size};
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
@@ -32,13 +31,13 @@ pub(crate) fn test_errors(
 /// The learned columns that do not vanish.
 pub(crate) struct LearnedColumns {
     pub(crate) columns: Vec<LearnedColumn>,
-    /// `tr q`.
+    /// `tr q`, the centring.
     pub(crate) trace: f64,
 }
 
 impl LearnedColumns {
     fn single(point: &VectorOverlaps) -> Self {
-        let column = LearnedColumn { number: 0, m: point.m, deviation: point.deviation() };
+        let column = LearnedColumn { number: 0, truth: Some(0), m: point.m, deviation: point.deviation() };
         Self { columns: vec![column], trace: point.q() }
     }
 }
@@ -51,12 +50,13 @@ pub(crate) fn test_averages(
     points: [LearnedColumns; 2],
 ) -> ScrambleErrors {
     let (tokens, activation) = (layer.tokens, layer.activation.as_ref());
-    let basis = CoordinateBasis::new(tokens, Attention::Tied, activation.unseen());
+    let basis = CoordinateBasis::new(tokens, layer.attention, activation.unseen());
     let nodes = columns.nodes();
     let size = batch_size(tokens, tokens);
     let sums = sum_once(nodes / size, size, |block, sums: &mut [Lane; 7]| {
         let first = block * size;
-        let [star, free] = [&columns.star, &columns.free].map(|columns| gather(columns, first, size));
+        let [star, free] = [(&columns.star, layer.truth.len()), (&columns.free, layer.rank)]
+            .map(|(normals, columns)| layer.normal_fields(normals, columns, first, size));
         let frozen = frozen_coordinates(law, columns, first, size);
         let noisy = label_coordinates(law, columns, first, &frozen);
         let normals = gather(&columns.clean, first, size);
@@ -67,7 +67,7 @@ pub(crate) fn test_averages(
         let before = attention(activation, tokens, &logits[0]);
         let truth = layer.true_fields(&star);
         for logits in &mut logits {
-            layer.perturb(layer.truth.len(), logits, &truth, layer.truth.iter().sum());
+            layer.perturb(layer.truth.len(), logits, &truth, layer.true_trace());
         }
         let labels = logits.map(|logits| attention(activation, tokens, &logits));
         let outputs = points.each_ref().map(|LearnedColumns { columns, trace }| {
