@@ -31,6 +31,21 @@
 //! centring, which sees `tr q`. True columns beyond `r` stay in the label; learned columns beyond `r0` have `m_k = 0`.
 //! Columns are beyond the paper: they follow from its equations in matrix form.
 //!
+//! # Two factors
+//!
+//! With cross-attention (`attention = "cross"`), the logits are `h(S) = X_q S X_k^T/D` with all `T^2` entries, and the perturbation is
+//! `b a^T` with two factors in `R^{D x r}`, that of the truth `b* a*^T`. `(b, a)` minimises
+//!
+//! ```text
+//! L'(b, a) = sum_mu |sigma(beta z + chi psi^T) - sigma(z* + chi* psi*^T + sqrt(Delta) xi)|_F^2 + lambda' (|b|^2 + |a|^2)
+//! ```
+//!
+//! with `chi = X_q b/sqrt(D)` and `psi = X_k a/sqrt(D)`. The proximal point minimises
+//! `l' + |chi - omega_b|^2/(2 v_b) + |psi - omega_a|^2/(2 v_a)` over both, and each factor has the equations above, with `eta = 0` because there is no
+//! centring. `q_b = q_a` at every fixed point, as at every stationary point of `L'`; for linear attention `m_b = m_a` and
+//! `v_b = v_a`, too. Softmax does not see the part of `psi` along `1`. The equations are those of this project; `docs/two_factors.md` has the
+//! comparison with training.
+//!
 //! The treatment is replica symmetric, and the loss is not convex. [`Validity`] says when to trust a
 //! solution.
 //! Source: arXiv:2606.05899.
@@ -97,6 +112,19 @@ use starts::FinetuningStarts;
 /// The result is `None` if the first equation has no root (little data), and for linear attention and every other
 /// activation that is not bounded. The `lambda` of `training` is not used.
 ///
+/// With the two factors of cross-attention, let `G` be the derivative of the loss of a sample by the logits at `b = a = 0`. Both factors have
+/// the same response `v`, and with `R_bb = -v G G^T (1 - v^2 G G^T)^{-1}`, `R_aa` the same with `G^T G`, and
+/// `R_ba = G (1 - v^2 G^T G)^{-1}`,
+///
+/// ```text
+/// 2 lambda'_c = 1/v - alpha' E tr R_bb,
+/// 2 lambda'_c = top eigenvalue of -(alpha'/q0) E [[chi*^T R_bb chi*, chi*^T R_ba psi*], [., psi*^T R_aa psi*]]
+/// ```
+///
+/// The result is `None` if there is no such `v`, or below the noise edge ([`lambda_noise_edge`]), which is then the ridge of collapse. For linear
+/// attention, samples with `v s_1(G)` close to 1 are left out. They are exponentially rare, and without them the threshold is sharp:
+/// above it the solve says `collapsed`, although strictly the weights are exponentially small. (This project.)
+///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::Conflict`] for a perturbation of several
 /// columns; [`Error::TooMuchMemory`] for
@@ -109,11 +137,37 @@ pub fn lambda_collapse(
 ) -> Result<Option<Threshold>, Error> {
     training.require_rank_one("a threshold of collapse")?;
     fit::check(model, frozen, training, options)?;
-    match model.specialisation() {
-        Specialisation::Linear => Ok(None),
-        Specialisation::Softmax | Specialisation::General => {
-            FinetuningProblem::new(model, frozen, training, options).lambda_collapse()
-        }
+    let problem = FinetuningProblem::new(model, frozen, training, options);
+    match (model.attention(), model.specialisation()) {
+        (Attention::Cross, _) => Ok(columns::critical_ridges(&problem)?[0]),
+        (Attention::Tied, Specialisation::Linear) => Ok(None),
+        (Attention::Tied, Specialisation::Softmax | Specialisation::General) => problem.lambda_collapse(),
+    }
+}
+
+/// The ridge at which the norm of vanishing weights begins to grow without any overlap with the truth, the noise edge:
+/// `alpha' v^2 E tr R^2 = 1` with `1/v = alpha' E tr R + 2 lambda' + 2 eta0`, in the notation of [`lambda_collapse`]. With two factors it is
+/// `alpha' v^2 E(|R_bb|^2 + |R_ba|^2) = 1` with `1/v = alpha' E tr R_bb + 2 lambda'`.
+///
+/// Where `lambda_collapse` is above it, the weights collapse there, out of a state with an overlap. Where there is no such threshold, they
+/// collapse at the noise edge, out of a state without overlap. The result is `None` for linear attention with a single factor, and if the
+/// equation has no root. (This project.)
+///
+/// # Errors
+/// The errors of [`lambda_collapse`].
+pub fn lambda_noise_edge(
+    model: &Model,
+    frozen: &Frozen,
+    training: &Training,
+    options: &Options,
+) -> Result<Option<Threshold>, Error> {
+    training.require_rank_one("a noise edge")?;
+    fit::check(model, frozen, training, options)?;
+    let problem = FinetuningProblem::new(model, frozen, training, options);
+    match (model.attention(), model.specialisation()) {
+        (Attention::Cross, _) => Ok(columns::critical_ridges(&problem)?[1]),
+        (Attention::Tied, Specialisation::Linear) => Ok(None),
+        (Attention::Tied, Specialisation::Softmax | Specialisation::General) => problem.lambda_noise_edge(),
     }
 }
 

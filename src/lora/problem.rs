@@ -14,14 +14,14 @@ use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, FoundVector, Guess};
 use super::training::Finetuning;
 use super::units::Units;
-use super::zero_weights::critical_ridge;
+use super::zero_weights::{critical_ridge, noise_edge};
 use crate::attention::Attention;
 use crate::channel;
 use crate::error::Error;
 use crate::fields::{JointLaw, LabelNoise, effective_noise};
 use crate::frozen::Frozen;
 use crate::losses::vector::{
-    FinetuningLosses, ReplicatedErrors, VectorOverlaps, general, linear, rows, softmax,
+    FinetuningLosses, ReplicatedErrors, VectorOverlaps, ZeroWeights, general, linear, rows, softmax,
 };
 use crate::model::{Model, Specialisation};
 use crate::observables;
@@ -200,15 +200,27 @@ impl<'a> FinetuningProblem<'a> {
 
     /// `lambda'_c`, or `None` if there is no such ridge.
     pub(super) fn lambda_collapse(&self) -> Result<Option<Threshold>, Error> {
-        let critical = parallel::in_pool(|| {
-            let mut losses = self.losses(&Tuning::default())?;
-            let ridge = self.ridge(losses.as_ref());
-            let finest = losses.levels().saturating_sub(1);
-            Ok(losses.zero_weights(finest).and_then(|zero| critical_ridge(zero, &ridge)))
-        })?;
+        let critical = parallel::in_pool(|| self.at_zero_weights(critical_ridge))?;
+        Ok(critical.flatten().map(|critical| self.threshold(critical)))
+    }
+
+    /// The ridge of the noise edge, or `None` if there is no such ridge.
+    pub(super) fn lambda_noise_edge(&self) -> Result<Option<Threshold>, Error> {
+        let critical = parallel::in_pool(|| self.at_zero_weights(noise_edge))?;
+        Ok(critical.flatten().map(|critical| self.threshold(critical)))
+    }
+
+    /// A ridge and that of every replicate by itself, in physical units.
+    pub(super) fn threshold(&self, (common, own): (f64, Vec<f64>)) -> Threshold {
         let unit = self.units.stiffness();
-        Ok(critical.map(|(common, own)| {
-            Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
-        }))
+        Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
+    }
+
+    /// Applies `of` to the averages at zero weights, if there are such.
+    fn at_zero_weights<R>(&self, of: impl Fn(&ZeroWeights, &Ridge) -> R) -> Result<Option<R>, Error> {
+        let mut losses = self.losses(&Tuning::default())?;
+        let ridge = self.ridge(losses.as_ref());
+        let finest = losses.levels().saturating_sub(1);
+        Ok(losses.zero_weights(finest).map(|zero| of(zero, &ridge)))
     }
 }

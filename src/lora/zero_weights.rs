@@ -12,6 +12,10 @@
 //! `-alpha' E[chi*^T R chi*]/q0 <= 2 (lambda' + eta0)` and `alpha' v^2 E tr R^2 <= 1`. At the threshold
 //! `lambda'_c` the first condition holds with equality. Bounded activations (softmax) have such a threshold, and
 //! unbounded ones (linear attention) do not.
+//!
+//! With two factors, `chi*^T R chi*` is replaced by the quadratic form of `(chi*, psi*)` along its most unstable direction, and `tr R` by that of one
+//! factor. There is no centring. The loss of linear attention is not bounded there either, but the samples that would keep the weights from vanishing
+//! are so rare that the threshold is sharp: with them, the weights are exponentially small above it.
 
 use super::ridge::Ridge;
 use crate::losses::vector::{Moments, VectorOverlaps, ZeroWeights, term};
@@ -82,12 +86,17 @@ pub(super) fn critical_ridge(zero: &ZeroWeights, ridge: &Ridge) -> Option<(f64, 
 /// The smallest `v` with `v curvature(averages at v) = 1`. The result is `None`, too, if so few samples
 /// contribute to the averages that these mean nothing.
 fn response(zero: &ZeroWeights, curvature: impl Fn(&Moments) -> f64) -> Option<f64> {
+    // If no curvature is negative, 1/v is of the order of the typical curvature.
+    let scale = 1.0 / curvature(&zero.mean(0.0)).abs();
+    first_root(zero, scale, |v| v * curvature(&zero.mean(v)) - 1.0)
+}
+
+/// The smallest `v` at which `excess` becomes positive, below the response at which the proximal point of some sample is no longer 0. `scale` is
+/// the order of magnitude of the root if there is no such response.
+fn first_root(zero: &ZeroWeights, scale: f64, excess: impl Fn(f64) -> f64) -> Option<f64> {
     if !zero.is_resolved() {
         return None;
     }
-    let excess = |v: f64| v * curvature(&zero.mean(v)) - 1.0;
-    // If no curvature is negative, 1/v is of the order of the typical curvature.
-    let scale = 1.0 / curvature(&zero.mean(0.0)).abs();
     let end = (POLE * zero.largest_response()).min(1e6 * scale);
     let mut below = FIRST * end.min(scale);
     let mut f = excess(below);
@@ -101,6 +110,25 @@ fn response(zero: &ZeroWeights, curvature: impl Fn(&Moments) -> f64) -> Option<f
         (below, f) = (next, above);
     }
     None
+}
+
+/// The ridge at which the norm of the weights begins to grow from zero without an overlap, `alpha' v^2 E tr R^2 = 1`, in the same units as
+/// `ridge`, and that of every replicate by itself. The result is `None` if there is no such ridge.
+pub(super) fn noise_edge(zero: &ZeroWeights, ridge: &Ridge) -> Option<(f64, Vec<f64>)> {
+    let alpha = ridge.alpha;
+    let critical = |v: f64, moments: &Moments| {
+        0.5 / v - alpha * (moments[term::CENTRING] - 0.5 * moments[term::DIVERGENCE_OMEGA])
+    };
+    let excess = |moments: &Moments| alpha * moments[term::REPLICON] - 1.0;
+    let scale = 1.0 / (alpha * zero.mean(0.0)[term::DIVERGENCE_OMEGA]).abs();
+    let v = first_root(zero, scale, |v| excess(&zero.mean(v)))?;
+    let step = 1e-5 * v;
+    let slope = (excess(&zero.mean(v + step)) - excess(&zero.mean(v))) / step;
+    let own = zero.replicates().iter().map(|samples| {
+        let own = v - excess(&samples.moments(v)) / slope;
+        critical(own, &samples.moments(own))
+    });
+    Some((critical(v, &zero.mean(v)), own.collect()))
 }
 
 fn at_zero(v: f64) -> VectorOverlaps {

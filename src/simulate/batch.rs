@@ -7,6 +7,7 @@ use super::layer::Layer;
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
 use super::sequences::{Corpus, NetworkWeights, SymmetricWeights, score_of, symmetric_noise};
+use crate::attention::Attention;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
 use crate::model::{Model, Specialisation};
@@ -141,10 +142,11 @@ pub(super) struct Labelled {
 
 /// The proximal point to which pre-training with the response `v` moves logits `omega` on sequences that it
 /// was trained on.
-fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
+pub(super) fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
+    let variance = model.attention().logit_variance();
     match model.specialisation() {
         Specialisation::Linear => {
-            let pull = 4.0 * v / (model.tokens() * model.tokens()) as f64;
+            let pull = 2.0 * variance * v / (model.tokens() * model.tokens()) as f64;
             omega.iter().zip(label).map(|(omega, label)| (omega + pull * label) / (1.0 + pull)).collect()
         }
         Specialisation::Softmax | Specialisation::General => {
@@ -157,16 +159,20 @@ fn memorised(model: &Model, omega: &[f64], label: &[f64], v: f64) -> Vec<f64> {
                 omega.chunks_exact(square).zip(label.chunks_exact(square)).zip(labels.chunks_exact(square));
             samples
                 .flat_map(|((omega, label), y)| {
-                    Memory { layer: &layer, identity: &identity, omega, y, v }.proximal_point(label)
+                    let attention = model.attention();
+                    Memory { layer: &layer, attention, identity: &identity, omega, y, v }
+                        .proximal_point(label)
                 })
                 .collect()
         }
     }
 }
 
-/// The proximal problem `min_h |sigma(h) - y|_F^2 + |h - omega|_F^2/(4v)` of one sequence.
+/// The proximal problem `min_h |sigma(h) - y|_F^2 + |h - omega|_F^2/(2 c v)` of one sequence, with `c = 2` for tied and `c = 1` for
+/// cross-attention.
 struct Memory<'a> {
     layer: &'a Layer,
+    attention: Attention,
     identity: &'a [f64],
     omega: &'a [f64],
     y: &'a [f64],
@@ -194,10 +200,14 @@ impl Memory<'_> {
 impl Objective for Memory<'_> {
     fn evaluate(&self, h: &[f64]) -> (f64, Vec<f64>) {
         let mut gradient = h.to_vec();
-        let mut value = self.layer.adjoint(&mut gradient, self.y, self.identity);
+        let mut value = match self.attention {
+            Attention::Tied => self.layer.adjoint(&mut gradient, self.y, self.identity),
+            Attention::Cross => self.layer.slopes(&mut gradient, self.y, self.identity),
+        };
+        let scale = self.attention.logit_variance() * self.v;
         for ((gradient, h), omega) in gradient.iter_mut().zip(h).zip(self.omega) {
-            *gradient += (h - omega) / (2.0 * self.v);
-            value += (h - omega) * (h - omega) / (4.0 * self.v);
+            *gradient += (h - omega) / scale;
+            value += (h - omega) * (h - omega) / (2.0 * scale);
         }
         (value, gradient)
     }
@@ -289,6 +299,7 @@ mod tests {
         for model in [
             Model::linear(2, 0.5).unwrap(),
             Model::softmax(3, 0.5).unwrap().with_inverse_temperature(1.4).unwrap(),
+            Model::softmax(2, 0.5).unwrap().with_attention(Attention::Cross).unwrap(),
         ] {
             let layer = Layer::new(&model);
             with_instance(&model, |instance, rng| {
@@ -302,8 +313,14 @@ mod tests {
                 for mu in 0..30 {
                     let at = square * mu..square * (mu + 1);
                     let omega = &batch.frozen[at.clone()];
-                    let problem =
-                        Memory { layer: &layer, identity: &identity, omega, y: &labels[at.clone()], v };
+                    let problem = Memory {
+                        layer: &layer,
+                        attention: model.attention(),
+                        identity: &identity,
+                        omega,
+                        y: &labels[at.clone()],
+                        v,
+                    };
                     let (value, gradient) = problem.evaluate(&points[at.clone()]);
                     assert!(gradient.iter().all(|slope| slope.abs() < 1e-7), "{gradient:?}");
                     assert!(

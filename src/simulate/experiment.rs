@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::batch::Source;
 use super::comparison::{Comparison, Expansion};
+use super::factors::PairSource;
 use super::instance::Instance;
 use super::laboratory::{Counts, FrozenLogits, Laboratory, check_memory};
 use super::measurement::Measurement;
 use super::random::Streams;
 use super::sequences::Shape;
 use super::truth::Truth;
-use super::{cross, finetuning, pretraining};
+use super::{cross, factors, finetuning, pretraining};
 use crate::activation::{Parity, Unseen};
 use crate::attention::Attention;
 use crate::error::Error;
@@ -143,14 +144,12 @@ impl Experiment {
         let streams = Streams { seed: laboratory.seed, dimension, instance };
         let shape = Shape { dimension, tokens: model.tokens() };
         let one = Instance { model, laboratory, streams, shape };
-        let stage = match (&self.pretraining, counts.pretraining(), model.attention()) {
-            (Some((teacher, training)), Some(counts), Attention::Tied) => {
+        if model.attention() == Attention::Cross {
+            return self.measure_factors(&one, &counts);
+        }
+        let stage = match (&self.pretraining, counts.pretraining()) {
+            (Some((teacher, training)), Some(counts)) => {
                 Some(pretraining::run(&one, teacher, training, counts)?)
-            }
-            (Some((teacher, training)), Some(counts), Attention::Cross) => {
-                // Fine-tuning has refused cross-attention when the theory was solved.
-                let pretrain = Some(cross::run(&one, teacher, training, counts)?);
-                return Ok(Measurement { dimension, instance, pretrain, lora: None });
             }
             _ => None,
         };
@@ -166,6 +165,26 @@ impl Experiment {
             }
             _ => None,
         };
+        Ok(Measurement { dimension, instance, pretrain: stage.map(|stage| stage.measured), lora })
+    }
+
+    /// The stages of one instance with cross-attention.
+    fn measure_factors(&self, one: &Instance<'_>, counts: &Counts) -> Result<Measurement, Error> {
+        let stage = match (&self.pretraining, counts.pretraining()) {
+            (Some((teacher, training)), Some(counts)) => Some(cross::run(one, teacher, training, counts)?),
+            _ => None,
+        };
+        let source = match (&stage, self.law) {
+            (Some(trained), _) => Some(PairSource::Weights(trained)),
+            (None, law) => law.map(PairSource::Law),
+        };
+        let lora = match (&self.finetuning, counts.finetuning(), source) {
+            (Some(training), Some(counts), Some(source)) => {
+                Some(factors::run(one, training, &source, counts))
+            }
+            _ => None,
+        };
+        let Streams { dimension, instance, .. } = one.streams;
         Ok(Measurement { dimension, instance, pretrain: stage.map(|stage| stage.measured), lora })
     }
 
@@ -241,14 +260,14 @@ impl Experiment {
         // With trained weights, h(S) and chi chi^T share the sequences, which gives corrections of order
         // D^{-1/2}. In pre-training, h(S) and X X^T share them, but the corrections vanish if sigma is odd.
         let half_integer = Expansion { power: 0.5, order: 2 * order };
-        let lora = if self.law.is_some() { integer } else { half_integer };
+        // In cross-attention only the product of the queries and the keys has such corrections, and its law is even in both.
+        let cross = self.scenario.model.attention() == Attention::Cross;
+        let lora = if self.law.is_some() || cross { integer } else { half_integer };
         // For softmax of two tokens, an exchange of the tokens takes the place of the sign, and for more tokens the
         // corrections are too small to be measured.
         // In cross-attention, a change of the sign of the queries alone takes its place.
         let activation = self.scenario.model.activation();
-        let odd = activation.parity() == Parity::Odd
-            || activation.unseen() == Unseen::RowShifts
-            || self.scenario.model.attention() == Attention::Cross;
+        let odd = activation.parity() == Parity::Odd || activation.unseen() == Unseen::RowShifts || cross;
         let pretraining = if odd { integer } else { half_integer };
         let spectrum = self.pretraining.as_ref().and_then(|(_, training)| {
             let solution = outcome.pretrain.as_ref()?;

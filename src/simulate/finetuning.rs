@@ -13,10 +13,10 @@ use super::sequences::{NetworkWeights, TEST_BATCH};
 use crate::lora::Training;
 
 /// Number of power iterations for the spectral start.
-const POWER_ITERATIONS: usize = 60;
+pub(super) const POWER_ITERATIONS: usize = 60;
 
 /// Share of `q0` of the columns in excess of the truth, in the informed start.
-const EXCESS: f64 = 0.1;
+pub(super) const EXCESS: f64 = 0.1;
 
 /// The weights `w w^T`.
 fn perturbation(w: &DMatrix<f64>) -> NetworkWeights {

@@ -95,20 +95,61 @@ impl PrincipalOverlaps<'_> {
     /// The cosines of the principal angles between the columns, the largest first; NaN if the learned columns do not span
     /// as many dimensions as they are.
     pub(super) fn cosines(&self, w: &DMatrix<f64>) -> Vec<f64> {
-        let count = w.ncols().min(self.star.ncols());
-        let unit = |matrix: &DMatrix<f64>| {
-            let mut matrix = matrix.clone();
-            let norms = vec![1.0; matrix.ncols()];
-            orthogonalise(&mut matrix, &norms).then_some(matrix)
-        };
-        let (Some(w), Some(star)) = (unit(w), unit(self.star)) else { return vec![f64::NAN; count] };
-        let product = w.tr_mul(&star);
-        let squares = SymmetricEigen::new(&product * product.transpose()).eigenvalues;
-        let mut cosines: Vec<f64> = squares.iter().map(|x| x.max(0.0).sqrt().min(1.0)).collect();
-        cosines.sort_by(|a, b| b.total_cmp(a));
-        cosines.truncate(count);
-        cosines
+        cosines(w, self.star)
     }
+}
+
+/// Overlaps of two learned factors with two true ones that do not change under `(b, a) -> (b G, a G^{-T})`.
+pub(super) struct FactorOverlaps<'a> {
+    pub(super) star: &'a [DMatrix<f64>; 2],
+}
+
+impl FactorOverlaps<'_> {
+    /// `tr (b^T b' a'^T a)/D^2`, the product of two perturbations `b a^T` and `b' a'^T`.
+    fn product([b, a]: &[DMatrix<f64>; 2], [other_b, other_a]: &[DMatrix<f64>; 2]) -> f64 {
+        let d = b.nrows() as f64;
+        b.tr_mul(other_b).dot(&a.tr_mul(other_a)) / (d * d)
+    }
+
+    /// `|b a^T|_F/D`.
+    pub(super) fn q(&self, learned: &[DMatrix<f64>; 2]) -> f64 {
+        Self::product(learned, learned).max(0.0).sqrt()
+    }
+
+    /// The root of the product of the learned and the true perturbation, which is positive in all but bad minima.
+    pub(super) fn m(&self, learned: &[DMatrix<f64>; 2]) -> f64 {
+        Self::product(learned, self.star).abs().sqrt()
+    }
+
+    /// The cosine between the learned and the true perturbation.
+    pub(super) fn alignment(&self, learned: &[DMatrix<f64>; 2]) -> f64 {
+        let product = Self::product(learned, self.star);
+        let [own, star] = [learned, self.star].map(|factors| Self::product(factors, factors));
+        observables::alignment(product, own, star)
+    }
+
+    /// The cosines of the principal angles between the columns of `b` and those of `b*`, then those of `a`.
+    pub(super) fn cosines(&self, learned: &[DMatrix<f64>; 2]) -> Vec<f64> {
+        learned.iter().zip(self.star).flat_map(|(own, star)| cosines(own, star)).collect()
+    }
+}
+
+/// The cosines of the principal angles between the columns of two matrices, the largest first; NaN if the columns of one of them do not span
+/// as many dimensions as they are.
+fn cosines(w: &DMatrix<f64>, star: &DMatrix<f64>) -> Vec<f64> {
+    let count = w.ncols().min(star.ncols());
+    let unit = |matrix: &DMatrix<f64>| {
+        let mut matrix = matrix.clone();
+        let norms = vec![1.0; matrix.ncols()];
+        orthogonalise(&mut matrix, &norms).then_some(matrix)
+    };
+    let (Some(w), Some(star)) = (unit(w), unit(star)) else { return vec![f64::NAN; count] };
+    let product = w.tr_mul(&star);
+    let squares = SymmetricEigen::new(&product * product.transpose()).eigenvalues;
+    let mut cosines: Vec<f64> = squares.iter().map(|x| x.max(0.0).sqrt().min(1.0)).collect();
+    cosines.sort_by(|a, b| b.total_cmp(a));
+    cosines.truncate(count);
+    cosines
 }
 
 #[cfg(test)]

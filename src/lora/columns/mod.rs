@@ -9,6 +9,7 @@ mod starts;
 
 use super::problem::{FieldLaw, FinetuningProblem};
 use super::solution::{FinetuningColumn, FinetuningSolution};
+use super::zero_weights::{critical_ridge, noise_edge};
 use crate::attention::Attention;
 use crate::channel::general::KnownDerivatives;
 use crate::divergence::Divergence;
@@ -19,7 +20,8 @@ use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
 use crate::model::{Model, Specialisation};
 use crate::observables;
 use crate::parallel;
-use crate::state_evolution::Run;
+use crate::state_evolution::{Run, Tuning};
+use crate::threshold::Threshold;
 use report::ColumnReporter;
 use ridge::ColumnRidge;
 use starts::{ColumnStarts, FoundColumns};
@@ -30,6 +32,12 @@ pub(super) fn solve(
     run: Run<'_, FinetuningSolution>,
 ) -> Result<FinetuningSolution, Error> {
     parallel::in_pool(|| ColumnProblem::new(problem).solve(run))
+}
+
+/// The ridges of collapse and of the noise edge for two factors with one column each; see
+/// [`lambda_collapse`](super::lambda_collapse) and [`lambda_noise_edge`](super::lambda_noise_edge).
+pub(super) fn critical_ridges(problem: &FinetuningProblem<'_>) -> Result<[Option<Threshold>; 2], Error> {
+    parallel::in_pool(|| ColumnProblem::new(problem).critical_ridges())
 }
 
 /// A problem of fine-tuning with the layout of its columns.
@@ -88,14 +96,29 @@ impl<'a> ColumnProblem<'a> {
         }
     }
 
-    fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {
-        let FinetuningProblem { fields, options, units, .. } = self.problem;
+    fn nodes(&self, tuning: &Tuning) -> Result<ColumnNodes, Error> {
+        let FinetuningProblem { fields, options, .. } = self.problem;
         let source = match fields {
             FieldLaw::Difference(noise) => FieldSource::Difference(noise),
             FieldLaw::Joint { law, .. } => FieldSource::Joint(law),
         };
+        ColumnNodes::new(self.layer(), self.layout.clone(), source, options, tuning)
+    }
+
+    fn critical_ridges(&self) -> Result<[Option<Threshold>; 2], Error> {
+        let zero = self.nodes(&Tuning::default())?.zero_weights();
+        let ridge = self.ridge().of_column(0, Divergence::PointwiseAndJump);
+        let edge = noise_edge(&zero, &ridge);
+        // Below the noise edge the weights vanish nowhere, so that there is no collapse with an overlap.
+        let above = |critical: &(f64, Vec<f64>)| edge.as_ref().is_none_or(|edge| critical.0 > edge.0);
+        let critical = critical_ridge(&zero, &ridge).filter(above);
+        Ok([critical, edge].map(|critical| critical.map(|critical| self.problem.threshold(critical))))
+    }
+
+    fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {
+        let FinetuningProblem { options, units, .. } = self.problem;
         let warm = run.previous.and_then(|solution| self.continued(solution));
-        let mut nodes = ColumnNodes::new(self.layer(), self.layout.clone(), source, options, &run.tuning)?;
+        let mut nodes = self.nodes(&run.tuning)?;
         let mut guess = self.problem.guess();
         // True columns that cannot be learned are noise.
         let hidden = self.layout.truth().iter().skip(self.layout.rank());

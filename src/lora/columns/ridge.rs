@@ -28,7 +28,7 @@ pub(super) struct ColumnRidge {
 
 impl ColumnRidge {
     /// The ridge problem of one column of a group, with an estimator of the divergences.
-    fn of_column(&self, group: usize, divergence: Divergence) -> Ridge {
+    pub(super) fn of_column(&self, group: usize, divergence: Divergence) -> Ridge {
         let keys = self.layout.groups()[group].factor == Factor::Keys;
         Ridge {
             tokens: if keys { self.key_tokens } else { self.tokens },

@@ -3,6 +3,7 @@
 //! Every column may keep its overlap with the truth, lose it (`m = 0`), or vanish altogether.
 
 use super::ridge::ColumnRidge;
+use crate::attention::Attention;
 use crate::error::Error;
 use crate::fixed_point::Observer;
 use crate::lora::overlap_limits::OverlapLimits;
@@ -248,8 +249,10 @@ impl<'a> ColumnStarts<'a> {
             }
             all.push(next);
         }
-        // The loss of linear attention is not bounded, so that its weights never vanish altogether.
-        let linear = self.evolution.input.linear;
+        // The loss of linear attention is not bounded, so that its weights never vanish altogether. Those of two factors are exponentially
+        // small above the ridge of collapse.
+        let ColumnRidge { linear, layout, .. } = &self.evolution.input;
+        let linear = *linear && layout.attention() == Attention::Tied;
         all.retain(|next| *next != found.point && !(linear && next.vanishes()));
         all.dedup();
         all

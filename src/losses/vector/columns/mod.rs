@@ -9,6 +9,7 @@ mod layout;
 mod nodes;
 mod overlaps;
 mod test_errors;
+mod zero_weights;
 
 pub(crate) use layout::{ColumnGroup, ColumnLayout, Factor};
 pub(crate) use nodes::{ColumnNodes, FieldSource};

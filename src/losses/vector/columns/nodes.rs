@@ -109,6 +109,19 @@ impl ColumnNodes {
         let pointwise = matches!(source, FieldSource::Difference(_));
         Ok(Self { layer, layout, pointwise, samples })
     }
+
+    pub(super) fn layer(&self) -> &PerturbedLayer {
+        &self.layer
+    }
+
+    pub(super) fn samples(&self) -> &Samples<FieldsBlock, LastPoints> {
+        &self.samples
+    }
+
+    /// Whether the activation is linear.
+    pub(super) fn is_linear(&self) -> bool {
+        self.pointwise
+    }
 }
 
 /// The averages at one point.
@@ -398,8 +411,13 @@ impl<'a> ColumnKernel<'a> {
                     hessian[(n + b) * 2 * n + a] = entry;
                 }
             }
-            // Where zero is not a minimum, the sums become NaN.
-            let response = inverse(&hessian, 2 * n).unwrap_or_else(|| vec![f64::NAN; 4 * n * n]);
+            // Where zero is not a minimum, the sums become NaN. The loss of linear attention is not bounded, and has such samples at
+            // any ridge. They are so rare that they are left out.
+            let Some(response) =
+                inverse(&hessian, 2 * n).or_else(|| (!self.pointwise).then(|| vec![f64::NAN; 4 * n * n]))
+            else {
+                continue;
+            };
             let share = 1.0 / if groups[0] == groups[1] { 2.0 } else { 1.0 };
             let field = |i: usize| {
                 let number = column + if i < n { 0 } else { layout.truth().len() };

@@ -14,7 +14,9 @@ use crate::lanes::{LANES, Lane};
 use crate::losses::batch::combine;
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
-use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights, ZeroWeightsByLevel};
+use crate::losses::vector::zero_weights::{
+    Curvature, CurvatureList, Curvatures, ZeroWeights, ZeroWeightsByLevel,
+};
 use crate::model::Model;
 use crate::options::Options;
 use crate::parallel;
@@ -146,7 +148,13 @@ impl PerturbedLayer {
         let total = |k: usize| parts.iter().map(|(_, sums)| sums[k]).sum::<f64>();
         let [loss, centring, count] = [0, 1, 2].map(total);
         let curvatures = parts.into_iter().flat_map(|(curvatures, _)| curvatures).collect();
-        Curvatures { curvatures, loss: loss / count, centring: centring / count, count }
+        Curvatures {
+            curvatures: CurvatureList::Single(curvatures),
+            loss: loss / count,
+            centring: centring / count,
+            count,
+            dropped: 0.0,
+        }
     }
 }
 

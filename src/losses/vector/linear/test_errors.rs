@@ -30,7 +30,8 @@ impl ClosedForm {
             test: error(noisy, tuned),
             test_clean: error(unexplained, tuned),
             frozen: error(noisy, untuned),
-            forgetting: observables::linear_forgetting(tokens, noisy, tuned.q),
+            // The labels of pre-training have no perturbation.
+            forgetting: error(noisy, WeightOverlaps { q0: 0.0, q: tuned.q, m: 0.0 }),
         }
     }
 

@@ -10,7 +10,9 @@ use crate::fields::{FieldColumns, JointLaw};
 use crate::lanes::LANES;
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::{Moments, VectorOverlaps};
-use crate::losses::vector::zero_weights::{Curvature, Curvatures, ZeroWeights, ZeroWeightsByLevel};
+use crate::losses::vector::zero_weights::{
+    Curvature, CurvatureList, Curvatures, ZeroWeights, ZeroWeightsByLevel,
+};
 use crate::options::Options;
 use crate::parallel;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
@@ -124,7 +126,7 @@ fn at_zero<const T: usize>(blocks: &[LogitsBlock<T>], coupling: f64) -> Curvatur
     let mean = |k: usize| parts.iter().map(|(_, terms)| terms[k]).sum::<f64>() / count;
     let (loss, centring) = (mean(0), mean(1));
     let curvatures = parts.into_iter().flat_map(|(spectrum, _)| spectrum).collect();
-    Curvatures { curvatures, loss, centring, count }
+    Curvatures { curvatures: CurvatureList::Single(curvatures), loss, centring, count, dropped: 0.0 }
 }
 
 /// Adds `coupling (chi chi^T - q I)` to logits.
