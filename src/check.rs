@@ -2,6 +2,10 @@
 
 use crate::error::Error;
 
+pub(crate) fn finite(field: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() { Ok(()) } else { Err(Error::invalid(field, value, "finite")) }
+}
+
 pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), Error> {
     if value.is_finite() && value > 0.0 {
         Ok(())

@@ -27,6 +27,14 @@ pub(crate) struct FrozenFields {
     m: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     v: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace0: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cubes: Option<[f64; 4]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    response_traces: Option<[f64; 2]>,
     /// `None` where nothing was said, and for tied attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attention: Option<Attention>,
@@ -44,12 +52,23 @@ impl TryFrom<FrozenFields> for Frozen {
     type Error = Error;
 
     fn try_from(fields: FrozenFields) -> Result<Self, Error> {
-        let FrozenFields { q0, q, m, v, .. } = fields;
+        let FrozenFields { q0, q, m, v, trace, trace0, cubes, response_traces, .. } = fields;
         check::positive("frozen.q0", q0)?;
         check::non_negative("frozen.q", q)?;
         check::non_negative("frozen.m", m)?;
         if let Some(v) = v {
             check::non_negative("frozen.v", v)?;
+        }
+        let traces = [("frozen.trace", trace), ("frozen.trace0", trace0)];
+        let listed = [
+            ("frozen.cubes", cubes.as_ref().map(<[f64; 4]>::as_slice)),
+            (RESPONSE_TRACES, response_traces.as_ref().map(<[f64; 2]>::as_slice)),
+        ];
+        let listed = listed
+            .into_iter()
+            .flat_map(|(field, list)| list.unwrap_or_default().iter().map(move |x| (field, *x)));
+        for (field, x) in traces.into_iter().filter_map(|(field, x)| Some((field, x?))).chain(listed) {
+            check::finite(field, x)?;
         }
         // The overlaps of a solved pre-training, or overlaps typed in with all their digits, may be at the
         // bound.
@@ -77,7 +96,18 @@ impl Frozen {
     /// # Errors
     /// [`Error::InvalidParameter`] unless `q0 > 0`, `q >= 0` and `0 <= m <= sqrt(q q0)`, all of them finite.
     pub fn new(q0: f64, q: f64, m: f64) -> Result<Self, Error> {
-        FrozenFields { q0, q, m, v: None, attention: None }.try_into()
+        FrozenFields {
+            q0,
+            q,
+            m,
+            v: None,
+            trace: None,
+            trace0: None,
+            cubes: None,
+            response_traces: None,
+            attention: None,
+        }
+        .try_into()
     }
 
     /// Sets the linear response `V` of the pre-training, which fine-tuning on reused sequences needs. It is 0
@@ -87,6 +117,34 @@ impl Frozen {
     /// [`Error::InvalidParameter`] unless `v` is finite and >= 0.
     pub fn with_response(self, v: f64) -> Result<Self, Error> {
         FrozenFields { v: Some(v), ..self.0 }.try_into()
+    }
+
+    /// Sets the normalised traces `tr s-hat` and `tr s*` of the frozen and of the true weights in units of `sqrt(D)`. The coefficients of
+    /// `D^{-1/2}` need them (see [`crate::lora::FiniteSize`]), and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless both are finite.
+    pub fn with_traces(self, trace: f64, trace0: f64) -> Result<Self, Error> {
+        FrozenFields { trace: Some(trace), trace0: Some(trace0), ..self.0 }.try_into()
+    }
+
+    /// Sets the normalised traces of the cubes, `[k_111, k_112, k_122, k_222]` with `k_ijl = tr(s_i s_j s_l)`, `s_1 = s-hat` and
+    /// `s_2 = s*`. The coefficients of `D^{-1/2}` need them, too.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless all of them are finite.
+    pub fn with_cubes(self, cubes: [f64; 4]) -> Result<Self, Error> {
+        FrozenFields { cubes: Some(cubes), ..self.0 }.try_into()
+    }
+
+    /// Sets `[tr(Rbar s-hat), tr(Rbar s*)]`, where the matrix `Rbar` is the response of the frozen weights to a field, averaged
+    /// over the second index: for `s-hat = f(Y)` it has the eigenvalues `Rbar(x) = int (f(x) - f(y))/(x - y) rho(y) dy`, whose mean is `V`.
+    /// The coefficients of `D^{-1/2}` need them on reused sequences.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless both are finite.
+    pub fn with_response_traces(self, traces: [f64; 2]) -> Result<Self, Error> {
+        FrozenFields { response_traces: Some(traces), ..self.0 }.try_into()
     }
 
     /// The same overlaps as those of another kind of attention, which tells what the variance of a logit is.
@@ -125,6 +183,41 @@ impl Frozen {
         self.0.v
     }
 
+    /// `tr s-hat` and `tr s*`, if they are known. They matter for the coefficients of `D^{-1/2}` only, as what follows.
+    #[must_use]
+    pub fn traces(&self) -> Option<[f64; 2]> {
+        Some([self.0.trace?, self.0.trace0?])
+    }
+
+    /// The cubes of [`Frozen::with_cubes`], if they are known.
+    #[must_use]
+    pub fn cubes(&self) -> Option<[f64; 4]> {
+        self.0.cubes
+    }
+
+    /// The traces of [`Frozen::with_response_traces`], if they are known.
+    #[must_use]
+    pub fn response_traces(&self) -> Option<[f64; 2]> {
+        self.0.response_traces
+    }
+
+    /// The moments that the coefficients of `D^{-1/2}` need; those of the response are 0 unless they are `with_response`.
+    ///
+    /// # Errors
+    /// [`Error::MissingField`] for the first one that is not known.
+    pub(crate) fn third_moments(&self, with_response: bool) -> Result<ThirdMoments, Error> {
+        fn known<T>(field: &'static str, value: Option<T>) -> Result<T, Error> {
+            let reason = "options.finite_size needs the third moments of the frozen weights";
+            value.ok_or(Error::MissingField { field, reason })
+        }
+        let FrozenFields { trace, trace0, cubes, response_traces, .. } = self.0;
+        Ok(ThirdMoments {
+            traces: [known("frozen.trace", trace)?, known("frozen.trace0", trace0)?],
+            cubes: known("frozen.cubes", cubes)?,
+            response_traces: if with_response { known(RESPONSE_TRACES, response_traces)? } else { [0.0; 2] },
+        })
+    }
+
     /// The overlaps `[Q0, Q, M]`.
     #[must_use]
     pub fn overlaps(&self) -> WeightOverlaps {
@@ -141,6 +234,20 @@ impl Frozen {
         let known = (m * slope).min(q0);
         TrueLogits { slope, known, unknown: q0 - known }
     }
+}
+
+/// Path of the traces with the response.
+const RESPONSE_TRACES: &str = "frozen.response_traces";
+
+/// Moments of the frozen weights `s_1 = s-hat` and of the true ones `s_2 = s*` beyond the overlaps. They enter at the order `D^{-1/2}`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ThirdMoments {
+    /// `tr s_i`.
+    pub(crate) traces: [f64; 2],
+    /// `tr(s_i s_j s_l)` for `111`, `112`, `122` and `222`.
+    pub(crate) cubes: [f64; 4],
+    /// `tr(Rbar s_i)`.
+    pub(crate) response_traces: [f64; 2],
 }
 
 /// The law of the true logits `h*` on new sequences, given the frozen logits `h`: `N(slope h, c unknown)` per orthonormal coordinate, with

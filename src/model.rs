@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, ActivationName, Unseen};
 use crate::attention::Attention;
-use crate::channel::general::GeneralReplicas;
+use crate::channel::general::{GeneralReplicas, KnownDerivatives};
 use crate::channel::{SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
 use crate::check;
 use crate::error::Error;
@@ -465,6 +465,15 @@ impl Model {
             Some(ActivationName::Linear) => Specialisation::Linear,
             Some(ActivationName::Softmax) => Specialisation::Softmax,
             Some(ActivationName::SoftmaxOne | ActivationName::Sigmoid) | None => Specialisation::General,
+        }
+    }
+
+    /// The activation, if its derivatives are known in closed form.
+    pub(crate) fn known_derivatives(&self) -> Option<KnownDerivatives> {
+        match self.specialisation() {
+            Specialisation::Linear => Some(KnownDerivatives::Linear),
+            Specialisation::Softmax => Some(KnownDerivatives::Softmax),
+            Specialisation::General => None,
         }
     }
 

@@ -158,6 +158,44 @@ pub fn linear_forgetting(tokens: usize, noise: f64, q: f64) -> f64 {
     linear_prefactor(tokens) * (non_negative(noise) + q * q)
 }
 
+/// The coefficient of `D^{-1/2}` of the test error of linear attention on real frozen weights,
+///
+/// ```text
+/// (2K/T^2) [2 trace (q0 - q) + 2 q q_1 - 4 m m_1],    trace = tr s* - beta tr s-hat,
+/// ```
+///
+/// where `q_1` and `m_1` are the coefficients of `q` and `m`. The first term comes from the overlap of the two matrices in
+/// `A = S* + w* w*^T - beta S-hat - w w^T`, whose norm is the error (see [`linear_error_at`]).
+#[must_use]
+pub fn linear_finetuning_error_slope(
+    tokens: usize,
+    trace: f64,
+    weights: &WeightOverlaps,
+    [q_1, m_1]: [f64; 2],
+) -> f64 {
+    let WeightOverlaps { q0, q, m } = *weights;
+    if_possible(m, q, q0, || {
+        let t = tokens as f64;
+        (t + 1.0) / t * (2.0 * trace * (q0 - q) + 2.0 * q * q_1 - 4.0 * m * m_1)
+    })
+}
+
+/// The test error `E |(h(A) + sqrt(Delta) xi) X/T|_F^2/D` of linear attention at a finite dimension `D`, for labels and weights that differ by
+/// the matrix `A`, with `norm = |A|_F^2/D^2` and noise `xi` that is independent of the sequences:
+///
+/// ```text
+/// (K/T^2) [Delta + 2 norm (1 + (T^2 + 3T + 4)/((T + 1) D))],    K = T(T+1)/2.
+/// ```
+///
+/// It holds at every `D`, for pre-training with `A = S* - S-hat` and for fine-tuning with `A = S* + w* w*^T - beta S-hat - w w^T`. The second term in
+/// the bracket is the correlation of the logits with the Gram matrix of the tokens. Source: this project.
+#[must_use]
+pub fn linear_error_at(tokens: usize, dimension: usize, delta: f64, norm: f64) -> f64 {
+    let (t, d) = (tokens as f64, dimension as f64);
+    let gram = (t * t + 3.0 * t + 4.0) / ((t + 1.0) * d);
+    0.5 * (t + 1.0) / t * (delta + 2.0 * norm * (1.0 + gram))
+}
+
 /// `2K/T^2 = (T+1)/T`; NaN for zero tokens.
 fn linear_prefactor(tokens: usize) -> f64 {
     let tokens = if tokens == 0 { f64::NAN } else { tokens as f64 };

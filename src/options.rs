@@ -60,6 +60,13 @@ pub(crate) struct OptionsFields {
     scrambles: usize,
     seed: u64,
     start: Start,
+    #[serde(skip_serializing_if = "is_false")]
+    finite_size: bool,
+}
+
+/// Whether an option that is left out in JSON has its default.
+fn is_false(option: &bool) -> bool {
+    !option
 }
 
 impl Default for OptionsFields {
@@ -71,6 +78,7 @@ impl Default for OptionsFields {
             scrambles: 8,
             seed: 0,
             start: Start::Best,
+            finite_size: false,
         }
     }
 }
@@ -160,6 +168,13 @@ impl Options {
         self.0.start
     }
 
+    /// Whether the coefficients of `D^{-1/2}` are computed, by which fine-tuning at a finite dimension `D` differs from the
+    /// limit (see `lora::FiniteSize`); `false` by default, and left out in JSON then.
+    #[must_use]
+    pub fn finite_size(&self) -> bool {
+        self.0.finite_size
+    }
+
     /// These options with a given [tolerance](Self::tolerance).
     ///
     /// # Errors
@@ -202,6 +217,12 @@ impl Options {
     #[must_use]
     pub fn with_start(self, start: Start) -> Self {
         Self(OptionsFields { start, ..self.0 })
+    }
+
+    /// These options with or without the [coefficients of `D^{-1/2}`](Self::finite_size).
+    #[must_use]
+    pub fn with_finite_size(self, finite_size: bool) -> Self {
+        Self(OptionsFields { finite_size, ..self.0 })
     }
 
     /// These options in the fine-tuning of linear attention.

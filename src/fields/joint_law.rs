@@ -17,6 +17,7 @@ use crate::frozen::{Frozen, TrueLogits};
 use crate::model::Model;
 
 /// The parameters of the joint law.
+#[derive(Clone, Copy)]
 pub(crate) struct JointLaw {
     pub(crate) attention: Attention,
     tokens: usize,
@@ -103,6 +104,17 @@ impl JointLaw {
             variances: [beta * beta * frozen * frozen, known + rest],
             covariance: beta * slope * frozen * frozen,
         })
+    }
+
+    /// The law on new sequences with noiseless labels.
+    pub(crate) fn of_noiseless_labels(self) -> Self {
+        let [share, deviation] = self.clean;
+        Self {
+            label: (share * self.label).hypot(deviation),
+            clean: [1.0, 0.0],
+            sequences: Sequences::Fresh,
+            ..self
+        }
     }
 
     /// The logit of the label, given the frozen one and a standard normal.

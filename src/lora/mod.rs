@@ -53,6 +53,7 @@
 mod bayes;
 mod channel;
 mod columns;
+mod finite_size;
 mod fit;
 mod overlap_limits;
 mod problem;
@@ -86,6 +87,9 @@ pub use bayes::{
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
 pub use channel::{ConjugateEstimator, FieldOverlaps, LossAverages, LossChannel};
+pub use finite_size::FiniteSize;
+#[cfg(feature = "scenario")]
+pub(crate) use finite_size::check_finite_size;
 pub use ridge::Conjugates;
 pub use solution::{
     Branch, ColumnOrder, EffectiveNoise, FinetuningColumn as Column, FinetuningErrors as Errors,
@@ -304,7 +308,8 @@ pub fn solve_with(
 ) -> Result<Solution, Error> {
     training.require_ridge()?;
     fit::check(model, frozen, training, options)?;
+    let third = finite_size::required_moments(model, training, frozen, options)?;
     let problem = FinetuningProblem::new(model, frozen, training, options);
     let single = training.is_rank_one() && model.attention() == Attention::Tied;
-    if single { problem.solve(run) } else { columns::solve(&problem, run) }
+    if single { problem.solve(third.as_ref(), run) } else { columns::solve(&problem, run) }
 }

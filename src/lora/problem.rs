@@ -8,6 +8,7 @@
 //! `u = 11^T/T`. The inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
 
 use super::channel::LossChannel;
+use super::finite_size;
 use super::report::Reporter;
 use super::ridge::{JUMPS_DOMINATE, JumpGauge, Ridge};
 use super::solution::{EffectiveNoise, FinetuningSolution};
@@ -19,7 +20,7 @@ use crate::attention::Attention;
 use crate::channel;
 use crate::error::Error;
 use crate::fields::{JointLaw, LabelNoise, effective_noise};
-use crate::frozen::Frozen;
+use crate::frozen::{Frozen, ThirdMoments};
 use crate::losses::vector::{
     FinetuningLosses, ReplicatedErrors, VectorOverlaps, ZeroWeights, general, linear, rows, softmax,
 };
@@ -153,12 +154,23 @@ impl<'a> FinetuningProblem<'a> {
         parallel::in_pool(|| self.search_with(&mut Run::default(), run))
     }
 
-    pub(super) fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {
+    /// The solution; with its coefficients of `D^{-1/2}` if there are third moments of the frozen weights.
+    pub(super) fn solve(
+        &self,
+        third: Option<&ThirdMoments>,
+        mut run: Run<'_, FinetuningSolution>,
+    ) -> Result<FinetuningSolution, Error> {
         parallel::in_pool(|| {
             let found = self.search_with(&mut run, |starts| starts.run(self.options.start()))?;
             let errors = self.test_errors(&found)?;
             let reporter = Reporter { units: self.units, effective_noise: self.effective_noise() };
-            Ok(reporter.solution(&found, &errors))
+            let mut solution = reporter.solution(&found, &errors);
+            if let Some(third) = third
+                && solution.has_error_bars()
+            {
+                solution.finite_size = Some(finite_size::coefficients(self, third, &found)?);
+            }
+            Ok(solution)
         })
     }
 

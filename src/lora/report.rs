@@ -65,6 +65,7 @@ impl Reporter {
             },
             alignment: observables::alignment(point.m, point.q(), 1.0),
             cosines: Vec::new(),
+            finite_size: None,
             effective_noise: self.effective_noise,
             validity: ridge.validity(point, moments),
             divergence: ridge.divergence,
@@ -80,7 +81,7 @@ impl Reporter {
 /// Lets `add_errors` set the standard errors of a solution near a fixed point. Away from one, neither the gauges nor the error
 /// bars mean anything, and if there are no numbers no part of the solution remains.
 pub(super) fn conclude(solution: &mut FinetuningSolution, add_errors: impl FnOnce(&mut FinetuningSolution)) {
-    if matches!(solution.status, Status::Converged | Status::Collapsed | Status::NoiseLimited) {
+    if solution.has_error_bars() {
         add_errors(solution);
     } else {
         solution.validity.distrust();
@@ -103,6 +104,7 @@ fn erase(solution: &mut FinetuningSolution) {
     solution.alignment = nan;
     solution.residual = nan;
     solution.effective_noise = None;
+    solution.finite_size = None;
     solution.std_error = StdError::default();
     solution.validity.erase();
 }

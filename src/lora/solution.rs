@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::finite_size::FiniteSize;
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
@@ -171,6 +172,10 @@ pub struct FinetuningSolution {
     /// that learns a true one; for two factors, those of `b` and then those of `a`. Empty where `columns` is.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "numbers")]
     pub cosines: Vec<f64>,
+    /// The coefficients of `D^{-1/2}`; `None` unless [`Options::finite_size`](crate::Options::finite_size) asks for them and the solve ended
+    /// near a fixed point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finite_size: Option<FiniteSize>,
     /// `Delta_eff`; `None` if pre-training does not enter through an effective noise alone.
     pub effective_noise: Option<EffectiveNoise>,
     /// Whether replica symmetry can be trusted at this solution.
@@ -258,6 +263,11 @@ impl FinetuningSolution {
             replicon,
             ..Named::default()
         }
+    }
+
+    /// Whether the solve ended near a fixed point. Away from one, error bars and derivatives mean nothing.
+    pub(super) fn has_error_bars(&self) -> bool {
+        matches!(self.status, Status::Converged | Status::Collapsed | Status::NoiseLimited)
     }
 
     /// Returns the solution if the solve succeeded.

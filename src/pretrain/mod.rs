@@ -51,6 +51,7 @@ mod interpolation;
 mod learned_spectrum;
 mod linear;
 mod linear_error;
+mod moments;
 mod replicon;
 mod sampled;
 mod solution;
@@ -73,6 +74,7 @@ pub use bayes::{
 };
 pub use interpolation::{alpha_interp, alpha_interp_of};
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
+pub use moments::PretrainingMoments as Moments;
 pub use solution::{PretrainingErrors as Errors, PretrainingOrder as Order, PretrainingSolution as Solution};
 #[cfg(feature = "scenario")]
 pub(crate) use training::PretrainFields;
@@ -146,12 +148,17 @@ pub fn solve_with(
     if lambda <= 0.0 {
         require_over_determined(model, training)?;
     }
-    match model.specialisation() {
+    let solution = match model.specialisation() {
         Specialisation::Linear => linear::solve(model, training, options, matrix, run),
         Specialisation::Softmax | Specialisation::General => {
             sampled::solve(model, training, options, matrix, run)
         }
-    }
+    }?;
+    Ok(if options.finite_size() {
+        solution.with_moments(model, teacher.as_ref(), training)
+    } else {
+        solution
+    })
 }
 
 /// The smallest ridge `lambda_c` at which `S-hat = 0` is stable, so that training collapses to it:

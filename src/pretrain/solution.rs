@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::moments::PretrainingMoments;
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
 use crate::attention::Attention;
@@ -78,6 +79,10 @@ pub struct PretrainingSolution {
     /// `o_W = M/sqrt(Q Q0)`; 0 if collapsed.
     #[serde(deserialize_with = "number")]
     pub alignment: f64,
+    /// Moments beyond the overlaps, for fine-tuning at a finite dimension; `None` unless `options.finite_size` asks for them, and in
+    /// cross-attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<PretrainingMoments>,
     /// Whether replica symmetry can be trusted at this solution.
     pub validity: PretrainingValidity,
     /// How the divergences of `g` were computed; `None` for linear attention, whose divergences are in closed
@@ -110,7 +115,14 @@ impl PretrainingSolution {
     /// [`Error::InvalidParameter`] if the solve left the finite numbers.
     pub fn freeze(&self) -> Result<Frozen, Error> {
         let frozen = Frozen::new(self.q0, self.order.q, self.order.m)?.with_attention(self.attention);
-        frozen.with_response(self.order.v)
+        let frozen = frozen.with_response(self.order.v)?;
+        match self.moments {
+            Some(PretrainingMoments { trace0, cubes, response_traces }) => frozen
+                .with_traces(self.trace, trace0)?
+                .with_cubes(cubes)?
+                .with_response_traces(response_traces),
+            None => Ok(frozen),
+        }
     }
 
     /// The outcome of a solve that left the range of double precision.
@@ -125,6 +137,7 @@ impl PretrainingSolution {
             objective: nan,
             errors: PretrainingErrors { test: nan, test_clean: nan, train: nan },
             alignment: nan,
+            moments: None,
             validity: PretrainingValidity::none(),
             divergence: None,
             status: Status::NonFinite,

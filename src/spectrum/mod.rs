@@ -85,6 +85,7 @@ mod real_axis;
 mod soft_threshold;
 mod squared_response;
 mod teacher_matrix;
+mod third_moments;
 mod wishart;
 mod wishart_product;
 
@@ -94,6 +95,7 @@ pub use integrals::{Denoised, Posterior};
 pub use law::{Chart, TeacherSpectrum};
 pub(crate) use law::{Implausible, implausible};
 pub(crate) use teacher_matrix::TeacherMatrix;
+pub(crate) use third_moments::{MixedTraces, mixed_traces};
 pub use wishart::Wishart;
 pub use wishart_product::WishartProduct;
 

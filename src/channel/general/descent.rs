@@ -136,7 +136,7 @@ impl<M: LogitsMap> Prox<'_, M> {
             if !self.activation.second_derivative(&at, &residual, direction, &mut second) {
                 exact = missing == Missing::ByDifferences;
                 if exact {
-                    self.difference(&at, &residual, direction, &mut second);
+                    difference(self.activation, &at, &residual, direction, &mut second);
                 } else {
                     second.fill(0.0);
                 }
@@ -192,22 +192,6 @@ impl<M: LogitsMap> Prox<'_, M> {
         let loss = dot(residual, residual);
         local.loss.push(loss);
         local.value.push(loss + self.pull(sample, x));
-    }
-
-    /// The derivative of the adjoint along a direction, by central differences.
-    fn difference(&self, at: &Evaluated<'_>, residual: &[f64], direction: &[f64], image: &mut [f64]) {
-        let shifted = |step: f64| {
-            let logits: Vec<f64> = at.logits.iter().zip(direction).map(|(h, d)| h + step * d).collect();
-            let attention = attention(self.activation, at.tokens, &logits);
-            let at = Evaluated { tokens: at.tokens, logits: &logits, attention: &attention };
-            let mut adjoint = vec![0.0; logits.len()];
-            self.activation.adjoint(&at, residual, &mut adjoint);
-            adjoint
-        };
-        let [up, down] = [shifted(DIFFERENCE), shifted(-DIFFERENCE)];
-        for ((image, up), down) in image.iter_mut().zip(&up).zip(&down) {
-            *image = (up - down) / (2.0 * DIFFERENCE);
-        }
     }
 
     /// The objective of every sample and its derivatives at the points `x`.
@@ -290,6 +274,42 @@ impl<M: LogitsMap> Prox<'_, M> {
         }
         if exact { here } else { self.expand(samples, here.x, Missing::ByDifferences).0 }
     }
+}
+
+/// The derivative of the adjoint along a direction, by central differences.
+fn difference(
+    activation: &dyn Activation,
+    at: &Evaluated<'_>,
+    weights: &[f64],
+    direction: &[f64],
+    image: &mut [f64],
+) {
+    let shifted = |step: f64| {
+        let logits: Vec<f64> = at.logits.iter().zip(direction).map(|(h, d)| h + step * d).collect();
+        let attention = attention(activation, at.tokens, &logits);
+        let at = Evaluated { tokens: at.tokens, logits: &logits, attention: &attention };
+        let mut adjoint = vec![0.0; logits.len()];
+        activation.adjoint(&at, weights, &mut adjoint);
+        adjoint
+    };
+    let [up, down] = [shifted(DIFFERENCE), shifted(-DIFFERENCE)];
+    for ((image, up), down) in image.iter_mut().zip(&up).zip(&down) {
+        *image = (up - down) / (2.0 * DIFFERENCE);
+    }
+}
+
+/// The derivative of [`Activation::adjoint`] along a direction, by central differences if the activation does not have it.
+pub(crate) fn adjoint_derivative(
+    activation: &dyn Activation,
+    at: &Evaluated<'_>,
+    weights: &[f64],
+    direction: &[f64],
+) -> Vec<f64> {
+    let mut image = vec![0.0; at.logits.len()];
+    if !activation.second_derivative(at, weights, direction, &mut image) {
+        difference(activation, at, weights, direction, &mut image);
+    }
+    image
 }
 
 /// The Newton step of one sample, and the room to compute it.

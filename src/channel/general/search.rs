@@ -230,11 +230,55 @@ impl<M: LogitsMap> Prox<'_, M> {
     }
 }
 
+/// The lowest local minima of some samples besides those that were found.
+pub(crate) struct Rivals {
+    /// The samples that were looked at.
+    pub(crate) samples: Vec<usize>,
+    /// The positions in that list of the samples that have another minimum.
+    pub(crate) positions: Vec<usize>,
+    /// These minima, at the same positions.
+    pub(crate) minima: LocalExpansion,
+}
+
+impl<M: LogitsMap> Prox<'_, M> {
+    /// The lowest minima besides those in `found` to which the starts of the given samples lead, if there are any. `found` has the
+    /// minima of all samples.
+    pub(crate) fn rivals(&self, samples: &[usize], found: &LocalExpansion, starts: Starts) -> Option<Rivals> {
+        let n = self.map.dimension();
+        let mut lowest: Option<LocalExpansion> = None;
+        let mut known = vec![false; samples.len()];
+        for start in starts {
+            let other = self.descend(samples, start, None);
+            let lowest = lowest.get_or_insert_with(|| other.clone());
+            let gradient2 =
+                |k: usize| dot(&other.gradient[k * n..(k + 1) * n], &other.gradient[k * n..(k + 1) * n]);
+            for (k, sample) in samples.iter().enumerate() {
+                let (x, y) = (&found.x[sample * n..(sample + 1) * n], &other.x[k * n..(k + 1) * n]);
+                let is_minimum = gradient2(k) < LEVEL * LEVEL;
+                if is_minimum && differ(x, y) && (!known[k] || other.value[k] < lowest.value[k]) {
+                    known[k] = true;
+                    lowest.replace(k, &other, k);
+                }
+            }
+        }
+        let minima = lowest?;
+        let positions = (0..samples.len()).filter(|k| known[*k]).collect();
+        Some(Rivals { samples: samples.to_vec(), positions, minima })
+    }
+}
+
+/// Largest slope of the objective at the end of a descent that has found a minimum.
+const LEVEL: f64 = 1e-6;
+
+/// Whether two minima differ. The bound is wider than the distance from a known minimum at which a descent stops.
+fn differ(x: &[f64], y: &[f64]) -> bool {
+    distance2(x, y) > 1e-3 * (dot(x, x) + 1e-2)
+}
+
 /// Keeps the lower of minimum `k` and minimum `from` of `other`, and returns whether they differ.
 fn keep_lower(local: &mut LocalExpansion, k: usize, other: &LocalExpansion, from: usize, n: usize) -> bool {
     let (x, y) = (&local.x[k * n..(k + 1) * n], &other.x[from * n..(from + 1) * n]);
-    // The bound is wider than the distance from a known minimum at which a descent stops.
-    let differ = distance2(x, y) > 1e-3 * (dot(x, x) + 1e-2);
+    let differ = differ(x, y);
     // A minimum that is found twice counts once, although rounding makes the two values differ.
     let value = local.value[k];
     if other.value[from] < value - 1e-12 * (1.0 + value) {

@@ -11,13 +11,12 @@ use super::problem::{FieldLaw, FinetuningProblem};
 use super::solution::{FinetuningColumn, FinetuningSolution};
 use super::zero_weights::{critical_ridge, noise_edge};
 use crate::attention::Attention;
-use crate::channel::general::KnownDerivatives;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, Factor, FieldSource};
 use crate::losses::vector::general::PerturbedLayer;
 use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
-use crate::model::{Model, Specialisation};
+use crate::model::Specialisation;
 use crate::observables;
 use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
@@ -74,7 +73,7 @@ impl<'a> ColumnProblem<'a> {
             coupling,
             truth: self.layout.all_truth(),
             rank: self.layout.columns(),
-            form: known_derivatives(model),
+            form: model.known_derivatives(),
         }
     }
 
@@ -188,19 +187,11 @@ impl<'a> ColumnProblem<'a> {
     }
 }
 
-/// The activations whose derivatives are known in closed form.
-fn known_derivatives(model: &Model) -> Option<KnownDerivatives> {
-    match model.specialisation() {
-        Specialisation::Linear => Some(KnownDerivatives::Linear),
-        Specialisation::Softmax => Some(KnownDerivatives::Softmax),
-        Specialisation::General => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lora::training::Finetuning;
+    use crate::model::Model;
     use crate::{Frozen, Options};
     use std::sync::Arc;
 
@@ -216,7 +207,7 @@ mod tests {
             let options = Options::default().with_log2_nodes(9).unwrap().with_tolerance(1e-10).unwrap();
             let problem = FinetuningProblem::new(&model, &frozen, &training, &options);
             let [one, columns] =
-                [problem.solve(Run::default()), solve(&problem, Run::default())].map(Result::unwrap);
+                [problem.solve(None, Run::default()), solve(&problem, Run::default())].map(Result::unwrap);
             let numbers = |solution: &FinetuningSolution| {
                 let (order, errors) = (solution.order, solution.errors);
                 let validity = &solution.validity;

@@ -108,6 +108,7 @@ impl ColumnReporter<'_> {
                 if cross { root * root } else { root }
             },
             cosines,
+            finite_size: None,
             effective_noise: self.effective_noise,
             validity: ridge.validity(point, moments),
             divergence: ridge.divergence,

@@ -8,6 +8,7 @@
 
 mod channel;
 pub(crate) mod columns;
+pub(crate) mod finite_size;
 pub(crate) mod general;
 pub(crate) mod linear;
 mod moments;

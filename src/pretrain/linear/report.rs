@@ -43,6 +43,7 @@ pub(super) fn report(
         objective: training.alpha() * train + penalty,
         errors: PretrainingErrors { test, test_clean: error(mse), train },
         alignment: observables::alignment(order.m, order.q, q0),
+        moments: None,
         validity: PretrainingValidity::convex(status.is_success()),
         divergence: None,
         status,

@@ -167,6 +167,7 @@ fn solution(
             objective: equations.alpha * train + equations.penalty(&image),
             errors: PretrainingErrors { test, test_clean, train },
             alignment: observables::alignment(m, q, q0),
+            moments: None,
             validity: PretrainingValidity::sampled(averages[term::CONTESTED], replicon, meaningful),
             divergence: Some(equations.divergence),
             status: found.status,

@@ -4,7 +4,7 @@ use crate::fields::{FieldColumns, JointLaw};
 use crate::losses::batch::gather;
 
 /// The coordinates of the frozen logits of new sequences, before recalibration.
-pub(super) fn frozen_coordinates(
+pub(crate) fn frozen_coordinates(
     law: &JointLaw,
     columns: &FieldColumns,
     first: usize,
@@ -14,7 +14,7 @@ pub(super) fn frozen_coordinates(
 }
 
 /// The coordinates of the label's logits, given those of the frozen logits.
-pub(super) fn label_coordinates(
+pub(crate) fn label_coordinates(
     law: &JointLaw,
     columns: &FieldColumns,
     first: usize,

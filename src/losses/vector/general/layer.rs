@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::fields::{frozen_coordinates, label_coordinates};
 use crate::activation::{Activation, Unseen};
 use crate::attention::Attention;
-use crate::channel::general::{CoordinateBasis, KnownDerivatives, LastPoints, Perturbation, Prox, attention};
+use crate::channel::general::{
+    CoordinateBasis, KnownDerivatives, LastPoints, LocalExpansion, Perturbation, Prox, attention,
+};
 use crate::fields::{FieldColumns, JointLaw, Sequences};
 use crate::losses::batch::{gather, matrices};
 use crate::model::Model;
@@ -54,7 +56,7 @@ pub(crate) struct PerturbedLayer {
 
 impl PerturbedLayer {
     /// One learned and one true column. `coupling` is the inverse temperature times `q0`.
-    pub(super) fn of_rank_one(model: &Model, coupling: f64) -> Self {
+    pub(crate) fn of_rank_one(model: &Model, coupling: f64) -> Self {
         let activation = model.shared_activation();
         Self {
             attention: Attention::Tied,
@@ -199,12 +201,23 @@ impl PerturbedLayer {
 
     /// The trained logits on sequences of the pre-training, in coordinates.
     fn trained(&self, law: &JointLaw, basis: &CoordinateBasis, omega: &[f64], target: &[f64]) -> Vec<f64> {
+        self.pretrained(law, basis, omega, target).x
+    }
+
+    /// The proximal points of pre-training on its own sequences, in coordinates.
+    pub(crate) fn pretrained(
+        &self,
+        law: &JointLaw,
+        basis: &CoordinateBasis,
+        omega: &[f64],
+        target: &[f64],
+    ) -> LocalExpansion {
         let label =
             attention(self.activation.as_ref(), self.tokens, &matrices(basis, self.tokens, target, 1.0));
         let stiffness = vec![law.stiffness(); basis.dimension()];
         let activation = self.activation.as_ref();
         let prox = Prox { activation, map: basis, label: &label, omega, stiffness: &stiffness };
-        prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, target)).x
+        prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, target))
     }
 
     /// Logits moved by `columns` learned columns whose `q` have the sum `trace`.
