@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::solution::PretrainingSolution;
 use super::training::Pretraining;
+use super::weights_law::WeightsLaw;
 use crate::attention::Attention;
 use crate::check;
 use crate::error::Error;
@@ -85,16 +86,7 @@ impl LearnedSpectrum {
     /// your own whose integrals are not numbers.
     pub fn new(model: &Model, training: &Pretraining, solution: &PretrainingSolution) -> Result<Self, Error> {
         training.require_factors("the law of positive learned eigenvalues")?;
-        let solution = solution.clone().into_converged()?;
-        let noise = solution.order.q_hat.sqrt();
-        let snr = solution.order.m_hat / noise;
-        let threshold = 2.0 * training.require_ridge()? * training.kappa().sqrt() / noise;
-        let unit = noise / solution.order.v_hat;
-        let meaningful = [snr, threshold, unit].iter().all(|x| x.is_finite() && *x >= 0.0);
-        if !(meaningful && unit > 0.0) {
-            let allowed = "one with finite positive conjugates";
-            return Err(Error::invalid("solution.order", format!("{:?}", solution.order), allowed));
-        }
+        let WeightsLaw { snr, threshold, unit } = WeightsLaw::new(model, training, solution)?;
         let teacher = model.teacher_spectrum()?;
         let attention = model.attention();
         let rank_fraction = model.teacher_matrix(teacher.as_ref()).denoise(snr, threshold).rank_fraction;

@@ -47,6 +47,7 @@
 //! Source: arXiv:2606.05899 for symmetric weights; F. Benaych-Georges, Probab. Theory Relat. Fields 144, 471 (2009), for the law of singular values.
 
 mod bayes;
+mod error_split;
 mod interpolation;
 mod learned_spectrum;
 mod linear;
@@ -57,6 +58,7 @@ mod sampled;
 mod solution;
 mod training;
 mod validity;
+mod weights_law;
 
 use crate::activation::Parity;
 use crate::check;
@@ -72,6 +74,7 @@ pub use bayes::{
     PretrainingBayesErrors as BayesErrors, PretrainingBayesOrder as BayesOrder,
     PretrainingBayesSolution as BayesSolution, alpha_perfect_recovery, bayes_optimal,
 };
+pub use error_split::ErrorSplit;
 pub use interpolation::{alpha_interp, alpha_interp_of};
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
 pub use moments::PretrainingMoments as Moments;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use lora_asymptotics::fixed_point::Status;
-use lora_asymptotics::pretrain::{self, LearnedSpectrum, Order, Solution};
+use lora_asymptotics::pretrain::{self, ErrorSplit, LearnedSpectrum, Order, Solution};
 use lora_asymptotics::{ActivationName, Model, Options};
 use proptest::prelude::*;
 
@@ -56,6 +56,11 @@ proptest! {
             if let Some(law) = spoken(LearnedSpectrum::new(&model, &training, &solution)) {
                 examine(&law, x, points);
             }
+            if let Some(split) = spoken(ErrorSplit::new(&model, &training, &solution)) {
+                let parts = [split.missed, split.shrinkage, split.noise_fitted];
+                prop_assert!(parts.iter().all(|part| part.is_nan() || *part >= 0.0), "{split:?}");
+                black_box(split.total());
+            }
             // The solution is changed by hand.
             let mut hand = solution;
             hand.order = previous;
@@ -64,6 +69,7 @@ proptest! {
                 examine(&law, x, points);
             }
             black_box(spoken(hand.freeze()));
+            black_box(spoken(ErrorSplit::new(&model, &training, &hand)));
             if let Some(next) = spoken(pretrain::solve_from(&model, &training, &options, &hand)) {
                 check(&next, &options);
             }
