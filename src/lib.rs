@@ -17,7 +17,7 @@
 //!
 //! **Pre-training**, on `alpha D^2` sequences: a teacher `S*` of extensive rank labels them,
 //! `y = sigma(h(S*) + sqrt(Delta) xi) X`. The student `S = P^(-1/2) W W^T`, with `W` of shape `D x P` and `P = kappa D`, minimises
-//! `sum_mu |yhat_mu - y_mu|^2/D + lambda |W|^2`. The fixed point of `(Q, M, V)` describes it: see [`pretrain`].
+//! `sum_mu |yhat_mu - y_mu|^2/D + lambda |W|^2`, or, in direct training, `S` is any symmetric matrix with the ridge `lambda |S|_F^2`. The fixed point of `(Q, M, V)` describes it: see [`pretrain`].
 //!
 //! **Fine-tuning**, on `alpha' D` sequences: the truth moves by a rank-one perturbation `w* w*^T`. With `S-hat` frozen, and possibly
 //! recalibrated to `beta S-hat`, LoRA learns `w`, a vector of `D` entries, with ridge `lambda'`. The fixed point of `(q, m, v)`
@@ -56,14 +56,14 @@
 //! |---|---|---|
 //! | `T`, `sigma`, `b`, `Delta` | [`Model::tokens`], [`Model::activation`], [`Model::inverse_temperature`], [`Model::delta`] | the layer and its label noise |
 //! | `kappa0` | [`Teacher::Wishart`] | width of the teacher, `P0/D`; or any spectrum, [`Teacher::Spectrum`], [`Teacher::PowerLaw`], [`Model::with_teacher_spectrum`] |
-//! | `alpha`, `lambda`, `kappa` | [`pretrain::Training`] | sequences over `D^2`, ridge, width of the student |
+//! | `alpha`, `lambda`, `kappa` | [`pretrain::Training`] | sequences over `D^2`, ridge, width of the student; [`pretrain::Parametrisation`] |
 //! | `Q0`, `Q`, `M`, `V` | `q0`, [`pretrain::Order`] | norms of true and learned weights, their overlap, response |
 //! | `Qhat`, `Mhat`, `Vhat` | `q_hat`, `m_hat`, `v_hat` | conjugates of `Q`, `M`, `V` |
 //! | `tr s-hat` | [`pretrain::Solution::trace`] | trace of `S-hat/sqrt(D)`, over `D` |
 //! | `E`, `o_W` | [`pretrain::Errors`], `alignment` | pre-training errors, `M/sqrt(Q Q0)` |
 //! | `alpha'`, `lambda'`, `q0`, `beta` | [`lora::Training`] | sequences over `D`, ridge, variance of the entries of `w*`, recalibration |
 //! | `q`, `m`, `v`, `qhat`, `mhat`, `vhat`, `eta` | [`lora::Order`] | order parameters of fine-tuning, conjugates, ridge shift |
-//! | `E'`, `o_w` | [`lora::Errors`], `alignment` | fine-tuning errors, `m/sqrt(q q0)` |
+//! | `E'`, `o_w` | [`lora::Errors`], `alignment` | fine-tuning errors, `m/sqrt(q q0)`; `forgetting` is the error that is left on the task of pre-training |
 //! | `Delta_eff` | [`lora::EffectiveNoise`] | all that linear fine-tuning sees of pre-training |
 //! | `Q_BO`, `q`, `G`, `Phi` | [`pretrain::BayesSolution`], [`lora::BayesSolution`], [`lora::BayesCurve`] | the Bayes-optimal bound |
 //!
