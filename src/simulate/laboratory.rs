@@ -230,9 +230,9 @@ impl Counts {
             factors * (sequences(count, width.max(teacher)) + vectors * d * width + 2.0 * d * teacher)
                 + 6.0 * d * d
         });
-        let finetuning = self
-            .finetuning
-            .map_or(0.0, |[kept, pool]| sequences(kept, 1.0) + sequences(pool, 1.0) + vectors * d);
+        let finetuning = self.finetuning.map_or(0.0, |[kept, pool]| {
+            factors * (sequences(kept, 1.0) + sequences(pool, 1.0) + vectors * d)
+        });
         let numbers = pretraining + finetuning + sequences(TEST_BATCH as f64, d);
         numbers * std::mem::size_of::<f64>() as f64
     }

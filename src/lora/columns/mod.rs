@@ -13,7 +13,9 @@ use super::zero_weights::{critical_ridge, noise_edge};
 use crate::attention::Attention;
 use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::losses::vector::columns::{self, ColumnLayout, ColumnNodes, ColumnOverlaps, Factor, FieldSource};
+use crate::losses::vector::columns::{
+    self, ColumnLayout, ColumnNodes, ColumnOverlaps, FactorSide, FieldSource,
+};
 use crate::losses::vector::general::PerturbedLayer;
 use crate::losses::vector::{ReplicatedErrors, VectorOverlaps, linear};
 use crate::model::Specialisation;
@@ -145,9 +147,9 @@ impl<'a> ColumnProblem<'a> {
         let of_group = |(number, group): (usize, &columns::ColumnGroup)| {
             let column = numbers.iter().position(|own| *own == number)? % self.layout.rank();
             let first = match (solution.columns.get(column)?, group.factor) {
-                (FinetuningColumn::Tied(own), Factor::Single) => own,
-                (FinetuningColumn::Factors { b, .. }, Factor::Both | Factor::Queries) => b,
-                (FinetuningColumn::Factors { a, .. }, Factor::Keys) => a,
+                (FinetuningColumn::Tied(own), FactorSide::Single) => own,
+                (FinetuningColumn::Factors { b, .. }, FactorSide::Both | FactorSide::Queries) => b,
+                (FinetuningColumn::Factors { a, .. }, FactorSide::Keys) => a,
                 _ => return None,
             };
             let m = group.variance.map_or(0.0, |variance| first.m / variance.sqrt());

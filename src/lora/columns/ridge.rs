@@ -4,7 +4,7 @@ use crate::attention::Attention;
 use crate::divergence::Divergence;
 use crate::lora::ridge::{Conjugates, JUMPS_DOMINATE, JumpGauge, Ridge, SMALLEST_S2};
 use crate::lora::validity::FinetuningValidity;
-use crate::losses::vector::columns::{ColumnLayout, ColumnMoments, ColumnOverlaps, Factor, is_zero};
+use crate::losses::vector::columns::{ColumnLayout, ColumnMoments, ColumnOverlaps, FactorSide, is_zero};
 use crate::losses::vector::{Moments, VectorOverlaps, term};
 use crate::state_evolution::InputChannel;
 
@@ -29,7 +29,7 @@ pub(super) struct ColumnRidge {
 impl ColumnRidge {
     /// The ridge problem of one column of a group, with an estimator of the divergences.
     pub(super) fn of_column(&self, group: usize, divergence: Divergence) -> Ridge {
-        let keys = self.layout.groups()[group].factor == Factor::Keys;
+        let keys = self.layout.groups()[group].factor == FactorSide::Keys;
         Ridge {
             tokens: if keys { self.key_tokens } else { self.tokens },
             alpha: self.alpha,

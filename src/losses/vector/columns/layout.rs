@@ -12,12 +12,12 @@ pub(crate) struct ColumnGroup {
     /// truth, which have nothing to learn.
     pub(crate) variance: Option<f64>,
     /// The factor of the columns.
-    pub(crate) factor: Factor,
+    pub(crate) factor: FactorSide,
 }
 
 /// The factor of the weights that a column belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Factor {
+pub(crate) enum FactorSide {
     /// The single factor `w` of tied attention.
     Single,
     /// Both factors of cross-attention, which are equal by symmetry.
@@ -31,7 +31,7 @@ pub(crate) enum Factor {
 impl ColumnGroup {
     /// Number of columns of the group, of all factors together.
     pub(crate) fn members(&self) -> f64 {
-        let factors = if self.factor == Factor::Both { 2 } else { 1 };
+        let factors = if self.factor == FactorSide::Both { 2 } else { 1 };
         (factors * self.count) as f64
     }
 }
@@ -66,7 +66,7 @@ impl ColumnLayout {
             let variance = truth.get(column).copied();
             match groups.last_mut() {
                 Some(last) if last.variance == variance => last.count += 1,
-                _ => groups.push(ColumnGroup { count: 1, variance, factor: Factor::Single }),
+                _ => groups.push(ColumnGroup { count: 1, variance, factor: FactorSide::Single }),
             }
         }
         Self { attention: Attention::Tied, groups, truth }
@@ -75,8 +75,9 @@ impl ColumnLayout {
     /// The layout of two factors with `rank` learned columns each. `symmetric` tells whether transposed logits have the same loss.
     pub(crate) fn of_factors(rank: usize, variances: &[f64], symmetric: bool) -> Self {
         let Self { groups, truth, .. } = Self::new(rank, variances);
-        let factors: &[Factor] = if symmetric { &[Factor::Both] } else { &[Factor::Queries, Factor::Keys] };
-        let of_factor = |factor: Factor| groups.iter().map(move |group| ColumnGroup { factor, ..*group });
+        let factors: &[FactorSide] =
+            if symmetric { &[FactorSide::Both] } else { &[FactorSide::Queries, FactorSide::Keys] };
+        let of_factor = |factor: FactorSide| groups.iter().map(move |group| ColumnGroup { factor, ..*group });
         let groups = factors.iter().flat_map(|factor| of_factor(*factor)).collect();
         Self { attention: Attention::Cross, groups, truth }
     }
@@ -101,7 +102,7 @@ impl ColumnLayout {
 
     /// The numbers of the groups of the two factors, which are the same group if the factors are equal or there is only one.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
-        let separate = self.groups.iter().any(|group| group.factor == Factor::Keys);
+        let separate = self.groups.iter().any(|group| group.factor == FactorSide::Keys);
         let count = if separate { self.groups.len() / 2 } else { self.groups.len() };
         (0..count).map(move |number| [number, if separate { number + count } else { number }])
     }
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn equal_columns_are_one_group() {
         let layout = ColumnLayout::new(5, &[1.0, 2.0, 2.0]);
-        let group = |count, variance| ColumnGroup { count, variance, factor: Factor::Single };
+        let group = |count, variance| ColumnGroup { count, variance, factor: FactorSide::Single };
         assert_eq!(layout.groups(), [group(2, Some(1.0)), group(1, Some(0.5)), group(2, None)]);
         assert_eq!(layout.truth(), [1.0, 1.0, 0.5]);
         assert_eq!(layout.rank(), 5);

@@ -11,7 +11,7 @@ mod overlaps;
 mod test_errors;
 mod zero_weights;
 
-pub(crate) use layout::{ColumnGroup, ColumnLayout, Factor};
+pub(crate) use layout::{ColumnGroup, ColumnLayout, FactorSide};
 pub(crate) use nodes::{ColumnNodes, FieldSource};
 pub(crate) use overlaps::{ColumnMoments, ColumnOverlaps, is_zero};
 pub(crate) use test_errors::test_errors;

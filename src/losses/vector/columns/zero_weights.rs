@@ -58,13 +58,11 @@ impl ColumnNodes {
 }
 
 /// The singular values of the derivative of the loss by the logits, with the components of the first true columns along their vectors. The list
-/// is empty if the derivative is not finite.
+/// is empty if they are not found, as where the derivative is not finite.
 fn singular_curvatures(gradient: DMatrix<f64>, star: &[f64], width: usize) -> Vec<SingularCurvature> {
-    // The search for the singular values of a matrix with a NaN would never end.
-    if !gradient.iter().all(|x| x.is_finite()) {
-        return Vec::new();
-    }
-    let SVD { u: Some(left), v_t: Some(right), singular_values } = SVD::new(gradient, true, true) else {
+    const MAX_STEPS: usize = 1000;
+    let decomposition = SVD::try_new(gradient, true, true, f64::EPSILON, MAX_STEPS);
+    let Some(SVD { u: Some(left), v_t: Some(right), singular_values }) = decomposition else {
         return Vec::new();
     };
     let tokens = left.nrows();
