@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::error::{Error, Number};
+use crate::fields::effective_noise;
 use crate::lora::Training as Finetuning;
-use crate::observables;
 use crate::scenario::{Estimator, Outcome, Scenario};
 
 /// The quantity to optimise.
@@ -81,7 +81,7 @@ pub enum Parameter {
     PretrainLambda,
     /// `lambda'`, the ridge of fine-tuning.
     LoraLambda,
-    /// `beta`, the recalibration. For the least effective noise it is [`observables::optimal_recalibration`].
+    /// `beta`, the recalibration. For the least effective noise it is [`optimal_recalibration`](crate::observables::optimal_recalibration).
     Beta,
     /// The number of columns that fine-tuning learns, a whole number of at most [`Finetuning::MAX_RANK`].
     Rank,
@@ -485,7 +485,8 @@ impl<'a> Minimisation<'a> {
                     None => scenario.frozen,
                 };
                 frozen.map(|frozen| {
-                    (observables::effective_noise(&frozen.overlaps(), scenario.model.delta(), beta), None)
+                    let (attention, delta) = (scenario.model.attention(), scenario.model.delta());
+                    (effective_noise(attention, &frozen.overlaps(), delta, beta), None)
                 })
             }
         }

@@ -39,6 +39,7 @@ proptest! {
 
     #[test]
     fn any_stage(model in model(), frozen in frozen(), training in finetuning(), options in options(), previous in order()) {
+        let frozen = frozen.with_attention(model.attention());
         if let Some(mut solution) = spoken(lora::solve(&model, &frozen, &training, &options)) {
             check(&solution, training.q0());
             solution.order = previous;
@@ -72,7 +73,9 @@ proptest! {
 
     #[test]
     fn stability(model in model(), frozen in frozen(), training in finetuning(), options in options()) {
+        let frozen = frozen.with_attention(model.attention());
         black_box(spoken(lora::lambda_collapse(&model, &frozen, &training, &options)));
+        black_box(spoken(lora::lambda_noise_edge(&model, &frozen, &training, &options)));
         if let Some(recovery) = spoken(lora::weak_recovery(&model, &frozen, &training, &options)) {
             prop_assert_eq!(recovery.recovers, recovery.growth > 1.0);
         }
