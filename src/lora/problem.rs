@@ -111,13 +111,12 @@ impl<'a> FinetuningProblem<'a> {
                 let tokens = self.model.tokens() as f64;
                 // This is the average curvature of the loss at the truth. The jumps leave a fraction of some
                 // 0.6 of it.
-                let curvature = 0.6
-                    * match self.model.attention() {
-                        Attention::Tied => {
-                            8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens)
-                        }
-                        Attention::Cross => 2.0,
-                    };
+                let curvature = match self.model.attention() {
+                    Attention::Tied => {
+                        0.6 * 8.0 * channel::dimension(self.model.tokens()) as f64 / (tokens * tokens)
+                    }
+                    Attention::Cross => 0.6 * 2.0,
+                };
                 Guess { noise: noise.deviation(), curvature }
             }
             FieldLaw::Joint { coupling, .. } => {

@@ -72,6 +72,10 @@ pub struct ColumnOrder {
 }
 
 /// One column of the weights.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there are a few columns at most, and a box would stand in the way of their fields"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[non_exhaustive]
