@@ -12,6 +12,11 @@ use crate::state_evolution::InputChannel;
 /// jumps of the proximal point then make up a thousandth of the response.
 const CONTESTED: f64 = 2e-5;
 
+/// Largest share of the jumps in the response of two factors, per share of the samples with two minima. The limits of their verdicts are so narrow
+/// that the sampling noise of the difference between the two estimators would decide them at few nodes; where hardly any sample has two minima, there
+/// are hardly any jumps. In the experience with [`CONTESTED`] the factor is 50; it is less where jumps are frequent.
+const LARGEST_JUMP: f64 = 100.0;
+
 /// The parameters that close the equations, in units of the largest true variance.
 #[derive(Debug, Clone)]
 pub(super) struct ColumnRidge {
@@ -63,7 +68,9 @@ impl ColumnRidge {
             point.groups.iter().zip(&moments.groups).enumerate().filter(|(_, (own, _))| !is_zero(own));
         let shares = pairs.map(|(group, (own, moments))| by_parts(group).jump_share(own, moments));
         // A NaN must not be dropped.
-        shares.fold(0.0, |max: f64, x| if x <= max { max } else { x })
+        let share = shares.fold(0.0, |max: f64, x| if x <= max { max } else { x });
+        let bound = LARGEST_JUMP * moments.contested;
+        if self.layout.attention() == Attention::Cross && bound < share { bound } else { share }
     }
 
     /// The verdict on replica symmetry.
