@@ -175,8 +175,7 @@ pub fn linear_finetuning_error_slope(
 ) -> f64 {
     let WeightOverlaps { q0, q, m } = *weights;
     if_possible(m, q, q0, || {
-        let t = tokens as f64;
-        (t + 1.0) / t * (2.0 * trace * (q0 - q) + 2.0 * q * q_1 - 4.0 * m * m_1)
+        linear_prefactor(tokens) * (2.0 * trace * (q0 - q) + 2.0 * q * q_1 - 4.0 * m * m_1)
     })
 }
 
@@ -191,9 +190,13 @@ pub fn linear_finetuning_error_slope(
 /// the bracket is the correlation of the logits with the Gram matrix of the tokens. Source: this project.
 #[must_use]
 pub fn linear_error_at(tokens: usize, dimension: usize, delta: f64, norm: f64) -> f64 {
+    0.5 * linear_prefactor(tokens) * (delta + 2.0 * norm * gram_factor(tokens, dimension))
+}
+
+/// `1 + (T^2 + 3T + 4)/((T + 1) D)`: what the Gram matrix of the tokens makes of the noiseless part of an error of linear attention.
+pub(crate) fn gram_factor(tokens: usize, dimension: usize) -> f64 {
     let (t, d) = (tokens as f64, dimension as f64);
-    let gram = (t * t + 3.0 * t + 4.0) / ((t + 1.0) * d);
-    0.5 * (t + 1.0) / t * (delta + 2.0 * norm * (1.0 + gram))
+    1.0 + (t * t + 3.0 * t + 4.0) / ((t + 1.0) * d)
 }
 
 /// `2K/T^2 = (T+1)/T`; NaN for zero tokens.

@@ -20,6 +20,7 @@ impl Observer for AtMost {
 }
 
 /// One stage of one activation.
+#[allow(clippy::large_enum_variant, reason = "there are a few of them")]
 enum Stage {
     Pretrain(Model, pretrain::Training),
     Lora(Model, Frozen, lora::Training),

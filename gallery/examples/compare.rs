@@ -7,6 +7,9 @@
 //! cargo run --release -p gallery --example compare -- gallery/examples/data/validation.jsonl  # several, with a summary
 //! ```
 //!
+//! With `"odd": true` in an experiment, networks are trained on weights of both signs, and the odd part of what is measured is compared with the
+//! coefficients of `D^{-1/2}` (`simulate::odd_differences`); `gallery/examples/data/odd.jsonl` has four settings.
+//!
 //! An experiment is `{"name": .., "scenario": .., "laboratory": ..}`: a scenario as `examples/solve.rs` reads
 //! it, and the fields of `simulate::Laboratory`. Every instance is written to `records.jsonl` in the folder
 //! `--out` as soon as it is finished. Ctrl-C finishes the instances that are running, compares the instances
@@ -34,7 +37,7 @@ use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
 use lora_asymptotics::Scenario;
 use lora_asymptotics::journal::Journal;
-use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Row, Size, Stage};
+use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Row, Size, Stage, odd_differences};
 use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
@@ -58,6 +61,13 @@ struct Description {
     scenario: Scenario,
     #[serde(default)]
     laboratory: Laboratory,
+    /// Whether the odd part of trainings on weights of both signs is compared.
+    #[serde(default, skip_serializing_if = "is_false")]
+    odd: bool,
+}
+
+fn is_false(odd: &bool) -> bool {
+    !odd
 }
 
 /// Both stages of softmax attention, with fine-tuning on sequences of the pre-training.
@@ -99,12 +109,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         if several {
             println!("{name}");
         }
-        compared.push((name, compare(description, &folder, &interrupt)?));
+        if description.odd {
+            compare_odd(description, &folder)?;
+        } else {
+            compared.push((name, compare(description, &folder, &interrupt)?));
+        }
         if interrupt.is_set() {
             break;
         }
     }
-    if several {
+    if compared.len() > 1 {
         summarise(&compared);
         let path = arguments.out.join("comparisons.csv");
         write_table(&path, &compared)?;
@@ -122,7 +136,18 @@ fn read(text: &str) -> Result<Vec<Description>, serde_json::Error> {
 fn small() -> Result<Description, lora_asymptotics::Error> {
     let sizes = vec![Size::new(30, 192), Size::new(60, 96), Size::new(90, 64)];
     let laboratory = Laboratory { sizes, test_sequences: 1024, ..Laboratory::default() };
-    Ok(Description { name: None, scenario: Scenario::from_json(SMALL)?, laboratory })
+    Ok(Description { name: None, scenario: Scenario::from_json(SMALL)?, laboratory, odd: false })
+}
+
+/// Compares the odd parts of trainings on weights of both signs.
+fn compare_odd(description: &Description, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let differences = odd_differences(&description.scenario, &description.laboratory)?;
+    print!("{differences}");
+    println!("rms z = {:.2}", differences.rms_z());
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("odd.json"), serde_json::to_string(&differences)?)?;
+    println!("written: odd.json in {}", folder.display());
+    Ok(())
 }
 
 fn compare(
@@ -158,7 +183,10 @@ fn compare(
         println!("{} of {total} instances; the same command goes on from there", measurements.len());
     }
     if description.laboratory.sizes.len() > 1 {
-        println!("simulation: extrapolated from {:?}", sizes(&description.laboratory));
+        let from = sizes(&description.laboratory);
+        println!(
+            "simulation: extrapolated from {from:?} by a fit of the powers of 1/D in the last column; that in brackets is known"
+        );
     }
     write_csv(&folder.join("comparison.csv"), &comparison)?;
     fs::write(folder.join("comparison.svg"), picture(&comparison))?;
@@ -274,7 +302,8 @@ const BLUE: &str = "#0072B2";
 const ORANGE: &str = "#D55E00";
 const GREY: &str = "#777777";
 
-/// One panel per observable: the measurements against `1/D`, their extrapolation at 0, and the prediction.
+/// One panel per observable: the measurements against `1/D`, or against `D^{-1/2}` where the theory has the coefficient, their extrapolation at 0, and
+/// the prediction.
 fn picture(comparison: &Comparison) -> String {
     let names = ["objective", "test", "train", "alignment"];
     let shown: Vec<&Row> = [Stage::Pretrain, Stage::Lora]
@@ -288,16 +317,19 @@ fn picture(comparison: &Comparison) -> String {
         .with_plots(plots)
         .with_layouts(layouts)
         .with_title(
-            "Theory (line), trained networks (blue) and their extrapolation (orange), with standard errors",
+            "Theory (line: limit and D^(-1/2) term), trained networks (blue), and their limit (orange), with standard errors",
         );
     SvgBackend.render_scene(&figure.render())
 }
 
 fn panel(row: &Row) -> (Vec<Plot>, Layout) {
+    let slope = row.coefficient.map_or(0.0, |coefficient| coefficient.mean);
+    let (power, label) = if row.coefficient.is_some() { (0.5, "1/√D") } else { (1.0, "1/D") };
+    let abscissa = |dimension: f64| dimension.powf(-power);
     let measured: Vec<(f64, f64, f64)> = row
         .sizes
         .iter()
-        .map(|size| (1.0 / size.dimension as f64, size.estimate.mean, size.estimate.std_error))
+        .map(|size| (abscissa(size.dimension as f64), size.estimate.mean, size.estimate.std_error))
         .collect();
     let mut extrapolated = vec![(0.0, row.simulation.mean, row.simulation.std_error)];
     extrapolated.retain(|(_, mean, _)| measured.len() > 1 && mean.is_finite());
@@ -311,10 +343,12 @@ fn panel(row: &Row) -> (Vec<Plot>, Layout) {
                 .with_color(color),
         )
     };
-    let theory = vec![(0.0, row.theory.mean), (1.05 * widest, row.theory.mean)];
+    let end = row.theory.mean + 1.05 * widest * slope;
+    let theory = vec![(0.0, row.theory.mean), (1.05 * widest, end)];
     let ends = measured.iter().chain(&extrapolated).flat_map(|(_, y, error)| [y - error, y + error]);
-    let (low, high) =
-        ends.fold((row.theory.mean, row.theory.mean), |(low, high), y| (low.min(y), high.max(y)));
+    let (low, high) = ends.fold((row.theory.mean.min(end), row.theory.mean.max(end)), |(low, high), y| {
+        (low.min(y), high.max(y))
+    });
     // There are enough decimals to tell the ticks apart.
     let decimals = (1.0 - (high - low).log10().floor()).clamp(0.0, 9.0) as usize;
     let mut plots =
@@ -323,8 +357,8 @@ fn panel(row: &Row) -> (Vec<Plot>, Layout) {
     plots.push(scatter(&extrapolated, ORANGE));
     let layout = Layout::auto_from_plots(&plots)
         .with_title(format!("{}: {}", row.stage, row.observable))
-        .with_x_label("1/D")
-        .with_x_tick_format(TickFormat::Fixed(3))
+        .with_x_label(label)
+        .with_x_tick_format(TickFormat::Fixed(if power < 1.0 { 2 } else { 3 }))
         .with_x_axis_min(-0.06 * widest)
         .with_x_axis_max(1.06 * widest)
         .with_y_tick_format(TickFormat::Fixed(decimals))

@@ -138,7 +138,7 @@ fn check_training(model: &Model, training: &Finetuning) -> Result<(), Error> {
 /// `log2` of the number of nodes in a node of the solve: the derivatives have smaller relative errors than differences, and need fewer nodes.
 const FEWER_NODES: usize = 1;
 /// The same for linear attention, whose solve has a closed form of the proximal point.
-const FEWER_NODES_OF_LINEAR: usize = 3;
+const FEWER_NODES_OF_LINEAR: usize = 2;
 /// Smallest `log2` of the number of nodes.
 const FEWEST: usize = 6;
 

@@ -267,7 +267,8 @@ fn search<R: Send>(
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::MissingField`] for an invalid input; [`Error::TooMuchMemory`] for
-/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started.
+/// more nodes than 2 GiB can hold; [`Error::Threads`] if the global thread pool cannot be started. If the options ask for
+/// [`FiniteSize`], [`Error::Conflict`] for selected sequences and for several columns, and [`Error::MissingField`] unless `frozen` has its third moments.
 pub fn solve(
     model: &Model,
     frozen: &Frozen,

@@ -28,8 +28,8 @@ pub(super) enum Source<'a> {
     Weights {
         teacher: &'a NetworkWeights,
         student: &'a SymmetricWeights,
-        /// The sequences and labels that the student was trained on.
-        data: &'a Labelled,
+        /// The sequences and labels that the student was trained on, if it was trained.
+        data: Option<&'a Labelled>,
     },
     /// Logits drawn from their law in the limit.
     Law(Frozen),
@@ -114,7 +114,7 @@ impl Source<'_> {
 
     /// Returns the first sequences of the pre-training, with the noise that they had there.
     pub(super) fn reused(&self, rng: &mut Pcg64, instance: &Instance<'_>, count: usize) -> Batch {
-        if let Self::Weights { student, data, .. } = self {
+        if let Self::Weights { student, data: Some(data), .. } = self {
             let sequences = data.sequences.select(&(0..count).collect::<Vec<_>>());
             let frozen = student.logits(&sequences);
             let end = count * sequences.square();

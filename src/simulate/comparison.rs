@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::measurement::{Finetuned, Measurement, Pretrained};
-use super::statistics::{Estimate, extrapolate};
+use super::statistics::{Estimate, extrapolate_powers, extrapolate_with};
 use crate::lora;
 use crate::nullable::number;
 use crate::pretrain::{self, LearnedSpectrum};
@@ -61,13 +61,41 @@ pub struct Row {
     pub observable: String,
     /// The prediction and its standard error (0 if the prediction is exact).
     pub theory: Estimate,
+    /// The coefficient of `D^{-1/2}`, if the theory knows it: at a finite dimension, it predicts `theory + coefficient D^{-1/2} + O(1/D)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coefficient: Option<Estimate>,
     /// The result of the simulation, extrapolated if there are several sizes.
     pub simulation: Estimate,
+    /// How the result of the simulation follows from those at the sizes.
+    #[serde(default)]
+    pub extrapolation: Extrapolation,
     /// `(simulation - theory)`, divided by the two standard errors added in quadrature.
     #[serde(deserialize_with = "number")]
     pub z: f64,
     /// The result of the simulation at every size.
     pub sizes: Vec<AtSize>,
+}
+
+/// How measurements at several dimensions lead to the limit: the form `a_0 + x_1 D^{-1/2} + sum_k a_k D^{-p_k}` is fitted by least squares.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Extrapolation {
+    /// Whether `x_1` is the coefficient of the theory. It is 0 otherwise.
+    pub known_root: bool,
+    /// The powers `p_k` that are fitted; none for a single size.
+    pub powers: Vec<f64>,
+}
+
+impl fmt::Display for Extrapolation {
+    /// Writes the powers of `1/D` that are fitted, after the one that is known, in brackets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.known_root.then(|| "[1/2]".to_owned());
+        let fitted = self.powers.iter().map(|power| match power {
+            power if power.fract() == 0.0 => format!("{power}"),
+            power => format!("{}/2", 2.0 * power),
+        });
+        formatter.pad(&known.into_iter().chain(fitted).collect::<Vec<_>>().join(" "))
+    }
 }
 
 /// All observables of all stages.
@@ -95,7 +123,7 @@ impl Comparison {
                 .collect();
             for (name, theory, read) in pretraining_observables(solution) {
                 let values = measured.iter().map(|(dimension, stage)| (*dimension, read(stage))).collect();
-                rows.extend(row(Stage::Pretrain, name, theory, values, pretraining));
+                rows.extend(row(Stage::Pretrain, name, Prediction::of_limit(theory), values, pretraining));
             }
             for (name, probability) in QUANTILES {
                 let above = spectrum.filter(|law| is_regular(law, probability));
@@ -105,16 +133,20 @@ impl Comparison {
                     .map(|(dimension, stage)| (*dimension, quantile(&stage.eigenvalues, probability)))
                     .collect();
                 let theory = Estimate { mean: value, std_error: 0.0 };
-                rows.extend(row(Stage::Pretrain, name, theory, values, pretraining));
+                rows.extend(row(Stage::Pretrain, name, Prediction::of_limit(theory), values, pretraining));
             }
         }
+        // Only logits of actual weights share the sequences with the perturbation.
+        let shared = finetuning.is_half_integer();
         if let Some(solution) = &outcome.lora {
             for (name, theory, read) in finetuning_observables(solution) {
                 let values = measurements
                     .iter()
                     .filter_map(|one| one.lora.as_ref().map(|stage| (one.dimension, read(stage))))
                     .collect();
-                rows.extend(row(Stage::Lora, name, theory, values, finetuning));
+                let prediction =
+                    Prediction { limit: theory, coefficient: coefficient(solution, name).filter(|_| shared) };
+                rows.extend(row(Stage::Lora, name, prediction, values, finetuning));
             }
         }
         Self { rows, unconverged: measurements.iter().map(Measurement::unconverged).sum() }
@@ -145,16 +177,16 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:8} {:>13} {:>11} {:>11} {:>9} {:>6}",
+            "{:8} {:>13} {:>11} {:>11} {:>9} {:>6}  fit in D^-k",
             "stage", "observable", "theory", "simulation", "+-", "z"
         )?;
-        for Row { stage, observable, theory, simulation, z, .. } in &self.rows {
+        for Row { stage, observable, theory, simulation, z, extrapolation, .. } in &self.rows {
             let Estimate { mean, std_error } = simulation;
-            writeln!(
-                f,
+            let line = format!(
                 "{stage:8} {observable:>13} {:11.5} {mean:11.5} {std_error:9.5} {z:6.2}",
                 theory.mean
-            )?;
+            );
+            writeln!(f, "{}", format!("{line}  {extrapolation}").trim_end())?;
         }
         if self.unconverged > 0 {
             writeln!(f, "{} trainings did not converge", self.unconverged)?;
@@ -163,18 +195,72 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// The form in which observables depend on the dimension: a polynomial in `D^{-power}`.
+/// The form in which observables depend on the dimension, if no coefficient is known: a polynomial in `D^{-power}`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expansion {
-    pub(super) power: f64,
-    pub(super) order: usize,
+    power: f64,
+    /// Highest power of `1/D`.
+    order: usize,
+}
+
+impl Expansion {
+    /// A polynomial in `1/D`.
+    pub(super) fn integer(order: usize) -> Self {
+        Self { power: 1.0, order }
+    }
+
+    /// A polynomial in `D^{-1/2}`.
+    pub(super) fn half_integer(order: usize) -> Self {
+        Self { power: 0.5, order }
+    }
+
+    fn is_half_integer(&self) -> bool {
+        self.power < 1.0
+    }
+
+    /// The powers that are fitted to measurements at a number of sizes.
+    fn powers(&self, sizes: usize) -> Vec<f64> {
+        let count = (self.order as f64 / self.power) as usize;
+        (1..=count.min(sizes.saturating_sub(1))).map(|k| self.power * k as f64).collect()
+    }
+
+    /// The powers that are fitted beside a known coefficient of `D^{-1/2}`. Half-integer powers take as many sizes as there are powers, and two
+    /// more: an error in them would spoil the integer ones.
+    fn powers_beside_root(&self, sizes: usize) -> Vec<f64> {
+        const SIZES_OF_HALF_INTEGERS: usize = 5;
+        let halves = (2..).map(|k| 0.5 * f64::from(k));
+        let powers: Vec<f64> = if sizes >= SIZES_OF_HALF_INTEGERS {
+            halves.take(2 * self.order).collect()
+        } else {
+            (1..=self.order).map(|k| k as f64).collect()
+        };
+        powers.into_iter().take(sizes.saturating_sub(1)).collect()
+    }
 }
 
 /// Name, prediction, and the function that reads the observable from a measurement.
-type Observable<M> = (&'static str, Estimate, fn(&M) -> f64);
+pub(super) type Observable<M> = (&'static str, Estimate, fn(&M) -> f64);
 
 fn predicted(mean: f64, std_error: Option<f64>) -> Estimate {
     Estimate { mean, std_error: std_error.unwrap_or(0.0) }
+}
+
+/// The coefficient of `D^{-1/2}` of an observable of fine-tuning.
+pub(super) fn coefficient(solution: &lora::Solution, observable: &str) -> Option<Estimate> {
+    let lora::FiniteSize { q, m, alignment, objective, test, test_clean, train, frozen, std_error, .. } =
+        solution.finite_size?;
+    let (mean, error) = match observable {
+        "q" => (q, std_error.q),
+        "m" => (m, std_error.m),
+        "alignment" => (alignment, std_error.alignment),
+        "objective" => (objective, std_error.objective),
+        "test" => (test, std_error.test),
+        "test_clean" => (test_clean, std_error.test_clean),
+        "train" => (train, std_error.train),
+        "frozen" => (frozen, std_error.frozen),
+        _ => return None,
+    };
+    Some(predicted(mean, error))
 }
 
 fn pretraining_observables(solution: &pretrain::Solution) -> [Observable<Pretrained>; 9] {
@@ -192,7 +278,7 @@ fn pretraining_observables(solution: &pretrain::Solution) -> [Observable<Pretrai
     ]
 }
 
-fn finetuning_observables(solution: &lora::Solution) -> Vec<Observable<Finetuned>> {
+pub(super) fn finetuning_observables(solution: &lora::Solution) -> Vec<Observable<Finetuned>> {
     let lora::Solution { order, errors, cosines, std_error, .. } = solution;
     let mut all: Vec<Observable<Finetuned>> = vec![
         ("q", predicted(order.q, std_error.q), |stage| stage.q),
@@ -242,11 +328,24 @@ fn is_regular(law: &LearnedSpectrum, probability: f64) -> bool {
     regular
 }
 
+/// What the theory says of an observable.
+struct Prediction {
+    limit: Estimate,
+    /// The coefficient of `D^{-1/2}`, if it is known.
+    coefficient: Option<Estimate>,
+}
+
+impl Prediction {
+    fn of_limit(limit: Estimate) -> Self {
+        Self { limit, coefficient: None }
+    }
+}
+
 /// One row, or `None` without measurements.
 fn row(
     stage: Stage,
     observable: &str,
-    theory: Estimate,
+    prediction: Prediction,
     values: Vec<(usize, f64)>,
     expansion: Expansion,
 ) -> Option<Row> {
@@ -267,11 +366,22 @@ fn row(
         .filter(|size| size.estimate.std_error > 0.0)
         .map(|size| (size.dimension, size.estimate))
         .collect();
+    let Prediction { limit: theory, coefficient } = prediction;
+    let extrapolation = match &coefficient {
+        Some(_) if points.len() > 1 => {
+            Extrapolation { known_root: true, powers: expansion.powers_beside_root(points.len()) }
+        }
+        _ => Extrapolation { known_root: false, powers: expansion.powers(points.len()) },
+    };
     let simulation = match points[..] {
         [] => sizes.last()?.estimate,
         [(_, only)] => only,
-        _ => extrapolate(&points, expansion.power, expansion.order.min(points.len() - 1)),
+        _ => match &coefficient {
+            Some(coefficient) => extrapolate_with(&points, coefficient, &extrapolation.powers),
+            None => extrapolate_powers(&points, &extrapolation.powers),
+        },
     };
     let z = (simulation.mean - theory.mean) / simulation.std_error.hypot(theory.std_error);
-    Some(Row { stage, observable: observable.to_owned(), theory, simulation, z, sizes })
+    let observable = observable.to_owned();
+    Some(Row { stage, observable, theory, coefficient, simulation, extrapolation, z, sizes })
 }

@@ -38,6 +38,14 @@ pub struct Experiment {
     law: Option<Frozen>,
 }
 
+/// The scenario with the coefficients of `D^{-1/2}` of fine-tuning on trained weights, where they are known. An extrapolation then needs not fit them.
+fn with_coefficients(scenario: &Scenario, synthetic: bool) -> Scenario {
+    let mut asked = scenario.clone();
+    asked.options = scenario.options.with_finite_size(true);
+    let known = !synthetic && asked.lora.is_some() && asked.validate().is_ok();
+    if known { asked } else { scenario.clone() }
+}
+
 impl Experiment {
     /// Checks the scenario, the laboratory and the memory that they need, and solves the theory.
     ///
@@ -76,7 +84,7 @@ impl Experiment {
             }
             _ => None,
         };
-        let mut outcome = scenario.solve()?;
+        let mut outcome = with_coefficients(scenario, synthetic).solve()?;
         outcome.pretrain = outcome.pretrain.map(pretrain::Solution::into_converged).transpose()?;
         outcome.lora = outcome.lora.map(lora::Solution::into_converged).transpose()?;
         let law = match &outcome.pretrain {
@@ -155,7 +163,7 @@ impl Experiment {
         };
         let source = match (&stage, self.law) {
             (Some(pretraining::TrainedLayer { teacher, student, data, .. }), _) => {
-                Some(Source::Weights { teacher, student, data })
+                Some(Source::Weights { teacher, student, data: Some(data) })
             }
             (None, law) => law.map(Source::Law),
         };
@@ -256,10 +264,10 @@ impl Experiment {
     #[must_use]
     pub fn compare_to(&self, outcome: &Outcome, measurements: &[Measurement]) -> Comparison {
         let order = self.laboratory.order();
-        let integer = Expansion { power: 1.0, order };
+        let integer = Expansion::integer(order);
         // With trained weights, h(S) and chi chi^T share the sequences, which gives corrections of order
         // D^{-1/2}. In pre-training, h(S) and X X^T share them, but the corrections vanish if sigma is odd.
-        let half_integer = Expansion { power: 0.5, order: 2 * order };
+        let half_integer = Expansion::half_integer(order);
         // In cross-attention only the product of the queries and the keys has such corrections, and its law is even in both.
         let cross = self.scenario.model.attention() == Attention::Cross;
         let lora = if self.law.is_some() || cross { integer } else { half_integer };

@@ -158,3 +158,52 @@ fn test_errors(
     }
     sums.map(|sum| sum / count as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+    use crate::observables::linear_error_at;
+    use crate::simulate::laboratory::Laboratory;
+    use crate::simulate::random::Streams;
+    use crate::simulate::sequences::Shape;
+    use crate::simulate::statistics::Estimate;
+
+    /// The test error of linear attention has a closed form at every dimension, with and without a perturbation, for weights of either sign.
+    #[test]
+    fn linear_test_errors_have_their_closed_form_at_every_dimension() {
+        const BATCHES: usize = 64;
+        let training = Training::fresh(3.0, 0.5).unwrap().recalibrated(0.7).unwrap();
+        let laboratory = Laboratory { test_sequences: 4096 / BATCHES, ..Laboratory::default() };
+        for (tokens, dimension) in [(1, 6), (1, 30), (2, 5), (2, 12), (2, 60), (3, 8), (3, 25), (4, 10)] {
+            let model = Model::linear(tokens, 0.5).unwrap();
+            let shape = Shape { dimension, tokens };
+            let rng = &mut Streams { seed: 7, dimension, instance: 0 }.stream(Purpose::Teacher);
+            let matrix = |weights: &NetworkWeights| weights.matrix();
+            let [teacher, student] =
+                [2, 3].map(|width| NetworkWeights::attention(random::gaussian(rng, dimension, width)));
+            let [star, w] = [0, 1].map(|_| random::gaussian(rng, dimension, 1));
+            let frozen = matrix(&teacher) - matrix(&student) * training.beta();
+            let source = Source::Weights { teacher: &teacher, student: &student.into(), data: None };
+            let errors: Vec<[f64; 4]> = (0..BATCHES)
+                .map(|instance| {
+                    let streams = Streams { seed: 7, dimension, instance };
+                    let one = Instance { model: &model, laboratory: &laboratory, streams, shape };
+                    test_errors(&one, &training, &source, [&star, &w])
+                })
+                .collect();
+            let tuned = &frozen + matrix(&perturbation(&star)) - matrix(&perturbation(&w));
+            let untuned = &frozen + matrix(&perturbation(&star));
+            let forgotten = &frozen - matrix(&perturbation(&w));
+            let size = (dimension * dimension) as f64;
+            for (k, delta, difference) in
+                [(0, 0.5, &tuned), (1, 0.0, &tuned), (2, 0.5, &untuned), (3, 0.5, &forgotten)]
+            {
+                let found = Estimate::of(&errors.iter().map(|error| error[k]).collect::<Vec<_>>());
+                let exact = linear_error_at(tokens, dimension, delta, difference.norm_squared() / size);
+                let z = (found.mean - exact) / found.std_error;
+                assert!(z.abs() < 3.0, "T = {tokens}, D = {dimension}, error {k}: {found:?}, {exact}");
+            }
+        }
+    }
+}

@@ -41,7 +41,7 @@ impl Size {
 #[non_exhaustive]
 pub enum FrozenLogits {
     /// The logits are those of weights that were trained on sequences of the same dimension. The whole
-    /// pipeline is simulated, and the fine-tuning stage has corrections of order `D^{-1/2}`.
+    /// pipeline is simulated, and the fine-tuning stage has corrections of order `D^{-1/2}`, whose coefficients the theory knows.
     #[default]
     Trained,
     /// The logits are drawn from their law in the limit, given the overlaps, independently of the sequences.
@@ -83,9 +83,10 @@ pub struct Laboratory {
     /// Largest number of iterations of L-BFGS per training; 1 to 10,000,000.
     pub max_iterations: usize,
     /// Highest power of `1/D` in the extrapolation from several sizes. It is 0 to 4, less than the number of
-    /// sizes, and 1 if not given. If fine-tuning is on trained weights, or if pre-training has an activation
-    /// that is neither odd nor softmax, half-integer powers are fitted as well, as far as the number of sizes
-    /// allows.
+    /// sizes, and 1 if not given. If fine-tuning is on trained weights, the coefficient of `D^{-1/2}` is that of the theory where it is known
+    /// ([`FiniteSize`](crate::lora::FiniteSize)), and `D^{-3/2}` is fitted beside `1/D` from five sizes on. Where it is not known, and if
+    /// pre-training has an activation that is neither odd nor softmax, all half-integer powers are fitted, as far as the number of sizes
+    /// allows. [`Row::extrapolation`](super::Row::extrapolation) tells which powers were fitted.
     pub order: Option<usize>,
     /// Memory in bytes that all instances trained at the same time, one per thread, may take; at most 2^40.
     /// An experiment that would need more is refused.

@@ -26,7 +26,9 @@
 //! # Finite size
 //!
 //! Corrections are of order `1/D` in pre-training (`E` is some 19% too large at `D = 30` and 5% at `D = 120`, for `T = 3`, `alpha =
-//! 0.1`), and `D^{-1/2}` in fine-tuning on trained weights, because `h(S)` and `h1(w)` share the sequences. They are of order
+//! 0.1`), and `D^{-1/2}` in fine-tuning on trained weights, because `h(S)` and `h1(w)` share the sequences. The coefficients of `D^{-1/2}` in fine-tuning are
+//! predicted ([`lora::FiniteSize`](crate::lora::FiniteSize)), for one column and sequences that are not selected: [`compare`] then fits powers from `1/D` on only, and
+//! [`odd_differences`] measures the coefficients themselves. Corrections are of order
 //! `D^{-1/2}` in pre-training, too, if the activation is neither odd nor softmax, because `h(S)` and `X X^T` share the sequences (not in cross-attention, where the sign of the queries
 //! leaves only integer powers). Give several sizes to
 //! extrapolate, or fine-tune with [`FrozenLogits::Synthetic`] logits, where theory and simulation agree at a few hundred
@@ -45,6 +47,7 @@ mod layer;
 mod measurement;
 mod message_passing;
 mod minimise;
+mod odd;
 mod pairs;
 mod pretraining;
 mod principal;
@@ -56,11 +59,12 @@ mod truth;
 
 use std::ops::ControlFlow;
 
-pub use comparison::{AtSize, Comparison, Row, Stage};
+pub use comparison::{AtSize, Comparison, Extrapolation, Row, Stage};
 pub use experiment::Experiment;
 pub use laboratory::{FrozenLogits, Laboratory, Size};
 pub use measurement::{Finetuned, Measurement, Pretrained, TrainingRun as Run, TrainingStart};
 pub use message_passing::{Iteration, MessagePassing, Trajectory, message_passing};
+pub use odd::{OddDifferences, OddRow, odd_differences};
 pub use statistics::{Estimate, extrapolate};
 
 use crate::error::Error;

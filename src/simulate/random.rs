@@ -18,6 +18,7 @@ pub(super) enum Purpose {
     FinetuningStart,
     FinetuningTest,
     MessagePassing,
+    FrozenNoise,
 }
 
 /// One instance of an experiment at one dimension.

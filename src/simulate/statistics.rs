@@ -43,23 +43,52 @@ impl Estimate {
 #[must_use]
 pub fn extrapolate(points: &[(usize, Estimate)], power: f64, order: usize) -> Estimate {
     const MAX_ORDER: usize = 32;
-    let nowhere = Estimate { mean: f64::NAN, std_error: f64::NAN };
+    if order > MAX_ORDER {
+        return NOWHERE;
+    }
+    let powers: Vec<f64> = (1..=order).map(|k| power * k as f64).collect();
+    extrapolate_powers(points, &powers)
+}
+
+const NOWHERE: Estimate = Estimate { mean: f64::NAN, std_error: f64::NAN };
+
+/// Extrapolates to `D = infinity` like [`extrapolate`], with the form `a_0 + sum_k a_k D^{-p_k}` for the given powers `p_k > 0`.
+pub(super) fn extrapolate_powers(points: &[(usize, Estimate)], powers: &[f64]) -> Estimate {
     let positive = points.iter().all(|(_, estimate)| estimate.std_error > 0.0);
-    if points.len() <= order || order > MAX_ORDER || !positive {
-        return nowhere;
+    if points.len() <= powers.len() || !positive {
+        return NOWHERE;
     }
     // Dimensions are in units of the smallest one, to keep the system well conditioned.
     let unit = points.iter().map(|(dimension, _)| *dimension).min().unwrap_or(1) as f64;
-    let design = DMatrix::from_fn(points.len(), order + 1, |row, column| {
+    let design = DMatrix::from_fn(points.len(), powers.len() + 1, |row, column| {
         let (dimension, estimate) = points[row];
-        (dimension as f64 / unit).powf(-power * column as f64) / estimate.std_error
+        let power = if column == 0 { 0.0 } else { powers[column - 1] };
+        (dimension as f64 / unit).powf(-power) / estimate.std_error
     });
     let measured =
         DVector::from_iterator(points.len(), points.iter().map(|(_, point)| point.mean / point.std_error));
     let normal = design.tr_mul(&design);
-    let Some(covariance) = normal.try_inverse() else { return nowhere };
+    let Some(covariance) = normal.try_inverse() else { return NOWHERE };
     let coefficients = &covariance * design.tr_mul(&measured);
     Estimate { mean: coefficients[0], std_error: covariance[(0, 0)].sqrt() }
+}
+
+/// Extrapolates to `D = infinity` like [`extrapolate_powers`], where the coefficient of `D^{-1/2}` is known up to its own error.
+pub(super) fn extrapolate_with(
+    points: &[(usize, Estimate)],
+    coefficient: &Estimate,
+    powers: &[f64],
+) -> Estimate {
+    let of = |value: &dyn Fn(usize, &Estimate) -> f64| -> Vec<(usize, Estimate)> {
+        let at = |(d, point): &(usize, Estimate)| (*d, Estimate { mean: value(*d, point), ..*point });
+        points.iter().map(at).collect()
+    };
+    let root = |dimension: usize| (dimension as f64).powf(-0.5);
+    let rest = of(&|dimension, point| point.mean - coefficient.mean * root(dimension));
+    let limit = extrapolate_powers(&rest, powers);
+    // The limit is linear in the coefficient.
+    let slope = extrapolate_powers(&of(&|dimension, _| root(dimension)), powers).mean;
+    Estimate { std_error: limit.std_error.hypot(slope * coefficient.std_error), ..limit }
 }
 
 #[cfg(test)]
@@ -87,6 +116,27 @@ mod tests {
                 .collect();
             assert_relative_eq!(extrapolate(&points, power, order).mean, 1.0, max_relative = 1e-10);
         }
+    }
+
+    #[test]
+    fn a_known_coefficient_is_not_fitted() {
+        let point = |d: usize, std_error: f64| {
+            let x = d as f64;
+            (d, Estimate { mean: 1.0 + 3.0 / x.sqrt() - 20.0 / x, std_error })
+        };
+        let points = [point(40, 0.1), point(80, 0.2)];
+        let known = Estimate { mean: 3.0, std_error: 0.0 };
+        let limit = extrapolate_with(&points, &known, &[1.0]);
+        assert_relative_eq!(limit.mean, 1.0, max_relative = 1e-12);
+        // The extrapolation is 2 x(80) - x(40).
+        assert_relative_eq!(limit.std_error, (0.16_f64 + 0.01).sqrt(), max_relative = 1e-12);
+        let uncertain = extrapolate_with(&points, &Estimate { std_error: 0.5, ..known }, &[1.0]);
+        let slope = 2.0 / 80.0_f64.sqrt() - 1.0 / 40.0_f64.sqrt();
+        assert_relative_eq!(
+            uncertain.std_error,
+            (0.17_f64 + 0.25 * slope * slope).sqrt(),
+            max_relative = 1e-12
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use lora_asymptotics::Outcome;
 use lora_asymptotics::simulate::{
     Estimate, Experiment, FrozenLogits, Laboratory, Measurement, MessagePassing, Size, extrapolate,
-    message_passing,
+    message_passing, odd_differences,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -106,6 +106,15 @@ proptest! {
         black_box((comparison.to_string(), comparison.rms_z(), comparison.worst_z()));
         let nothing: Outcome = serde_json::from_str("{}").unwrap();
         prop_assert!(experiment.compare_to(&nothing, &known).rows.is_empty());
+    }
+
+    #[test]
+    fn odd_parts(scenario in scenario(), mut laboratory in laboratory()) {
+        bound_laboratory(&mut laboratory);
+        if let Some(found) = spoken(odd_differences(&scenario, &laboratory)) {
+            prop_assert_eq!(found.rows.len(), 8 * laboratory.sizes.len());
+            black_box((found.to_string(), found.rms_z()));
+        }
     }
 
     #[test]

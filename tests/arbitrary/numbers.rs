@@ -56,6 +56,8 @@ proptest! {
         black_box(observables::optimal_recalibration(a, b));
         black_box(observables::linear_pretraining_error(tokens, a));
         black_box(observables::linear_finetuning_error(tokens, d, &weights));
+        black_box(observables::linear_finetuning_error_slope(tokens, d, &weights, [e, f]));
+        black_box(observables::linear_error_at(tokens, tokens, d, e));
     }
 
     #[test]

@@ -131,11 +131,13 @@ pub fn options() -> impl Strategy<Value = Options> {
     let log2_nodes = prop_oneof![15 => Just(6_usize), 1 => Just(5), 1 => Just(64), 1 => Just(usize::MAX)];
     let scrambles = prop_oneof![15 => 1_usize..4, 1 => Just(0), 1 => Just(65), 1 => Just(usize::MAX)];
     let start = select(vec![Start::Informed, Start::Uninformed, Start::Best]);
-    (tolerance, max_iterations, log2_nodes, scrambles, any::<u64>(), start).prop_filter_map(
+    let finite_size = prop_oneof![3 => Just(false), 1 => Just(true)];
+    (tolerance, max_iterations, log2_nodes, scrambles, any::<u64>(), start, finite_size).prop_filter_map(
         "refused",
         |parts| {
-            let (tolerance, max_iterations, log2_nodes, scrambles, seed, start) = parts;
-            let mut options = Options::default().with_seed(seed).with_start(start);
+            let (tolerance, max_iterations, log2_nodes, scrambles, seed, start, finite_size) = parts;
+            let mut options =
+                Options::default().with_seed(seed).with_start(start).with_finite_size(finite_size);
             if let Some(tolerance) = tolerance {
                 options = spoken(options.with_tolerance(tolerance))?;
             }
@@ -184,10 +186,19 @@ pub fn finetuning() -> impl Strategy<Value = lora::Training> {
 pub fn frozen() -> impl Strategy<Value = Frozen> {
     let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
     let response = prop_oneof![1 => Just(None), 3 => parameter().prop_map(Some)];
-    (parameter(), parameter(), cosine, response).prop_filter_map("refused", |(q0, q, cosine, v)| {
-        let frozen = spoken(Frozen::new(q0, q, cosine * q0.sqrt() * q.sqrt()))?;
-        v.map_or(Some(frozen), |v| spoken(frozen.with_response(v)))
-    })
+    let moment = prop_oneof![6 => parameter(), 1 => number()];
+    let moments = prop_oneof![1 => Just(None), 2 => prop::array::uniform8(moment).prop_map(Some)];
+    (parameter(), parameter(), cosine, response, moments).prop_filter_map(
+        "refused",
+        |(q0, q, cosine, v, moments)| {
+            let mut frozen = spoken(Frozen::new(q0, q, cosine * q0.sqrt() * q.sqrt()))?;
+            if let Some([trace, trace0, a, b, c, d, e, f]) = moments {
+                let traced = spoken(frozen.with_traces(trace, trace0))?;
+                frozen = spoken(spoken(traced.with_cubes([a, b, c, d]))?.with_response_traces([e, f]))?;
+            }
+            v.map_or(Some(frozen), |v| spoken(frozen.with_response(v)))
+        },
+    )
 }
 
 pub fn scenario() -> impl Strategy<Value = Scenario> {

@@ -119,8 +119,9 @@ impl TrainingLaw<'_> {
         let target = label_coordinates(law, columns, first, &frozen);
         let observed = [&frozen, &target].map(|x| matrices(&basis, tokens, x, 1.0));
         let observed = [observed[0].as_slice(), observed[1].as_slice()];
-        let directions = [star.as_slice(), free.as_slice()];
-        let [mut of_frozen, of_label] = [0, 1].map(|i| shifts.shift(i, tokens, observed, &directions));
+        let both = [star.as_slice(), free.as_slice()];
+        let directions = if self.point.s2 > 0.0 { &both[..] } else { &both[..1] };
+        let [mut of_frozen, of_label] = [0, 1].map(|i| shifts.shift(i, tokens, observed, directions));
         let gram = shifts.gram(observed);
         let z = if law.sequences == Sequences::Reused {
             let points = layer.pretrained(law, &basis, &frozen, &target);

@@ -95,7 +95,8 @@ fn of_batch(
     let omega = combine(&block.star, &block.free, point.m, point.deviation());
     let mut logits = block.frozen.clone();
     layer.perturb(1, &mut logits, &omega, point.q());
-    let (slope, eps) = along_eps(&logits, &[&block.star, &block.free]);
+    let both = [block.star.as_slice(), block.free.as_slice()];
+    let (slope, eps) = along_eps(&logits, if point.s2 > 0.0 { &both } else { &both[..1] });
     let mut tuned = [eps, 0.0, 0.0];
     for (s, slope) in slope.chunks_exact(square).enumerate() {
         let own = s * n..(s + 1) * n;
@@ -108,7 +109,7 @@ fn of_batch(
             tuned[k + 1] += inner(slope, &change);
         }
     }
-    let (_, frozen) = along_eps(&block.frozen, &[&block.star]);
+    let (_, frozen) = along_eps(&block.frozen, &both[..1]);
     let share = 1.0 / size as f64;
     TestSlopes { tuned: tuned.map(|x| share * x), frozen: share * frozen }
 }

@@ -81,3 +81,60 @@ impl PretrainedBatch<'_> {
         matrices(self.basis, tokens, &shift, 1.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activation::{Linear, Unseen};
+    use crate::attention::Attention;
+    use crate::channel::general::{LastPoints, Prox};
+    use approx::assert_relative_eq;
+
+    /// For linear attention, `h = z_1 + p (t - z_1)` with `c = 4V/T^2` and `p = c/(1+c)`, and the first order is known in closed form:
+    /// `dh = dz_1 + p (dt - dz_1) - (p/2) {W + 2 W'', (z_1 - t)/(1+c)}`.
+    #[test]
+    fn linear_attention_in_closed_form() {
+        for tokens in [1, 2, 3] {
+            let basis = CoordinateBasis::new(tokens, Attention::Tied, Unseen::Nothing);
+            let count = basis.dimension();
+            let numbers = |k: usize| -> Vec<f64> { (0..count).map(|i| ((3 * i + k) as f64).sin()).collect() };
+            let matrix = |k: usize| matrices(&basis, tokens, &numbers(k), 1.0);
+            let (omega, target, v) = (numbers(0), numbers(1), 1.7);
+            let label = attention(&Linear, tokens, &matrix(1));
+            let stiffness = vec![0.5 / v; count];
+            let prox = Prox {
+                activation: &Linear,
+                map: &basis,
+                label: &label,
+                omega: &omega,
+                stiffness: &stiffness,
+            };
+            let points = prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, &target));
+            let (field, of_label, gram, response) = (matrix(2), matrix(3), matrix(4), matrix(5));
+            let batch = PretrainedBatch {
+                activation: &Linear,
+                basis: &basis,
+                points: &points,
+                label: &matrix(1),
+                response: v,
+            };
+            let shift = batch.shift(&PretrainedShifts {
+                field: &field,
+                label: &of_label,
+                gram: &gram,
+                response: &response,
+            });
+            let c = 4.0 * v / (tokens * tokens) as f64;
+            let p = c / (1.0 + c);
+            let rest: Vec<f64> =
+                matrix(0).iter().zip(matrix(1)).map(|(omega, t)| (omega - t) / (1.0 + c)).collect();
+            let metric: Vec<f64> = gram.iter().zip(&response).map(|(w, r)| w + 2.0 * r).collect();
+            let mut expected: Vec<f64> = field.iter().zip(&of_label).map(|(z, t)| z + p * (t - z)).collect();
+            add_product(tokens, -0.5 * p, &metric, &rest, &mut expected);
+            add_product(tokens, -0.5 * p, &rest, &metric, &mut expected);
+            for (x, y) in shift.iter().zip(expected) {
+                assert_relative_eq!(*x, y, epsilon = 1e-9);
+            }
+        }
+    }
+}
