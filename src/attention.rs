@@ -18,6 +18,7 @@ use crate::activation::Unseen;
 ///
 /// The variance of the label noise is `Delta` in every coordinate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Attention {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The estimator that gave the divergences of `g`. Both estimators are exact on average; the more accurate
 /// one is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Divergence {

@@ -222,7 +222,7 @@ impl Error {
         Err(Self::NotConverged { stage, status, residual, iterations, point, hint: status.hint() })
     }
 
-    /// A stable, machine-readable name of the variant, as printed by `examples/solve.rs`.
+    /// A stable, machine-readable name of the variant, as printed by the command `lora-asymptotics solve`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

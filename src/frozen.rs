@@ -18,24 +18,33 @@ use crate::observables::{self, WeightOverlaps};
 #[serde(try_from = "FrozenFields", into = "FrozenFields")]
 pub struct Frozen(FrozenFields);
 
-/// Frozen weights as they are read and written.
+/// Overlaps of the frozen weights, measured or assumed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "Frozen")]
 pub(crate) struct FrozenFields {
+    /// `Q0 = |S*|_F^2/D^2` of the true weights; > 0.
     q0: f64,
+    /// `Q = |S-hat|_F^2/D^2` of the frozen weights; >= 0.
     q: f64,
+    /// `M = Tr(S-hat^T S*)/D^2`; 0 to `sqrt(Q Q0)`.
     m: f64,
+    /// `V`, the linear response of the pre-training, which reused sequences need; >= 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     v: Option<f64>,
+    /// `tr s-hat`. The coefficients of `D^{-1/2}` (`options.finite_size`) need it and the next two fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trace: Option<f64>,
+    /// `tr s*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trace0: Option<f64>,
+    /// `tr s-hat^3`, `tr s-hat^2 s*`, `tr s-hat s*^2` and `tr s*^3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cubes: Option<[f64; 4]>,
+    /// `tr(Rbar s-hat)` and `tr(Rbar s*)` of the response of the pre-training, which the coefficients need on reused sequences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     response_traces: Option<[f64; 2]>,
-    /// `None` where nothing was said, and for tied attention.
+    /// The attention of the model. It is `None` where nothing was said, and for tied attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attention: Option<Attention>,
 }

@@ -76,7 +76,7 @@
 //!
 //! These modules are features of the package, which a plain dependency does not compile: `optimize`, `sweep`,
 //! `simulate`, and `scenario` for [`Scenario`] and [`Outcome`] as JSON, which the others need. The feature
-//! `full` turns on all of them.
+//! `full` turns on all of them. Beside them, `schema` derives the JSON Schemas, which `scenario::schema` has as texts without it.
 //!
 //! # Add your own
 //!

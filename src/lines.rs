@@ -14,12 +14,13 @@
 
 use std::io::{self, BufRead, Write};
 
+use serde::Serialize;
 use serde_json::json;
 
 use crate::error::{Cause, Error};
 use crate::json::without_mark;
 use crate::parallel;
-use crate::scenario::{Outcome, Scenario};
+use crate::scenario::Scenario;
 
 /// The number of lines that [`solve`] answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,31 +41,53 @@ pub struct Summary {
 /// # Errors
 /// The errors of reading and writing. After an error of the output, such as [`io::ErrorKind::BrokenPipe`],
 /// nothing more is read or solved.
-pub fn solve(input: impl BufRead, mut output: impl Write) -> io::Result<Summary> {
+pub fn solve(input: impl BufRead, output: impl Write) -> io::Result<Summary> {
+    answer(input, output, Scenario::solve)
+}
+
+/// Like [`solve`], with another answer to a scenario than its outcome.
+///
+/// ```
+/// use lora_asymptotics::lines;
+///
+/// let input = br#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}}, "pretrain": {"alpha": 0.2, "lambda": 0.1}}"#;
+/// let mut output = Vec::new();
+/// lines::answer(&input[..], &mut output, |scenario| scenario.validate().map(|()| "valid"))?;
+/// assert_eq!(output, b"\"valid\"\n");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// The errors of [`solve`]. An error of `answer` is written in the place of the answer.
+pub fn answer<T: Serialize>(
+    input: impl BufRead,
+    mut output: impl Write,
+    mut answer: impl FnMut(&Scenario) -> Result<T, Error>,
+) -> io::Result<Summary> {
     let mut summary = Summary::default();
     for line in input.split(b'\n') {
         let line = line?;
         if without_mark(&line).trim_ascii().is_empty() {
             continue;
         }
-        let answer = match solve_line(&line) {
-            Ok(outcome) => serde_json::to_string(&outcome)?,
+        let written = match read(&line).and_then(|scenario| answer(&scenario)) {
+            Ok(value) => serde_json::to_string(&value)?,
             Err(error) => {
                 summary.failed += 1;
                 json!({"error": {"kind": error.kind(), "message": error.to_string()}}).to_string()
             }
         };
-        writeln!(output, "{answer}")?;
+        writeln!(output, "{written}")?;
         output.flush()?;
         summary.answered += 1;
     }
     Ok(summary)
 }
 
-fn solve_line(line: &[u8]) -> Result<Outcome, Error> {
+fn read(line: &[u8]) -> Result<Scenario, Error> {
     let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(Cause::of(error)))?;
     let scenario = Scenario::from_json(text)?;
     // A solve would panic if no threads can be started.
     parallel::threads()?;
-    scenario.solve()
+    Ok(scenario)
 }

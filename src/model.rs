@@ -51,21 +51,30 @@ pub enum Teacher {
     },
 }
 
-/// A teacher in the form in which it is read and written.
+/// The law of the teacher's spectrum.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields, rename = "Teacher")]
 enum TeacherFields {
+    /// `S* = P0^{-1/2} W* W*^T`, or the product of two Gaussian matrices for cross-attention.
     Wishart {
+        /// Width of the teacher, `P0/D`; 1e-5 to 1e6.
         kappa0: f64,
     },
+    /// A list of numbers of the same weight, which are not rescaled.
     Spectrum {
+        /// Eigenvalues of `S*/sqrt(D)`, for tied attention.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         eigenvalues: Option<Vec<f64>>,
+        /// Singular values of `S*/sqrt(D)`, for cross-attention.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         singular_values: Option<Vec<f64>>,
     },
+    /// Numbers proportional to `i^(-exponent)`, scaled to `Q0 = 1`.
     PowerLaw {
+        /// Decay of the spectrum; 0 to 100.
         exponent: f64,
+        /// Number of eigenvalues, or of singular values; 1 to 10,000.
         dimension: usize,
     },
 }
@@ -237,17 +246,24 @@ impl PartialEq for Taught {
     }
 }
 
-/// A model in the form in which it is read and written.
+/// One attention layer with its label noise and its teacher.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "Model")]
 pub(crate) struct ModelFields {
+    /// Tokens per sequence; 1 to 8 for linear attention, 2 to 8 otherwise.
     tokens: usize,
+    /// The activation.
     activation: ActivationName,
+    /// Whether queries and keys have the same weights.
     #[serde(default, skip_serializing_if = "Attention::is_tied")]
     attention: Attention,
+    /// Variance of the label noise; >= 0.
     delta: f64,
+    /// Factor on the logits, for every activation but the linear one; 1e-6 to 1e6, and 1 if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inverse_temperature: Option<f64>,
+    /// The teacher, which pre-training needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     teacher: Option<TeacherFields>,
 }

@@ -10,6 +10,7 @@ use crate::fixed_point::Tolerance;
 
 /// The choice among several fixed points of the fine-tuning equations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Start {
@@ -48,17 +49,24 @@ impl fmt::Display for Start {
 #[serde(try_from = "OptionsFields", into = "OptionsFields")]
 pub struct Options(OptionsFields);
 
-/// The options in the form in which they are read and written.
+/// Numerical options, shared by both stages.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename = "Options")]
 pub(crate) struct OptionsFields {
+    /// Largest undamped residual of a converged solve; 1e-14 to 0.1. It follows the noise of the averages if it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     tolerance: Option<f64>,
+    /// Bound on the number of iterations; 1 to 1,000,000.
     max_iterations: usize,
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble; 6 to 20.
     #[serde(skip_serializing_if = "Option::is_none")]
     log2_nodes: Option<usize>,
+    /// Number of independent scrambles; 1 to 64. Standard errors need at least 2.
     scrambles: usize,
+    /// Seed of the scrambles.
     seed: u64,
+    /// The choice among several fixed points of the fine-tuning stage.
     start: Start,
     #[serde(skip_serializing_if = "is_false")]
     finite_size: bool,

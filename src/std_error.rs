@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// exact to quadrature, and if there is no estimate: with a single scramble, or for a solve that has not
 /// converged (see its status).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct StdError {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A verdict tells how far a replica-symmetric prediction can be trusted. A worse verdict is the larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Verdict {
@@ -34,6 +35,18 @@ impl Verdict {
     #[must_use]
     pub fn is_reliable(self) -> bool {
         self != Self::Unreliable
+    }
+
+    /// Advice on what to do with the prediction.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Good => "the prediction can be used",
+            Self::Marginal => "expect errors of some percent",
+            Self::Unreliable => {
+                "do not use this prediction: replica symmetry needs more data or a larger ridge"
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::quadrature::{chi_square_cdf, chi_square_quantile};
 
 /// The coordinates of the frozen logits `z` that enter the score of active selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
     /// `|z|_F`, all coordinates: `T(T+1)/2` of tied attention, `T^2` of cross-attention.
@@ -38,11 +39,14 @@ impl fmt::Display for Score {
 #[serde(try_from = "SelectionFields", into = "SelectionFields")]
 pub struct Selection(SelectionFields);
 
-/// The serialised form of a selection.
+/// A selection of the sequences with the smallest scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "Selection")]
 pub(crate) struct SelectionFields {
+    /// Fraction kept; above 0, at most 1.
     fraction: f64,
+    /// The score.
     #[serde(default)]
     score: Score,
 }

@@ -33,13 +33,17 @@ impl Sequences {
     }
 }
 
-/// The serialised form of the sequences.
+/// The sequences that fine-tuning is trained on. The test law is always that of new sequences.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", rename = "Sequences")]
 pub(crate) enum SequencesFields {
+    /// New sequences.
     #[default]
     Fresh,
+    /// A subset of the pre-training sequences, with the same label noise.
     Reused,
+    /// Sequences selected among new ones by a score of the frozen logits.
     Active(SelectionFields),
 }
 

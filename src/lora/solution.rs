@@ -16,6 +16,7 @@ use crate::std_error::{Named, StdError};
 /// of the sums of the squares over the columns, and the means over the columns of `v` and of the conjugates. For two factors they are
 /// `q = sqrt(tr q_b q_a)` and `m = sqrt(tr m_b m_a)`, and the means over the columns of both.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FinetuningOrder {
     /// `q = |w-hat|^2/D`.
     #[serde(deserialize_with = "number")]
@@ -42,6 +43,7 @@ pub struct FinetuningOrder {
 
 /// Order parameters and conjugates of one column of a factor of the weights, with their standard errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ColumnOrder {
     /// `q_k = |w-hat_k|^2/D`.
@@ -77,6 +79,7 @@ pub struct ColumnOrder {
     reason = "there are a few columns at most, and a box would stand in the way of their fields"
 )]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum FinetuningColumn {
@@ -93,6 +96,7 @@ pub enum FinetuningColumn {
 
 /// Errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FinetuningErrors {
     /// `E'` on new sequences with noisy labels.
@@ -123,6 +127,7 @@ pub struct FinetuningErrors {
 /// Half the variance, per coordinate, of the part of the label's logits that the frozen weights leave
 /// unexplained (linear attention). In cross-attention it is the whole variance, `Delta + Q0 - 2 beta M + beta^2 Q` on new sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct EffectiveNoise {
     /// On the training sequences; `None` if it is not a scalar (selection by the centred score).
@@ -134,6 +139,7 @@ pub struct EffectiveNoise {
 
 /// The start from which the returned fixed point was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Branch {
@@ -154,6 +160,7 @@ impl fmt::Display for Branch {
 
 /// A solved fine-tuning stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FinetuningSolution {
     /// Order parameters and conjugates.

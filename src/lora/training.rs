@@ -32,19 +32,27 @@ pub struct Finetuning {
     sequences: Sequences,
 }
 
-/// The serialised form of a training.
+/// How the perturbation is trained: the amount of data, the ridge, the recalibration, and the sequences.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "Training")]
+#[cfg_attr(feature = "schema", schemars(rename = "Finetuning"))]
 pub(crate) struct LoraFields {
+    /// Number of sequences trained on (after selection), over `D`; > 0.
     alpha: f64,
+    /// Ridge; >= 0. Empirical risk minimisation needs it, and the Bayes-optimal estimator refuses it.
     #[serde(default)]
     lambda: Option<f64>,
+    /// Number of columns of the learned weights; 1 to 8.
     #[serde(default = "single")]
     rank: usize,
+    /// Variance of the entries of the true perturbation, or a list with one variance for each of its columns; > 0.
     #[serde(default)]
     q0: VariancesFields,
+    /// Recalibration of the frozen weights, a factor on them; >= 0.
     #[serde(default = "one")]
     beta: f64,
+    /// The sequences trained on.
     #[serde(default)]
     sequences: SequencesFields,
 }

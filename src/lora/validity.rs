@@ -31,6 +31,7 @@ const SMALLEST_RATIO_OF_FACTORS: [f64; 2] = [0.985, 0.95];
 /// The proximal operator jumps, so that the replicon is formally infinite. The gauges below are therefore
 /// practical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FinetuningValidity {
     /// `J = alpha' (jump part of div_omega g)/|vhat|`: the share of the response that comes from jumps.

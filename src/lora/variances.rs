@@ -17,11 +17,15 @@ pub(super) struct Variances {
     columns: usize,
 }
 
-/// Variances as they are read: a number for a single column, or one number per column.
+/// A number for a single column, or one number per column.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "lora.q0: a number, or a list of numbers")]
+#[cfg_attr(feature = "schema", schemars(rename = "Variances"))]
 pub(super) enum VariancesFields {
+    /// The variance of a single column.
     One(f64),
+    /// One variance per column, 1 to 8 of them.
     Each(Vec<f64>),
 }
 

@@ -16,6 +16,7 @@ use crate::std_error::{Named, StdError};
 
 /// Order parameters of pre-training and their conjugates. The factor `4 alpha` of the conjugates is `alpha` in cross-attention.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PretrainingOrder {
     /// `Q = D^{-2} |S-hat|_F^2`.
     #[serde(deserialize_with = "number")]
@@ -39,6 +40,7 @@ pub struct PretrainingOrder {
 
 /// Errors per sequence, in the units of the loss `|sigma(h) - sigma(h*)|_F^2`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingErrors {
     /// `E` on new sequences with noisy labels.
@@ -54,6 +56,7 @@ pub struct PretrainingErrors {
 
 /// A solved pre-training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingSolution {
     /// The attention of the layer.

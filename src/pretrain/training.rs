@@ -49,15 +49,21 @@ pub struct Pretraining {
     parametrisation: Parametrisation,
 }
 
-/// The serialised form of a training.
+/// How the layer is pre-trained: the amount of data, the ridge, and the width of the student.
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "Training")]
+#[cfg_attr(feature = "schema", schemars(rename = "Pretraining"))]
 pub(crate) struct PretrainFields {
+    /// Number of sequences over `D^2`; > 0.
     alpha: f64,
+    /// Ridge; >= 0. Empirical risk minimisation needs it, and the Bayes-optimal estimator refuses it.
     #[serde(default)]
     lambda: Option<f64>,
+    /// Width of the student over `D`; > 0, and 1 if it is left out. Direct training has none.
     #[serde(default)]
     kappa: Option<f64>,
+    /// Which parameters the ridge shrinks.
     #[serde(default)]
     parametrisation: Parametrisation,
 }

@@ -20,6 +20,7 @@ const MARGINAL: [f64; 2] = [1e-2, 1.0];
 
 /// Gauges of replica symmetry at the returned fixed point, and the verdict that follows from them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingValidity {
     /// Fraction of the samples whose proximal problem has several minima, as far as different starts find

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The estimator of the weights that a scenario studies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimator {

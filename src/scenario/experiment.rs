@@ -41,19 +41,26 @@ pub struct Scenario {
     pub options: Options,
 }
 
-/// A scenario as it is read, before the values of its fields are checked.
+/// One experiment: a pre-training, or frozen weights given by hand, and a fine-tuning on top.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename = "Scenario")]
 pub(crate) struct ScenarioFields {
+    /// The layer, and its teacher if there is a pre-training.
     model: ModelFields,
+    /// The pre-training stage.
     #[serde(default)]
     pretrain: Option<PretrainFields>,
+    /// Overlaps of the frozen weights, in place of a pre-training and a teacher.
     #[serde(default)]
     frozen: Option<FrozenFields>,
+    /// The fine-tuning stage.
     #[serde(default)]
     lora: Option<LoraFields>,
+    /// The estimator.
     #[serde(default)]
     estimator: Estimator,
+    /// How to solve.
     #[serde(default)]
     options: OptionsFields,
 }

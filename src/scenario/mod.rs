@@ -1,8 +1,8 @@
 //! One experiment end to end, as plain data: the public JSON schema.
 //!
 //! A [`Scenario`] says what to solve, and an [`Outcome`] holds the solutions. Both are plain structs that serde
-//! turns into JSON with the same names. `examples/solve.rs` reads scenarios line by line and writes one outcome
-//! for each. The activation of a scenario in JSON is one of the names of
+//! turns into JSON with the same names. The command `lora-asymptotics solve` reads scenarios line by line and writes one
+//! outcome for each. [`schema`] has the JSON Schemas of both. The activation of a scenario in JSON is one of the names of
 //! [`ActivationName`](crate::ActivationName). A [`Scenario`] made in Rust may have any activation and any teacher, but
 //! writing one that comes from outside is an error.
 //!
@@ -25,6 +25,7 @@ mod estimator;
 mod experiment;
 mod outcome;
 mod rows;
+pub mod schema;
 mod skipped;
 mod wire;
 

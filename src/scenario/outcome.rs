@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::skipped::Skipped;
-use super::wire::{BoundWire, OutcomeWire, StageWire};
+use super::wire::{BoundWire, OutcomeWire, StageWire, VERSION};
 use crate::{lora, pretrain};
 
 /// The outcome of a scenario, with one entry per stage that was asked for.
@@ -40,7 +40,7 @@ pub struct Bound {
 
 impl Outcome {
     /// Version of the JSON schema of outcomes.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = VERSION;
 }
 
 impl From<Bound> for BoundWire {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The reason why a stage that was asked for has no solution. JSON has `{"status": "skipped", "reason": ..}` in
 /// the place of the solution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Skipped {

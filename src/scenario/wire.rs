@@ -7,24 +7,37 @@ use serde_json::Value;
 use super::skipped::Skipped;
 use crate::{lora, pretrain};
 
-/// An outcome in the form in which it is written.
+/// Version of the schema of outcomes.
+pub(super) const VERSION: u32 = 1;
+
+/// The outcome of a scenario, with one entry per stage that was asked for. Numbers are null where a solve left the range of
+/// double precision.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Outcome"))]
 pub(super) struct OutcomeWire {
+    /// Version of the schema.
     #[serde(default = "first_version")]
+    #[cfg_attr(feature = "schema", schemars(extend("const" = VERSION)))]
     pub(super) version: u32,
+    /// The pre-training stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pretrain: Option<StageWire<pretrain::Solution, pretrain::BayesSolution>>,
+    /// The fine-tuning stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) lora: Option<StageWire<lora::Solution, lora::BayesSolution>>,
+    /// The Bayes-optimal stages, if both estimators were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bayes_optimal: Option<BoundWire>,
 }
 
-/// Bayes-optimal stages in the form in which they are written.
+/// The Bayes-optimal stages. Fine-tuning is on top of Bayes-optimal pre-training, or of the frozen weights that were given.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Bound"))]
 pub(super) struct BoundWire {
+    /// The pre-training stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pretrain: Option<pretrain::BayesSolution>,
+    /// The fine-tuning stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) lora: Option<StageWire<Never, lora::BayesSolution>>,
 }
@@ -33,24 +46,48 @@ pub(super) struct BoundWire {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Never {}
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Never {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Never".into()
+    }
+
+    /// No value has this type.
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        false.into()
+    }
+}
+
 /// One stage, of either estimator, or its absence.
 #[derive(Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
 #[serde(untagged)]
 pub(super) enum StageWire<E, B> {
+    /// Empirical risk minimisation.
     Erm(E),
+    /// The posterior mean.
     BayesOptimal(B),
+    /// No solution.
     Skipped(Absence),
 }
 
 /// A stage that was skipped.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(super) struct Absence {
+    /// It says that the stage was skipped.
     status: SkippedStatus,
+    /// The reason.
     reason: Skipped,
 }
 
 /// The status of a stage that was skipped.
 #[derive(Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 enum SkippedStatus {
     Skipped,

@@ -9,6 +9,7 @@ use crate::std_error::StdError;
 
 /// Order parameters of the Bayes-optimal estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FinetuningBayesOrder {
     /// `q = |E[w* | data]|^2/D`: the overlap of two draws of the posterior, and of one draw with the truth.
@@ -21,6 +22,7 @@ pub struct FinetuningBayesOrder {
 
 /// Least errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FinetuningBayesErrors {
     /// `E'_BO` of the best prediction of noisy labels of new sequences.
@@ -36,6 +38,7 @@ pub struct FinetuningBayesErrors {
 
 /// One stable fixed point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BayesBranch {
     /// The overlap.
@@ -54,6 +57,7 @@ pub struct BayesBranch {
 
 /// The two branches. They are the same where there is one stable fixed point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BayesBranches {
     /// The fixed point that message passing reaches without initial information: the one of smallest stable
@@ -65,6 +69,7 @@ pub struct BayesBranches {
 
 /// The Bayes-optimal fine-tuning stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FinetuningBayesSolution {
     /// Order parameters of the algorithmic branch.

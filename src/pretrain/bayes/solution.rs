@@ -11,6 +11,7 @@ use crate::std_error::StdError;
 
 /// Order parameters of the Bayes-optimal estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingBayesOrder {
     /// `Q_BO = D^{-2} |E[S* | data]|_F^2`: the overlap of two draws of the posterior, and of one draw with
@@ -25,6 +26,7 @@ pub struct PretrainingBayesOrder {
 
 /// Least errors per sequence, in the units of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingBayesErrors {
     /// Error of the best prediction of noisy labels of new sequences.
@@ -37,6 +39,7 @@ pub struct PretrainingBayesErrors {
 
 /// The Bayes-optimal pre-training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingBayesSolution {
     /// The attention of the layer.
