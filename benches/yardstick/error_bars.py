@@ -3,7 +3,7 @@
 In brackets, the root mean square of z, the distance from the mean over seeds in reported standard errors, which a few much too large errors
 cannot hide, and the spread itself. Solves without a standard error are left out.
 
-    python3 error_bars.py path/to/the/example/solve [--seeds 50]
+    python3 error_bars.py "path/to/lora-asymptotics solve" [--seeds 50]
 
 From 50 seeds, a ratio is known to some 10%, and more where the errors of a single solve, from eight scrambles, vary much. Needs Linux, and
 nothing but the standard library.

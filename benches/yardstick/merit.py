@@ -5,8 +5,10 @@ deviations of q and of the test error over the seeds, with the root mean square 
 ratio of CPU time times variance, old over new, of q, of the test error, and in the geometric mean of both. The last column is the difference
 of the means in combined standard errors, which must not exceed 4.
 
-    cargo build --release --example solve      # in a checkout of each commit
-    python3 merit.py path/to/old/solve path/to/new/solve [--seeds 24] [--only lora]
+    cargo build --release -p lora-asymptotics-cli      # in a checkout of each commit
+    python3 merit.py "path/to/old/lora-asymptotics solve" "path/to/new/lora-asymptotics solve" [--seeds 24] [--only lora]
+
+In commits before there was this program, it is the example `solve`, without an argument.
 
 Needs Linux, and nothing but the standard library. The exit status is 1 if values disagree. From 24 seeds, a gain is known to some 40%, as
 variances are.

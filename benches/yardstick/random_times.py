@@ -5,7 +5,7 @@ number of tokens the median, the 90% quantile and the worst CPU time, and the sl
 programs, such as those of two commits, every `--stride`-th scenario is solved by all of them, and the differences of q and of the test error between each
 program and the first are counted in combined reported standard errors.
 
-    python3 random_times.py path/to/new/solve [path/to/old/solve] [--count 60] [--stride 1] [--slowest 5]
+    python3 random_times.py "path/to/new/lora-asymptotics solve" ["path/to/old/lora-asymptotics solve"] [--count 60] [--stride 1] [--slowest 5]
 
 Needs Linux, and nothing but the standard library.
 """

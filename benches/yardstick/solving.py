@@ -1,19 +1,20 @@
-"""Runs the example `solve` on one thread, and takes its CPU time and standard deviations over seeds."""
+"""Runs the program `lora-asymptotics solve` on one thread, and takes its CPU time and standard deviations over seeds."""
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import tempfile
 
 
 def solve(program, scenarios):
-    """User CPU seconds of one process that solves all scenarios, and their outcomes."""
+    """User CPU seconds of one process that solves all scenarios, and their outcomes. The program may have arguments."""
     lines = "".join(json.dumps(scenario) + "\n" for scenario in scenarios)
     environment = os.environ | {"RAYON_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as found:
         given.write(lines)
         given.seek(0)
-        process = subprocess.Popen([program], stdin=given, stdout=found, env=environment)
+        process = subprocess.Popen(shlex.split(program), stdin=given, stdout=found, env=environment)
         _, _, usage = os.wait4(process.pid, 0)
         found.seek(0)
         outcomes = [json.loads(line) for line in found]
