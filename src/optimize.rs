@@ -151,7 +151,7 @@ impl Variable {
 
     /// The ranks to try, if the variable is the rank.
     fn ranks(&self) -> Option<RangeInclusive<usize>> {
-        (self.parameter == Parameter::Rank).then(|| self.low as usize..=self.high as usize)
+        (self.parameter == Parameter::Rank).then_some(self.low as usize..=self.high as usize)
     }
 
     /// The coordinate of the search: the logarithm of the value, or for a share the logarithm of the odds.
