@@ -47,6 +47,7 @@ use crate::std_error::{Named, StdError};
 /// predicted: for the alignment and the test error of linear attention it is the larger one below `D` of some hundreds.
 /// Source: this project.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FiniteSize {
     /// The coefficient of `order.q`.

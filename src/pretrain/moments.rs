@@ -14,6 +14,7 @@ use crate::status::Status;
 /// With `s-hat = f(Y)`, `Y = Mhat s* + sqrt(Qhat) Z` and `f(x) = (x - 2 lambda sqrt(kappa))_+/Vhat` they are integrals over the spectrum of
 /// `Y`. Fine-tuning on top of these weights needs them for its [coefficients of `D^{-1/2}`](crate::lora::FiniteSize).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PretrainingMoments {
     /// `tr s*`. The trace of `s-hat` is the `trace` of the solution.
