@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::estimator::Estimator;
 use super::outcome::{Bound, Outcome};
 use super::skipped::Skipped;
-#[cfg(feature = "sweep")]
 use crate::attention::Attention;
+#[cfg(feature = "sweep")]
 use crate::error::Cause;
 use crate::error::Error;
 use crate::frozen::{Frozen, FrozenFields};
