@@ -41,9 +41,11 @@ fn the_parts_are_the_error() {
                 let split = ErrorSplit::new(&model, &training, &solution).unwrap();
                 let what = format!("{teacher:?}, {tokens}, {delta}, {alpha}, {lambda}: {split:?}");
                 assert!(split.missed >= 0.0 && split.shrinkage >= 0.0 && split.noise_fitted >= 0.0, "{what}");
-                assert!(split.residual < 1e-7, "{what}");
+                assert!(split.residual < 2e-6, "{what}");
                 let prefactor = (tokens as f64 + 1.0) / tokens as f64;
-                assert_close(&what, prefactor * split.total(), solution.errors.test_clean, 1e-6);
+                // The sum differs by twice the overlap that is not resolved.
+                let error = prefactor * 2.0 * split.residual * solution.q0 / solution.errors.test_clean;
+                assert_close(&what, prefactor * split.total(), solution.errors.test_clean, error + 1e-9);
             }
         }
     }
@@ -58,7 +60,7 @@ fn direct_training_is_in_closed_form() {
             let solution = solve(&model, &training);
             let split = ErrorSplit::new(&model, &training, &solution).unwrap();
             let pretrain::Order { v, q_hat, m_hat, .. } = solution.order;
-            assert!(split.missed < 1e-7, "{split:?}");
+            assert!(split.missed < 1e-12, "{split:?}");
             assert_close("shrinkage", split.shrinkage, (1.0 - m_hat * v).powi(2) * solution.q0, 1e-6);
             assert_close("noise", split.noise_fitted, q_hat * v * v, 1e-6);
         }

@@ -184,6 +184,8 @@ fn linear_attention_is_compatible_through_the_general_channel() {
         let options = options(10);
         // The closed form of direct training and the search for its fixed point have nothing in common but the output channel.
         for training in [training, training.direct()] {
+            // The averages of direct training are exact on any nodes, so that there is no noise to which a tolerance could be matched.
+            let options = options.with_tolerance(1e-11).unwrap();
             let special = pretrained(&model, &training, &options);
             let through = pretrained(&general(&model, Arc::new(Linear)), &training, &options);
             assert_compatible(&format!("T = {tokens}, {training:?}"), &special, &through);

@@ -2,7 +2,7 @@
 //! fine-tuning, along the ridge `lambda'` at fixed data (full lines), and along the data `alpha'` at a fixed ridge (dashed). All curves begin, at
 //! `q = 0`, at the frozen weights: the errors of pre-training on both tasks. The parameters are `T = 2`, `Delta = .5`, frozen weights with the
 //! overlaps of a pre-training at `alpha = .2`, `kappa0 = .5`, `kappa = 1`, `lambda = .05`, and fresh sequences. With `--simulate`, markers show networks trained
-//! on frozen logits of the same law.
+//! on frozen logits of the same law, at `D = 200`.
 //!
 //! ```text
 //! cargo run --release -p gallery --example forgetting -- --simulate
@@ -94,7 +94,7 @@ fn row(
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let (count, log2_nodes) = if arguments.full { (61, 13) } else { (25, 10) };
+    let (count, log2_nodes) = if arguments.full { (61, 12) } else { (21, 10) };
     let (mut rows, mut trained) = (Vec::new(), Vec::new());
     let mut starts = Vec::new();
     for (activation, alphas) in ALPHAS {
@@ -102,7 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for alpha in alphas {
             let axes = format!(
                 r#"{{"field": "lora.alpha", "values": [{alpha}]}},
-                   {{"field": "lora.lambda", "from": 20.0, "to": 0.05, "count": {count}, "scale": "log"}}"#
+                   {{"field": "lora.lambda", "from": 60.0, "to": 0.05, "count": {count}, "scale": "log"}}"#
             );
             let records = solve(&grid(activation, &first, log2_nodes, &axes))?;
             rows.extend(records.iter().filter_map(|record| {
@@ -112,7 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for lambda in LAMBDAS {
             let axes = format!(
                 r#"{{"field": "lora.lambda", "values": [{lambda}]}},
-                   {{"field": "lora.alpha", "from": 40.0, "to": 1.0, "count": {count}, "scale": "log"}}"#
+                   {{"field": "lora.alpha", "from": 40.0, "to": 2.0, "count": {count}, "scale": "log"}}"#
             );
             let records = solve(&grid(activation, &first, log2_nodes, &axes))?;
             rows.extend(
@@ -127,7 +127,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let sweep = Sweep::from_json(&grid(activation, &first, log2_nodes, axes))?;
             for alpha in alphas {
                 for lambda in [0.3, 1.0, 2.0] {
-                    let Some(point) = train(&sweep.at(&[alpha, lambda])?, arguments.full)? else { continue };
+                    let Some(point) = train(&sweep.at(&[alpha, lambda])?, false)? else { continue };
                     trained.push(Marker {
                         activation,
                         alpha,

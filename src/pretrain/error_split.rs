@@ -63,7 +63,7 @@ pub struct ErrorSplit {
     /// What is learned of the noise.
     #[serde(deserialize_with = "number")]
     pub noise_fitted: f64,
-    /// `|int s B(s) mu(ds) - M|/Q0`, by which the quadrature misses the overlap of the solution. About 1e-9 where the spectrum is resolved, or
+    /// `|int s B(s) mu(ds) - M|/Q0`, by which the quadrature misses the overlap of the solution. About 1e-8 where the spectrum is resolved, or
     /// the residual of the solve if that is larger. For a teacher with a spectrum of your own, which is known by its quantiles, about 1e-4.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
@@ -75,7 +75,7 @@ const FIRST_PANELS: usize = 4;
 /// Largest number of nodes of all intervals.
 const MOST_NODES: usize = 1 << 15;
 /// Residual at which the number of nodes is large enough.
-const RESOLVED: f64 = 1e-9;
+const RESOLVED: f64 = 1e-8;
 /// Nodes over a continuous law of the teacher, and quantiles of one of your own.
 const TEACHER_NODES: usize = 400;
 const QUANTILES: usize = 1000;
@@ -93,6 +93,16 @@ struct Learned {
     mean: f64,
     /// `c(s)`.
     share: f64,
+    /// `int k(y|s) dy`, which is 1. Where the law of `Y` is narrow as it is seen from a direction, which it is next to the edges of the spectrum, most of
+    /// the error of the rule is that of this integral.
+    whole: f64,
+}
+
+impl Learned {
+    /// The same, divided by the whole.
+    fn normalised(self) -> Self {
+        Self { mean: self.mean / self.whole, share: self.share / self.whole, whole: 1.0 }
+    }
 }
 
 impl ErrorSplit {
@@ -110,18 +120,19 @@ impl ErrorSplit {
         let law = WeightsLaw::new(model, training, solution)?;
         let teacher = model.teacher_spectrum()?;
         let directions = directions(model, teacher.as_ref())?;
-        let thresholded = training.parametrisation() == Parametrisation::Factorised;
-        let segments: Vec<[f64; 2]> = teacher
-            .support(law.snr)
-            .into_iter()
-            .map(|[low, high]| if thresholded { [low.max(law.threshold), high] } else { [low, high] })
-            .filter(|[low, high]| low < high)
-            .collect();
+        let cut = match training.parametrisation() {
+            Parametrisation::Factorised => law.threshold,
+            Parametrisation::Direct => f64::NEG_INFINITY,
+        };
+        // The weights are smooth within each segment.
+        let pieces = |[low, high]: [f64; 2]| [[low, high.min(cut)], [low.max(cut), high]];
+        let segments: Vec<[f64; 2]> =
+            teacher.support(law.snr).into_iter().flat_map(pieces).filter(|[low, high]| low < high).collect();
         let (q, m) = (solution.order.q, solution.order.m);
         let q0 = teacher.second_moment();
         let mut panels = FIRST_PANELS;
         loop {
-            let learned = learn(teacher.as_ref(), &law, &segments, panels, &directions);
+            let learned = learn(teacher.as_ref(), &law, cut, &segments, panels, &directions);
             let split = Self::sum(&directions, &learned, q, m, q0);
             panels *= 2;
             let next = NODES * panels * segments.len();
@@ -134,7 +145,9 @@ impl ErrorSplit {
 
     fn sum(directions: &[Direction], learned: &[Learned], q: f64, m: f64, q0: f64) -> Self {
         let (mut missed, mut shrinkage, mut noise_fitted, mut overlap) = (0.0, 0.0, q, 0.0);
-        for (Direction { eigenvalue: s, weight }, Learned { mean, share }) in directions.iter().zip(learned) {
+        for (Direction { eigenvalue: s, weight }, Learned { mean, share, .. }) in
+            directions.iter().zip(learned)
+        {
             overlap += weight * s * mean;
             noise_fitted -= weight * mean * mean;
             let lost = s - mean;
@@ -160,6 +173,7 @@ impl ErrorSplit {
 fn learn(
     teacher: &dyn TeacherSpectrum,
     law: &WeightsLaw,
+    cut: f64,
     segments: &[[f64; 2]],
     panels: usize,
     directions: &[Direction],
@@ -167,6 +181,7 @@ fn learn(
     let rule = unit_rule(NODES);
     let mut learned = vec![Learned::default(); directions.len()];
     for [low, high] in segments {
+        let learns = 0.5 * (low + high) > cut;
         let (middle, half) = (0.5 * (low + high), 0.5 * (high - low));
         for panel in 0..panels {
             for (node, weight) in &rule {
@@ -178,16 +193,19 @@ fn learn(
                 for (learned, Direction { eigenvalue, .. }) in learned.iter_mut().zip(directions) {
                     let distance = y - re - law.snr * eigenvalue;
                     let kernel = measure / (distance * distance + im * im);
-                    // Outside of the support there is no measure, and at an edge there may be no density.
+                    // At an edge there may be no density.
                     if kernel.is_finite() {
-                        learned.mean += law.unit * (y - law.threshold) * kernel;
-                        learned.share += kernel;
+                        learned.whole += kernel;
+                        if learns {
+                            learned.mean += law.unit * (y - law.threshold) * kernel;
+                            learned.share += kernel;
+                        }
                     }
                 }
             }
         }
     }
-    learned
+    learned.into_iter().map(Learned::normalised).collect()
 }
 
 /// Nodes over the law of the teacher's eigenvalues.
