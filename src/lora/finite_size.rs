@@ -11,11 +11,9 @@
 //! `alpha'` times that of the mean minimum at fixed order parameters.
 
 use nalgebra::{DMatrix, DVector};
-use serde::{Deserialize, Serialize};
 
 use super::fit;
-use super::problem::FinetuningProblem;
-use super::starts::FoundVector;
+use super::solution::FiniteSize;
 use super::training::Finetuning;
 use super::units::Units;
 use crate::error::Error;
@@ -28,65 +26,9 @@ use crate::losses::vector::finite_size::{
 };
 use crate::losses::vector::general::PerturbedLayer;
 use crate::model::{Model, Specialisation};
-use crate::nullable::number;
 use crate::observables::{self, WeightOverlaps};
 use crate::options::Options;
 use crate::std_error::{Named, StdError};
-
-/// The coefficients `x_1` of `D^{-1/2}` of a fine-tuned layer on real frozen weights,
-///
-/// ```text
-/// x(D) = x + x_1 D^{-1/2} + O(1/D),
-/// ```
-///
-/// for a quantity `x` of the solution in the limit. They come from the third joint cumulants of the frozen logits, the perturbation and the Gram matrix of
-/// the tokens, which share the same tokens: from `tr s-hat`, `tr s*` and the traces of the cubes of the two. All coefficients change their sign with `(S-hat, S*)`.
-/// Frozen logits that are drawn independently of the sequences have no such term.
-///
-/// Pre-training moves at the order `1/D` itself, so that the overlaps of the frozen weights keep their limits. The `1/D` term of fine-tuning is not
-/// predicted: for the alignment and the test error of linear attention it is the larger one below `D` of some hundreds.
-/// Source: this project.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub struct FiniteSize {
-    /// The coefficient of `order.q`.
-    #[serde(deserialize_with = "number")]
-    pub q: f64,
-    /// The coefficient of `order.m`.
-    #[serde(deserialize_with = "number")]
-    pub m: f64,
-    /// The coefficient of `alignment`.
-    #[serde(deserialize_with = "number")]
-    pub alignment: f64,
-    /// The coefficient of `objective`.
-    #[serde(deserialize_with = "number")]
-    pub objective: f64,
-    /// The coefficient of `errors.test`.
-    #[serde(deserialize_with = "number")]
-    pub test: f64,
-    /// The coefficient of `errors.test_clean`.
-    #[serde(deserialize_with = "number")]
-    pub test_clean: f64,
-    /// The coefficient of `errors.train`.
-    #[serde(deserialize_with = "number")]
-    pub train: f64,
-    /// The coefficient of `errors.frozen`.
-    #[serde(deserialize_with = "number")]
-    pub frozen: f64,
-    /// Standard errors, from independent scrambles.
-    #[serde(default)]
-    pub std_error: StdError,
-}
-
-impl FiniteSize {
-    fn named(&self) -> Named {
-        let Self { q, m, alignment, objective, test, test_clean, train, frozen, .. } = *self;
-        let [q, m, alignment, objective] = [q, m, alignment, objective].map(Some);
-        let [test, test_clean, train, frozen] = [test, test_clean, train, frozen].map(Some);
-        Named { q, m, alignment, objective, test, test_clean, train, frozen, ..Named::default() }
-    }
-}
 
 /// Checks that the coefficients of this training are known, if the options ask for them. The moments of the frozen weights are checked if there are
 /// frozen weights yet.
@@ -143,13 +85,22 @@ const FEWER_NODES_OF_LINEAR: usize = 2;
 /// Smallest `log2` of the number of nodes.
 const FEWEST: usize = 6;
 
-/// The coefficients at a fixed point.
+/// A fine-tuning whose coefficients are wanted.
+pub(super) struct FiniteSizeProblem<'a> {
+    pub(super) model: &'a Model,
+    pub(super) frozen: &'a Frozen,
+    pub(super) third: &'a ThirdMoments,
+    pub(super) training: &'a Finetuning,
+    pub(super) options: &'a Options,
+}
+
+/// The coefficients at a fixed point, which is given in the units `found_units`.
 pub(super) fn coefficients(
-    problem: &FinetuningProblem<'_>,
-    third: &ThirdMoments,
-    found: &FoundVector,
+    problem: &FiniteSizeProblem<'_>,
+    found: &VectorOverlaps,
+    found_units: &Units,
 ) -> Result<FiniteSize, Error> {
-    let FinetuningProblem { model, frozen, training, options, .. } = problem;
+    let FiniteSizeProblem { model, frozen, third, training, options } = *problem;
     let fewer = match model.specialisation() {
         Specialisation::Linear => FEWER_NODES_OF_LINEAR,
         Specialisation::Softmax | Specialisation::General => FEWER_NODES,
@@ -162,8 +113,7 @@ pub(super) fn coefficients(
     let coupling = temperature * units.q0;
     let layer =
         PerturbedLayer { form: model.known_derivatives(), ..PerturbedLayer::of_rank_one(model, coupling) };
-    let point =
-        VectorOverlaps { v: found.point.v / problem.units.stiffness() * units.stiffness(), ..found.point };
+    let point = VectorOverlaps { v: found.v / found_units.stiffness() * units.stiffness(), ..*found };
     let law = JointLaw::new(model, frozen, &fields);
     let shifts = FieldShifts::new(frozen, third, model.delta(), temperature);
     let training_law = TrainingLaw { layer: &layer, law: &law, shifts: &shifts, point };
@@ -214,7 +164,7 @@ pub(super) fn coefficients(
             frozen: errors[0].frozen,
             std_error: StdError::default(),
         };
-        if linear { problem.with_closed_form_errors(coefficients, third, &point) } else { coefficients }
+        if linear { problem.with_closed_form_errors(coefficients, &point) } else { coefficients }
     };
     let named: Vec<Named> = own.iter().map(|(averages, errors)| observe(averages, errors).named()).collect();
     let (averages, errors): (Vec<FirstOrderAverages>, Vec<[TestSlopes; 2]>) = own.into_iter().unzip();
@@ -223,18 +173,13 @@ pub(super) fn coefficients(
     Ok(FiniteSize { std_error: StdError::over(&named), ..common })
 }
 
-impl FinetuningProblem<'_> {
+impl FiniteSizeProblem<'_> {
     /// The coefficients with those of the errors of linear attention on new sequences in closed form.
-    fn with_closed_form_errors(
-        &self,
-        coefficients: FiniteSize,
-        third: &ThirdMoments,
-        point: &VectorOverlaps,
-    ) -> FiniteSize {
-        let q0 = self.units.q0;
+    fn with_closed_form_errors(&self, coefficients: FiniteSize, point: &VectorOverlaps) -> FiniteSize {
+        let q0 = self.training.unit();
         let tuned = WeightOverlaps { q0, q: q0 * point.q(), m: q0 * point.m };
         let untuned = WeightOverlaps { q0, q: 0.0, m: 0.0 };
-        let trace = third.traces[1] - self.training.beta() * third.traces[0];
+        let trace = self.third.traces[1] - self.training.beta() * self.third.traces[0];
         let error = |weights: &WeightOverlaps, [q, m]: [f64; 2]| {
             observables::linear_finetuning_error_slope(self.model.tokens(), trace, weights, [q, m])
         };

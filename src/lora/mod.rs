@@ -87,13 +87,12 @@ pub use bayes::{
 #[cfg(feature = "simulate")]
 pub(crate) use bayes::{Denoiser, denoiser};
 pub use channel::{ConjugateEstimator, FieldOverlaps, LossAverages, LossChannel};
-pub use finite_size::FiniteSize;
 #[cfg(feature = "scenario")]
 pub(crate) use finite_size::check_finite_size;
 pub use ridge::Conjugates;
 pub use solution::{
     Branch, ColumnOrder, EffectiveNoise, FinetuningColumn as Column, FinetuningErrors as Errors,
-    FinetuningOrder as Order, FinetuningSolution as Solution,
+    FinetuningOrder as Order, FinetuningSolution as Solution, FiniteSize,
 };
 pub use training::Finetuning as Training;
 #[cfg(feature = "scenario")]

@@ -8,7 +8,7 @@
 //! `u = 11^T/T`. The inverse temperature `b` multiplies all logits, so that `chi chi^T` enters with the factor `b q0`.
 
 use super::channel::LossChannel;
-use super::finite_size;
+use super::finite_size::{self, FiniteSizeProblem};
 use super::report::Reporter;
 use super::ridge::{JUMPS_DOMINATE, JumpGauge, Ridge};
 use super::solution::{EffectiveNoise, FinetuningSolution};
@@ -167,7 +167,9 @@ impl<'a> FinetuningProblem<'a> {
             if let Some(third) = third
                 && solution.has_error_bars()
             {
-                solution.finite_size = Some(finite_size::coefficients(self, third, &found)?);
+                let Self { model, frozen, training, options, .. } = self;
+                let problem = FiniteSizeProblem { model, frozen, third, training, options };
+                solution.finite_size = Some(finite_size::coefficients(&problem, &found.point, &self.units)?);
             }
             Ok(solution)
         })

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::finite_size::FiniteSize;
 use super::validity::FinetuningValidity;
 use crate::divergence::Divergence;
 use crate::error::{Error, Number};
@@ -135,6 +134,61 @@ pub struct EffectiveNoise {
     /// On new sequences.
     #[serde(deserialize_with = "number")]
     pub test: f64,
+}
+
+/// The coefficients `x_1` of `D^{-1/2}` of a fine-tuned layer on real frozen weights,
+///
+/// ```text
+/// x(D) = x + x_1 D^{-1/2} + O(1/D),
+/// ```
+///
+/// for a quantity `x` of the solution in the limit. They come from the third joint cumulants of the frozen logits, the perturbation and the Gram matrix of
+/// the tokens, which share the same tokens: from `tr s-hat`, `tr s*` and the traces of the cubes of the two. All coefficients change their sign with `(S-hat, S*)`.
+/// Frozen logits that are drawn independently of the sequences have no such term.
+///
+/// Pre-training moves at the order `1/D` itself, so that the overlaps of the frozen weights keep their limits. The `1/D` term of fine-tuning is not
+/// predicted: for the alignment and the test error of linear attention it is the larger one below `D` of some hundreds.
+/// Source: this project.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct FiniteSize {
+    /// The coefficient of `order.q`.
+    #[serde(deserialize_with = "number")]
+    pub q: f64,
+    /// The coefficient of `order.m`.
+    #[serde(deserialize_with = "number")]
+    pub m: f64,
+    /// The coefficient of `alignment`.
+    #[serde(deserialize_with = "number")]
+    pub alignment: f64,
+    /// The coefficient of `objective`.
+    #[serde(deserialize_with = "number")]
+    pub objective: f64,
+    /// The coefficient of `errors.test`.
+    #[serde(deserialize_with = "number")]
+    pub test: f64,
+    /// The coefficient of `errors.test_clean`.
+    #[serde(deserialize_with = "number")]
+    pub test_clean: f64,
+    /// The coefficient of `errors.train`.
+    #[serde(deserialize_with = "number")]
+    pub train: f64,
+    /// The coefficient of `errors.frozen`.
+    #[serde(deserialize_with = "number")]
+    pub frozen: f64,
+    /// Standard errors, from independent scrambles.
+    #[serde(default)]
+    pub std_error: StdError,
+}
+
+impl FiniteSize {
+    pub(super) fn named(&self) -> Named {
+        let Self { q, m, alignment, objective, test, test_clean, train, frozen, .. } = *self;
+        let [q, m, alignment, objective] = [q, m, alignment, objective].map(Some);
+        let [test, test_clean, train, frozen] = [test, test_clean, train, frozen].map(Some);
+        Named { q, m, alignment, objective, test, test_clean, train, frozen, ..Named::default() }
+    }
 }
 
 /// The start from which the returned fixed point was reached.

@@ -77,8 +77,10 @@ pub use bayes::{
 pub use error_split::ErrorSplit;
 pub use interpolation::{alpha_interp, alpha_interp_of};
 pub use learned_spectrum::{Component, LearnedSpectrum, SpectrumTable};
-pub use moments::PretrainingMoments as Moments;
-pub use solution::{PretrainingErrors as Errors, PretrainingOrder as Order, PretrainingSolution as Solution};
+pub use solution::{
+    PretrainingErrors as Errors, PretrainingMoments as Moments, PretrainingOrder as Order,
+    PretrainingSolution as Solution,
+};
 #[cfg(feature = "scenario")]
 pub(crate) use training::PretrainFields;
 pub use training::{Parametrisation, Pretraining as Training};

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::moments::PretrainingMoments;
 use super::training::Pretraining;
 use super::validity::PretrainingValidity;
 use crate::attention::Attention;
@@ -52,6 +51,23 @@ pub struct PretrainingErrors {
     /// Error on the training sequences.
     #[serde(deserialize_with = "number")]
     pub train: f64,
+}
+
+/// Normalised traces of the learned weights `s_1 = s-hat` and of the teacher `s_2 = s*`, in units of `sqrt(D)`, beyond the overlaps.
+///
+/// With `s-hat = f(Y)`, `Y = Mhat s* + sqrt(Qhat) Z` and `f(x) = (x - 2 lambda sqrt(kappa))_+/Vhat` they are integrals over the spectrum of
+/// `Y`. Fine-tuning on top of these weights needs them for its [coefficients of `D^{-1/2}`](crate::lora::FiniteSize).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct PretrainingMoments {
+    /// `tr s*`. The trace of `s-hat` is the `trace` of the solution.
+    pub trace0: f64,
+    /// `[k_111, k_112, k_122, k_222]` with `k_ijl = tr(s_i s_j s_l)`.
+    pub cubes: [f64; 4],
+    /// `[tr(Rbar s-hat), tr(Rbar s*)]`, where `Rbar` is the function `int (f(x) - f(y))/(x - y) rho(y) dy` of the matrix `Y`; its trace
+    /// is `V`.
+    pub response_traces: [f64; 2],
 }
 
 /// A solved pre-training stage.

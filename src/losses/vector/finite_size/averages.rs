@@ -12,8 +12,8 @@ use crate::channel::general::{
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw, Sequences};
 use crate::losses::batch::{combine, gather, matrices};
-use crate::losses::vector::VectorOverlaps;
 use crate::losses::vector::general::{FieldsBlock, PerturbedLayer, frozen_coordinates, label_coordinates};
+use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 use crate::parallel;
 

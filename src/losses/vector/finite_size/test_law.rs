@@ -8,8 +8,8 @@ use crate::channel::general::{CoordinateBasis, attention, batch_size};
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
 use crate::losses::batch::{combine, gather, matrices};
-use crate::losses::vector::VectorOverlaps;
 use crate::losses::vector::general::{PerturbedLayer, frozen_coordinates, label_coordinates};
+use crate::losses::vector::moments::VectorOverlaps;
 use crate::options::Options;
 use crate::parallel;
 
