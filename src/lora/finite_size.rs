@@ -35,6 +35,7 @@ use crate::std_error::{Named, StdError};
 ///
 /// # Errors
 /// [`Error::Conflict`] for cross-attention, for several columns and for selected sequences, and [`Error::MissingField`] if a moment of the frozen weights is not given.
+#[cfg(feature = "scenario")]
 pub(crate) fn check_finite_size(
     model: &Model,
     training: &Finetuning,
