@@ -125,7 +125,7 @@ def fixed_point(
         if value.shape != first.shape:
             told = f"the map gives an array of shape {value.shape}: must be {first.shape}, that of the start"
             raise Unreadable(told, "syntax", "map", value.shape, str(first.shape))
-        return value.ravel().tolist()
+        return [float(component) for component in value.ravel()]
 
     found = _native.fixed_point(image, first.ravel().tolist(), iteration)
     point, residual, iterations, status, history = found

@@ -113,20 +113,19 @@ def best_split(
     return _optimum(scenario, fields, "lora_test", listed, {}, threads)
 
 
-def _variable(parameter: Any, name: str, bounds: Any) -> dict[str, Any]:
+def _variable(parameter: Any, name: str, bounds: Any) -> list[Any]:
     try:
         low, high = bounds
     except (TypeError, ValueError):
         raise unreadable(f"variables.{name}", bounds, "a pair of bounds") from None
-    low, high = plain(low, f"variables.{name}"), plain(high, f"variables.{name}")
-    return {"parameter": parameter, "low": low, "high": high}
+    return [parameter, plain(low, f"variables.{name}"), plain(high, f"variables.{name}")]
 
 
 def _optimum(
     scenario: ScenarioLike | None,
     fields: dict[str, Any],
     target: str,
-    variables: list[dict[str, Any]],
+    variables: list[list[Any]],
     settings: dict[str, Any],
     threads: int | None,
 ) -> Optimum:

@@ -22,7 +22,7 @@ class Record:
     _fields: dict[str, Any]
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         fields = {name: _convert(hints.get(name), value) for name, value in data.items()}
         for name, hint in hints.items():
             if name not in fields and _is_optional(hint):
@@ -101,12 +101,12 @@ def _is_optional(hint: Any) -> bool:
 def _convert(hint: Any, value: Any) -> Any:
     if value is None:
         return float("nan") if hint is float else None
-    if typing.get_origin(hint) is list and isinstance(value, list):
-        (item,) = typing.get_args(hint)
-        return [_convert(item, one) for one in value]
-    for kind in (hint, *typing.get_args(hint)):
+    for kind in typing.get_args(hint) if _is_optional(hint) else (hint,):
+        if typing.get_origin(kind) is list and isinstance(value, list):
+            (item,) = typing.get_args(kind)
+            return [_convert(item, one) for one in value]
         if isinstance(kind, type) and issubclass(kind, Record) and isinstance(value, Mapping):
-            return kind.read(value) if hasattr(kind, "read") else kind(value)
+            return kind(value)
     if isinstance(value, Mapping):
         return Record(value)
     return value

@@ -194,9 +194,8 @@ def plain(value: Any, path: str = "", depth: int = 0) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         known = {name.rstrip("_"): item for name, item in given.items() if item is not None}
-        inner = plain(known, path, depth)
         name = getattr(value, "_name", None)
-        return {name: inner} if name else inner
+        return plain({name: known} if name else known, path, depth)
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):

@@ -83,8 +83,8 @@ impl Refusal {
         let expected = self.message.split_once(", expected ").map(|(_, expected)| expected);
         let allowed = expected.map(|text| text.split(" at line ").next().unwrap_or(text).to_owned());
         let message = match &field {
-            Some(field) => format!("{field}: {}", self.message),
-            None => self.message,
+            Some(field) if !self.message.starts_with(field) => format!("{field}: {}", self.message),
+            _ => self.message,
         };
         Self { field, allowed, message, ..self }
     }

@@ -1,17 +1,17 @@
 //! Prescriptions.
 
-use lora_asymptotics::optimize::{Settings, Target, Variable, minimize};
+use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
 use pyo3::prelude::*;
 use serde::Deserialize;
 
-use crate::error::Refusal;
+use crate::error::{Refusal, raised};
 use crate::scenario::{Request, calculate, written};
 
-/// What is optimised, over what.
+/// What is optimised, and over which parameters with which bounds.
 #[derive(Deserialize)]
 struct Search {
     target: Target,
-    variables: Vec<Variable>,
+    variables: Vec<(Parameter, f64, f64)>,
     settings: Settings,
 }
 
@@ -25,6 +25,8 @@ pub(crate) fn optimize(
 ) -> PyResult<String> {
     let Search { target, variables, settings } =
         serde_json::from_str(search).map_err(|error| Refusal::of_text(&error))?;
+    let variables = variables.into_iter().map(|(parameter, low, high)| Variable::new(parameter, low, high));
+    let variables: Vec<Variable> = variables.collect::<Result<_, _>>().map_err(raised)?;
     calculate(py, &request, threads, move |task| {
         written(&minimize(&task.scenario, target, &variables, &settings)?)
     })
