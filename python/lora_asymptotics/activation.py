@@ -43,7 +43,7 @@ class Activation:
     ``b sigma(h)``. Values and derivatives are compared with finite differences before the first solve.
 
     >>> import numpy as np
-    >>> tanh = Activation.elementwise("tanh", np.tanh, lambda h: 1 / np.cosh(h) ** 2, parity="odd", invertible=True)
+    >>> tanh = Activation.elementwise("tanh", np.tanh, lambda h: 1 - np.tanh(h) ** 2, parity="odd", invertible=True)
     >>> tanh.check(tokens=2)
     """
 

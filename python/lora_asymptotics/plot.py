@@ -37,17 +37,19 @@ GREY = "#777777"
 _CLASSES = (0.0, 1e-3, 0.4, 0.7, 0.9, 1.0)
 _CLASS_COLOURS = ("#eeeeee", "#b9dcf2", "#56B4E9", "#0072B2", "#00366b")
 
-#: Labels of axes, by the last parts of the path of a number.
-_LABELS = {
-    "pretrain.alpha": r"pre-training data $\alpha = N/D^2$",
-    "pretrain.lambda": r"pre-training ridge $\lambda$",
-    "lora.alpha": r"fine-tuning data $\alpha' = N'/D$",
-    "lora.lambda": r"fine-tuning ridge $\lambda'$",
-    "lora.beta": r"recalibration $\beta$",
-    "pretrain.errors.test": r"test error $E$",
-    "lora.errors.test": r"test error $E'$",
-    "pretrain.alignment": r"alignment $o_W$",
-    "lora.alignment": r"alignment $o_w$",
+#: Names and symbols of numbers, by their paths.
+_NAMES = {
+    "pretrain.alpha": ("pre-training data", r"$\alpha = N/D^2$"),
+    "pretrain.lambda": ("pre-training ridge", r"$\lambda$"),
+    "lora.alpha": ("fine-tuning data", r"$\alpha' = N'/D$"),
+    "lora.lambda": ("fine-tuning ridge", r"$\lambda'$"),
+    "lora.beta": ("recalibration", r"$\beta$"),
+    "model.delta": ("noise of the labels", r"$\Delta$"),
+    "model.tokens": ("tokens", "$T$"),
+    "pretrain.errors.test": ("test error", "$E$"),
+    "lora.errors.test": ("test error", "$E'$"),
+    "pretrain.alignment": ("alignment", "$o_W$"),
+    "lora.alignment": ("alignment", "$o_w$"),
 }
 
 
@@ -60,7 +62,20 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _label(path: str) -> str:
-    return _LABELS.get(path, path)
+    return " ".join(_NAMES.get(path, (path,)))
+
+
+def _value(path: str, value: float) -> str:
+    """A value of an axis in a legend."""
+    symbol = _NAMES.get(path, (path, path))[1].split(" =")[0]
+    # A symbol that was cut has lost its end.
+    return f"{symbol}{'$' if symbol.count('$') == 1 else ''} = {value:.3g}"
+
+
+def _next_colour(ax: Axes) -> str:
+    """The colour of a new curve: one for every curve that is there. Bounds, optima and hollow markers go with a curve."""
+    curves = [line for line in ax.lines if line.get_linestyle() == "-"]
+    return COLOURS[len(curves) % len(COLOURS)]
 
 
 def _column(points: Sweep, path: str) -> NDArray[Any]:
@@ -95,8 +110,8 @@ def _curve(points: Sweep, y: str, ax: Axes | None, label: str | None, colour: st
     for row in np.unique(rows):
         here = np.flatnonzero(rows == row)
         here = here[np.argsort(points[inner][here])]
-        own = colour or COLOURS[len(ax.lines) % len(COLOURS)]
-        told = ", ".join(f"{_label(path).split(' ')[-1]} = {points[path][here[0]]:.3g}" for path in outer)
+        own = colour or _next_colour(ax)
+        told = ", ".join(_value(path, points[path][here[0]]) for path in outer)
         name = ", ".join(part for part in (label, told) if part)
         x, curve = points[inner][here], values[here]
         ax.plot(x, curve, color=own, linewidth=2, linestyle="--" if dashed else "-", label=name or None)
@@ -267,7 +282,7 @@ def spectrum(
 ) -> Axes:
     """The density of the positive learned eigenvalues, and, if given, the histogram of those of a trained matrix."""
     ax = _axes(ax)
-    own = colour or COLOURS[len(ax.lines) % len(COLOURS)]
+    own = colour or _next_colour(ax)
     name = f"{label}, atom {law.atom:.2f}" if label else f"atom at 0: {law.atom:.2f}"
     ax.plot(law.eigenvalues, law.density, color=own, linewidth=2, label=name)
     ax.fill_between(law.eigenvalues, law.density, color=own, alpha=0.15, linewidth=0)

@@ -1,4 +1,4 @@
-"""Figures: what they draw, on which axes. The pictures themselves are in the notebooks."""
+"""Figures: what they draw, and on which axes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_a_ridge_curve_marks_the_best_ridge_of_every_row(linear: dict[str, Any])
     diamonds = [line for line in ax.lines if line.get_marker() == "D"]
     for row, diamond in enumerate(diamonds):
         assert diamond.get_ydata() == points.grid("pretrain.errors.test")[row].min()
-    assert len(diamonds) == 2 and len({line.get_color() for line in diamonds}) == 2
+    assert [to_hex(str(line.get_color())) for line in diamonds] == [colour.lower() for colour in plot.COLOURS[:2]]
+    legend = ax.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == [r"$\alpha$ = 0.1", r"$\alpha$ = 0.2"]
     with pytest.raises(la.errors.InvalidParameter, match="one of"):
         plot.ridge_curve(points, "luck")
 
