@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -50,5 +49,5 @@ def slow() -> dict[str, object]:
 
 def pytest_sessionstart() -> None:
     installed = Path(lora_asymptotics.__file__)
-    if ROOT in installed.parents and "LORA_ASYMPTOTICS_SOURCE" not in os.environ:
+    if ROOT / "python" in installed.parents:
         pytest.exit(f"{installed} is the source: test the installed package", returncode=1)
