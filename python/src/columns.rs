@@ -3,7 +3,7 @@
 //! The columns are filled by serialisation, so that a new field of an outcome is a new column without a change here.
 
 use std::collections::HashMap;
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
@@ -50,12 +50,15 @@ pub(crate) struct Columns {
     rows: usize,
     /// The path of the field that is being written.
     path: String,
+    /// The place of the column after the last one that was written to. Rows mostly have the same fields in the same order.
+    likely: usize,
 }
 
 impl Columns {
     /// Adds a row with the fields of a value; an empty row without a value.
     pub(crate) fn push(&mut self, value: Option<&impl Serialize>) -> Result<(), Unwritten> {
         self.path.clear();
+        self.likely = 0;
         let written = value.map_or(Ok(()), |value| value.serialize(&mut *self));
         self.rows += 1;
         let rows = self.rows;
@@ -86,14 +89,17 @@ impl Columns {
 
     /// The column at the path, up to the row that is being written.
     fn column(&mut self, empty: Column) -> &mut Column {
-        let place = match self.places.get(&self.path) {
-            Some(place) => *place,
+        let as_before = self.columns.get(self.likely).is_some_and(|(path, _)| *path == self.path);
+        let known = if as_before { Some(self.likely) } else { self.places.get(&self.path).copied() };
+        let place = match known {
+            Some(place) => place,
             None => {
                 self.places.insert(self.path.clone(), self.columns.len());
                 self.columns.push((self.path.clone(), empty));
                 self.columns.len() - 1
             }
         };
+        self.likely = place + 1;
         let column = &mut self.columns[place].1;
         if column.len() < self.rows {
             column.fill(self.rows);
@@ -108,10 +114,12 @@ impl Columns {
     }
 
     /// Writes the value of a field below the present path.
-    fn below(&mut self, name: impl Display, value: &(impl Serialize + ?Sized)) -> Result<(), Unwritten> {
+    fn below(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), Unwritten> {
         let length = self.path.len();
-        let dot = if length == 0 { "" } else { "." };
-        write!(self.path, "{dot}{name}").map_err(ser::Error::custom)?;
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
         let written = value.serialize(&mut *self);
         self.path.truncate(length);
         written
@@ -150,7 +158,7 @@ impl<'a> Entries<'a> {
 
     fn element(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Unwritten> {
         self.next += 1;
-        self.columns.below(self.next - 1, value)
+        self.columns.below(&(self.next - 1).to_string(), value)
     }
 }
 
@@ -363,7 +371,7 @@ impl ser::SerializeMap for Entries<'_> {
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unwritten> {
         let key = std::mem::take(&mut self.key);
-        self.columns.below(key, value)
+        self.columns.below(&key, value)
     }
 
     fn end(self) -> Result<(), Unwritten> {
