@@ -21,7 +21,12 @@ _TARGETS = {
     "lora.errors.test": "lora_test",
     "lora.alignment": "lora_alignment",
 }
-_PARAMETERS = {"pretrain.lambda": "pretrain_lambda", "lora.lambda": "lora_lambda", "lora.beta": "beta"}
+_PARAMETERS = {
+    "pretrain.lambda": "pretrain_lambda",
+    "lora.lambda": "lora_lambda",
+    "lora.beta": "beta",
+    "lora.rank": "rank",
+}
 #: Bounds of the share of a budget.
 _SHARE = (1e-3, 1.0 - 1e-3)
 
@@ -75,9 +80,9 @@ def optimize(
     """Finds the values of parameters that make a target as good as possible.
 
     The target is ``"pretrain.errors.test"`` or ``"lora.errors.test"`` (minimised), ``"lora.alignment"`` (maximised), or
-    ``"effective_noise"`` (minimised). ``variables`` are ``"pretrain.lambda"``, ``"lora.lambda"`` and ``"lora.beta"`` with their bounds:
-    ``{"pretrain.lambda": (1e-3, 1.0)}``. One variable is scanned at ``scan`` points and refined by Brent's method, several
-    are searched by the simplex method. ``reliable_only`` leaves out points where replica symmetry cannot be trusted.
+    ``"effective_noise"`` (minimised). ``variables`` are ``"pretrain.lambda"``, ``"lora.lambda"``, ``"lora.beta"`` and
+    ``"lora.rank"`` with their bounds: ``{"pretrain.lambda": (1e-3, 1.0)}``. One variable is scanned at ``scan`` points and refined by
+    Brent's method, several are searched by the simplex method, at each of the ranks. ``reliable_only`` leaves out points where replica symmetry cannot be trusted.
 
     Raises :class:`~lora_asymptotics.errors.InputError` for invalid input, and :class:`~lora_asymptotics.errors.NoOptimum`.
     """

@@ -71,9 +71,9 @@ def solve_many(
     progress: Progress = None,
     errors: Literal["raise", "return"] = "raise",
 ) -> Outcomes:
-    """Solves several scenarios, in order.
+    """Solves several scenarios, in parallel, and returns their outcomes in order.
 
-    Every scenario is checked before the first one is solved. With ``errors="return"`` the exception of a scenario takes the place of
+    Every thread takes a scenario; where there are fewer scenarios than threads, all threads share each of them. Every scenario is checked before the first one is solved. With ``errors="return"`` the exception of a scenario takes the place of
     its outcome; with ``"raise"``, the first one is raised. ``progress=True`` shows a bar (with tqdm); a function is called with the
     numbers of solved and of all scenarios. Ctrl-C returns within a second with what is there; ``interrupted`` is then true.
     """

@@ -1,10 +1,15 @@
 //! Scenarios as Python gives them, and their outcomes.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use lora_asymptotics::state_evolution::Run;
 use lora_asymptotics::{Error, Frozen, Outcome, Scenario, pretrain};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use rayon_core::ThreadPoolBuilder;
 
 use crate::activation::{Failure, PythonActivation, with_activation};
 use crate::error::Refusal;
@@ -121,8 +126,8 @@ pub(crate) fn solve(
     calculate(py, &request, threads, move |task| task.solve(previous.as_ref()))
 }
 
-/// Solves several scenarios, one after the other. Returns the JSON of every outcome, an exception in the place of each that has
-/// none, and `None` in the place of those that were not solved because of an interruption, with the interruption.
+/// Solves several scenarios. Returns the JSON of every outcome, an exception in the place of each that has none, and `None` in
+/// the place of those that were not solved because of an interruption; and whether there was one.
 #[pyfunction]
 pub(crate) fn solve_many<'py>(
     py: Python<'py>,
@@ -137,41 +142,72 @@ pub(crate) fn solve_many<'py>(
     }
     let count = tasks.len();
     let progress = Progress::new(progress);
-    let solved: Shared<Vec<Result<String, Refusal>>> = Shared::default();
+    let solved: Shared<BTreeMap<usize, Result<String, Refusal>>> = Shared::default();
     let (done, answers, watch) = (progress.done.clone(), solved.clone(), stop.clone());
     let work = move || {
-        let mut failed = Ok(());
-        for task in tasks {
-            let answer = task.as_ref().map_err(Clone::clone).and_then(|task| task.solve(None));
-            // The scenario in hand at an interruption ends with an iterate that is no solution.
-            failed = task.map_or(Ok(()), |task| task.check());
-            if watch.is_requested() {
-                break;
+        in_turn(count, &|place| {
+            let task = tasks[place].as_ref();
+            let answer = task.map_err(Clone::clone).and_then(|task| task.solve(None));
+            let failure = task.map_or(Ok(()), Task::check);
+            // The scenarios in hand at an interruption end with iterates that are no solutions.
+            if !watch.is_requested() {
+                answers.with(|answers| answers.insert(place, answer));
+                done.fetch_add(1, Ordering::Relaxed);
             }
-            answers.with(|answers| answers.push(answer));
-            done.fetch_add(1, Ordering::Relaxed);
-        }
-        failed
+            failure.and(Ok(watch.flow()))
+        })
     };
     let interrupted = match run(py, threads, &stop, &progress, work)? {
-        Ended::Done(failed) => {
-            failed?;
+        Ended::Done(ended) => {
+            ended?;
             false
         }
         Ended::Interrupted(_, error) => is_interrupt(py, error)?,
     };
+    let mut answers = solved.take();
     let mut found = Vec::with_capacity(count);
-    for answer in solved.take() {
-        found.push(Some(match answer {
-            Ok(text) => text.into_pyobject(py)?.into_any(),
-            Err(refusal) => refusal.exception(py)?,
-        }));
+    for place in 0..count {
+        found.push(match answers.remove(&place) {
+            Some(Ok(text)) => Some(text.into_pyobject(py)?.into_any()),
+            Some(Err(refusal)) => Some(refusal.exception(py)?),
+            None => None,
+        });
     }
-    found.resize(count, None);
     Ok((found, interrupted))
 }
 
 /// Whether an interruption was Ctrl-C, after which results so far are returned. Other exceptions are raised.
 pub(crate) fn is_interrupt(py: Python<'_>, error: PyErr) -> PyResult<bool> {
     if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) { Ok(true) } else { Err(error) }
+}
+
+/// Calls `solve` for the numbers up to `count`, until one of the calls breaks or fails. Every thread takes one number after the
+/// other, in a pool of its own, so that no solve begins on top of another. Where there are fewer numbers than threads, the
+/// calls follow each other, with all threads for each.
+fn in_turn(count: usize, solve: &(dyn Fn(usize) -> PyResult<ControlFlow<()>> + Sync)) -> PyResult<()> {
+    let threads = rayon_core::current_num_threads();
+    let next = AtomicUsize::new(0);
+    let take = || -> PyResult<()> {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            if place >= count || solve(place)?.is_break() {
+                return Ok(());
+            }
+        }
+    };
+    if count < threads || threads == 1 {
+        return take();
+    }
+    let alone = || {
+        let pool = ThreadPoolBuilder::new().num_threads(1).build();
+        pool.map_err(|error| PyRuntimeError::new_err(error.to_string()))?.install(take)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(alone)).collect();
+        let ended = workers.into_iter().map(|worker| {
+            let lost = || PyRuntimeError::new_err("the solver ended without a result: please report this");
+            worker.join().map_err(|_| lost()).and_then(|ended| ended)
+        });
+        ended.collect::<Vec<PyResult<()>>>().into_iter().collect()
+    })
 }

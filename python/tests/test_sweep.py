@@ -39,6 +39,14 @@ def test_a_sweep_is_the_same_on_any_number_of_threads(finetuning: dict[str, Any]
         np.testing.assert_array_equal(first[name], second[name])
 
 
+def test_many_scenarios_are_the_same_on_any_number_of_threads(finetuning: dict[str, Any]) -> None:
+    scenarios = [{**finetuning, "lora": {"alpha": alpha, "lambda": 0.5}} for alpha in (3.0, 4.0, 5.0, 6.0)]
+    alone = [la.solve(scenario) for scenario in scenarios]
+    # Four threads take a scenario each, and eight share every one of them.
+    for threads in (1, 4, 8):
+        assert la.solve_many(scenarios, threads=threads) == alone
+
+
 def test_a_sweep_is_a_table(linear: dict[str, Any]) -> None:
     points = la.sweep(linear, {"pretrain.lambda": [0.05, 0.1], "pretrain.kappa": [0.01, 1.0]})
     # A student that is too narrow is an error at its points.

@@ -28,6 +28,12 @@ def test_a_budget_is_split(linear: dict[str, Any]) -> None:
     assert 1e-3 < best["finetuning_share"] < 1.0 and best.outcome.lora.errors.test == best.value
 
 
+def test_the_best_rank_is_that_of_the_truth(finetuning: dict[str, Any]) -> None:
+    scenario = {**finetuning, "lora": {"alpha": 20.0, "lambda": 0.5, "q0": [1.5, 1.0]}, "options": {"log2_nodes": 7}}
+    best = la.optimize(scenario, "lora.errors.test", {"lora.rank": (1, 2)})
+    assert best["lora.rank"] == 2 and best.solves >= 2
+
+
 def test_no_optimum_is_an_error(finetuning: dict[str, Any]) -> None:
     finetuning["lora"] = {"alpha": 0.3, "lambda": 0.5}
     with pytest.raises(la.errors.NoOptimum):
