@@ -123,16 +123,17 @@ class LoraOrder(Record):
 
 
 class LoraErrors(Record):
-    """Errors per sequence; ``frozen`` is the test error without fine-tuning."""
+    """Errors per sequence; ``frozen`` is the test error without fine-tuning, ``forgetting`` the one on the task of pre-training after it."""
 
     test: float
     test_clean: float
     train: float
     frozen: float
+    forgetting: float
 
 
 class LoraColumn(Record):
-    """Order parameters of one column of the weights."""
+    """Order parameters of one column of the weights; with two factors, the column has those of ``b`` and ``a`` in their place."""
 
     q: float
     m: float
@@ -140,6 +141,20 @@ class LoraColumn(Record):
     q_hat: float
     m_hat: float
     v_hat: float
+    std_error: StdError
+
+
+class FiniteSize(Record):
+    """Coefficients of ``D^{-1/2}`` on real frozen weights, under the names of what they correct."""
+
+    q: float
+    m: float
+    alignment: float
+    objective: float
+    test: float
+    test_clean: float
+    train: float
+    frozen: float
     std_error: StdError
 
 
@@ -174,6 +189,8 @@ class LoraSolution(Record):
     effective_noise: EffectiveNoise | None
     validity: LoraValidity
     branch: str | None
+    #: With the option of the same name.
+    finite_size: FiniteSize | None
     status: str
     residual: float
     iterations: int

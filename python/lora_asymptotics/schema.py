@@ -105,8 +105,10 @@ class Pretrain:
     alpha: float
     #: Ridge, >= 0; not for the Bayes-optimal estimator.
     lambda_: float | None = None
-    #: Width of the student over ``D``, 1 by default.
+    #: Width of the student over ``D``, 1 by default; direct training has none.
     kappa: float | None = None
+    #: What is trained: factors (the default), or the weights themselves with the ridge ``lambda |S|_F^2``.
+    parametrisation: Literal["factorised", "direct"] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,15 @@ class Frozen:
     m: float
     #: Linear response of the pre-training, which reused sequences need.
     v: float | None = None
+    #: ``tr s-hat`` and ``tr s*``, which the coefficients of ``D^{-1/2}`` need.
+    trace: float | None = None
+    trace0: float | None = None
+    #: ``tr s-hat^3``, ``tr s-hat^2 s*``, ``tr s-hat s*^2`` and ``tr s*^3``, for the same.
+    cubes: Sequence[float] | None = None
+    #: Two traces with the response of the pre-training, for the same on reused sequences.
+    response_traces: Sequence[float] | None = None
+    #: The attention that the weights were trained with, that of the model by default.
+    attention: Literal["tied", "cross"] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,8 @@ class Options:
     seed: int | None = None
     #: Which fixed point of fine-tuning.
     start: Literal["informed", "uninformed", "best"] | None = None
+    #: Whether to report the coefficients of ``D^{-1/2}`` of fine-tuning.
+    finite_size: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -59,4 +59,5 @@ def test_everything_public_is_documented() -> None:
 
 def test_the_version_is_that_of_the_library(root: Path) -> None:
     manifest = (root / "Cargo.toml").read_text(encoding="utf-8")
-    assert f'version = "{la.__version__}"' in manifest.split("[workspace]")[0]
+    workspace = manifest.split("[workspace.package]")[1].split("[")[0]
+    assert f'version = "{la.__version__}"' in workspace

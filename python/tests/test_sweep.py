@@ -133,7 +133,7 @@ def test_other_threads_run_during_a_solve(slow: dict[str, Any]) -> None:
     other = threading.Thread(target=tick)
     other.start()
     begun = time.monotonic()
-    la.solve(slow, model={**slow["model"], "tokens": 3}, options={"log2_nodes": 10})
+    la.solve(slow, model={**slow["model"], "tokens": 3}, options={"log2_nodes": 13})
     seconds = time.monotonic() - begun
     done.set()
     other.join()
