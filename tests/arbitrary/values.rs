@@ -186,7 +186,7 @@ pub fn finetuning() -> impl Strategy<Value = lora::Training> {
 pub fn frozen() -> impl Strategy<Value = Frozen> {
     let cosine = prop_oneof![6 => 0.0..1.0, 1 => Just(0.0), 1 => Just(1.0), 1 => number()];
     let response = prop_oneof![1 => Just(None), 3 => parameter().prop_map(Some)];
-    let moment = prop_oneof![6 => parameter(), 1 => number()];
+    let moment = prop_oneof![6 => parameter(), 1 => number()].boxed();
     let moments = prop_oneof![1 => Just(None), 2 => prop::array::uniform8(moment).prop_map(Some)];
     (parameter(), parameter(), cosine, response, moments).prop_filter_map(
         "refused",
@@ -206,7 +206,9 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
     let ridges = prop_oneof![3 => Just(true), 1 => any::<bool>()];
     let stages = prop_oneof![6 => Just([true, false, true]), 2 => Just([true, false, false]),
         3 => Just([false, true, true]), 1 => any::<[bool; 3]>()];
-    let parts = (model(), training(), finetuning(), frozen(), options());
+    // The trees of values that each part can be shrunk to are large, and would fill the stack of a test.
+    let parts =
+        (model().boxed(), training().boxed(), finetuning().boxed(), frozen().boxed(), options().boxed());
     (parts, estimator, ridges, stages).prop_map(
         |((model, first, second, frozen, options), estimator, ridges, stages)| {
             let ridges = ridges && estimator != Estimator::BayesOptimal;
