@@ -404,7 +404,7 @@ fn trained_networks() {
         let measurements = experiment.run_all(Vec::new(), |_| ControlFlow::Continue(())).unwrap();
         let comparison = experiment.compare(&measurements);
         assert!(comparison.worst_z() < 4.0, "{comparison}");
-        assert_eq!(comparison.rows.len(), 9, "{comparison}");
+        assert_eq!(comparison.rows.len(), 10, "{comparison}");
         // With another ridge the prediction is rejected.
         let mut wrong = scenario;
         wrong.lora = wrong.lora.map(|training| training.with_lambda(0.8).unwrap());
