@@ -4,9 +4,10 @@ use rand_pcg::Pcg64;
 
 use super::instance::Instance;
 use super::layer::Layer;
+use super::logits::{lowest_scores, scaled, sum};
 use super::measurement::lowest;
 use super::minimise::{Objective, Stopping, minimise};
-use super::sequences::{Corpus, NetworkWeights, SymmetricWeights, score_of, symmetric_noise};
+use super::sequences::{Corpus, NetworkWeights, SymmetricWeights, symmetric_noise};
 use crate::attention::Attention;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{self, Selection};
@@ -35,11 +36,6 @@ pub(super) enum Source<'a> {
     Law(Frozen),
 }
 
-fn sum(mut a: Vec<f64>, b: &[f64], factor: f64) -> Vec<f64> {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a += factor * b);
-    a
-}
-
 /// The logits `h(S*)` of sequences, and the same with noise.
 pub(super) fn labelled(
     rng: &mut Pcg64,
@@ -49,7 +45,7 @@ pub(super) fn labelled(
 ) -> [Vec<f64>; 2] {
     let clean = sequences.logits(teacher);
     let noise = symmetric_noise(rng, sequences.tokens, sequences.count(), delta);
-    let noisy = sum(noise, &clean, 1.0);
+    let noisy = sum(&noise, &clean);
     [clean, noisy]
 }
 
@@ -72,7 +68,6 @@ impl Source<'_> {
         selection: Selection,
         [count, pool]: [usize; 2],
     ) -> Batch {
-        let square = instance.shape.tokens * instance.shape.tokens;
         let (sequences, frozen) = match self {
             Self::Weights { student, .. } => {
                 let sequences = Corpus::sample(rng, instance.shape, pool);
@@ -81,15 +76,7 @@ impl Source<'_> {
             }
             Self::Law(law) => (None, symmetric_noise(rng, instance.shape.tokens, pool, 2.0 * law.q())),
         };
-        let scores: Vec<f64> = frozen
-            .chunks_exact(square)
-            .map(|z| score_of(selection.score(), instance.shape.tokens, z))
-            .collect();
-        let mut kept: Vec<usize> = (0..scores.len()).collect();
-        kept.sort_by(|i, j| scores[*i].total_cmp(&scores[*j]));
-        kept.truncate(count);
-        let frozen: Vec<f64> =
-            kept.iter().flat_map(|mu| &frozen[square * mu..square * (mu + 1)]).copied().collect();
+        let (kept, frozen) = lowest_scores(selection, instance.shape.tokens, &frozen, count);
         let sequences = match sequences {
             Some(sequences) => sequences.select(&kept),
             // The scores do not depend on the sequences, so that any sequences can be attached.
@@ -104,8 +91,9 @@ impl Source<'_> {
             Self::Law(law) => {
                 let TrueLogits { slope, unknown, .. } = law.true_logits();
                 let count = sequences.count();
-                let clean = sum(symmetric_noise(rng, model.tokens(), count, 2.0 * unknown), &frozen, slope);
-                let noisy = sum(symmetric_noise(rng, model.tokens(), count, model.delta()), &clean, 1.0);
+                let residual = symmetric_noise(rng, model.tokens(), count, 2.0 * unknown);
+                let clean = sum(&residual, &scaled(&frozen, slope));
+                let noisy = sum(&symmetric_noise(rng, model.tokens(), count, model.delta()), &clean);
                 [clean, noisy]
             }
         };
@@ -233,7 +221,7 @@ mod tests {
     use super::*;
     use crate::simulate::Laboratory;
     use crate::simulate::random::{Purpose, Streams};
-    use crate::simulate::sequences::Shape;
+    use crate::simulate::sequences::{Shape, score_of};
 
     fn second_moment(a: &[f64], b: &[f64]) -> f64 {
         a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / a.len() as f64

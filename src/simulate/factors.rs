@@ -5,15 +5,15 @@ use rand_pcg::Pcg64;
 
 use super::batch::memorised;
 use super::cross::TrainedPair;
-use super::finetuning::{EXCESS, POWER_ITERATIONS};
+use super::finetuning::{EXCESS, POWER_ITERATIONS, TestLogits, train_from};
 use super::instance::Instance;
 use super::layer::Layer;
-use super::measurement::{Finetuned, TrainingRun, TrainingStart, lowest};
-use super::minimise::{Minimum, minimise};
+use super::logits::{lowest_scores, scaled, sum};
+use super::measurement::{Finetuned, TrainingStart};
 use super::pairs::{PairTask, Pairs, noisy};
 use super::principal::{FactorOverlaps, Truths, orthogonalise};
 use super::random::{self, Purpose};
-use super::sequences::{FactorPair, TEST_BATCH, score_of};
+use super::sequences::{FactorPair, TEST_BATCH};
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{Selection, Sequences, Training};
 
@@ -75,17 +75,9 @@ impl PairSource<'_> {
         selection: Selection,
         [count, pool]: [usize; 2],
     ) -> PairBatch {
-        let square = instance.shape.tokens * instance.shape.tokens;
         let pairs = Pairs::sample(rng, instance, pool);
         let frozen = self.frozen(rng, instance, &pairs);
-        let scores: Vec<f64> = frozen
-            .chunks_exact(square)
-            .map(|z| score_of(selection.score(), instance.shape.tokens, z))
-            .collect();
-        let mut kept: Vec<usize> = (0..pool).collect();
-        kept.sort_by(|i, j| scores[*i].total_cmp(&scores[*j]));
-        kept.truncate(count);
-        let frozen = kept.iter().flat_map(|mu| &frozen[square * mu..square * (mu + 1)]).copied().collect();
+        let (kept, frozen) = lowest_scores(selection, instance.shape.tokens, &frozen, count);
         self.label(rng, instance, pairs.select(&kept), frozen)
     }
 
@@ -113,14 +105,6 @@ impl PairSource<'_> {
     }
 }
 
-fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
-    a.iter().zip(b).map(|(a, b)| a + b).collect()
-}
-
-fn scaled(a: &[f64], factor: f64) -> Vec<f64> {
-    a.iter().map(|a| factor * a).collect()
-}
-
 /// The weights `b a^T`.
 fn perturbation([left, right]: &[DMatrix<f64>; 2]) -> FactorPair {
     FactorPair { left: left.clone(), right: right.clone(), scale: 1.0 }
@@ -138,8 +122,7 @@ pub(super) fn run(
     source: &PairSource<'_>,
     counts: [usize; 2],
 ) -> Finetuned {
-    let Instance { model, laboratory, streams, shape } = *instance;
-    let d = shape.dimension as f64;
+    let Instance { model, streams, shape, .. } = *instance;
     let layer = Layer::new(model);
     let truth = Truths::new(training);
     // The norms of the factors hold exactly, because their scatter has no counterpart in the theory.
@@ -160,21 +143,14 @@ pub(super) fn run(
         PairTask { layer, pairs: &pairs, labels: &labels, frozen: Some(&frozen), lambda, scale: 1.0, width };
 
     let overlaps = FactorOverlaps { star: &star };
-    let trained: Vec<(Minimum, TrainingRun)> = starts(instance, &task, &truth, &star)
-        .into_iter()
-        .map(|(start, from)| {
-            let minimum = minimise(&task, &flat(&from), laboratory.stopping());
-            let run = TrainingRun::new(start, &minimum, d, overlaps.alignment(&task.factors(&minimum.w)));
-            (minimum, run)
-        })
-        .collect();
-    let runs = trained.iter().map(|(_, run)| *run).collect();
-    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
+    let starts = starts(instance, &task, &truth, &star).into_iter().map(|(start, from)| (start, flat(&from)));
+    let alignment = |w: &[f64]| overlaps.alignment(&task.factors(w));
+    let (runs, best) = train_from(starts, &task, instance, alignment);
     // There are always at least two starts.
-    let (factors, objective) = match best {
-        Some((minimum, run)) => (task.factors(&minimum.w), run.objective),
-        None => ([0, 1].map(|_| DMatrix::zeros(shape.dimension, width)), f64::NAN),
-    };
+    let (factors, objective) = best.map_or_else(
+        || ([0, 1].map(|_| DMatrix::zeros(shape.dimension, width)), f64::NAN),
+        |(w, objective)| (task.factors(&w), objective),
+    );
     let [test, test_clean, without, forgetting] = test_errors(instance, training, source, [&star, &factors]);
     let [left, right] = &factors;
     Finetuned {
@@ -235,8 +211,7 @@ fn spectral_start(task: &PairTask<'_>, random: [DMatrix<f64>; 2], norms: &[f64])
     [left, right]
 }
 
-/// The losses per new pair of sequences: with noisy labels, with clean labels, with noisy labels without the perturbation,
-/// and with the labels of pre-training.
+/// The losses per new pair of sequences, those of [`TestLogits::losses`].
 fn test_errors(
     instance: &Instance<'_>,
     training: &Training,
@@ -250,16 +225,10 @@ fn test_errors(
     for first in (0..count).step_by(TEST_BATCH) {
         let PairBatch { pairs, clean, noisy, frozen } =
             source.fresh(&mut rng, instance, TEST_BATCH.min(count - first));
-        let truth = pairs.logits(&perturbation(star));
-        let before = layer.attention(&noisy);
-        let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
+        let [truth, learned] = [star, learned].map(|factors| pairs.logits(&perturbation(factors)));
         let frozen = scaled(&frozen, training.beta());
-        let tuned = sum(&frozen, &pairs.logits(&perturbation(learned)));
-        for (sum, (logits, labels)) in
-            sums.iter_mut().zip([(&tuned, &noisy), (&tuned, &clean), (&frozen, &noisy), (&tuned, &before)])
-        {
-            *sum += layer.loss(&pairs.keys, logits, labels);
-        }
+        let losses = TestLogits { clean, noisy, frozen, truth, learned }.losses(&layer, &pairs.keys);
+        sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
     }
     sums.map(|sum| sum / count as f64)
 }

@@ -5,11 +5,12 @@ use nalgebra::DMatrix;
 use super::batch::{Batch, Source, finetuning_batch};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
+use super::logits::{scaled, sum};
 use super::measurement::{Finetuned, TrainingRun, TrainingStart, lowest};
-use super::minimise::{Minimum, minimise};
+use super::minimise::{Minimum, Objective, minimise};
 use super::principal::{PrincipalOverlaps, Truths, orthogonalise};
 use super::random::{self, Purpose};
-use super::sequences::{NetworkWeights, TEST_BATCH};
+use super::sequences::{Corpus, NetworkWeights, TEST_BATCH};
 use crate::lora::Training;
 
 /// Number of power iterations for the spectral start.
@@ -21,14 +22,6 @@ pub(super) const EXCESS: f64 = 0.1;
 /// The weights `w w^T`.
 fn perturbation(w: &DMatrix<f64>) -> NetworkWeights {
     NetworkWeights { factor: w.clone(), scale: 1.0 }
-}
-
-fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
-    a.iter().zip(b).map(|(a, b)| a + b).collect()
-}
-
-fn scaled(a: &[f64], factor: f64) -> Vec<f64> {
-    a.iter().map(|a| factor * a).collect()
 }
 
 /// Draws a perturbation and data, trains from all starts, and measures at the minimum of lowest objective.
@@ -76,20 +69,14 @@ pub(super) fn run(
         starts.push((TrainingStart::Random, random * truth.largest().sqrt()));
     }
     let overlaps = PrincipalOverlaps { star: &star, q0: training.q0() };
-    let trained: Vec<(Minimum, TrainingRun)> = starts
-        .into_iter()
-        .map(|(start, from)| {
-            let minimum = minimise(&task, from.as_slice(), laboratory.stopping());
-            let run = TrainingRun::new(start, &minimum, d, overlaps.alignment(&task.matrix(&minimum.w)));
-            (minimum, run)
-        })
-        .collect();
-    let runs = trained.iter().map(|(_, run)| *run).collect();
-    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
+    let starts = starts.into_iter().map(|(start, from)| (start, from.as_slice().to_vec()));
+    let alignment = |w: &[f64]| overlaps.alignment(&task.matrix(w));
+    let (runs, best) = train_from(starts, &task, instance, alignment);
     // There are always at least two starts.
-    let (w, objective) = best.map_or((DMatrix::zeros(dimension, width), f64::NAN), |(minimum, run)| {
-        (task.matrix(&minimum.w), run.objective)
-    });
+    let (w, objective) = best.map_or_else(
+        || (DMatrix::zeros(dimension, width), f64::NAN),
+        |(w, objective)| (task.matrix(&w), objective),
+    );
     let [test, test_clean, without, forgetting] = test_errors(instance, training, source, [&star, &w]);
     Finetuned {
         q: overlaps.q(&w),
@@ -131,8 +118,52 @@ fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norms: &[f64]) -> DMatr
     w
 }
 
-/// The losses per new sequence: with noisy labels, with clean labels, with noisy labels at `w = 0`, and with
-/// the noisy labels of pre-training.
+/// Trains from all starts. Returns the runs, and the parameters and the objective of the one with the lowest objective.
+pub(super) fn train_from(
+    starts: impl Iterator<Item = (TrainingStart, Vec<f64>)>,
+    task: &impl Objective,
+    instance: &Instance<'_>,
+    alignment: impl Fn(&[f64]) -> f64,
+) -> (Vec<TrainingRun>, Option<(Vec<f64>, f64)>) {
+    let d = instance.shape.dimension as f64;
+    let trained: Vec<(Minimum, TrainingRun)> = starts
+        .map(|(start, from)| {
+            let minimum = minimise(task, &from, instance.laboratory.stopping());
+            let run = TrainingRun::new(start, &minimum, d, alignment(&minimum.w));
+            (minimum, run)
+        })
+        .collect();
+    let runs = trained.iter().map(|(_, run)| *run).collect();
+    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
+    (runs, best.map(|(minimum, run)| (minimum.w, run.objective)))
+}
+
+/// The logits of new sequences.
+pub(super) struct TestLogits {
+    /// The labels' logits without the true perturbation, without noise and with it.
+    pub(super) clean: Vec<f64>,
+    pub(super) noisy: Vec<f64>,
+    /// The logits of the recalibrated frozen weights.
+    pub(super) frozen: Vec<f64>,
+    /// The logits of the true and of the learned perturbation.
+    pub(super) truth: Vec<f64>,
+    pub(super) learned: Vec<f64>,
+}
+
+impl TestLogits {
+    /// The sums of the losses: with noisy labels, with clean labels, with noisy labels and no learned perturbation, and with the noisy
+    /// labels of pre-training. `sequences` are those that the attention averages.
+    pub(super) fn losses(self, layer: &Layer, sequences: &Corpus) -> [f64; 4] {
+        let Self { clean, noisy, frozen, truth, learned } = self;
+        let before = layer.attention(&noisy);
+        let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
+        let tuned = sum(&frozen, &learned);
+        [(&tuned, &noisy), (&tuned, &clean), (&frozen, &noisy), (&tuned, &before)]
+            .map(|(logits, labels)| layer.loss(sequences, logits, labels))
+    }
+}
+
+/// The losses per new sequence, those of [`TestLogits::losses`].
 fn test_errors(
     instance: &Instance<'_>,
     training: &Training,
@@ -146,15 +177,10 @@ fn test_errors(
     for first in (0..count).step_by(TEST_BATCH) {
         let Batch { sequences, clean, noisy, frozen } =
             source.fresh(&mut rng, instance, TEST_BATCH.min(count - first));
-        let truth = sequences.logits(&perturbation(star));
-        let before = layer.attention(&noisy);
-        let [clean, noisy] = [clean, noisy].map(|logits| layer.attention(&sum(&logits, &truth)));
+        let [truth, learned] = [star, w].map(|columns| sequences.logits(&perturbation(columns)));
         let frozen = scaled(&frozen, training.beta());
-        let learned = sum(&frozen, &sequences.logits(&perturbation(w)));
-        let pairs = [(&learned, &noisy), (&learned, &clean), (&frozen, &noisy), (&learned, &before)];
-        for (sum, (logits, labels)) in sums.iter_mut().zip(pairs) {
-            *sum += layer.loss(&sequences, logits, labels);
-        }
+        let losses = TestLogits { clean, noisy, frozen, truth, learned }.losses(&layer, &sequences);
+        sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
     }
     sums.map(|sum| sum / count as f64)
 }

@@ -44,6 +44,7 @@ mod finetuning;
 mod instance;
 mod laboratory;
 mod layer;
+mod logits;
 mod measurement;
 mod message_passing;
 mod minimise;
