@@ -207,25 +207,33 @@ impl Block {
         }
     }
 
-    /// Adds the part of row `a` of the logits to the second part of the Hessian of two factors, in the lower triangle.
+    /// The products of the Hessian of a row in its logits with `count` columns of `x`, of which `first` is the first.
     #[inline(always)]
-    fn add_row_of_factors(&mut self, a: usize, shape: &ColumnShape) {
+    fn multiply_curvature(&mut self, shape: &ColumnShape, first: usize, count: usize) {
         let ColumnShape { tokens, columns, .. } = *shape;
-        let (n, width) = (tokens * columns, shape.width());
-        let Self { x, hessian, curvature, product, .. } = self;
-        // The products of the Hessian of the row with the columns of psi.
+        let Self { x, curvature, product, .. } = self;
         for b in 0..tokens {
-            for c in 0..width {
+            for c in 0..count {
                 let mut sum = ZERO;
                 for e in 0..tokens {
-                    let (m, y) = (&curvature[b * tokens + e], &x[e * columns + width + c]);
+                    let (m, x) = (&curvature[b * tokens + e], &x[e * columns + first + c]);
                     for l in 0..LANES {
-                        sum[l] += m[l] * y[l];
+                        sum[l] += m[l] * x[l];
                     }
                 }
                 product[b * columns + c] = sum;
             }
         }
+    }
+
+    /// Adds the part of row `a` of the logits to the second part of the Hessian of two factors, in the lower triangle.
+    #[inline(always)]
+    fn add_row_of_factors(&mut self, a: usize, shape: &ColumnShape) {
+        let ColumnShape { tokens, columns, .. } = *shape;
+        let (n, width) = (tokens * columns, shape.width());
+        // The columns of psi.
+        self.multiply_curvature(shape, width, width);
+        let Self { x, hessian, curvature, product, .. } = self;
         for c in 0..width {
             let row = a * columns + c;
             for d in 0..=c {
@@ -301,20 +309,8 @@ impl Block {
     fn add_row(&mut self, a: usize, shape: &ColumnShape) {
         let ColumnShape { tokens, columns, .. } = *shape;
         let n = tokens * columns;
+        self.multiply_curvature(shape, 0, columns);
         let Self { x, hessian, curvature, product, .. } = self;
-        // The products of the Hessian of the row with the columns.
-        for b in 0..tokens {
-            for c in 0..columns {
-                let mut sum = ZERO;
-                for e in 0..tokens {
-                    let (m, x) = (&curvature[b * tokens + e], &x[e * columns + c]);
-                    for l in 0..LANES {
-                        sum[l] += m[l] * x[l];
-                    }
-                }
-                product[b * columns + c] = sum;
-            }
-        }
         for c in 0..columns {
             let row = a * columns + c;
             for d in 0..=c {

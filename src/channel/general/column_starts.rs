@@ -25,13 +25,7 @@ impl Prox<'_, Perturbation<'_>> {
         let mut all = Starts::new();
         for s in samples {
             let omega = &self.omega[s * n..(s + 1) * n];
-            let frozen = &self.map.frozen[s * square..(s + 1) * square];
-            let label = &label[s * square..(s + 1) * square];
-            let mut target: Vec<f64> = label
-                .iter()
-                .zip(frozen)
-                .map(|(label, frozen)| (label - frozen) / self.map.coupling)
-                .collect();
+            let mut target = self.map.needed_perturbation(*s, label);
             target.iter_mut().step_by(tokens + 1).for_each(|x| *x += self.map.trace);
             let mut starts = vec![omega.to_vec(), star[s * n..(s + 1) * n].to_vec()];
             starts.push(omega.iter().map(|x| SMALL * x).collect());
@@ -53,10 +47,7 @@ impl Prox<'_, Perturbation<'_>> {
             for start in &mut starts {
                 align(start, omega, columns);
             }
-            all.resize(starts.len(), Vec::new());
-            for (all, start) in all.iter_mut().zip(starts) {
-                all.extend(start);
-            }
+            append(&mut all, starts);
         }
         all
     }
@@ -75,6 +66,14 @@ impl Prox<'_, Perturbation<'_>> {
             }
         }
         turn(&root, omega, self.stiffness, columns, starts);
+    }
+}
+
+/// Adds the starts of one sample to those of the samples before it.
+pub(super) fn append(all: &mut Starts, starts: Vec<Vec<f64>>) {
+    all.resize(starts.len(), Vec::new());
+    for (all, start) in all.iter_mut().zip(starts) {
+        all.extend(start);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The points from which the proximal points of two factors are searched.
 
-use super::column_starts::{SMALL, turn};
+use super::column_starts::{SMALL, append, turn};
 use super::descent::Prox;
 use super::jacobi::Eigen;
 use super::logits::Perturbation;
@@ -18,17 +18,11 @@ impl Prox<'_, Perturbation<'_>> {
     /// that brings both factors closest to `omega`, and those in which one singular direction is reflected.
     pub(crate) fn factor_starts(&self, samples: &[usize], star: &[f64], label: &[f64]) -> Starts {
         let (tokens, columns) = (self.map.tokens, self.map.columns);
-        let (n, square, width) = (tokens * columns, tokens * tokens, self.map.width());
+        let (n, width) = (tokens * columns, self.map.width());
         let mut all = Starts::new();
         for s in samples {
             let omega = &self.omega[s * n..(s + 1) * n];
-            let frozen = &self.map.frozen[s * square..(s + 1) * square];
-            let label = &label[s * square..(s + 1) * square];
-            let mut target: Vec<f64> = label
-                .iter()
-                .zip(frozen)
-                .map(|(label, frozen)| (label - frozen) / self.map.coupling)
-                .collect();
+            let mut target = self.map.needed_perturbation(*s, label);
             if self.activation.unseen() == Unseen::RowShifts {
                 for row in target.chunks_exact_mut(tokens) {
                     let mean = row.iter().sum::<f64>() / tokens as f64;
@@ -46,10 +40,7 @@ impl Prox<'_, Perturbation<'_>> {
             self.along_singular_vectors(&target, omega, &mut starts);
             self.align(&mut starts[1], omega);
             starts[first..].iter_mut().for_each(|start| self.align(start, omega));
-            all.resize(starts.len(), Vec::new());
-            for (all, start) in all.iter_mut().zip(starts) {
-                all.extend(start);
-            }
+            append(&mut all, starts);
         }
         all
     }

@@ -200,6 +200,15 @@ impl Perturbation<'_> {
         self.form == Some(KnownDerivatives::Linear)
     }
 
+    /// The matrix that sample `s` would need as its perturbation to have the label's logits: their difference from those of the frozen weights, over the
+    /// coupling. `label` has the logits of all samples.
+    pub(super) fn needed_perturbation(&self, s: usize, label: &[f64]) -> Vec<f64> {
+        let square = self.tokens * self.tokens;
+        let own = s * square..(s + 1) * square;
+        let pairs = label[own.clone()].iter().zip(&self.frozen[own]);
+        pairs.map(|(label, frozen)| (label - frozen) / self.coupling).collect()
+    }
+
     /// Number of columns of each factor.
     pub(crate) fn width(&self) -> usize {
         match self.attention {

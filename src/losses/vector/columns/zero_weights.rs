@@ -3,7 +3,6 @@
 use nalgebra::{DMatrix, SVD};
 
 use super::nodes::ColumnNodes;
-use crate::channel::general::Prox;
 use crate::losses::vector::general::FieldsBlock;
 use crate::losses::vector::zero_weights::{CurvatureList, Curvatures, SingularCurvature, ZeroWeights};
 use crate::parallel;
@@ -22,18 +21,9 @@ impl ColumnNodes {
     fn at_zero(&self, blocks: &[FieldsBlock]) -> Curvatures {
         let layer = self.layer();
         let (n, width) = (layer.tokens, layer.truth.len());
-        let stiffness = vec![0.0; 2 * n];
         let parts: Vec<(Vec<SingularCurvature>, [f64; 2])> = parallel::map(blocks.len(), 1, &|number| {
             let block = &blocks[number];
-            let zero = vec![0.0; 2 * block.label.len() / n];
-            let prox = Prox {
-                activation: layer.activation.as_ref(),
-                map: layer.perturbation(2, &block.frozen, 0.0),
-                label: &block.y,
-                omega: &zero,
-                stiffness: &stiffness,
-            };
-            let local = prox.at(zero.clone());
+            let local = layer.expansion_at_zero(2, block);
             let mut curvatures = Vec::with_capacity(block.label.len() / n);
             let mut sums = [0.0; 2];
             for (s, slope) in local.slope.chunks_exact(n * n).enumerate() {

@@ -220,6 +220,20 @@ impl PerturbedLayer {
         prox.minima(&mut LastPoints::default(), |samples| prox.between(samples, target))
     }
 
+    /// The loss and its derivatives at zero weights of `columns` columns.
+    pub(crate) fn expansion_at_zero(&self, columns: usize, block: &FieldsBlock) -> LocalExpansion {
+        let zero = vec![0.0; columns * block.label.len() / self.tokens];
+        let stiffness = vec![0.0; columns * self.tokens];
+        let prox = Prox {
+            activation: self.activation.as_ref(),
+            map: self.perturbation(columns, &block.frozen, 0.0),
+            label: &block.y,
+            omega: &zero,
+            stiffness: &stiffness,
+        };
+        prox.at(zero.clone())
+    }
+
     /// Logits moved by `columns` learned columns whose `q` have the sum `trace`.
     pub(crate) fn perturbation<'a>(&self, columns: usize, frozen: &'a [f64], trace: f64) -> Perturbation<'a> {
         let Self { attention, tokens, coupling, form, .. } = *self;

@@ -118,19 +118,10 @@ impl PerturbedLayer {
     /// The curvatures of the loss of every sample at `w = 0`.
     fn at_zero(&self, blocks: &[FieldsBlock]) -> Curvatures {
         let (n, square) = (self.tokens, self.tokens * self.tokens);
-        let stiffness = vec![0.0; n];
         let parts: Vec<(Vec<Curvature>, [f64; 3])> = parallel::map(blocks.len(), 1, &|number| {
             let block = &blocks[number];
-            let zero = vec![0.0; block.star.len()];
-            let prox = Prox {
-                activation: self.activation.as_ref(),
-                map: self.perturbation(1, &block.frozen, 0.0),
-                label: &block.y,
-                omega: &zero,
-                stiffness: &stiffness,
-            };
-            let local = prox.at(zero.clone());
-            let mut curvatures = Vec::with_capacity(zero.len());
+            let local = self.expansion_at_zero(1, block);
+            let mut curvatures = Vec::with_capacity(block.star.len());
             let mut sums = [0.0; 3];
             for (s, slope) in local.slope.chunks_exact(square).enumerate() {
                 let h0 = DMatrix::from_fn(n, n, |a, b| self.coupling * (slope[a * n + b] + slope[b * n + a]));
