@@ -149,9 +149,8 @@ fn check(rows: &[Row]) -> Result<(), Box<dyn Error>> {
         let bound = (row.rank as f64 / row.true_rank as f64).powf(0.25);
         fact(row.alignment <= bound + 1e-9, "o_w is at most (r/r0)^{1/4} if r < r0")?;
     }
-    let much = ALPHAS[ALPHAS.len() - 1];
     for true_rank in TRUE_RANKS {
-        let here = || rows.iter().filter(|row| row.true_rank == true_rank && row.lora_alpha >= much);
+        let here = || rows.iter().filter(|row| row.true_rank == true_rank && row.lora_alpha >= MUCH);
         let at_truth = here().find(|row| row.rank == true_rank).ok_or("no row at the true rank")?;
         for row in here() {
             let noise = 4.0 * row.relative_test_std_error.hypot(at_truth.relative_test_std_error);
@@ -226,14 +225,21 @@ fn errors(rows: &[Row], markers: &[Marker], true_rank: usize) -> (Vec<Plot>, Lay
     (plots, layout.with_y_axis_max(highest.fold(0.0, f64::max) + 0.1))
 }
 
+/// The largest amount of data.
+const MUCH: f64 = ALPHAS[ALPHAS.len() - 1];
+
+/// A quantity against the rank at the largest amount of data, for the true perturbations of one rank.
+fn with_much_data(rows: &[Row], true_rank: usize, colour: &str, value: fn(&Row) -> f64) -> Vec<Plot> {
+    let here = rows.iter().filter(|row| row.true_rank == true_rank && row.lora_alpha >= MUCH);
+    let dots: Vec<Dot> = here.map(|row| row.dot(value(row))).collect();
+    curve(&dots, colour, &format!("r0 = {true_rank}"), false)
+}
+
 fn alignments(rows: &[Row], markers: &[Marker]) -> (Vec<Plot>, Layout) {
-    let much = ALPHAS[ALPHAS.len() - 1];
     let mut plots = Vec::new();
     for (true_rank, colour) in TRUE_RANKS.into_iter().zip(COLOURS) {
-        let here = rows.iter().filter(|row| row.true_rank == true_rank && row.lora_alpha >= much);
-        let dots: Vec<Dot> = here.map(|row| row.dot(row.alignment)).collect();
-        plots.extend(curve(&dots, colour, &format!("r0 = {true_rank}"), false));
-        let trained = markers.iter().filter(|one| one.true_rank == true_rank && one.lora_alpha >= much);
+        plots.extend(with_much_data(rows, true_rank, colour, |row| row.alignment));
+        let trained = markers.iter().filter(|one| one.true_rank == true_rank && one.lora_alpha >= MUCH);
         let points: Vec<_> =
             trained.map(|one| (one.rank as f64, one.alignment, one.alignment_std_error)).collect();
         if !points.is_empty() {
@@ -246,19 +252,18 @@ fn alignments(rows: &[Row], markers: &[Marker]) -> (Vec<Plot>, Layout) {
         let legend = if true_rank == 4 { "(r/r0)^(1/4)" } else { "" };
         plots.extend(curve(&(0..=60).map(bound).collect::<Vec<_>>(), GREY, legend, true));
     }
-    let title = format!("alpha' = {much}");
+    let title = format!("alpha' = {MUCH}");
     panel(plots, &title, "rank r of LoRA", "alignment o_w", LegendPosition::InsideBottomRight)
 }
 
 fn forgetting(rows: &[Row]) -> (Vec<Plot>, Layout) {
-    let much = ALPHAS[ALPHAS.len() - 1];
-    let mut plots = Vec::new();
-    for (true_rank, colour) in TRUE_RANKS.into_iter().zip(COLOURS) {
-        let here = rows.iter().filter(|row| row.true_rank == true_rank && row.lora_alpha >= much);
-        let dots: Vec<Dot> = here.map(|row| row.dot(row.relative_forgetting)).collect();
-        plots.extend(curve(&dots, colour, &format!("r0 = {true_rank}"), false));
-    }
-    let title = format!("alpha' = {much}");
+    let lines = TRUE_RANKS.into_iter().zip(COLOURS);
+    let plots = lines
+        .flat_map(|(true_rank, colour)| {
+            with_much_data(rows, true_rank, colour, |row| row.relative_forgetting)
+        })
+        .collect();
+    let title = format!("alpha' = {MUCH}");
     panel(
         plots,
         &title,
