@@ -5,7 +5,7 @@ use rand_pcg::Pcg64;
 
 use super::batch::memorised;
 use super::cross::TrainedPair;
-use super::finetuning::{EXCESS, POWER_ITERATIONS, TestLogits, train_from};
+use super::finetuning::{EXCESS, POWER_ITERATIONS, TestLogits};
 use super::instance::Instance;
 use super::layer::Layer;
 use super::logits::{lowest_scores, scaled, sum};
@@ -14,6 +14,7 @@ use super::pairs::{PairTask, Pairs, noisy};
 use super::principal::{FactorOverlaps, Truths, orthogonalise};
 use super::random::{self, Purpose};
 use super::sequences::{FactorPair, TEST_BATCH};
+use super::trained::train_from;
 use crate::frozen::{Frozen, TrueLogits};
 use crate::lora::{Selection, Sequences, Training};
 
@@ -122,7 +123,7 @@ pub(super) fn run(
     source: &PairSource<'_>,
     counts: [usize; 2],
 ) -> Finetuned {
-    let Instance { model, streams, shape, .. } = *instance;
+    let Instance { model, laboratory, streams, shape } = *instance;
     let layer = Layer::new(model);
     let truth = Truths::new(training);
     // The norms of the factors hold exactly, because their scatter has no counterpart in the theory.
@@ -145,11 +146,11 @@ pub(super) fn run(
     let overlaps = FactorOverlaps { star: &star };
     let starts = starts(instance, &task, &truth, &star).into_iter().map(|(start, from)| (start, flat(&from)));
     let alignment = |w: &[f64]| overlaps.alignment(&task.factors(w));
-    let (runs, best) = train_from(starts, &task, instance, alignment);
+    let (runs, best) = train_from(starts, &task, laboratory.stopping(), shape.dimension as f64, alignment);
     // There are always at least two starts.
     let (factors, objective) = best.map_or_else(
         || ([0, 1].map(|_| DMatrix::zeros(shape.dimension, width)), f64::NAN),
-        |(w, objective)| (task.factors(&w), objective),
+        |(minimum, run)| (task.factors(&minimum.w), run.objective),
     );
     let [test, test_clean, without, forgetting] = test_errors(instance, training, source, [&star, &factors]);
     let [left, right] = &factors;

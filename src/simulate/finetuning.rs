@@ -6,11 +6,11 @@ use super::batch::{Batch, Source, finetuning_batch};
 use super::instance::Instance;
 use super::layer::{Layer, Task};
 use super::logits::{scaled, sum};
-use super::measurement::{Finetuned, TrainingRun, TrainingStart, lowest};
-use super::minimise::{Minimum, Objective, minimise};
+use super::measurement::{Finetuned, TrainingStart};
 use super::principal::{PrincipalOverlaps, Truths, orthogonalise};
 use super::random::{self, Purpose};
 use super::sequences::{Corpus, NetworkWeights, TEST_BATCH};
+use super::trained::train_from;
 use crate::lora::Training;
 
 /// Number of power iterations for the spectral start.
@@ -71,11 +71,11 @@ pub(super) fn run(
     let overlaps = PrincipalOverlaps { star: &star, q0: training.q0() };
     let starts = starts.into_iter().map(|(start, from)| (start, from.as_slice().to_vec()));
     let alignment = |w: &[f64]| overlaps.alignment(&task.matrix(w));
-    let (runs, best) = train_from(starts, &task, instance, alignment);
+    let (runs, best) = train_from(starts, &task, laboratory.stopping(), d, alignment);
     // There are always at least two starts.
     let (w, objective) = best.map_or_else(
         || (DMatrix::zeros(dimension, width), f64::NAN),
-        |(w, objective)| (task.matrix(&w), objective),
+        |(minimum, run)| (task.matrix(&minimum.w), run.objective),
     );
     let [test, test_clean, without, forgetting] = test_errors(instance, training, source, [&star, &w]);
     Finetuned {
@@ -116,26 +116,6 @@ fn spectral_start(task: &Task<'_>, random: DMatrix<f64>, norms: &[f64]) -> DMatr
         w = next;
     }
     w
-}
-
-/// Trains from all starts. Returns the runs, and the parameters and the objective of the one with the lowest objective.
-pub(super) fn train_from(
-    starts: impl Iterator<Item = (TrainingStart, Vec<f64>)>,
-    task: &impl Objective,
-    instance: &Instance<'_>,
-    alignment: impl Fn(&[f64]) -> f64,
-) -> (Vec<TrainingRun>, Option<(Vec<f64>, f64)>) {
-    let d = instance.shape.dimension as f64;
-    let trained: Vec<(Minimum, TrainingRun)> = starts
-        .map(|(start, from)| {
-            let minimum = minimise(task, &from, instance.laboratory.stopping());
-            let run = TrainingRun::new(start, &minimum, d, alignment(&minimum.w));
-            (minimum, run)
-        })
-        .collect();
-    let runs = trained.iter().map(|(_, run)| *run).collect();
-    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
-    (runs, best.map(|(minimum, run)| (minimum.w, run.objective)))
 }
 
 /// The logits of new sequences.

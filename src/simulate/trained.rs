@@ -1,11 +1,11 @@
-//! The training of one instance from several starts, and the measurement of the weights: what pre-training with tied and with
+//! The training of one instance from several starts, and the measurement of the weights of pre-training: what tied and
 //! cross-attention have in common.
 
 use nalgebra::DMatrix;
 
 use super::laboratory::Laboratory;
 use super::measurement::{Pretrained, TrainingRun, TrainingStart, lowest};
-use super::minimise::{Minimum, Objective, minimise};
+use super::minimise::{Minimum, Objective, Stopping, minimise};
 use crate::error::Error;
 use crate::observables;
 
@@ -19,6 +19,25 @@ pub(super) struct Trained {
     runs: Vec<TrainingRun>,
 }
 
+/// Trains from all starts, and returns the runs, whose objectives are in units of `unit`, and the lowest minimum with its run.
+pub(super) fn train_from(
+    starts: impl Iterator<Item = (TrainingStart, Vec<f64>)>,
+    task: &impl Objective,
+    stopping: Stopping,
+    unit: f64,
+    alignment: impl Fn(&[f64]) -> f64,
+) -> (Vec<TrainingRun>, Option<(Minimum, TrainingRun)>) {
+    let trained: Vec<(Minimum, TrainingRun)> = starts
+        .map(|(start, from)| {
+            let minimum = minimise(task, &from, stopping);
+            let run = TrainingRun::new(start, &minimum, unit, alignment(&minimum.w));
+            (minimum, run)
+        })
+        .collect();
+    let runs = trained.iter().map(|(_, run)| *run).collect();
+    (runs, lowest(trained.into_iter(), |(minimum, _)| minimum.objective))
+}
+
 /// Trains from as many starts as the laboratory asks for. `matrix` gives the weights `S` of parameters, which are compared with those of the
 /// `truth`.
 pub(super) fn train(
@@ -30,17 +49,12 @@ pub(super) fn train(
 ) -> Result<Trained, Error> {
     let d = truth.nrows() as f64;
     let q0 = truth.norm_squared() / (d * d);
-    let trained: Vec<(Minimum, TrainingRun)> = (0..laboratory.pretraining_starts)
-        .map(|_| {
-            let minimum = minimise(task, &start(), laboratory.stopping());
-            let s = matrix(&minimum.w);
-            let alignment = observables::alignment(s.dot(truth), s.norm_squared(), q0 * d * d);
-            let run = TrainingRun::new(TrainingStart::Random, &minimum, d * d, alignment);
-            (minimum, run)
-        })
-        .collect();
-    let runs: Vec<TrainingRun> = trained.iter().map(|(_, run)| *run).collect();
-    let best = lowest(trained.into_iter(), |(minimum, _)| minimum.objective);
+    let starts = (0..laboratory.pretraining_starts).map(|_| (TrainingStart::Random, start()));
+    let alignment = |w: &[f64]| {
+        let s = matrix(w);
+        observables::alignment(s.dot(truth), s.norm_squared(), q0 * d * d)
+    };
+    let (runs, best) = train_from(starts, task, laboratory.stopping(), d * d, alignment);
     let Some((minimum, run)) = best else {
         return Err(Error::invalid("laboratory.pretraining_starts", 0, "at least 1"));
     };
