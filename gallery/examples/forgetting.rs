@@ -196,13 +196,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         let frozen = own().next().map_or(f64::NAN, |row| row.frozen);
         plots.push(mark(*before, frozen, BLACK));
         let title = format!("{activation}, T = 2");
-        panel(
+        let (plots, layout) = panel(
             plots,
             &title,
             "error on the pre-training task",
             "error E′ on the new task",
             LegendPosition::InsideTopRight,
-        )
+        );
+        // There is room above the marker of the frozen weights.
+        (plots, layout.with_y_axis_max(1.08 * frozen))
     });
     save(
         &arguments,
