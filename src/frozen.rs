@@ -79,6 +79,14 @@ impl TryFrom<FrozenFields> for Frozen {
         for (field, x) in traces.into_iter().filter_map(|(field, x)| Some((field, x?))).chain(listed) {
             check::finite(field, x)?;
         }
+        // The Cauchy-Schwarz inequality, with tr s-hat^2 = Q and tr s*^2 = Q0.
+        for ((field, trace), norm) in traces.into_iter().zip([q, q0]) {
+            let largest = norm.sqrt();
+            if let Some(trace) = trace.filter(|trace| !observables::is_possible(*trace, largest)) {
+                let allowed = format!("between -{0} and {0}, the root of tr s^2", Number(largest));
+                return Err(Error::invalid(field, trace, allowed));
+            }
+        }
         // The overlaps of a solved pre-training, or overlaps typed in with all their digits, may be at the
         // bound.
         let bound = observables::largest_overlap(q, q0);
@@ -132,7 +140,7 @@ impl Frozen {
     /// `D^{-1/2}` need them (see [`crate::lora::FiniteSize`]), and nothing else.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless both are finite.
+    /// [`Error::InvalidParameter`] unless both are finite, with `|tr s-hat| <= sqrt(Q)` and `|tr s*| <= sqrt(Q0)`.
     pub fn with_traces(self, trace: f64, trace0: f64) -> Result<Self, Error> {
         FrozenFields { trace: Some(trace), trace0: Some(trace0), ..self.0 }.try_into()
     }

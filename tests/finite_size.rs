@@ -150,6 +150,8 @@ fn what_is_not_known_is_refused() {
     assert_eq!(refusal(&frozen(1.0), &fresh.with_variances(&[1.0, 0.5]).unwrap()), "lora.q0");
     for (field, bad) in [
         ("frozen.trace", bare.with_traces(f64::NAN, 1.0)),
+        ("frozen.trace", bare.with_traces(1.1, 1.0)),
+        ("frozen.trace0", bare.with_traces(1.0, -1.5)),
         ("frozen.trace0", bare.with_traces(1.0, f64::INFINITY)),
         ("frozen.cubes", bare.with_cubes([1.0, 2.0, f64::NAN, 1.0])),
         ("frozen.response_traces", bare.with_response_traces([f64::NAN, 1.0])),

@@ -136,8 +136,9 @@ impl PretrainingSolution {
         let frozen = Frozen::new(self.q0, self.order.q, self.order.m)?.with_attention(self.attention);
         let frozen = frozen.with_response(self.order.v)?;
         match self.moments {
+            // The trace and Q of weights that are nearly a multiple of the identity are at the bound, up to the residual of the solve.
             Some(PretrainingMoments { trace0, cubes, response_traces }) => frozen
-                .with_traces(self.trace, trace0)?
+                .with_traces(self.trace.min(self.order.q.sqrt()), trace0.min(self.q0.sqrt()))?
                 .with_cubes(cubes)?
                 .with_response_traces(response_traces),
             None => Ok(frozen),

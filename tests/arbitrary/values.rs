@@ -193,7 +193,9 @@ pub fn frozen() -> impl Strategy<Value = Frozen> {
         |(q0, q, cosine, v, moments)| {
             let mut frozen = spoken(Frozen::new(q0, q, cosine * q0.sqrt() * q.sqrt()))?;
             if let Some([trace, trace0, a, b, c, d, e, f]) = moments {
-                let traced = spoken(frozen.with_traces(trace, trace0))?;
+                // Most traces are possible ones.
+                let [trace, trace0] = [trace, trace0].map(|x| if x < 1.0 { x } else { 1.0 / x });
+                let traced = spoken(frozen.with_traces(trace * q.sqrt(), trace0 * q0.sqrt()))?;
                 frozen = spoken(spoken(traced.with_cubes([a, b, c, d]))?.with_response_traces([e, f]))?;
             }
             v.map_or(Some(frozen), |v| spoken(frozen.with_response(v)))
