@@ -22,7 +22,6 @@ mod sweep;
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -38,9 +37,9 @@ use lora_asymptotics::scenario::schema;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Number of threads; as many as there are processors, or RAYON_NUM_THREADS, if not given.
-    #[arg(long, global = true)]
-    threads: Option<NonZeroUsize>,
+    /// Number of threads, 1 to 1024; as many as there are processors, or RAYON_NUM_THREADS, if not given.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 #[derive(Subcommand)]
@@ -103,7 +102,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<Ending, Box<dyn Error>> {
     if let Some(threads) = arguments.threads {
-        rayon_core::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon_core::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global()?;
     }
     match &arguments.command {
         Command::Solve(arguments) => solve::run(arguments),
