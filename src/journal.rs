@@ -21,7 +21,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -82,6 +82,10 @@ impl Journal {
         let wanted = serde_json::to_string(description).map_err(|error| failed(error.into()))?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
+        }
+        // What a device or a pipe gives to read may never end.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(failed(io::Error::new(ErrorKind::InvalidInput, "not a regular file")));
         }
         let mut file = OpenOptions::new()
             .read(true)

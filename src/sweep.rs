@@ -89,9 +89,13 @@ impl AxisWire {
 fn check_points(counts: impl ExactSizeIterator<Item = usize>) -> Result<(), Error> {
     let axes = counts.len();
     let points = counts.into_iter().try_fold(1_usize, |product, count| product.checked_mul(count.max(1)));
-    if axes == 0 || points.is_none_or(|points| points > MAX_POINTS) {
-        let allowed = format!("at least one, and at most {MAX_POINTS} points");
-        return Err(Error::invalid("axes", axes, allowed));
+    if axes == 0 {
+        return Err(Error::invalid("axes", axes, "at least one"));
+    }
+    if points.is_none_or(|points| points > MAX_POINTS) {
+        let given =
+            points.map_or_else(|| "more points than can be counted".to_owned(), |n| format!("{n} points"));
+        return Err(Error::invalid("axes", given, format!("at most {MAX_POINTS} points")));
     }
     Ok(())
 }

@@ -113,3 +113,14 @@ fn an_empty_journal_can_be_of_anything() {
     assert!(Journal::open::<u8>(&path, &"first").is_err());
     assert_eq!(Journal::open::<u8>(&path, &"second").unwrap().1, [1]);
 }
+
+/// A folder is no file, and what a device gives to read may have no end.
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_journals() {
+    for path in ["/dev/zero", "/"] {
+        let refused = Journal::open::<[f64; 2]>(Path::new(path), &"numbers").unwrap_err();
+        assert!(matches!(&refused, JournalError::Io { .. }), "{refused}");
+        assert!(refused.to_string().contains("not a regular file"), "{refused}");
+    }
+}

@@ -26,6 +26,7 @@ impl Lines {
     /// Opens the input, which is standard input without a path and for `-`, and listens for Ctrl-C.
     pub fn of(path: Option<&Path>) -> io::Result<Self> {
         let source: Box<dyn Read + Send> = match path.filter(|path| path.as_os_str() != "-") {
+            Some(path) if path.is_dir() => return Err(named(path, &io::ErrorKind::IsADirectory.into())),
             Some(path) => Box::new(File::open(path).map_err(|error| named(path, &error))?),
             None => Box::new(io::stdin()),
         };

@@ -27,9 +27,11 @@ impl Meanings {
             };
             description = schema["description"].as_str().or(description);
         }
-        let text = without_links(description?).replace('\n', " ").replace('`', "");
+        // Formulas stand in paragraphs of their own.
+        let first = description?.split("\n\n").next()?;
+        let text = without_links(first).replace('\n', " ").replace('`', "");
         let end = text.find(". ").or_else(|| text.find("; ")).unwrap_or(text.len());
-        Some(text[..end].trim_end_matches('.').to_owned())
+        Some(text[..end].trim_end_matches(['.', ',', ':']).to_owned())
     }
 
     /// The schema itself, without references, and of several alternatives the first one whose required fields are there.
@@ -43,7 +45,9 @@ impl Meanings {
             None => {
                 let mut required = schema["required"].as_array().into_iter().flatten();
                 let fits = required.all(|name| name.as_str().is_some_and(|name| value.get(name).is_some()));
-                (fits && schema["type"] != "null").then_some(schema)
+                // What is not of any kind has no value.
+                let empty = schema["type"] == "null" || schema.get("not").is_some();
+                (fits && !empty).then_some(schema)
             }
         }
     }

@@ -162,6 +162,13 @@ fn a_readable_table_says_what_to_do() {
         .replace("\"options\"", "\"estimator\": \"bayes_optimal\", \"options\"");
     let output = answer(&["solve", "--explain"], bound.as_bytes());
     assert!(written(&output).contains("overlap of two draws of the posterior"), "{}", written(&output));
+
+    // The bound beside the solution of training is explained in the words of the bound, and no formula is cut in two.
+    let both = SCENARIO.replace("\"options\"", "\"estimator\": \"both\", \"options\"");
+    let output = answer(&["solve", "--explain"], both.as_bytes());
+    let text = written(&output);
+    assert!(text.contains("overlap of two draws of the posterior"), "{text}");
+    assert!(!text.contains("The fine-tuning stage") && !text.contains(" text "), "{text}");
 }
 
 #[cfg(unix)]

@@ -110,7 +110,7 @@ pub struct FinetuningErrors {
     /// The frozen baseline: `E'` at `w = 0`.
     #[serde(deserialize_with = "number")]
     pub frozen: f64,
-    /// The test error on the task of pre-training after fine-tuning, with noisy labels that `w*` has no part in,
+    /// The test error on the task of pre-training after fine-tuning, with noisy labels that `w*` has no part in:
     ///
     /// ```text
     /// E|sigma(z + chi chi^T - q I) - sigma(h* + sqrt(Delta) xi)|_F^2,    chi ~ N(0, q) independent of (h*, z),
