@@ -64,7 +64,8 @@ pub struct ErrorSplit {
     #[serde(deserialize_with = "number")]
     pub noise_fitted: f64,
     /// `|int s B(s) mu(ds) - M|/Q0`, by which the quadrature misses the overlap of the solution. About 1e-8 where the spectrum is resolved, or
-    /// the residual of the solve if that is larger. For a teacher with a spectrum of your own, which is known by its quantiles, about 1e-4.
+    /// the residual of the solve if that is larger. For a teacher with a spectrum of your own, which is known by its quantiles, about 1e-4. The sum of the
+    /// parts is off by twice `residual Q0`, so that a part that is not much larger than that is hardly known.
     #[serde(deserialize_with = "number")]
     pub residual: f64,
 }
@@ -119,17 +120,17 @@ impl ErrorSplit {
         }
         let law = WeightsLaw::new(model, training, solution)?;
         let teacher = model.teacher_spectrum()?;
+        let (q, m) = (solution.order.q, solution.order.m);
+        let q0 = teacher.second_moment();
+        if training.parametrisation() == Parametrisation::Direct {
+            return Ok(Self::of_direct(&law, m, q0));
+        }
         let directions = directions(model, teacher.as_ref())?;
-        let cut = match training.parametrisation() {
-            Parametrisation::Factorised => law.threshold,
-            Parametrisation::Direct => f64::NEG_INFINITY,
-        };
+        let cut = law.threshold;
         // The weights are smooth within each segment.
         let pieces = |[low, high]: [f64; 2]| [[low, high.min(cut)], [low.max(cut), high]];
         let segments: Vec<[f64; 2]> =
             teacher.support(law.snr).into_iter().flat_map(pieces).filter(|[low, high]| low < high).collect();
-        let (q, m) = (solution.order.q, solution.order.m);
-        let q0 = teacher.second_moment();
         let mut panels = FIRST_PANELS;
         loop {
             let learned = learn(teacher.as_ref(), &law, cut, &segments, panels, &directions);
@@ -141,6 +142,15 @@ impl ErrorSplit {
                 return Ok(split);
             }
         }
+    }
+
+    /// Direct training learns `B(s) = Mhat V s` along every direction.
+    fn of_direct(law: &WeightsLaw, m: f64, q0: f64) -> Self {
+        let gain = law.unit * law.snr;
+        let lost = (1.0 - gain) * (1.0 - gain) * q0;
+        let [shrinkage, inflation] = if gain <= 1.0 { [lost, 0.0] } else { [0.0, lost] };
+        let noise_fitted = law.unit * law.unit + inflation;
+        Self { missed: 0.0, shrinkage, noise_fitted, residual: (gain * q0 - m).abs() / q0 }
     }
 
     fn sum(directions: &[Direction], learned: &[Learned], q: f64, m: f64, q0: f64) -> Self {
