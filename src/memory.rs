@@ -138,7 +138,8 @@ impl Workload {
                 let allowed = format!(
                     "so small that the nodes have at most {MAX_DIMENSIONS} dimensions (they would have {dimensions})"
                 );
-                Err(Error::invalid("lora.rank", learned, allowed))
+                let factors = model.attention().factors() as usize;
+                Err(Error::invalid("lora.rank", learned / factors, allowed))
             }
             _ => Ok(()),
         }
