@@ -376,6 +376,12 @@ impl<'a> Minimisation<'a> {
             variable.set(&mut start, variable.low)?;
         }
         start.validate()?;
+        // A rank that the scenario cannot have is refused before others are searched.
+        for variable in variables.iter().filter(|variable| variable.ranks().is_some()) {
+            let mut end = start.clone();
+            variable.set(&mut end, variable.high)?;
+            end.validate()?;
+        }
         let mut reduced = Scenario { estimator: Estimator::Erm, ..start };
         let of_finetuning = target.is_of_finetuning();
         let mut log = Log::default();

@@ -208,6 +208,18 @@ fn the_best_rank_is_that_of_the_truth() {
     assert_eq!(aligned.found[0].at_bound, Some(SearchBound::Upper));
 }
 
+/// No rank is searched if the scenario cannot have all of them.
+#[test]
+fn ranks_out_of_range_are_refused_at_once() {
+    let factors = scenario(
+        r#"{"model": {"tokens": 2, "attention": "cross", "activation": "linear", "delta": 0.5}, "frozen": {"q0": 1.0, "q": 1.0, "m": 1.0},
+            "lora": {"alpha": 8.0, "lambda": 0.5}}"#,
+    );
+    let ranks = [variable(Parameter::Rank, 1.0, 8.0)];
+    let refused = minimize(&factors, Target::LoraTest, &ranks, &Settings::default());
+    assert!(matches!(refused, Err(Error::InvalidParameter { field: "lora.rank", .. })), "{refused:?}");
+}
+
 #[test]
 fn what_cannot_be_optimised_is_an_error() {
     use Parameter::{Beta, FinetuningShare, LoraLambda, PretrainLambda, Rank};

@@ -19,7 +19,7 @@ use crate::{Ending, answers, explain, refuse_call};
 pub struct Arguments {
     /// The scenarios, one JSON object per line; standard input if not given.
     scenarios: Option<PathBuf>,
-    /// What is optimised: pretrain_test, lora_test, effective_noise (least), or lora_alignment (largest).
+    /// What is optimised: pretrain_test, lora_test, lora_forgetting, effective_noise (least), or lora_alignment (largest).
     #[arg(long, value_parser = named::<Target>)]
     target: Target,
     /// What is varied, and between which bounds: pretrain_lambda, lora_lambda, beta, rank, or finetuning_share (the share of a budget
