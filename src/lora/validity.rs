@@ -50,7 +50,8 @@ pub struct FinetuningValidity {
     /// unreliable if there are jumps and `vhat` is not positive, which happens where the ridge has all but
     /// suppressed the weights. For two factors (cross-attention), it follows from the replicon and the ratio for every activation: good if the
     /// replicon is at most 0.65 and the ratio at least 0.985, marginal if the replicon is at most 1 and the ratio at least 0.95. Their `J` is at
-    /// most a hundred times the share of the samples with two minima.
+    /// most a hundred times the share of the samples with two minima. Linear attention with two factors is unreliable, whatever the gauges, for one token
+    /// at `alpha' < 8`, and where all columns vanish at `alpha' T^2 < 6`: rare samples decide there.
     pub verdict: Verdict,
     /// Whether the alignment is above that of the information-theoretic branch of the Bayes-optimal bound, by
     /// more than four standard errors. No estimator can exceed that bound, so that replica symmetry does not

@@ -78,10 +78,24 @@ impl ColumnRidge {
         let jump = self.jump_share(point, moments);
         let replicon = moments.largest_replicon(self.alpha);
         if self.layout.attention() == Attention::Cross {
-            return FinetuningValidity::of_factors(jump, replicon);
+            let mut validity = FinetuningValidity::of_factors(jump, replicon);
+            if self.linear && self.has_too_little_data_for_factors(point) {
+                validity.distrust();
+            }
+            return validity;
         }
         let responds = self.conjugates(point, moments).iter().all(|conjugates| conjugates.v_hat > 0.0);
         FinetuningValidity::of_columns(jump, replicon, self.linear.then_some(responds))
+    }
+
+    /// Whether two factors of linear attention have so little data that the gauges, which see typical samples only, cannot tell. The loss is not
+    /// bounded: with one token its rare samples decide below `alpha'` of about 8, and where the weights vanish, the samples that are left out
+    /// there are rare only if `alpha' T^2` is large, their share being about `exp(-alpha' T^2)`.
+    fn has_too_little_data_for_factors(&self, point: &ColumnOverlaps) -> bool {
+        const LEAST_FOR_ONE_TOKEN: f64 = 8.0;
+        const LEAST_FOR_VANISHING: f64 = 6.0;
+        let one_token = self.tokens < 2.0 && self.alpha < LEAST_FOR_ONE_TOKEN;
+        one_token || (point.vanishes() && self.alpha * self.tokens * self.tokens < LEAST_FOR_VANISHING)
     }
 
     /// The train objective.
