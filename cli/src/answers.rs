@@ -1,4 +1,4 @@
-//! One answer for every line of the input, written as soon as it is known.
+//! One answer for every scenario of the input, written as soon as it is known.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -7,29 +7,27 @@ use std::path::Path;
 use lora_asymptotics::lines::Summary;
 
 use crate::Ending;
-use crate::input::Lines;
+use crate::input::Values;
 
-/// Answers every line that is not empty. `solve` gives the answer to a line as JSON, as [`lora_asymptotics::lines`]
-/// writes it, and `render` the form in which it is written, given the number of the line from 1.
+/// Answers every scenario. `solve` gives the answer to the text of a scenario as JSON, as [`lora_asymptotics::lines`]
+/// writes it, and `render` the form in which it is written, given the line on which the scenario begins, from 1.
 pub fn write(
     input: Option<&Path>,
     mut solve: impl FnMut(&[u8], &mut Vec<u8>) -> io::Result<Summary>,
     mut render: impl FnMut(usize, Vec<u8>) -> Result<Vec<u8>, Box<dyn Error>>,
 ) -> Result<Ending, Box<dyn Error>> {
-    let mut lines = Lines::of(input)?;
+    let mut values = Values::of(input)?;
     let mut output = io::stdout().lock();
     let mut failed = 0;
-    for (index, line) in lines.by_ref().enumerate() {
+    for value in values.by_ref() {
+        let value = value?;
         let mut answer = Vec::new();
-        let summary = solve(&line?, &mut answer)?;
-        if summary.answered > 0 {
-            output.write_all(&render(index + 1, answer)?)?;
-            output.flush()?;
-        }
-        failed += summary.failed;
+        failed += solve(&value.text, &mut answer)?.failed;
+        output.write_all(&render(value.line, answer)?)?;
+        output.flush()?;
     }
     Ok(match failed {
-        _ if lines.is_interrupted() => Ending::Interrupted,
+        _ if values.is_interrupted() => Ending::Interrupted,
         0 => Ending::Complete,
         _ => Ending::SomeRefused,
     })

@@ -1,4 +1,4 @@
-//! The lines of a file or of standard input, up to the end or to Ctrl-C, whichever comes first.
+//! The values of a file or of standard input, up to the end or to Ctrl-C, whichever comes first.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,23 +6,25 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use lora_asymptotics::lines::{self, Value};
+
 use crate::interrupt::Interrupt;
 
 /// The events that the program waits for.
 enum Event {
-    /// A line of the input with its end, or the error that ended the input.
-    Line(io::Result<Vec<u8>>),
+    /// A value of the input, or the error that ended the input.
+    Value(io::Result<Value>),
     /// The end of the input, or Ctrl-C.
     End,
 }
 
-/// The lines of an input. Another thread reads them, because Ctrl-C could not wake a thread that waits for input.
-pub struct Lines {
+/// The values of an input. Another thread reads them, because Ctrl-C could not wake a thread that waits for input.
+pub struct Values {
     events: Receiver<Event>,
     interrupt: Interrupt,
 }
 
-impl Lines {
+impl Values {
     /// Opens the input, which is standard input without a path and for `-`, and listens for Ctrl-C.
     pub fn of(path: Option<&Path>) -> io::Result<Self> {
         let source: Box<dyn Read + Send> = match path.filter(|path| path.as_os_str() != "-") {
@@ -32,7 +34,7 @@ impl Lines {
         };
         let (sender, events) = sync_channel(1);
         let wake = sender.clone();
-        // If the channel is full, the program is not waiting, and sees the flag before it takes another line.
+        // If the channel is full, the program is not waiting, and sees the flag before it takes another value.
         let begin = move || drop(wake.try_send(Event::End));
         let interrupt = Interrupt::listen(begin).map_err(io::Error::other)?;
         thread::Builder::new().spawn(move || read(BufReader::new(source), &sender))?;
@@ -45,30 +47,27 @@ impl Lines {
     }
 }
 
-impl Iterator for Lines {
-    type Item = io::Result<Vec<u8>>;
+impl Iterator for Values {
+    type Item = io::Result<Value>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.events.recv() {
-            Ok(Event::Line(line)) if !self.is_interrupted() => Some(line),
+            Ok(Event::Value(value)) if !self.is_interrupted() => Some(value),
             _ => None,
         }
     }
 }
 
-/// Sends every line, until the input ends or the receiver is dropped.
-fn read(mut input: impl BufRead, events: &SyncSender<Event>) {
-    loop {
-        let mut line = Vec::new();
-        let (event, last) = match input.read_until(b'\n', &mut line) {
-            Ok(0) => (Event::End, true),
-            Ok(_) => (Event::Line(Ok(line)), false),
-            Err(error) => (Event::Line(Err(error)), true),
-        };
-        if events.send(event).is_err() || last {
+/// Sends every value, until the input ends or the receiver is dropped.
+fn read(input: impl BufRead, events: &SyncSender<Event>) {
+    for value in lines::values(input) {
+        let last = value.is_err();
+        if events.send(Event::Value(value)).is_err() || last {
             return;
         }
     }
+    // Nobody may wait for the end any more.
+    drop(events.send(Event::End));
 }
 
 /// An error of a file, with the name of the file.

@@ -17,7 +17,7 @@ use crate::{Ending, answers, explain, refuse_call};
 /// and the complete outcome.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The scenarios, one JSON object per line; standard input if not given.
+    /// The scenarios, as JSON; standard input if not given.
     scenarios: Option<PathBuf>,
     /// What is optimised: pretrain_test, lora_test, lora_forgetting, effective_noise (least), or lora_alignment (largest).
     #[arg(long, value_parser = named::<Target>)]
@@ -93,8 +93,8 @@ pub fn run(arguments: &Arguments) -> Result<Ending, Box<dyn Error>> {
         arguments.over.iter().map(|range| arguments.variable(range)).collect();
     let variables = variables.unwrap_or_else(|reason| refuse_call(reason));
     let settings = arguments.settings();
-    let solve = |line: &[u8], answer: &mut Vec<u8>| {
-        lines::answer(line, answer, |scenario| minimize(scenario, arguments.target, &variables, &settings))
+    let solve = |text: &[u8], answer: &mut Vec<u8>| {
+        lines::answer(text, answer, |scenario| minimize(scenario, arguments.target, &variables, &settings))
     };
     let mut first = true;
     let render = |_, answer: Vec<u8>| {

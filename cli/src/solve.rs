@@ -8,14 +8,15 @@ use lora_asymptotics::lines;
 
 use crate::{Ending, answers, explain, rows};
 
-/// Solves scenarios, one per line, and writes one answer for each, in order.
+/// Solves scenarios, and writes one answer for each, in order.
 ///
-/// A line that is not a valid scenario is answered by {"error": {"kind", "message"}}, and the lines after it are solved.
+/// Scenarios are JSON objects, one after another, each on a line or on several. What is not a valid scenario is
+/// answered by {"error": {"kind", "message"}}, and the scenarios after it are solved.
 /// A solve that does not converge is marked by its status, and does not change the exit status. Empty lines are skipped.
 /// Every answer is flushed, so that the command works in pipes and under schedulers.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The scenarios, one JSON object per line (see `lora-asymptotics schema scenario`); standard input if not given.
+    /// The scenarios, as JSON (see `lora-asymptotics schema scenario`); standard input if not given.
     scenarios: Option<PathBuf>,
     /// The form of the answers.
     #[arg(long, value_enum, default_value_t = Format::Json)]
@@ -43,5 +44,5 @@ pub fn run(arguments: &Arguments) -> Result<Ending, Box<dyn Error>> {
             Format::Csv => rows::csv(number, &answer, begins),
         }
     };
-    answers::write(arguments.scenarios.as_deref(), |line, answer| lines::solve(line, answer), render)
+    answers::write(arguments.scenarios.as_deref(), |text, answer| lines::solve(text, answer), render)
 }

@@ -36,6 +36,27 @@ fn lines_are_answered_in_order_with_any_line_ends() {
 }
 
 #[test]
+fn a_scenario_may_span_lines() {
+    let alone = answer(&["solve"], SCENARIO.as_bytes());
+    let scenario: Value = serde_json::from_str(SCENARIO).unwrap();
+    let spanning = serde_json::to_string_pretty(&scenario).unwrap();
+    let path = folder("solve_spanning").join("scenario.json");
+    fs::write(&path, format!("{spanning}\n\n{{\n  \"model\": 1,\n}}\n{spanning}\r\n{SCENARIO}")).unwrap();
+    let output = answer(&["solve", path.to_str().unwrap()], b"");
+    assert_eq!((status(&output), said(&output)), (Some(1), ""));
+    let lines: Vec<&str> = written(&output).lines().collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!([lines[0], lines[2], lines[3]], [written(&alone).trim_end(); 3]);
+    assert!(lines[1].contains("at line 2 column"), "{}", lines[1]);
+    let table = answer(&["solve", "--format", "csv", path.to_str().unwrap()], b"");
+    let begins = |row: &str| row.split(',').next().map(str::to_owned);
+    let mut begun: Vec<String> = written(&table).lines().skip(1).filter_map(begins).collect();
+    begun.dedup();
+    let second = spanning.lines().count() + 5;
+    assert_eq!(begun, [1, second - 3, second, 2 * second - 5].map(|line| line.to_string()));
+}
+
+#[test]
 fn a_bad_line_is_answered_by_an_error_and_told_by_the_exit_status() {
     let input = format!("nonsense\n{SCENARIO}\n{}\n", SCENARIO.replace("3.0", "-3.0"));
     let output = answer(&["solve"], input.as_bytes());

@@ -1,4 +1,4 @@
-//! Scenarios as lines of text in, outcomes as lines of text out. The library can be used as a filter in
+//! Scenarios as JSON text in, outcomes as lines of JSON out. The library can be used as a filter in
 //! pipes, by schedulers and from other languages.
 //!
 //! ```
@@ -12,31 +12,35 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod values;
+
 use std::io::{self, BufRead, Write};
 
 use serde::Serialize;
 use serde_json::json;
 
 use crate::error::{Cause, Error};
-use crate::json::without_mark;
 use crate::parallel;
 use crate::scenario::Scenario;
 
-/// The number of lines that [`solve`] answered.
+pub use values::{Value, Values, values};
+
+/// The number of scenarios that [`solve`] answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Number of lines of output: one for each line of input that is not empty.
+    /// Number of lines of output: one for each scenario of the input, good or bad.
     pub answered: usize,
     /// Number of lines of output that are errors.
     pub failed: usize,
 }
 
-/// Reads one scenario per line, and writes one outcome per line, in order. Every line is flushed as soon as it is solved.
+/// Reads one scenario after another, each on a line or on several (see [`values`]), and writes one outcome per line, in order.
+/// Every line is flushed as soon as it is solved.
 ///
-/// A line that is not a valid scenario is answered by `{"error": {"kind", "message"}}` (see [`Error::kind`]),
-/// and the lines after it are solved. Empty lines are skipped. Lines may have the line ends of any operating
-/// system, and the last line may have none. A byte order mark at the beginning of a line is skipped.
+/// What is not a valid scenario is answered by `{"error": {"kind", "message"}}` (see [`Error::kind`]),
+/// and the scenarios after it are solved. Empty lines are skipped. Lines may have the line ends of any operating
+/// system, and the last line may have none. A byte order mark at the beginning of a scenario is skipped.
 ///
 /// # Errors
 /// The errors of reading and writing. After an error of the output, such as [`io::ErrorKind::BrokenPipe`],
@@ -65,12 +69,8 @@ pub fn answer<T: Serialize>(
     mut answer: impl FnMut(&Scenario) -> Result<T, Error>,
 ) -> io::Result<Summary> {
     let mut summary = Summary::default();
-    for line in input.split(b'\n') {
-        let line = line?;
-        if without_mark(&line).trim_ascii().is_empty() {
-            continue;
-        }
-        let written = match read(&line).and_then(|scenario| answer(&scenario)) {
+    for value in values(input) {
+        let written = match read(&value?.text).and_then(|scenario| answer(&scenario)) {
             Ok(value) => serde_json::to_string(&value)?,
             Err(error) => {
                 summary.failed += 1;
@@ -84,8 +84,8 @@ pub fn answer<T: Serialize>(
     Ok(summary)
 }
 
-fn read(line: &[u8]) -> Result<Scenario, Error> {
-    let text = std::str::from_utf8(line).map_err(|error| Error::Syntax(Cause::of(error)))?;
+fn read(text: &[u8]) -> Result<Scenario, Error> {
+    let text = std::str::from_utf8(text).map_err(|error| Error::Syntax(Cause::of(error)))?;
     let scenario = Scenario::from_json(text)?;
     // A solve would panic if no threads can be started.
     parallel::threads()?;
