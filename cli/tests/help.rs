@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::{env, fs};
+
 use common::{answer, said, status, written};
 
 const COMMANDS: [&str; 6] = ["solve", "sweep", "compare", "optimize", "schema", "completions"];
@@ -20,6 +22,22 @@ fn every_command_has_help() {
     }
     let version = answer(&["--version"], b"");
     assert_eq!(written(&version), format!("lora-asymptotics {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// `docs/command_line.md` is written by `HELP=write cargo test --release -p lora-asymptotics-cli --test help`.
+#[test]
+fn the_documentation_has_the_help_of_every_command() {
+    let mut page = "# Commands and options\n\nWhat the program says of itself. A test compares this page with `--help`.\n".to_owned();
+    for command in COMMANDS {
+        let help = answer(&[command, "--help"], b"");
+        let lines: Vec<&str> = written(&help).trim_end().lines().map(str::trim_end).collect();
+        page += &format!("\n## {command}\n\n```text\n{}\n```\n", lines.join("\n"));
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/command_line.md");
+    if env::var("HELP").is_ok_and(|how| how == "write") {
+        fs::write(path, &page).unwrap();
+    }
+    assert_eq!(fs::read_to_string(path).unwrap().replace("\r\n", "\n"), page);
 }
 
 #[test]
