@@ -153,8 +153,14 @@ pub fn lambda_collapse(
 /// `alpha' v^2 E(|R_bb|^2 + |R_ba|^2) = 1` with `1/v = alpha' E tr R_bb + 2 lambda'`.
 ///
 /// Where `lambda_collapse` is above it, the weights collapse there, out of a state with an overlap. Where there is no such threshold, they
-/// collapse at the noise edge, out of a state without overlap. The result is `None` for linear attention with a single factor, and if the
-/// equation has no root. (This project.)
+/// collapse at the noise edge, out of a state without overlap.
+///
+/// With little data the equation has no root up to the response at which the steepest sample is not at zero weights any more, and the edge is the
+/// ridge at that response. It is that of the nodes: with more of them, or in training with more sequences, there are steeper samples. The
+/// status is then `noise_limited`, and the standard error contains the difference between all nodes and those of one scramble.
+///
+/// The result is `None` for linear attention and every other activation whose loss is not bounded, with a single factor or with little data, because
+/// there is no steepest sample. (This project.)
 ///
 /// # Errors
 /// The errors of [`lambda_collapse`].

@@ -15,7 +15,7 @@ use super::solution::{EffectiveNoise, FinetuningSolution};
 use super::starts::{FinetuningStarts, FoundVector, Guess};
 use super::training::Finetuning;
 use super::units::Units;
-use super::zero_weights::{critical_ridge, noise_edge};
+use super::zero_weights::{NoiseEdge, critical_ridge, noise_edge};
 use crate::attention::Attention;
 use crate::channel;
 use crate::error::Error;
@@ -29,6 +29,7 @@ use crate::observables;
 use crate::options::Options;
 use crate::parallel;
 use crate::state_evolution::{Run, Tuning};
+use crate::status::Status;
 use crate::std_error::standard_error;
 use crate::threshold::Threshold;
 
@@ -219,14 +220,31 @@ impl<'a> FinetuningProblem<'a> {
 
     /// The ridge of the noise edge, or `None` if there is no such ridge.
     pub(super) fn lambda_noise_edge(&self) -> Result<Option<Threshold>, Error> {
-        let critical = parallel::in_pool(|| self.at_zero_weights(noise_edge))?;
-        Ok(critical.flatten().map(|critical| self.threshold(critical)))
+        let edge = parallel::in_pool(|| self.at_zero_weights(noise_edge))?;
+        Ok(edge.flatten().map(|edge| self.noise_threshold(edge)))
     }
 
     /// A ridge and that of every replicate by itself, in physical units.
     pub(super) fn threshold(&self, (common, own): (f64, Vec<f64>)) -> Threshold {
         let unit = self.units.stiffness();
         Threshold::new(unit * common, standard_error(own.iter().map(|lambda| unit * lambda)))
+    }
+
+    /// The noise edge in physical units. Where few samples decide it, it moves with the number of nodes, and its error contains the distance from the
+    /// mean over the replicates, which have fewer nodes each.
+    pub(super) fn noise_threshold(&self, edge: NoiseEdge) -> Threshold {
+        let NoiseEdge { value, own, by_few } = edge;
+        let mean = own.iter().sum::<f64>() / own.len() as f64;
+        let threshold = self.threshold((value, own));
+        if !by_few {
+            return threshold;
+        }
+        let moved = self.units.stiffness() * (value - mean);
+        Threshold {
+            std_error: threshold.std_error.map(|error| error.hypot(moved)),
+            status: Status::NoiseLimited,
+            ..threshold
+        }
     }
 
     /// Applies `of` to the averages at zero weights, if there are such.

@@ -26,6 +26,8 @@ const SCAN: f64 = 1.25;
 /// End of that search, as a fraction of the largest response. Closer to the pole, a single sample decides the
 /// averages.
 const POLE: f64 = 0.97;
+/// End of the search for the noise edge where the averages may be decided by a single sample.
+const AT_POLE: f64 = 1.0 - 1e-12;
 /// Start of that search, as a fraction of the smaller of its end and the typical response.
 const FIRST: f64 = 1e-5;
 
@@ -88,16 +90,16 @@ pub(super) fn critical_ridge(zero: &ZeroWeights, ridge: &Ridge) -> Option<(f64, 
 fn response(zero: &ZeroWeights, curvature: impl Fn(&Moments) -> f64) -> Option<f64> {
     // If no curvature is negative, 1/v is of the order of the typical curvature.
     let scale = 1.0 / curvature(&zero.mean(0.0)).abs();
-    first_root(zero, scale, |v| v * curvature(&zero.mean(v)) - 1.0)
+    first_root(zero, POLE, scale, |v| v * curvature(&zero.mean(v)) - 1.0)
 }
 
-/// The smallest `v` at which `excess` becomes positive, below the response at which the proximal point of some sample is no longer 0. `scale` is
-/// the order of magnitude of the root if there is no such response.
-fn first_root(zero: &ZeroWeights, scale: f64, excess: impl Fn(f64) -> f64) -> Option<f64> {
+/// The smallest `v` at which `excess` becomes positive, below the share `pole` of the response at which the proximal point of some sample is no
+/// longer 0. `scale` is the order of magnitude of the root if there is no such response.
+fn first_root(zero: &ZeroWeights, pole: f64, scale: f64, excess: impl Fn(f64) -> f64) -> Option<f64> {
     if !zero.is_resolved() {
         return None;
     }
-    let end = (POLE * zero.largest_response()).min(1e6 * scale);
+    let end = (pole * zero.largest_response()).min(1e6 * scale);
     let mut below = FIRST * end.min(scale);
     let mut f = excess(below);
     while below < end {
@@ -112,23 +114,52 @@ fn first_root(zero: &ZeroWeights, scale: f64, excess: impl Fn(f64) -> f64) -> Op
     None
 }
 
-/// The ridge at which the norm of the weights begins to grow from zero without an overlap, `alpha' v^2 E tr R^2 = 1`, in the same units as
-/// `ridge`, and that of every replicate by itself. The result is `None` if there is no such ridge.
-pub(super) fn noise_edge(zero: &ZeroWeights, ridge: &Ridge) -> Option<(f64, Vec<f64>)> {
-    let alpha = ridge.alpha;
-    let critical = |v: f64, moments: &Moments| {
-        0.5 / v - alpha * (moments[term::CENTRING] - 0.5 * moments[term::DIVERGENCE_OMEGA])
+/// The noise edge, in the same units as the ridge that it was asked for with.
+pub(super) struct NoiseEdge {
+    pub(super) value: f64,
+    /// That of every replicate by itself.
+    pub(super) own: Vec<f64>,
+    /// Whether the few samples with the steepest loss decide it. More nodes have steeper samples, and move it by more than the
+    /// replicates differ from each other.
+    pub(super) by_few: bool,
+}
+
+/// The ridge at which the norm of the weights begins to grow from zero without an overlap, `alpha' v^2 E tr R^2 = 1`. The
+/// `lambda` of `ridge` is not used.
+///
+/// `2 lambda = 1/v - alpha' E tr R - 2 eta0` falls with `v` up to that root. With little data and a bounded loss there is no root below the response
+/// `1/|c|` of the steepest loss that is possible, and the edge is the value there: that of the steepest sample of all nodes.
+/// If the loss is not bounded, there is no such value, and the result is `None`.
+pub(super) fn noise_edge(zero: &ZeroWeights, ridge: &Ridge) -> Option<NoiseEdge> {
+    let excess = |zero: &ZeroWeights, v: f64| ridge.alpha * zero.mean(v)[term::REPLICON] - 1.0;
+    let root = |zero: &ZeroWeights, pole: f64| {
+        let scale = 1.0 / (ridge.alpha * zero.mean(0.0)[term::DIVERGENCE_OMEGA]).abs();
+        first_root(zero, pole, scale, |v| excess(zero, v))
     };
-    let excess = |moments: &Moments| alpha * moments[term::REPLICON] - 1.0;
-    let scale = 1.0 / (alpha * zero.mean(0.0)[term::DIVERGENCE_OMEGA]).abs();
-    let v = first_root(zero, scale, |v| excess(&zero.mean(v)))?;
-    let step = 1e-5 * v;
-    let slope = (excess(&zero.mean(v + step)) - excess(&zero.mean(v))) / step;
-    let own = zero.replicates().iter().map(|samples| {
-        let own = v - excess(&samples.moments(v)) / slope;
-        critical(own, &samples.moments(own))
-    });
-    Some((critical(v, &zero.mean(v)), own.collect()))
+    if let Some(v) = root(zero, POLE) {
+        let step = 1e-5 * v;
+        let slope = (excess(zero, v + step) - excess(zero, v)) / step;
+        let own = zero.replicates().iter().map(|samples| {
+            let own = v - (ridge.alpha * samples.moments(v)[term::REPLICON] - 1.0) / slope;
+            edge_at(ridge, own, &samples.moments(own))
+        });
+        return Some(NoiseEdge {
+            value: edge_at(ridge, v, &zero.mean(v)),
+            own: own.collect(),
+            by_few: false,
+        });
+    }
+    if !zero.is_bounded() {
+        return None;
+    }
+    let value = |zero: &ZeroWeights| root(zero, AT_POLE).map(|v| edge_at(ridge, v, &zero.mean(v)));
+    let own = zero.separate().iter().map(value).collect::<Option<Vec<f64>>>()?;
+    Some(NoiseEdge { value: value(zero)?, own, by_few: true })
+}
+
+/// The ridge at which `v` is the response of weights that vanish.
+fn edge_at(ridge: &Ridge, v: f64, moments: &Moments) -> f64 {
+    0.5 / v - ridge.alpha * (moments[term::CENTRING] - 0.5 * moments[term::DIVERGENCE_OMEGA])
 }
 
 fn at_zero(v: f64) -> VectorOverlaps {

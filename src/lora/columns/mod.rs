@@ -111,9 +111,10 @@ impl<'a> ColumnProblem<'a> {
         let ridge = self.ridge().of_column(0, Divergence::PointwiseAndJump);
         let edge = noise_edge(&zero, &ridge);
         // Below the noise edge the weights vanish nowhere, so that there is no collapse with an overlap.
-        let above = |critical: &(f64, Vec<f64>)| edge.as_ref().is_none_or(|edge| critical.0 > edge.0);
+        let above = |critical: &(f64, Vec<f64>)| edge.as_ref().is_none_or(|edge| critical.0 > edge.value);
         let critical = critical_ridge(&zero, &ridge).filter(above);
-        Ok([critical, edge].map(|critical| critical.map(|critical| self.problem.threshold(critical))))
+        let critical = critical.map(|critical| self.problem.threshold(critical));
+        Ok([critical, edge.map(|edge| self.problem.noise_threshold(edge))])
     }
 
     fn solve(&self, mut run: Run<'_, FinetuningSolution>) -> Result<FinetuningSolution, Error> {

@@ -30,6 +30,7 @@ pub(crate) struct SingularCurvature {
 }
 
 /// The curvatures of all samples.
+#[derive(Clone)]
 pub(crate) enum CurvatureList {
     /// The eigenvalues of `H0`, for a single factor.
     Single(Vec<Curvature>),
@@ -48,6 +49,7 @@ impl CurvatureList {
 }
 
 /// The samples of one scramble.
+#[derive(Clone)]
 pub(crate) struct Curvatures {
     pub(crate) curvatures: CurvatureList,
     /// Mean of `l'`.
@@ -67,6 +69,8 @@ pub(crate) struct ZeroWeights {
     largest_response: f64,
     /// Whether enough samples contribute to the averages.
     resolved: bool,
+    /// Whether the loss is bounded, so that no curvature is left out.
+    bounded: bool,
 }
 
 /// The averages on the nodes of the levels at which they were asked for.
@@ -81,7 +85,7 @@ impl ZeroWeightsByLevel {
     }
 }
 
-/// Largest `v g` of a sample that contributes to the averages of two factors. Closer to 1, a single sample decides them.
+/// Largest `v g` of a sample that contributes to the averages of two factors if the loss is not bounded. Closer to 1, a single sample decides them.
 const LARGEST_SHARE: f64 = 0.97;
 
 /// Smallest number of curvatures that contribute to the averages, `(sum |c|)^2 / sum c^2`, with which the
@@ -103,7 +107,9 @@ impl Curvatures {
                 }
                 [trace, star, square]
             }
-            CurvatureList::Factors(all) => of_factors(all, v),
+            CurvatureList::Factors(all) => {
+                of_factors(all, v, if self.dropped > 0.0 { LARGEST_SHARE } else { 1.0 })
+            }
         };
         let mut sums = [0.0; COUNT];
         sums[term::DIVERGENCE_OMEGA] = -trace / self.count;
@@ -116,12 +122,12 @@ impl Curvatures {
 }
 
 /// `tr R_bb`, minus the top eigenvalue of `-[[chi*^T R_bb chi*, chi*^T R_ba psi*], [., psi*^T R_aa psi*]]`, and `v^2 (|R_bb|^2 + |R_ba|^2)`, summed
-/// over the samples. Samples whose proximal point is not 0 are left out. There are some if the activation is not bounded.
-fn of_factors(all: &[SingularCurvature], v: f64) -> [f64; 3] {
+/// over the samples. Samples with `v g >= largest` are left out: their proximal point is not 0. There are some if the activation is not bounded.
+fn of_factors(all: &[SingularCurvature], v: f64, largest: f64) -> [f64; 3] {
     let [mut trace, mut square] = [0.0; 2];
     let mut form = [0.0; 3];
     for &SingularCurvature { value, star: [chi, psi] } in all {
-        if v * value >= LARGEST_SHARE {
+        if v * value >= largest {
             continue;
         }
         let stability = 1.0 - (v * value) * (v * value);
@@ -160,7 +166,17 @@ impl ZeroWeights {
             values.iter().fold(0.0, |m: f64, value| m.min(*value))
         };
         let largest_response = if lowest < 0.0 { -1.0 / lowest } else { f64::INFINITY };
-        Self { samples, largest_response, resolved }
+        Self { samples, largest_response, resolved, bounded: dropped <= 0.0 }
+    }
+
+    /// Whether the loss is bounded, so that there is a steepest one.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.bounded
+    }
+
+    /// The averages over every replicate by itself.
+    pub(crate) fn separate(&self) -> Vec<Self> {
+        self.samples.iter().map(|samples| Self::new(vec![samples.clone()])).collect()
     }
 
     /// The response at which the proximal point of some sample is no longer 0.

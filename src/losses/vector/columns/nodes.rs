@@ -117,11 +117,6 @@ impl ColumnNodes {
     pub(super) fn samples(&self) -> &Samples<FieldsBlock, LastPoints> {
         &self.samples
     }
-
-    /// Whether the activation is linear.
-    pub(super) fn is_linear(&self) -> bool {
-        self.pointwise
-    }
 }
 
 /// The averages at one point.
