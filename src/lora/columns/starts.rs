@@ -53,6 +53,11 @@ impl FoundColumns {
     }
 }
 
+/// Takes the overlap of a column away, and leaves its norm.
+fn without_overlap(own: &mut VectorOverlaps) {
+    *own = VectorOverlaps { m: 0.0, s2: own.q(), v: own.v };
+}
+
 /// The state evolution of several columns, and its starts.
 pub(super) struct ColumnStarts<'a> {
     evolution: StateEvolution<'a, ColumnNodes, ColumnRidge>,
@@ -183,7 +188,7 @@ impl<'a> ColumnStarts<'a> {
     /// The fixed point to which an iteration from `start` leads. Columns that lose their overlap on the way go on without
     /// it, and columns that vanish go on at zero, if they are stable there.
     fn settle(&mut self, start: &ColumnOverlaps, branch: Branch) -> Result<FoundColumns, Error> {
-        let mut found = self.solve_from(start, branch)?;
+        let mut found = self.lead_from(start, branch)?;
         // In every round at least one column loses its overlap or vanishes.
         for _ in 0..2 * start.groups.len() {
             if matches!(found.status, Status::Interrupted | Status::NonFinite) {
@@ -214,8 +219,6 @@ impl<'a> ColumnStarts<'a> {
         let zero = VectorOverlaps { m: 0.0, s2: 0.0, v: self.typical_response() };
         // The columns of the two factors vanish and lose their overlap together.
         let pairs: Vec<[usize; 2]> = self.evolution.input.layout.pairs().collect();
-        let without_overlap =
-            |own: &mut VectorOverlaps| *own = VectorOverlaps { m: 0.0, s2: own.q(), v: own.v };
         let mut next = found.point.clone();
         for pair in &pairs {
             let own = pair.map(|group| found.point.groups[group]);
@@ -238,16 +241,7 @@ impl<'a> ColumnStarts<'a> {
                 weakest[..count].iter().flatten().for_each(|group| next.groups[*group] = zero);
                 all.push(next);
             }
-            let mut next = found.point.clone();
-            for pair in &pairs {
-                if pair.iter().any(|group| {
-                    let own = &found.point.groups[*group];
-                    !self.limits.is_strong(own.m, own.q())
-                }) {
-                    pair.iter().for_each(|group| without_overlap(&mut next.groups[*group]));
-                }
-            }
-            all.push(next);
+            all.push(self.without_weak_overlaps(&found.point));
         }
         // The loss of linear attention is not bounded, so that its weights never vanish altogether. Those of two factors are exponentially
         // small above the ridge of collapse.
@@ -258,16 +252,57 @@ impl<'a> ColumnStarts<'a> {
         all
     }
 
+    /// The point without the overlaps that may be on their way to zero, in the pairs of columns of the two factors.
+    fn without_weak_overlaps(&self, point: &ColumnOverlaps) -> ColumnOverlaps {
+        let mut next = point.clone();
+        for pair in self.evolution.input.layout.pairs() {
+            let weak = |own: &VectorOverlaps| !self.limits.is_strong(own.m, own.q());
+            if pair.iter().any(|group| weak(&point.groups[*group])) {
+                pair.iter().for_each(|group| without_overlap(&mut next.groups[*group]));
+            }
+        }
+        next
+    }
+
+    /// The fixed point to which an iteration from `start` leads. Where an overlap is weak after the approach, the fixed point without it is
+    /// solved first, and returned if it is stable: an overlap on its way to zero takes very many steps.
+    fn lead_from(&mut self, start: &ColumnOverlaps, branch: Branch) -> Result<FoundColumns, Error> {
+        if !StateEvolution::<ColumnNodes, ColumnRidge>::is_start(start) {
+            return Ok(self.without_numbers(branch));
+        }
+        self.evolution.begin();
+        let attempt = self.evolution.approach(start)?;
+        let without = self.without_weak_overlaps(&attempt.point);
+        if attempt.status != Status::Interrupted && without != attempt.point {
+            let nothing = self.solve_from(&without, branch)?;
+            if nothing.status == Status::Interrupted {
+                return Ok(nothing);
+            }
+            let growth = nothing.ridge.growth(&nothing.point, &nothing.moments);
+            let pairs = attempt.point.groups.iter().zip(&without.groups).zip(growth);
+            let mut lost = pairs.filter(|((before, after), _)| before != after);
+            if nothing.solved() && lost.all(|(_, growth)| growth <= 1.0) {
+                return Ok(nothing);
+            }
+        }
+        let solved = self.evolution.refine(attempt)?;
+        Ok(self.found(solved, branch))
+    }
+
     fn solve_from(&mut self, start: &ColumnOverlaps, branch: Branch) -> Result<FoundColumns, Error> {
         if !StateEvolution::<ColumnNodes, ColumnRidge>::is_start(start) {
             return Ok(self.without_numbers(branch));
         }
         let solved = self.evolution.solve(start)?;
+        Ok(self.found(solved, branch))
+    }
+
+    fn found(&self, solved: Solved<ColumnOverlaps, ColumnMoments>, branch: Branch) -> FoundColumns {
         let Solved { point, averages: moments, residual, status, iterations, replicates } = solved;
         let ridge = self.evolution.input.clone();
         let collapsed = status == Status::Converged && point.vanishes();
         let status = if collapsed { Status::Collapsed } else { status };
-        Ok(FoundColumns { point, moments, ridge, branch, status, residual, iterations, replicates })
+        FoundColumns { point, moments, ridge, branch, status, residual, iterations, replicates }
     }
 
     /// The outcome for parameters so extreme that there is no start in double precision.
