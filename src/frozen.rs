@@ -93,11 +93,67 @@ impl TryFrom<FrozenFields> for Frozen {
         if !observables::is_possible(m, bound) {
             return Err(Error::invalid("frozen.m", m, format!("<= sqrt(q q0) = {}", Number(bound))));
         }
+        check_traces(&fields)?;
+        check_cubes(&fields)?;
         Ok(Self(FrozenFields {
             attention: fields.attention.filter(|attention| !attention.is_tied()),
             ..fields
         }))
     }
+}
+
+/// Relative error that moments may have. Those of a solved pre-training have the residual of the solve, whose root enters where the weights are
+/// nearly multiples of each other or of the identity.
+const MOMENT_ACCURACY: f64 = 1e-2;
+
+/// Both traces together: `1`, `s-hat` and `s*` have a positive semidefinite matrix of scalar products.
+fn check_traces(fields: &FrozenFields) -> Result<(), Error> {
+    let FrozenFields { q0, q, m, trace, trace0, .. } = *fields;
+    let (Some(trace), Some(trace0), true) = (trace, trace0, q > 0.0) else { return Ok(()) };
+    let middle = trace * (m / q);
+    let unexplained = [1.0 - trace * (trace / q), q0 - m * (m / q)].map(|x| x.max(0.0).sqrt());
+    let reach = unexplained[0] * unexplained[1] + MOMENT_ACCURACY * q0.sqrt();
+    if (trace0 - middle).abs() <= reach {
+        return Ok(());
+    }
+    let [low, high] = [middle - reach, middle + reach].map(Number);
+    let allowed = format!("between {low} and {high}, given the overlaps and tr s-hat");
+    Err(Error::invalid("frozen.trace0", trace0, allowed))
+}
+
+/// The cubes are free, unless `1`, `s-hat` and `s*` are linearly dependent: then `tr s_i s_j (x + a s-hat + b s*) = 0` for all `i` and `j`. No other
+/// bound is known without moments of fourth order; `|tr s^3|` has no bound in terms of `tr s^2`.
+fn check_cubes(fields: &FrozenFields) -> Result<(), Error> {
+    let FrozenFields { q0, q, m, trace, trace0, cubes: Some(cubes), .. } = *fields else { return Ok(()) };
+    let at_bound = |x: f64, bound: f64| bound - x.abs() <= 4.0 * f64::EPSILON * bound;
+    let mut dependences = Vec::new();
+    if q <= 0.0 {
+        dependences.push(([0.0, 1.0, 0.0], "0 in each cube with s-hat, because q = 0"));
+    } else {
+        if at_bound(m, observables::largest_overlap(q, q0)) {
+            let slope = m / q0;
+            dependences.push(([0.0, 1.0, -slope], "those of s-hat = (m/q0) s*, because m = sqrt(q q0)"));
+        }
+        if let Some(trace) = trace.filter(|trace| at_bound(*trace, q.sqrt())) {
+            let what = "those of a multiple of the identity s-hat, because (tr s-hat)^2 = q";
+            dependences.push(([-trace, 1.0, 0.0], what));
+        }
+    }
+    if let Some(trace0) = trace0.filter(|trace0| at_bound(*trace0, q0.sqrt())) {
+        let what = "those of a multiple of the identity s*, because (tr s*)^2 = q0";
+        dependences.push(([-trace0, 0.0, 1.0], what));
+    }
+    for ([constant, learned, truth], allowed) in dependences {
+        for (k, second) in [q, m, q0].into_iter().enumerate() {
+            let terms = [constant * second, learned * cubes[k], truth * cubes[k + 1]];
+            let size = terms.iter().map(|x| x.abs()).sum::<f64>();
+            if terms.iter().sum::<f64>().abs() > MOMENT_ACCURACY * size {
+                let cube = if learned > 0.0 { cubes[k] } else { cubes[k + 1] };
+                return Err(Error::invalid("frozen.cubes", cube, allowed));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl From<Frozen> for FrozenFields {
@@ -140,7 +196,8 @@ impl Frozen {
     /// `D^{-1/2}` need them (see [`crate::lora::FiniteSize`]), and nothing else.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless both are finite, with `|tr s-hat| <= sqrt(Q)` and `|tr s*| <= sqrt(Q0)`.
+    /// [`Error::InvalidParameter`] unless both are finite, with `|tr s-hat| <= sqrt(Q)`, `|tr s*| <= sqrt(Q0)`, and
+    /// `|tr s* - (M/Q) tr s-hat|^2 <= (1 - (tr s-hat)^2/Q) (Q0 - M^2/Q)`, the last to 1%.
     pub fn with_traces(self, trace: f64, trace0: f64) -> Result<Self, Error> {
         FrozenFields { trace: Some(trace), trace0: Some(trace0), ..self.0 }.try_into()
     }
@@ -149,7 +206,8 @@ impl Frozen {
     /// `s_2 = s*`. The coefficients of `D^{-1/2}` need them, too.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless all of them are finite.
+    /// [`Error::InvalidParameter`] unless all of them are finite, and (to 1%) what follows for weights that are 0 (`Q = 0`), multiples of each other
+    /// (`M = sqrt(Q Q0)`), or a multiple of the identity (a trace at its bound).
     pub fn with_cubes(self, cubes: [f64; 4]) -> Result<Self, Error> {
         FrozenFields { cubes: Some(cubes), ..self.0 }.try_into()
     }

@@ -153,6 +153,8 @@ fn what_is_not_known_is_refused() {
         ("frozen.trace", bare.with_traces(1.1, 1.0)),
         ("frozen.trace0", bare.with_traces(1.0, -1.5)),
         ("frozen.trace0", bare.with_traces(1.0, f64::INFINITY)),
+        // Both traces are possible, but not together.
+        ("frozen.trace0", bare.with_traces(1.0, -1.0)),
         ("frozen.cubes", bare.with_cubes([1.0, 2.0, f64::NAN, 1.0])),
         ("frozen.response_traces", bare.with_response_traces([f64::NAN, 1.0])),
     ] {
@@ -167,6 +169,56 @@ fn what_is_not_known_is_refused() {
         .replace(r#""options""#, r#""estimator": "bayes_optimal", "options""#);
     let refused = Scenario::from_json(&bound).unwrap().validate().unwrap_err();
     assert!(matches!(refused, Error::Conflict { field: "options.finite_size", .. }), "{refused}");
+}
+
+/// The coefficients do not depend on a truth that is much smaller than what is learned of the noise.
+#[test]
+fn a_negligible_truth_has_coefficients() {
+    let model = Model::softmax(2, 0.5).unwrap();
+    let at = |q0: f64| {
+        let training = Training::fresh(5.0, 0.3).unwrap().with_variance(q0).unwrap();
+        solve(&model, &frozen(1.0), &training).finite_size.unwrap()
+    };
+    let [reference, negligible] = [1e-3, 1e-6].map(at);
+    for (a, b, error) in [
+        (reference.q, negligible.q, reference.std_error.q),
+        (reference.test, negligible.test, reference.std_error.test),
+        (reference.train, negligible.train, reference.std_error.train),
+    ] {
+        assert!((a - b).abs() < 0.5 * error.unwrap(), "{reference:?} {negligible:?}");
+    }
+}
+
+/// Weights that are 0, proportional to each other, or multiples of the identity have the cubes that follow.
+#[test]
+fn impossible_cubes_are_refused() {
+    let zero = Frozen::new(2.0, 0.0, 0.0).unwrap();
+    // s-hat = s*/2, with traces of a law that is no multiple of the identity.
+    let half = Frozen::new(2.0, 0.5, 1.0).unwrap().with_traces(0.5, 1.0).unwrap();
+    // s-hat = 1/2, and s* = 3/2.
+    let identity = Frozen::new(2.0, 0.25, 0.5).unwrap().with_traces(0.5, 1.0).unwrap();
+    let constant = Frozen::new(2.25, 1.2, 1.0).unwrap().with_traces(2.0 / 3.0, 1.5).unwrap();
+    let twelfths = 1.2 * 1.5;
+    for (frozen, possible) in [
+        (zero, [0.0, 0.0, 0.0, 5.0]),
+        (half, [0.625, 1.25, 2.5, 5.0]),
+        (identity, [0.125, 0.25, 1.0, 5.0]),
+        (constant, [1.1, twelfths, 1.5, 3.375]),
+    ] {
+        frozen.with_cubes(possible).unwrap();
+        let own = if frozen == constant { 1..4 } else { 0..3 };
+        for k in own {
+            let mut wrong = possible;
+            wrong[k] += 0.5;
+            let refused = frozen.with_cubes(wrong).unwrap_err();
+            assert!(
+                matches!(refused, Error::InvalidParameter { field: "frozen.cubes", .. }),
+                "{frozen:?}, {wrong:?}: {refused}"
+            );
+        }
+    }
+    // A heavy tail has large cubes, whatever the norms are.
+    Frozen::new(2.0, 1.2, 1.1).unwrap().with_cubes([1e6, 1e3, -1e3, 1e6]).unwrap();
 }
 
 /// Weights that vanish have no order parameters to move, and the error at zero weights remains.

@@ -86,6 +86,9 @@ const FEWER_NODES_OF_LINEAR: usize = 2;
 /// Smallest `log2` of the number of nodes.
 const FEWEST: usize = 6;
 
+/// `q/q0` above which the norm of the weights is the unit, in place of that of the truth.
+const MUCH_LARGER: f64 = 100.0;
+
 /// A fine-tuning whose coefficients are wanted.
 pub(super) struct FiniteSizeProblem<'a> {
     pub(super) model: &'a Model,
@@ -109,12 +112,21 @@ pub(super) fn coefficients(
     let nodes = options.log2_nodes().saturating_sub(fewer).max(FEWEST);
     let options = options.with_log2_nodes(nodes)?;
     let fields = training.fields();
-    let units = Units { q0: fields.q0, loss: 1.0 };
+    // The weights may have learned noise that is much larger than the truth. Then they are the scale of the proximal points.
+    let scale = if found.q() > MUCH_LARGER { found.q() } else { 1.0 };
+    let units = Units { q0: fields.q0 * scale, loss: 1.0 };
     let temperature = model.inverse_temperature();
     let coupling = temperature * units.q0;
-    let layer =
-        PerturbedLayer { form: model.known_derivatives(), ..PerturbedLayer::of_rank_one(model, coupling) };
-    let point = VectorOverlaps { v: found.v / found_units.stiffness() * units.stiffness(), ..*found };
+    let layer = PerturbedLayer {
+        form: model.known_derivatives(),
+        truth: vec![1.0 / scale],
+        ..PerturbedLayer::of_rank_one(model, coupling)
+    };
+    let point = VectorOverlaps {
+        m: found.m / scale.sqrt(),
+        s2: found.s2 / scale,
+        v: found.v / found_units.stiffness() * units.stiffness(),
+    };
     let law = JointLaw::new(model, frozen, &fields);
     let shifts = FieldShifts::new(frozen, third, model.delta(), temperature);
     let training_law = TrainingLaw { layer: &layer, law: &law, shifts: &shifts, point };
@@ -151,7 +163,7 @@ pub(super) fn coefficients(
         });
         let coefficients = FiniteSize {
             q: units.q0 * q,
-            m: units.q0 * m,
+            m: units.q0 / scale.sqrt() * m,
             alignment: if point.m > 0.0 {
                 // The derivative of m/sqrt(m^2 + s^2).
                 deviation * (deviation * m - point.m * s) / point.q().powf(1.5)
@@ -165,7 +177,7 @@ pub(super) fn coefficients(
             frozen: errors[0].frozen,
             std_error: StdError::default(),
         };
-        if linear { problem.with_closed_form_errors(coefficients, &point) } else { coefficients }
+        if linear { problem.with_closed_form_errors(coefficients, found) } else { coefficients }
     };
     let named: Vec<Named> = own.iter().map(|(averages, errors)| observe(averages, errors).named()).collect();
     let (averages, errors): (Vec<FirstOrderAverages>, Vec<[TestSlopes; 2]>) = own.into_iter().unzip();
@@ -189,7 +201,7 @@ impl FiniteSizeProblem<'_> {
     }
 }
 
-/// The equations of the fixed point, in units of `q0`.
+/// The equations of the fixed point, in units of `q0` or of `q`, whichever is the unit of the averages.
 struct FirstOrderEquations {
     alpha: f64,
     lambda: f64,
