@@ -852,6 +852,17 @@ mod validity {
         }
     }
 
+    /// A strong ridge makes the weights exponentially small. The nodes see nothing of them, and an overlap of the order of rounding is none.
+    #[test]
+    fn weights_that_the_nodes_do_not_resolve_are_noise_limited() {
+        for lambda in [30.0, 100.0] {
+            let options = Options::default().with_log2_nodes(8).unwrap();
+            let solution = fresh(2, 0.25, 3.0, lambda, &options);
+            assert_eq!(solution.status, Status::NoiseLimited, "{solution:?}");
+            assert!(solution.order.q < 1e-12, "{solution:?}");
+        }
+    }
+
     #[test]
     fn many_sequences_are_good() {
         for (tokens, alpha, lambda) in

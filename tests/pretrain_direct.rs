@@ -91,6 +91,18 @@ fn without_a_ridge_it_is_least_squares() {
             matches!(refused, Err(Error::InvalidParameter { field: "pretrain.lambda", .. })),
             "{refused:?}"
         );
+        // Next to the threshold, rounding decides on which side the number of equations is: it is refused, or solved in finite numbers.
+        let mut alpha = threshold.value;
+        let mut refused = Vec::new();
+        for _ in 0..20 {
+            match pretrain::solve(&model, &direct(alpha, 0.0), &Options::default()) {
+                Ok(solution) => assert!(solution.status != Status::NonFinite && solution.order.q > 1e10),
+                Err(Error::InvalidParameter { field: "pretrain.lambda", .. }) => refused.push(alpha),
+                Err(other) => panic!("{other}"),
+            }
+            alpha = alpha.next_up();
+        }
+        assert!((4..12).contains(&refused.len()), "{refused:?}");
         // The labels are interpolated below the threshold, and the error diverges next to it.
         let below = solve(&model, &direct(0.9 * threshold.value, 1e-7));
         assert!(below.errors.train < 1e-8);

@@ -171,7 +171,7 @@ impl InputChannel for Ridge {
     /// Whether the nodes resolve the weights. Weights close to zero are exponentially small in the ridge, and
     /// come from samples too rare for the nodes.
     fn resolves(&self, point: &VectorOverlaps) -> bool {
-        point.m > 0.0 || point.q() > 10.0 * SMALLEST_S2
+        point.q() > 10.0 * SMALLEST_S2
     }
 }
 

@@ -208,8 +208,10 @@ pub fn linear_step(model: &Model, training: &Training, [q, m, v]: [f64; 3]) -> R
 }
 
 fn require_over_determined(model: &Model, training: &Training) -> Result<(), Error> {
+    // Closer to the threshold, rounding decides on which side of it the number of equations is.
+    const RESOLVED: f64 = 1.0 + 4.0 * f64::EPSILON;
     let allowed = match alpha_interp_of(model, training.parametrisation())? {
-        Some(threshold) if training.alpha() > threshold.value => return Ok(()),
+        Some(threshold) if training.alpha() > RESOLVED * threshold.value => return Ok(()),
         Some(threshold) => format!("> 0 at pretrain.alpha <= alpha_interp = {}", Number(threshold.value)),
         None => {
             "> 0 where there is no interpolation threshold (at model.delta = 0, and next to it)".to_owned()

@@ -191,6 +191,6 @@ impl InputChannel for ColumnRidge {
 
     /// Whether the nodes resolve the weights. Weights close to zero come from samples too rare for the nodes.
     fn resolves(&self, point: &ColumnOverlaps) -> bool {
-        point.groups.iter().all(|own| is_zero(own) || own.m > 0.0 || own.q() > 10.0 * SMALLEST_S2)
+        point.groups.iter().all(|own| is_zero(own) || own.q() > 10.0 * SMALLEST_S2)
     }
 }
