@@ -5,7 +5,7 @@
 //! `T = 2`, `Delta = .5`, and frozen weights with `(Q0, Q, M) = (2, 1.2, 1.1)`.
 //!
 //! ```text
-//! cargo run --release -p gallery --example rank -- --simulate --full
+//! cargo run --release -p gallery --example rank -- --simulate
 //! ```
 
 mod common;
