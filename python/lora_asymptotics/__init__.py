@@ -12,12 +12,12 @@ errors of both stages, the alignment of the learned weights with the true ones, 
 >>> round(outcome.lora.errors.test, 3), outcome.lora.validity.verdict
 (0.73, 'good')
 
-``solve``, ``solve_many`` and ``sweep`` predict; ``optimize`` and ``best_split`` prescribe; ``thresholds``, ``BayesCurve`` and
+``solve``, ``solve_many`` and ``sweep`` predict (``distributed.sweep`` on a cluster); ``optimize`` and ``best_split`` prescribe; ``thresholds``, ``BayesCurve`` and
 ``learned_spectrum`` say what lies behind; ``simulate.compare`` trains networks; ``fixed_point`` and ``Activation`` take functions
 of your own; ``plot`` draws (with matplotlib).
 """
 
-from . import errors, simulate, thresholds
+from . import distributed, errors, simulate, thresholds
 from ._native import __version__
 from .activation import Activation
 from .bayes import BayesCurve
@@ -60,6 +60,7 @@ __all__ = [
     "Wishart",
     "__version__",
     "best_split",
+    "distributed",
     "errors",
     "fixed_point",
     "learned_spectrum",

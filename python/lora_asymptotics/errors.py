@@ -10,6 +10,7 @@ exception                 ``kind``                    meaning
 :class:`TooMuchMemory`    ``too_much_memory``         the nodes would take more memory than allowed
 :class:`Unreadable`       ``syntax``                  broken JSON, an unknown field, a value of the wrong type
 :class:`Disagreement`     ``disagreement``            an activation whose derivative is not that of its value
+:class:`OtherJournal`     ``journal``                 a file that holds the records of another calculation
 :class:`NotConverged`     ``not_converged``           a calculation needs a stage that has no fixed point
 :class:`NoOptimum`        ``no_optimum``              no point of an optimisation can be used
 :class:`ThreadsRefused`   ``threads``                 the operating system does not start threads
@@ -86,6 +87,10 @@ class Disagreement(InputError):
     """An activation does not agree with its derivative, or breaks a promise."""
 
 
+class OtherJournal(InputError):
+    """A file holds the records of another calculation, or no records, and was left as it is."""
+
+
 class NotConverged(Error, RuntimeError):
     """A calculation needs a stage that has no fixed point; ``value`` is its status."""
 
@@ -105,6 +110,7 @@ _CLASSES: dict[str, type[Error]] = {
     "rank_does_not_fit": RankDoesNotFit,
     "too_much_memory": TooMuchMemory,
     "syntax": Unreadable,
+    "journal": OtherJournal,
     "not_converged": NotConverged,
     "no_optimum": NoOptimum,
     "threads": ThreadsRefused,

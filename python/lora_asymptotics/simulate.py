@@ -15,7 +15,7 @@ from .errors import unreadable
 from .outcome import Outcome
 from .records import Record
 from .schema import ScenarioLike, request, text, threads_checked
-from .solving import Progress, _reporter, native
+from .solving import Progress, reporter, native
 
 if TYPE_CHECKING:
     import pandas
@@ -153,7 +153,7 @@ def compare(
             {"dimension": dimension, "instances": instances} for dimension, instances in sizes.items()
         ]
         total = sum(count for count in sizes.values() if isinstance(count, int))
-    with _reporter(progress, total) as report:
+    with reporter(progress, total) as report:
         compared, outcome = _native.compare(
             native(request(scenario, fields)), text(laboratory), threads_checked(threads), report
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Union
 
@@ -94,7 +95,7 @@ def solve_many(
             continue
         answers.append(None)
         requests.append(answer)
-    with _reporter(progress, len(requests)) as report:
+    with reporter(progress, len(requests)) as report:
         solved, interrupted = _native.solve_many(requests, threads_checked(threads), report)
     found = iter(solved)
     result = Outcomes(next(found) if answer is None else answer for answer in answers)
@@ -108,7 +109,7 @@ def solve_many(
 
 
 @contextlib.contextmanager
-def _reporter(progress: Progress, total: int) -> Iterator[Callable[[int], object] | None]:
+def reporter(progress: Progress, total: int) -> Iterator[Callable[[int], object] | None]:
     """A function of the number of solved points."""
     if not progress:
         yield None
@@ -212,23 +213,38 @@ def sweep(
 
     Every value is checked before anything is solved. Raises :class:`~lora_asymptotics.errors.InputError` with the field.
     """
-    text = without_activation(request(scenario, fields), "a sweep (use solve_many)")
-    if not isinstance(axes, Mapping) or not axes:
-        raise unreadable("axes", axes, "a mapping from fields to lists of numbers, with at least one")
-    values = {str(field): _axis(str(field), given) for field, given in axes.items()}
-    total = int(np.prod([len(axis) for axis in values.values()]))
-    encoded = [(field, axis.astype(np.float64).tobytes()) for field, axis in values.items()]
-    with _reporter(progress, total) as report:
-        points, columns, errors, interrupted = _native.sweep(text, encoded, threads_checked(threads), report)
-    places = np.unravel_index(np.arange(points), tuple(len(axis) for axis in values.values()))
-    table: dict[str, NDArray[Any]] = {
-        field: axis[place] for (field, axis), place in zip(values.items(), places, strict=True)
-    }
-    for path, column in columns.items():
-        if path != "version" and path not in table:
-            table[path] = _column(column)
-    failures = {index: error for index, error in enumerate(errors) if error is not None}
-    return Sweep(table, values, failures, interrupted)
+    grid = Grid(scenario, axes, fields, "a sweep (use solve_many)")
+    with reporter(progress, grid.points) as report:
+        table, interrupted = _native.sweep(*grid.encoded, threads_checked(threads), report)
+    return grid.solved(table, interrupted)
+
+
+class Grid:
+    """A grid that is checked but for the values of its axes."""
+
+    def __init__(
+        self, scenario: ScenarioLike | None, axes: Mapping[str, ArrayLike], fields: Mapping[str, Any], purpose: str
+    ) -> None:
+        text = without_activation(request(scenario, fields), purpose)
+        if not isinstance(axes, Mapping) or not axes:
+            raise unreadable("axes", axes, "a mapping from fields to lists of numbers, with at least one")
+        self.axes = {str(field): _axis(str(field), given) for field, given in axes.items()}
+        self.points = math.prod(len(axis) for axis in self.axes.values())
+        #: The grid as the extension module takes it.
+        self.encoded = text, [(field, axis.astype(np.float64).tobytes()) for field, axis in self.axes.items()]
+
+    def solved(self, table: _native._Table, interrupted: bool) -> Sweep:
+        """The points that are solved, which come first."""
+        points, columns, errors = table
+        places = np.unravel_index(np.arange(points), tuple(len(axis) for axis in self.axes.values()))
+        named: dict[str, NDArray[Any]] = {
+            field: axis[place] for (field, axis), place in zip(self.axes.items(), places, strict=True)
+        }
+        for path, column in columns.items():
+            if path != "version" and path not in named:
+                named[path] = _column(column)
+        failures = {index: error for index, error in enumerate(errors) if error is not None}
+        return Sweep(named, self.axes, failures, interrupted)
 
 
 def _axis(field: str, given: ArrayLike) -> NDArray[Any]:

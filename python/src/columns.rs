@@ -180,8 +180,9 @@ impl<'a> Serializer for &'a mut Columns {
         Ok(())
     }
 
+    /// A number that is not finite is absent, as it is in JSON.
     fn serialize_f64(self, value: f64) -> Result<(), Unwritten> {
-        self.number(value);
+        self.number(if value.is_finite() { value } else { f64::NAN });
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use lora_asymptotics::{Error, Scenario};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use rayon_core::ThreadPoolBuildError;
 
 /// What an exception tells: the kind of the error and its text, and where known the field, its value and the allowed range.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +72,16 @@ impl Refusal {
     /// The refusal of a text that should describe something else.
     pub(crate) fn of_text(error: &serde_json::Error) -> Self {
         Self { kind: "syntax", message: error.to_string(), ..Self::default() }.at(None)
+    }
+
+    /// The refusal of the operating system to start threads.
+    pub(crate) fn of_threads(error: &ThreadPoolBuildError) -> Self {
+        Self { kind: "threads", message: format!("threads: {error}"), ..Self::default() }
+    }
+
+    /// The refusal of a file that holds other records.
+    pub(crate) fn of_journal(message: String) -> Self {
+        Self { kind: "journal", message, field: Some("journal".to_owned()), ..Self::default() }
     }
 
     /// Whether a text was refused, which names no field.

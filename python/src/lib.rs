@@ -5,6 +5,7 @@ mod activation;
 mod bayes;
 mod bytes;
 mod columns;
+mod distributed;
 mod error;
 mod fixed_point;
 mod optimum;
@@ -28,6 +29,8 @@ mod _native {
     use crate::activation::check_activation;
     #[pymodule_export]
     use crate::bayes::BayesCurve;
+    #[pymodule_export]
+    use crate::distributed::{Grid, Records};
     #[pymodule_export]
     use crate::fixed_point::iterate;
     #[pymodule_export]

@@ -16,6 +16,8 @@ use pyo3::prelude::*;
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use std::ops::ControlFlow;
 
+use crate::error::Refusal;
+
 /// Time between two looks for signals.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Time that work has to stop after Ctrl-C. With the interval before, a caller has the interpreter back within a second.
@@ -95,9 +97,9 @@ pub(crate) fn run<R: Send + 'static>(
     if rayon_core::current_thread_index().is_some() {
         return Ok(Ended::Done(py.detach(work)));
     }
-    let pool = pool(threads)?;
+    let pool = Pool::of(threads)?;
     let (sender, mut receiver) = sync_channel(1);
-    pool.spawn(move || {
+    pool.threads.spawn(move || {
         // Without a result the channel closes.
         if let Ok(result) = catch_unwind(AssertUnwindSafe(work)) {
             drop(sender.send(result));
@@ -109,11 +111,15 @@ pub(crate) fn run<R: Send + 'static>(
         receiver = back;
         match (received, interruption.take()) {
             (Ok(result), None) => {
+                pool.keep();
                 // Signals that came during the last interval are raised by the interpreter itself.
                 progress.tell(py)?;
                 return Ok(Ended::Done(result));
             }
-            (Ok(result), Some((error, _))) => return Ok(Ended::Interrupted(Some(result), error)),
+            (Ok(result), Some((error, _))) => {
+                pool.keep();
+                return Ok(Ended::Interrupted(Some(result), error));
+            }
             (Err(RecvTimeoutError::Disconnected), _) => {
                 return Err(PyRuntimeError::new_err("the solver ended without a result: please report this"));
             }
@@ -125,7 +131,7 @@ pub(crate) fn run<R: Send + 'static>(
             }
             (Err(RecvTimeoutError::Timeout), Some((error, since))) => {
                 if since.elapsed() > PATIENCE {
-                    leave(&pool);
+                    // The threads of the pool end with their work.
                     return Ok(Ended::Interrupted(None, error));
                 }
                 interruption = Some((error, since));
@@ -134,40 +140,45 @@ pub(crate) fn run<R: Send + 'static>(
     }
 }
 
-/// The pool of the package, and what it was made for.
-struct Current {
+/// A pool of threads for one call. Calls at the same time have pools of their own, so that none waits for another, or begins on
+/// the stack of another. They are pools of the package, because a process that was forked has none of the threads of rayon's global pool.
+struct Pool {
     process: u32,
-    threads: Option<usize>,
-    pool: Arc<ThreadPool>,
+    /// The number that was asked for; without one, as many as there are processors, or `RAYON_NUM_THREADS`.
+    asked: Option<usize>,
+    threads: ThreadPool,
 }
 
-static CURRENT: Mutex<Option<Current>> = Mutex::new(None);
+/// The pool of the last call that ended, for the next one. The lock is never waited for: in a process that was forked, the
+/// thread that held it may not exist.
+static IDLE: Mutex<Option<Pool>> = Mutex::new(None);
 
-/// The pool of this process with the given number of threads; as many as there are processors, or `RAYON_NUM_THREADS`, if not
-/// given. A pool of the package, because a process that was forked has none of the threads of rayon's global pool.
-fn pool(threads: Option<usize>) -> PyResult<Arc<ThreadPool>> {
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = process::id();
-    if let Some(known) = current.as_ref().filter(|known| known.process == process && known.threads == threads)
-    {
-        return Ok(Arc::clone(&known.pool));
+impl Pool {
+    /// The idle pool if it fits, or a new one.
+    fn of(asked: Option<usize>) -> PyResult<Self> {
+        let process = process::id();
+        match Self::exchange(None) {
+            Some(idle) if idle.process == process && idle.asked == asked => return Ok(idle),
+            // The threads of a pool from before a fork do not exist here, and must not be asked to end.
+            Some(foreign) if foreign.process != process => std::mem::forget(foreign),
+            _ => {}
+        }
+        Ok(Self { process, asked, threads: pool_of(asked.unwrap_or(0))? })
     }
-    let built = ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build();
-    let pool = Arc::new(built.map_err(|error| PyRuntimeError::new_err(error.to_string()))?);
-    let before = current.replace(Current { process, threads, pool: Arc::clone(&pool) });
-    // The threads of a pool from before a fork do not exist here, and must not be asked to end.
-    if let Some(foreign) = before.filter(|known| known.process != process) {
-        std::mem::forget(foreign);
+
+    /// Keeps the pool for the next call.
+    fn keep(self) {
+        drop(Self::exchange(Some(self)));
     }
-    Ok(pool)
+
+    fn exchange(other: Option<Self>) -> Option<Self> {
+        IDLE.try_lock().map_or(None, |mut idle| std::mem::replace(&mut *idle, other))
+    }
 }
 
-/// Leaves a pool to the work that it is busy with. The next call makes a new one.
-fn leave(pool: &Arc<ThreadPool>) {
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if current.as_ref().is_some_and(|known| Arc::ptr_eq(&known.pool, pool)) {
-        *current = None;
-    }
+/// A pool with a number of threads; 0 stands for the number of processors.
+pub(crate) fn pool_of(threads: usize) -> Result<ThreadPool, Refusal> {
+    ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| Refusal::of_threads(&error))
 }
 
 /// Results so far, which the calling thread still has when it leaves the work behind.

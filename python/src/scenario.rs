@@ -9,11 +9,10 @@ use lora_asymptotics::state_evolution::Run;
 use lora_asymptotics::{Error, Frozen, Outcome, Scenario, pretrain};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use rayon_core::ThreadPoolBuilder;
 
 use crate::activation::{Failure, PythonActivation, with_activation};
 use crate::error::Refusal;
-use crate::running::{Ended, Progress, Shared, Stop, run};
+use crate::running::{Ended, Progress, Shared, Stop, pool_of, run};
 
 /// The JSON of a scenario, and the activation of the user, if the scenario has one.
 pub(crate) type Request<'py> = (String, Option<Bound<'py, PyAny>>);
@@ -198,10 +197,7 @@ fn in_turn(count: usize, solve: &(dyn Fn(usize) -> PyResult<ControlFlow<()>> + S
     if count < threads || threads == 1 {
         return take();
     }
-    let alone = || {
-        let pool = ThreadPoolBuilder::new().num_threads(1).build();
-        pool.map_err(|error| PyRuntimeError::new_err(error.to_string()))?.install(take)
-    };
+    let alone = || pool_of(1)?.install(take);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(alone)).collect();
         let ended = workers.into_iter().map(|worker| {

@@ -1,71 +1,93 @@
-//! Grids of scenarios.
+//! Grids of scenarios, solved on the threads of this process.
 
 use std::sync::atomic::Ordering;
 
 use lora_asymptotics::Error;
-use lora_asymptotics::sweep::{Axis, Shard, Sweep};
+use lora_asymptotics::sweep::{Axis, Record, Shard, Sweep};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::bytes;
-use crate::columns::Columns;
+use crate::columns::{Columns, Unwritten};
 use crate::error::{Refusal, raised};
 use crate::running::{Ended, Progress, Shared, Stop, run};
 use crate::scenario::{Task, is_interrupt};
 
+/// The path and the values of every axis of a grid, as Python gives them.
+pub(crate) type Axes = Vec<(String, Vec<u8>)>;
+
 /// What a grid has given so far.
 #[derive(Default)]
-struct Table {
+pub(crate) struct Table {
     columns: Columns,
     /// The text of the error of every point.
     errors: Vec<Option<String>>,
 }
 
-/// A grid as Python gets it: the number of points, their columns, the texts of their errors, and whether it was interrupted.
-type Answer<'py> = (usize, Bound<'py, PyDict>, Vec<Option<String>>, bool);
+/// A table as Python gets it: the number of points, their columns, and the texts of their errors.
+pub(crate) type Answer<'py> = (usize, Bound<'py, PyDict>, Vec<Option<String>>);
 
-/// Solves a grid, given as a scenario and the path and the values of every axis.
+impl Table {
+    /// Adds the next point.
+    pub(crate) fn push(&mut self, record: &Record) -> Result<(), Unwritten> {
+        self.errors.push(record.error.as_ref().map(|error| error.message.clone()));
+        self.columns.push(record.outcome.as_ref())
+    }
+
+    /// The table as Python gets it.
+    pub(crate) fn answer<'py>(self, py: Python<'py>) -> PyResult<Answer<'py>> {
+        Ok((self.columns.rows(), self.columns.dictionary(py)?, self.errors))
+    }
+}
+
+impl From<Unwritten> for PyErr {
+    fn from(error: Unwritten) -> Self {
+        PyRuntimeError::new_err(error.to_string())
+    }
+}
+
+/// The grid of a scenario and its axes, which is checked.
+pub(crate) fn grid(text: String, axes: Axes, stop: &Stop) -> PyResult<Sweep> {
+    let task = Task::parse(&(text, None), stop)??;
+    let axes = axes.into_iter().map(|(field, values)| Axis::list(field, bytes::numbers(&values).collect()));
+    let axes: Vec<Axis> = axes.collect::<Result<_, _>>().map_err(raised)?;
+    Sweep::new(task.scenario.clone(), axes.clone()).map_err(|error| unknown_field(&task, &axes, error))
+}
+
+/// Solves a grid. Returns its table, and whether it was interrupted.
 #[pyfunction]
 pub(crate) fn sweep<'py>(
     py: Python<'py>,
     text: String,
-    axes: Vec<(String, Vec<u8>)>,
+    axes: Axes,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Answer<'py>> {
+) -> PyResult<(Answer<'py>, bool)> {
     let stop = Stop::default();
-    let task = Task::parse(&(text, None), &stop)??;
-    let axes = axes.into_iter().map(|(field, values)| Axis::list(field, bytes::numbers(&values).collect()));
-    let axes: Vec<Axis> = axes.collect::<Result<_, _>>().map_err(raised)?;
-    let grid = Sweep::new(task.scenario.clone(), axes.clone())
-        .map_err(|error| unknown_field(&task, &axes, error))?;
+    let grid = grid(text, axes, &stop)?;
     let progress = Progress::new(progress);
     let table: Shared<Table> = Shared::default();
-    let (done, filled) = (progress.done.clone(), table.clone());
+    let (done, filled, watch) = (progress.done.clone(), table.clone(), stop.clone());
     let work = move || {
-        let mut unwritten = Ok(());
+        let mut written = Ok(());
         let solved = grid.run(Shard::WHOLE, 0, |record| {
-            filled.with(|table| {
-                if let Err(error) = table.columns.push(record.outcome.as_ref()) {
-                    unwritten = Err(error);
-                }
-                table.errors.push(record.error.as_ref().map(|error| error.message.clone()));
-            });
+            if let Err(error) = filled.with(|table| table.push(record)) {
+                written = Err(error);
+            }
             done.fetch_add(1, Ordering::Relaxed);
-            task.stop.flow()
+            watch.flow()
         });
-        solved.map(|_| unwritten)
+        solved.map(|_| written)
     };
     let interrupted = match run(py, threads, &stop, &progress, work)? {
         Ended::Done(solved) => {
-            let unwritten = solved.map_err(raised)?;
-            unwritten.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
+            solved.map_err(raised)??;
             false
         }
         Ended::Interrupted(_, error) => is_interrupt(py, error)?,
     };
-    let Table { columns, errors } = table.take();
-    Ok((columns.rows(), columns.dictionary(py)?, errors, interrupted))
+    Ok((table.take().answer(py)?, interrupted))
 }
 
 /// The exception of a grid. An error of the JSON does not tell the axis from which it comes, which is found by trying each.

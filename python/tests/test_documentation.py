@@ -24,7 +24,7 @@ def snippets(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "python/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "python/README.md", "docs/cluster.md"])
 def test_examples_of_pages(
     root: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,7 +32,7 @@ def test_examples_of_pages(
     assert found
     monkeypatch.chdir(tmp_path)
     for snippet in found:
-        exec(compile(snippet, page, "exec"), {})
+        exec(compile(snippet, page, "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
 
 

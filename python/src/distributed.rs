@@ -1,0 +1,145 @@
+//! Grids whose rows are solved by several processes, and collected by one.
+
+use std::io;
+use std::path::PathBuf;
+
+use lora_asymptotics::journal::{Journal, JournalError};
+use lora_asymptotics::sweep::{Record, Shard, Sweep};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::error::Refusal;
+use crate::running::{Progress, Stop, run};
+use crate::sweep::{Answer, Axes, Table, grid};
+
+/// A grid, of which any row is solved by itself.
+#[pyclass(frozen)]
+pub(crate) struct Grid(Sweep);
+
+#[pymethods]
+impl Grid {
+    #[new]
+    fn new(text: String, axes: Axes) -> PyResult<Self> {
+        Ok(Self(grid(text, axes, &Stop::default())?))
+    }
+
+    /// The records of `count` rows from number `first` on, on one thread, as lines of JSON.
+    fn solve(&self, py: Python<'_>, first: usize, count: usize) -> PyResult<String> {
+        let (sweep, stop) = (self.0.clone(), Stop::default());
+        let rows = rows(&sweep);
+        let watch = stop.clone();
+        let work = move || -> Result<String, Refusal> {
+            let mut lines = Lines::default();
+            for row in first..(first + count).min(rows) {
+                sweep.run(Shard::new(row + 1, rows)?, 0, |record| {
+                    lines.push(record);
+                    watch.flow()
+                })?;
+            }
+            lines.complete()
+        };
+        Ok(run(py, Some(1), &stop, &Progress::new(None), work)?.complete()??)
+    }
+}
+
+/// Number of rows of a grid.
+fn rows(sweep: &Sweep) -> usize {
+    sweep.points() / sweep.row_length()
+}
+
+/// Records as lines of JSON.
+#[derive(Default)]
+struct Lines {
+    text: Vec<u8>,
+    failure: Option<serde_json::Error>,
+}
+
+impl Lines {
+    fn push(&mut self, record: &Record) {
+        if let Err(error) = serde_json::to_writer(&mut self.text, record) {
+            self.failure.get_or_insert(error);
+        }
+        self.text.push(b'\n');
+    }
+
+    fn complete(self) -> Result<String, Refusal> {
+        match self.failure {
+            Some(error) => Err(Refusal::of_text(&error)),
+            None => Ok(String::from_utf8_lossy(&self.text).into_owned()),
+        }
+    }
+}
+
+/// The records of a grid so far, in a table, and in a journal if there is one. The journal is that of the command
+/// `lora-asymptotics sweep`, which can continue it.
+#[pyclass]
+pub(crate) struct Records {
+    sweep: Sweep,
+    journal: Option<Journal>,
+    table: Table,
+    points: usize,
+}
+
+#[pymethods]
+impl Records {
+    /// Begins with the whole rows that the journal holds.
+    #[new]
+    fn new(text: String, axes: Axes, journal: Option<PathBuf>) -> PyResult<Self> {
+        let sweep = grid(text, axes, &Stop::default())?;
+        let mut records = Self { sweep, journal: None, table: Table::default(), points: 0 };
+        if let Some(path) = journal {
+            let description = (&records.sweep, Shard::WHOLE.to_string());
+            let (mut journal, found) = Journal::open::<Record>(&path, &description).map_err(refused)?;
+            let done = records.sweep.finished(Shard::WHOLE, &found);
+            journal.truncate(done).map_err(refused)?;
+            for record in &found[..done] {
+                records.keep(record)?;
+            }
+            records.journal = Some(journal);
+        }
+        Ok(records)
+    }
+
+    /// Number of points that are there.
+    #[getter]
+    fn points(&self) -> usize {
+        self.points
+    }
+
+    /// Adds the lines of the rows that come next.
+    fn add(&mut self, lines: &str) -> PyResult<()> {
+        for line in lines.lines() {
+            let record: Record = serde_json::from_str(line).map_err(|error| Refusal::of_text(&error))?;
+            if record.index != self.points {
+                let told = format!("point {} came in the place of point {}", record.index, self.points);
+                return Err(PyRuntimeError::new_err(told));
+            }
+            if let Some(journal) = &mut self.journal {
+                journal.append(&record).map_err(refused)?;
+            }
+            self.keep(&record)?;
+        }
+        Ok(())
+    }
+
+    /// The table, which is then empty.
+    fn take<'py>(&mut self, py: Python<'py>) -> PyResult<Answer<'py>> {
+        std::mem::take(&mut self.table).answer(py)
+    }
+}
+
+impl Records {
+    fn keep(&mut self, record: &Record) -> PyResult<()> {
+        self.points += 1;
+        Ok(self.table.push(record)?)
+    }
+}
+
+/// The exception of a journal: that of the operating system, or a refusal of what the file holds.
+fn refused(error: JournalError) -> PyErr {
+    let message = error.to_string();
+    match error {
+        JournalError::Io { source, .. } => io::Error::new(source.kind(), message).into(),
+        _ => Refusal::of_journal(message).into(),
+    }
+}
