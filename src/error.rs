@@ -143,6 +143,15 @@ fn shortened(message: &str) -> String {
     format!("{head} ... {tail}")
 }
 
+#[cfg(feature = "scenario")]
+impl From<serde_json::Error> for Error {
+    /// The refusal of a text by the reader of JSON, in the words of JSON.
+    fn from(source: serde_json::Error) -> Self {
+        let message = shortened(&crate::json::in_words(&source.to_string()));
+        Self::Syntax(Cause { message, source: Some(Arc::new(source)) })
+    }
+}
+
 impl PartialEq for Cause {
     fn eq(&self, other: &Self) -> bool {
         self.message == other.message
@@ -318,12 +327,15 @@ mod tests {
         use std::error::Error as _;
 
         let refused = |text: &str| serde_json::from_str::<f64>(text).unwrap_err();
-        let error = Error::Syntax(Cause::of(refused("")));
+        let error = Error::from(refused(""));
         let source = error.source().and_then(|source| source.downcast_ref::<serde_json::Error>()).unwrap();
         assert!(source.is_eof());
         assert_eq!(error.to_string(), source.to_string());
-        assert_eq!(error, Error::Syntax(Cause::of(refused(""))));
-        assert_ne!(error, Error::Syntax(Cause::of(refused("true"))));
+        assert_eq!(error, Error::from(refused("")));
+        assert_ne!(error, Error::from(refused("true")));
+        assert!(
+            Error::from(refused("[]")).to_string().starts_with("invalid type: a list, expected a number")
+        );
 
         let error = Error::Syntax(Cause::from("no such field".to_owned()));
         assert!(error.source().is_none());

@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::check;
-use crate::error::{Cause, Error};
+use crate::error::Error;
+use crate::json;
 use crate::parallel;
 use crate::scenario::{Outcome, Scenario, ScenarioFields};
 use crate::status::Status;
@@ -199,6 +200,7 @@ pub struct Sweep {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SweepWire {
+    #[serde(deserialize_with = "json::object")]
     scenario: ScenarioFields,
     axes: Vec<AxisWire>,
 }
@@ -328,7 +330,7 @@ impl Sweep {
     /// # Errors
     /// [`Error::Syntax`] for broken JSON, an unknown field, or anything that [`Sweep::new`] refuses.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        crate::json::from_json(text)
+        json::from_json(text)
     }
 
     /// The axes.
@@ -396,8 +398,7 @@ impl Sweep {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::invalid("axes.values", *value, "finite"));
         }
-        let syntax = |error: serde_json::Error| Error::Syntax(Cause::of(error));
-        let mut scenario = serde_json::to_value(&self.scenario).map_err(syntax)?;
+        let mut scenario = serde_json::to_value(&self.scenario)?;
         for (axis, value) in self.axes.iter().zip(values) {
             set(&mut scenario, &axis.field, *value)?;
         }
@@ -526,13 +527,19 @@ impl<F: FnMut(&Record) -> ControlFlow<()>> InOrder<F> {
 
 /// Sets the number at a path.
 fn set(scenario: &mut Value, path: &str, value: f64) -> Result<(), Error> {
-    let unknown = || Error::Syntax(format!("{path}: no number of the scenario has this name").into());
+    let refused = |reason: &str| Error::Syntax(format!("{path}: {reason}").into());
+    let unknown = || refused("no number of the scenario has this name");
     let mut here = scenario;
     let mut names = path.split('.').peekable();
+    let mut end = 0;
     while let Some(name) = names.next() {
+        end += name.len();
         let object = here.as_object_mut().ok_or_else(unknown)?;
         if names.peek().is_some() {
-            here = object.get_mut(name).ok_or_else(unknown)?;
+            let absent = || refused(&format!("the scenario has no `{}`", &path[..end]));
+            here = object.get_mut(name).ok_or_else(absent)?;
+            // The dot.
+            end += 1;
             continue;
         }
         // A number that counts stays an integer. A field that was left out may be given; whether it counts is not known, and every

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _native
-from .errors import Disagreement, invalid
+from .errors import Disagreement, invalid, unreadable
 
 __all__ = ["Activation"]
 
@@ -61,9 +61,15 @@ class Activation:
         bounded: bool = True,
         inverse_temperature: bool = True,
     ) -> None:
-        if parity not in ("odd", "even", "neither"):
+        if not isinstance(parity, str) or parity not in ("odd", "even", "neither"):
             raise invalid("parity", parity, "odd, even or neither")
-        self.name = str(name)
+        if not isinstance(name, str):
+            raise unreadable("name", name, "a text")
+        given = {"value": value, "derivative": derivative, "adjoint": adjoint, "second_derivative": second_derivative}
+        for field, one in given.items():
+            if not (callable(one) or (one is None and field in ("adjoint", "second_derivative"))):
+                raise unreadable(field, one, "a function")
+        self.name = name
         self.value = value
         self.derivative_along = derivative
         self.adjoint_of = adjoint
@@ -109,6 +115,8 @@ class Activation:
 
         Raises :class:`~lora_asymptotics.errors.Disagreement` with the first method that is wrong.
         """
+        if isinstance(tokens, bool) or not isinstance(tokens, (int, np.integer)) or not 1 <= tokens <= 8:
+            raise invalid("tokens", tokens, "a whole number between 1 and 8")
         if tokens in self._checked:
             return
         found = _native.check_activation(_Adapter(self), tokens)
@@ -157,7 +165,7 @@ class _Adapter:
             for d in range(tokens):
                 unit = np.zeros_like(h)
                 unit[:, c, d] = 1.0
-                along = np.asarray(self._activation.derivative_along(h, unit))
+                along = _shaped(self._activation.derivative_along(h, unit), h)
                 image[:, c, d] = (w * along).sum(axis=(1, 2))
         return image.tobytes()
 
@@ -176,7 +184,15 @@ def _matrices(tokens: int, arrays: Sequence[bytes]) -> list[Array]:
 
 
 def _bytes(result: ArrayLike, logits: Array) -> bytes:
-    array = np.asarray(result, dtype=np.float64)
+    return _shaped(result, logits).tobytes()
+
+
+def _shaped(result: ArrayLike, logits: Array) -> Array:
+    """What a function of the user returns, which has the shape of the logits."""
+    try:
+        array = np.asarray(result, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise unreadable("model.activation", result, "an array of numbers") from None
     if array.shape != logits.shape:
         raise invalid("model.activation", array.shape, f"an array of the shape of the logits, {logits.shape}")
-    return array.tobytes()
+    return array

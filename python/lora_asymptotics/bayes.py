@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _native
 from .outcome import LoraBound
-from .schema import ScenarioLike, plain, request, threads_checked
+from .schema import ScenarioLike, number, plain, request, threads_checked, whole
 from .solving import native
 from .thresholds import Threshold
 
@@ -29,7 +29,7 @@ class BayesCurve:
 
     def solve(self, alpha: float) -> LoraBound:
         """Both branches at ``alpha' D`` sequences."""
-        return LoraBound(json.loads(self._curve.solve([_number(alpha)])[0]))
+        return LoraBound(json.loads(self._curve.solve([number(alpha, "lora.alpha")])[0]))
 
     def __call__(self, alphas: ArrayLike) -> dict[str, NDArray[np.float64]]:
         """The bound along an array of ``alpha'``: alignment, errors and overlap of what message passing reaches, in arrays of its length."""
@@ -64,8 +64,6 @@ class BayesCurve:
 
     def state_evolution(self, alpha: float, start: float, steps: int) -> NDArray[np.float64]:
         """``q`` before the first and after each of ``steps`` iterations of message passing, from the overlap ``start``."""
-        return np.array(self._curve.state_evolution(_number(alpha), start, steps))
+        return np.array(self._curve.state_evolution(number(alpha, "lora.alpha"), number(start, "start"), whole(steps, "steps", 0, 10**6)))
 
 
-def _number(alpha: float) -> float:
-    return float(plain(alpha, "lora.alpha"))

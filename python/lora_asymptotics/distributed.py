@@ -9,12 +9,11 @@ import uuid
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _native
 from .errors import invalid, unreadable
-from .schema import ScenarioLike
+from .schema import ScenarioLike, whole
 from .solving import Grid, Progress, Sweep, reporter
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def sweep(
     ``RuntimeError`` for workers of another version, and ``distributed.KilledWorker`` if workers die again and again at the same task.
     """
     _check_client(client)
-    rows_per_task, retries = _count("rows_per_task", rows_per_task, 1), _count("retries", retries, 0)
+    rows_per_task, retries = whole(rows_per_task, "rows_per_task", 1, 2**31), whole(retries, "retries", 0, 2**31)
     grid = Grid(scenario, axes, fields, "a sweep on a cluster")
     with reporter(progress, grid.points) as report:
         records = _native.Records(*grid.encoded, _path(journal))
@@ -135,12 +134,6 @@ def _check_client(client: Any) -> None:
         raise unreadable("client", client, "a distributed.Client")
     if client.asynchronous:
         raise invalid("client", client, "a client that is not asynchronous")
-
-
-def _count(name: str, count: Any, least: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not least <= count <= 2**31:
-        raise invalid(name, count, f"a whole number >= {least}")
-    return int(count)
 
 
 def _path(journal: Any) -> str | None:

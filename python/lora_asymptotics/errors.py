@@ -134,8 +134,17 @@ def _number(value: str | None) -> Any:
     return value
 
 
+def _told(value: Any) -> str:
+    """The beginning of what a value looks like."""
+    try:
+        return f"{value!r:.200}"
+    except Exception:
+        # Python does not write integers of thousands of digits, and the class of a user may fail.
+        return f"<{type(value).__name__}>"
+
+
 def invalid(field: str, value: Any, allowed: str) -> InvalidParameter:
-    return InvalidParameter(f"{field} = {value!r:.200}: must be {allowed}", "invalid_parameter", field, value, allowed)
+    return InvalidParameter(f"{field} = {_told(value)}: must be {allowed}", "invalid_parameter", field, value, allowed)
 
 
 def unreadable(field: str, value: Any, allowed: str) -> Unreadable:

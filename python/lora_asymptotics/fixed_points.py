@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _native
 from .errors import Unreadable, invalid, unreadable
-from .schema import plain
+from .schema import function, number, whole
 
 __all__ = ["FixedPoint", "fixed_point"]
 
@@ -99,29 +99,35 @@ def fixed_point(
         first = np.array(start, dtype=np.float64)
     except (TypeError, ValueError):
         raise unreadable("start", start, "an array of numbers") from None
-    words = [coordinates] if isinstance(coordinates, str) else list(coordinates)
-    if any(word not in ("linear", "log") for word in words):
+    function(map, "map")
+    if first.size == 0:
+        raise invalid("start", start, "at least one number")
+    words = [coordinates] if isinstance(coordinates, str) or not isinstance(coordinates, Iterable) else list(coordinates)
+    if any(not isinstance(word, str) or word not in ("linear", "log") for word in words):
         raise invalid("coordinates", coordinates, "linear or log, once or for every component")
-    if method not in ("anderson", "damped", "picard"):
+    if not isinstance(method, str) or method not in ("anderson", "damped", "picard"):
         raise invalid("method", method, "anderson, damped or picard")
     counts = {"max_iterations": max_iterations, "memory": memory, "warmup": warmup, "patience": patience}
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 0 <= count < 2**31:
-            raise invalid(name, count, "a whole number >= 0")
+        whole(count, name, 0, 2**31)
     iteration = _Iteration(
         logarithmic=[word == "log" for word in words],
-        tolerance=float(plain(tolerance, "tolerance")),
+        tolerance=number(tolerance, "tolerance"),
         max_iterations=max_iterations,
         patience=patience,
         method=method,
-        mixing=float(plain(mixing, "mixing")),
+        mixing=number(mixing, "mixing"),
         memory=memory,
         warmup=warmup,
-        max_step=float(plain(max_step, "max_step")),
+        max_step=number(max_step, "max_step"),
     )
 
     def image(point: list[float]) -> list[float]:
-        value = np.asarray(map(np.array(point).reshape(first.shape)), dtype=np.float64)
+        returned = map(np.array(point).reshape(first.shape))
+        try:
+            value = np.asarray(returned, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise unreadable("map", returned, "a function that returns an array of numbers") from None
         if value.shape != first.shape:
             told = f"the map gives an array of shape {value.shape}: must be {first.shape}, that of the start"
             raise Unreadable(told, "syntax", "map", value.shape, str(first.shape))

@@ -86,6 +86,8 @@ def optimize(
 
     Raises :class:`~lora_asymptotics.errors.InputError` for invalid input, and :class:`~lora_asymptotics.errors.NoOptimum`.
     """
+    if not isinstance(target, str):
+        raise unreadable("target", target, "a text")
     if not isinstance(variables, Mapping):
         raise unreadable("variables", variables, "a mapping from parameters to their bounds")
     listed = [_variable(_PARAMETERS.get(name, name), name, bounds) for name, bounds in variables.items()]

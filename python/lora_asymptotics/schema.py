@@ -192,6 +192,10 @@ def plain(value: Any, path: str = "", depth: int = 0) -> Any:
     """The value as JSON has it: plain numbers, texts, lists and dictionaries."""
     if depth > _DEEPEST:
         raise unreadable(path, value, "nested less deeply")
+    if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
+        raise unreadable(path, value, "without masked entries")
+    if isinstance(value, int) and value.bit_length() > 1024:
+        raise unreadable(path, value, "a number within the range of double precision")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
@@ -300,6 +304,25 @@ def threads_checked(threads: int | None) -> int | None:
     """The number of threads, which is that of the processors if it is not given."""
     if threads is None:
         return None
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024:
-        raise invalid("threads", threads, "a whole number between 1 and 1024")
-    return int(threads)
+    return whole(threads, "threads", 1, 1024)
+
+
+def whole(value: Any, field: str, low: int, high: int) -> int:
+    """A whole number in a range."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise invalid(field, value, f"a whole number between {low} and {high}")
+    return int(value)
+
+
+def number(value: Any, field: str) -> float:
+    """A number that is finite."""
+    found = plain(value, field)
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise unreadable(field, value, "a number")
+    return float(found)
+
+
+def function(value: Any, field: str) -> None:
+    """Refuses what cannot be called."""
+    if not callable(value):
+        raise unreadable(field, value, "a function")

@@ -54,6 +54,8 @@ def solve(
     A solve without a fixed point is an outcome whose status says so. Raises :class:`~lora_asymptotics.errors.InputError` with the
     field for invalid input, and ``KeyboardInterrupt`` within a second of Ctrl-C.
     """
+    if not (previous is None or isinstance(previous, Outcome)):
+        raise unreadable("previous", previous, "an Outcome")
     before = None if previous is None else previous.to_json()
     return Outcome.from_json(_native.solve(native(request(scenario, fields)), before, threads_checked(threads)))
 
@@ -78,9 +80,9 @@ def solve_many(
     its outcome; with ``"raise"``, the first one is raised. ``progress=True`` shows a bar (with tqdm); a function is called with the
     numbers of solved and of all scenarios. Ctrl-C returns within a second with what is there; ``interrupted`` is then true.
     """
-    if errors not in ("raise", "return"):
+    if not isinstance(errors, str) or errors not in ("raise", "return"):
         raise invalid("errors", errors, "raise or return")
-    if isinstance(scenarios, (str, Mapping)) or not isinstance(scenarios, Iterable):
+    if isinstance(scenarios, (str, Mapping)) or not isinstance(scenarios, Iterable) or getattr(scenarios, "ndim", 1) == 0:
         raise unreadable("scenarios", scenarios, "a list of scenarios")
     answers: list[Any] = []
     requests: list[tuple[str, Any]] = []
@@ -111,8 +113,10 @@ def solve_many(
 @contextlib.contextmanager
 def reporter(progress: Progress, total: int) -> Iterator[Callable[[int], object] | None]:
     """A function of the number of solved points."""
-    if not progress:
+    if progress is None or progress is False:
         yield None
+    elif progress is not True and not callable(progress):
+        raise unreadable("progress", progress, "True, False or a function")
     elif callable(progress):
         tell = progress
         yield lambda done: tell(done, total)
@@ -228,7 +232,9 @@ class Grid:
         text = without_activation(request(scenario, fields), purpose)
         if not isinstance(axes, Mapping) or not axes:
             raise unreadable("axes", axes, "a mapping from fields to lists of numbers, with at least one")
-        self.axes = {str(field): _axis(str(field), given) for field, given in axes.items()}
+        if not all(isinstance(field, str) for field in axes):
+            raise unreadable("axes", axes, "a mapping with names of fields")
+        self.axes = {field: _axis(field, given) for field, given in axes.items()}
         self.points = math.prod(len(axis) for axis in self.axes.values())
         #: The grid as the extension module takes it.
         self.encoded = text, [(field, axis.astype(np.float64).tobytes()) for field, axis in self.axes.items()]
@@ -251,9 +257,9 @@ def _axis(field: str, given: ArrayLike) -> NDArray[Any]:
     """The values of an axis as numbers."""
     try:
         axis = np.array(given)
-    except ValueError:
+    except (TypeError, ValueError):
         raise unreadable(field, given, "a list of numbers") from None
-    if axis.ndim != 1 or axis.dtype.kind not in "iuf":
+    if axis.ndim != 1 or axis.dtype.kind not in "iuf" or np.ma.is_masked(given):
         raise unreadable(field, given, "a list of numbers")
     if len(axis) == 0 or not np.isfinite(axis).all():
         raise invalid(field, given, "finite numbers, at least one")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _native
 from .errors import unreadable
 from .records import Record
-from .schema import ScenarioLike, request, threads_checked
+from .schema import ScenarioLike, request, threads_checked, whole
 from .solving import native
 
 __all__ = ["LearnedSpectrum", "learned_spectrum"]
@@ -74,7 +74,10 @@ def _along(function: Callable[[bytes], bytearray], arguments: ArrayLike) -> NDAr
         array = np.asarray(arguments, dtype=np.float64)
     except (TypeError, ValueError):
         raise unreadable("", arguments, "an array of numbers") from None
-    return np.frombuffer(function(array.tobytes())).reshape(array.shape)
+    # Between the parts, Ctrl-C is heard.
+    flat = array.ravel()
+    parts = [function(flat[first : first + 4096].tobytes()) for first in range(0, len(flat), 4096)]
+    return np.frombuffer(bytearray().join(parts)).reshape(array.shape)
 
 
 def learned_spectrum(
@@ -85,4 +88,5 @@ def learned_spectrum(
     ``s-hat = (Y - 2 lambda sqrt(kappa))_+/Vhat`` with ``Y = Mhat s* + sqrt(Qhat) Z``. The density is tabulated on about ``points``
     points. Raises :class:`~lora_asymptotics.errors.InputError`, and :class:`~lora_asymptotics.errors.NotConverged`.
     """
+    points = whole(points, "points", 1, 10**7)
     return LearnedSpectrum(_native.LearnedSpectrum(native(request(scenario, fields)), threads_checked(threads)), points)

@@ -56,7 +56,7 @@ def collapse(
     fine-tuning, ``alpha' E[tr R - chi*^T R chi*/q0] = 1/v`` and ``lambda'_c = -(alpha'/2) E[chi*^T R chi*]/q0 - eta0`` with the
     curvature ``R`` of the loss; ``None`` with little data, and for linear attention. The scenario's own ridge is not used.
     """
-    if stage not in ("pretrain", "lora"):
+    if not isinstance(stage, str) or stage not in ("pretrain", "lora"):
         raise invalid("stage", stage, "pretrain or lora")
     found = _found(f"{stage}_collapse", scenario, fields, threads)
     return None if found is None else Threshold(found)

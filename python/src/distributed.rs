@@ -19,8 +19,8 @@ pub(crate) struct Grid(Sweep);
 #[pymethods]
 impl Grid {
     #[new]
-    fn new(text: String, axes: Axes) -> PyResult<Self> {
-        Ok(Self(grid(text, axes, &Stop::default())?))
+    fn new(py: Python<'_>, text: String, axes: Axes) -> PyResult<Self> {
+        Ok(Self(grid(py, text, axes, Some(1))?))
     }
 
     /// The records of `count` rows from number `first` on, on one thread, as lines of JSON.
@@ -64,7 +64,7 @@ impl Lines {
 
     fn complete(self) -> Result<String, Refusal> {
         match self.failure {
-            Some(error) => Err(Refusal::of_text(&error)),
+            Some(error) => Err(Refusal::of_text(error)),
             None => Ok(String::from_utf8_lossy(&self.text).into_owned()),
         }
     }
@@ -84,8 +84,8 @@ pub(crate) struct Records {
 impl Records {
     /// Begins with the whole rows that the journal holds.
     #[new]
-    fn new(text: String, axes: Axes, journal: Option<PathBuf>) -> PyResult<Self> {
-        let sweep = grid(text, axes, &Stop::default())?;
+    fn new(py: Python<'_>, text: String, axes: Axes, journal: Option<PathBuf>) -> PyResult<Self> {
+        let sweep = grid(py, text, axes, None)?;
         let mut records = Self { sweep, journal: None, table: Table::default(), points: 0 };
         if let Some(path) = journal {
             let description = (&records.sweep, Shard::WHOLE.to_string());
@@ -109,7 +109,7 @@ impl Records {
     /// Adds the lines of the rows that come next.
     fn add(&mut self, lines: &str) -> PyResult<()> {
         for line in lines.lines() {
-            let record: Record = serde_json::from_str(line).map_err(|error| Refusal::of_text(&error))?;
+            let record: Record = serde_json::from_str(line).map_err(Refusal::of_text)?;
             if record.index != self.points {
                 let told = format!("point {} came in the place of point {}", record.index, self.points);
                 return Err(PyRuntimeError::new_err(told));

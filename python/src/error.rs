@@ -63,15 +63,16 @@ impl Refusal {
             Err(error) => {
                 let path = error.path().to_string();
                 let value = value_at(text, &path).filter(|value| !value.is_null());
-                let field = Some(path).filter(|path| path != ".");
+                // A path that begins with a number is that of a list in the place of the scenario.
+                let field = Some(path).filter(|path| path != "." && !path.starts_with('['));
                 Self { value: value.map(|value| value.to_string()), ..refusal.at(field) }
             }
         }
     }
 
     /// The refusal of a text that should describe something else.
-    pub(crate) fn of_text(error: &serde_json::Error) -> Self {
-        Self { kind: "syntax", message: error.to_string(), ..Self::default() }.at(None)
+    pub(crate) fn of_text(error: serde_json::Error) -> Self {
+        Self::from(Error::from(error)).at(None)
     }
 
     /// The refusal of the operating system to start threads.

@@ -23,8 +23,7 @@ pub(crate) fn optimize(
     search: &str,
     threads: Option<usize>,
 ) -> PyResult<String> {
-    let Search { target, variables, settings } =
-        serde_json::from_str(search).map_err(|error| Refusal::of_text(&error))?;
+    let Search { target, variables, settings } = serde_json::from_str(search).map_err(Refusal::of_text)?;
     let variables = variables.into_iter().map(|(parameter, low, high)| Variable::new(parameter, low, high));
     let variables: Vec<Variable> = variables.collect::<Result<_, _>>().map_err(raised)?;
     calculate(py, &request, threads, move |task| {

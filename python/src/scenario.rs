@@ -84,7 +84,7 @@ impl Task {
 
 /// A value of the library as JSON.
 pub(crate) fn written(value: &impl serde::Serialize) -> Result<String, Refusal> {
-    serde_json::to_string(value).map_err(|error| Refusal::of_text(&error))
+    serde_json::to_string(value).map_err(Refusal::of_text)
 }
 
 /// Runs a calculation on a scenario in the background.
@@ -121,7 +121,7 @@ pub(crate) fn solve(
     threads: Option<usize>,
 ) -> PyResult<String> {
     let previous: Option<Outcome> =
-        previous.map(serde_json::from_str).transpose().map_err(|error| Refusal::of_text(&error))?;
+        previous.map(serde_json::from_str).transpose().map_err(Refusal::of_text)?;
     calculate(py, &request, threads, move |task| task.solve(previous.as_ref()))
 }
 

@@ -20,8 +20,7 @@ pub(crate) fn compare(
 ) -> PyResult<(String, String)> {
     let stop = Stop::default();
     let task = Task::read(&request, &stop)??;
-    let laboratory: Laboratory =
-        serde_json::from_str(laboratory).map_err(|error| Refusal::of_text(&error))?;
+    let laboratory: Laboratory = serde_json::from_str(laboratory).map_err(Refusal::of_text)?;
     let progress = Progress::new(progress);
     let done = progress.done.clone();
     let work = move || {

@@ -47,12 +47,17 @@ impl From<Unwritten> for PyErr {
     }
 }
 
-/// The grid of a scenario and its axes, which is checked.
-pub(crate) fn grid(text: String, axes: Axes, stop: &Stop) -> PyResult<Sweep> {
-    let task = Task::parse(&(text, None), stop)??;
+/// The grid of a scenario and its axes, which is checked in the background: there may be millions of values.
+pub(crate) fn grid(py: Python<'_>, text: String, axes: Axes, threads: Option<usize>) -> PyResult<Sweep> {
+    let stop = Stop::default();
+    let task = Task::parse(&(text, None), &stop)??;
     let axes = axes.into_iter().map(|(field, values)| Axis::list(field, bytes::numbers(&values).collect()));
     let axes: Vec<Axis> = axes.collect::<Result<_, _>>().map_err(raised)?;
-    Sweep::new(task.scenario.clone(), axes.clone()).map_err(|error| unknown_field(&task, &axes, error))
+    let check = move || {
+        let grid = Sweep::new(task.scenario.clone(), axes.clone());
+        grid.map_err(|error| unknown_field(&task, &axes, error))
+    };
+    Ok(run(py, threads, &stop, &Progress::new(None), check)?.complete()??)
 }
 
 /// Solves a grid. Returns its table, and whether it was interrupted.
@@ -65,7 +70,7 @@ pub(crate) fn sweep<'py>(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(Answer<'py>, bool)> {
     let stop = Stop::default();
-    let grid = grid(text, axes, &stop)?;
+    let grid = grid(py, text, axes, threads)?;
     let progress = Progress::new(progress);
     let table: Shared<Table> = Shared::default();
     let (done, filled, watch) = (progress.done.clone(), table.clone(), stop.clone());
@@ -91,11 +96,11 @@ pub(crate) fn sweep<'py>(
 }
 
 /// The exception of a grid. An error of the JSON does not tell the axis from which it comes, which is found by trying each.
-fn unknown_field(task: &Task, axes: &[Axis], error: Error) -> PyErr {
+fn unknown_field(task: &Task, axes: &[Axis], error: Error) -> Refusal {
     let refused = |axis: &&Axis| Sweep::new(task.scenario.clone(), vec![(*axis).clone()]).is_err();
     let refusal = Refusal::from(error);
     match axes.iter().find(refused).filter(|_| refusal.is_syntax()) {
-        Some(axis) => refusal.at(Some(axis.field().to_owned())).into(),
-        None => refusal.into(),
+        Some(axis) => refusal.at(Some(axis.field().to_owned())),
+        None => refusal,
     }
 }

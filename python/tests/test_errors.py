@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,26 +26,34 @@ WRONG: list[tuple[dict[str, Any], type[errors.Error], str | None, str | None]] =
     ({"pretrain": {"alpha": np.inf, "lambda": 0.1}}, errors.InvalidParameter, "pretrain.alpha", "finite"),
     ({"pretrain": {"alpha": 0.2}}, errors.MissingField, "pretrain.lambda", "ridge"),
     ({"pretrain": {"alpha": 0.2, "lambada": 0.1}}, errors.Unreadable, "pretrain.lambada", "lambda"),
-    ({"pretrain": {"alpha": "much", "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "f64"),
+    ({"pretrain": {"alpha": "much", "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "a number"),
     ({"pretrain": {"alpha": 1j, "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "number"),
-    ({"pretrain": {"alpha": True, "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "f64"),
-    ({"pretrain": {"alpha": [0.2], "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "f64"),
+    ({"pretrain": {"alpha": True, "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "a number"),
+    ({"pretrain": {"alpha": [0.2], "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "a number"),
     ({"pretrain": {"alpha": 10**400, "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", None),
+    ({"pretrain": {"alpha": 10**5000, "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "double precision"),
+    ({"pretrain": {"alpha": np.ma.masked, "lambda": 0.1}}, errors.Unreadable, "pretrain.alpha", "masked"),
+    # Lists have no names of fields, even if they are as long as an object.
+    ({"pretrain": [0.2, 0.1]}, errors.Unreadable, "pretrain", "an object"),
+    ({"model": [2, "linear", 0.5, None, None, None]}, errors.Unreadable, "model", "an object"),
+    ({"lora": (3.0, 0.5)}, errors.Unreadable, "lora", "an object"),
+    ({"frozen": np.ones(3)}, errors.Unreadable, "frozen", "an object"),
+    ({"options": []}, errors.Unreadable, "options", "an object"),
     ({"pretrain": {1: 0.2}}, errors.Unreadable, "pretrain", "names"),
     ({"pretrain": {"alpha": 0.2, "lambda": 0.1, "kappa": 0.01}}, errors.RankDoesNotFit, "pretrain.kappa", ">="),
     ({"pretrain": object()}, errors.Unreadable, "pretrain", "mapping"),
     ({"model": {**MODEL, "tokens": 9}}, errors.InvalidParameter, "model.tokens", "between 1 and 8"),
-    ({"model": {**MODEL, "tokens": 2.5}}, errors.Unreadable, "model.tokens", "usize"),
-    ({"model": {**MODEL, "tokens": -1}}, errors.Unreadable, "model.tokens", "usize"),
+    ({"model": {**MODEL, "tokens": 2.5}}, errors.Unreadable, "model.tokens", "a whole number"),
+    ({"model": {**MODEL, "tokens": -1}}, errors.Unreadable, "model.tokens", "a whole number"),
     ({"model": {**MODEL, "activation": "relu"}}, errors.Unreadable, "model.activation", "softmax"),
-    ({"model": {**MODEL, "delta": None}}, errors.Unreadable, "model.delta", "f64"),
+    ({"model": {**MODEL, "delta": None}}, errors.Unreadable, "model.delta", "a number"),
     ({"model": {**MODEL, "inverse_temperature": 2.0}}, errors.Conflict, "model.inverse_temperature", "not together"),
     ({"model": {**MODEL, "teacher": {"spectrum": {"eigenvalues": []}}}}, errors.InvalidParameter, "model.teacher.spectrum.eigenvalues", "1 to"),
     ({"model": la.Model(2, "linear", 0.5, la.Spectrum([1.0, np.nan]))}, errors.InvalidParameter, "model.teacher.spectrum.eigenvalues", "finite"),
     ({"frozen": {"q0": 1.0, "q": 1.0, "m": 0.5}}, errors.Conflict, "frozen", "not together"),
     ({"model": {"tokens": 2, "activation": "linear", "delta": 0.5}}, errors.MissingField, "model.teacher", None),
     ({"options": {"log2_nodes": 99}}, errors.InvalidParameter, "options.log2_nodes", "between 6 and 20"),
-    ({"options": {"seed": -1}}, errors.Unreadable, "options.seed", "u64"),
+    ({"options": {"seed": -1}}, errors.Unreadable, "options.seed", "a whole number"),
     ({"estimator": "best"}, errors.Unreadable, "estimator", "erm"),
     ({"surplus": 1}, errors.Unreadable, "surplus", "model"),
 ]
@@ -89,7 +98,7 @@ def test_too_much_memory_is_refused_before_anything_is_allocated() -> None:
     assert caught.value.field == "options.log2_nodes" and "bytes" in (caught.value.allowed or "")
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "all", True, 10**9])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "all", True, 10**9, pytest.param(10**5000, id="huge")])
 def test_a_number_of_threads_is_checked(threads: Any) -> None:
     with pytest.raises(errors.InvalidParameter) as caught:
         la.solve(BASE, threads=threads)
@@ -111,11 +120,56 @@ def test_a_number_of_threads_is_checked(threads: Any) -> None:
         ({"pretrain.alpha": [0.2], "nothing.at.all": [0.1]}, "nothing.at.all"),
         ({"model.activation": [0.1]}, "model.activation"),
         ({"model.tokens": [2.5]}, "model.tokens"),
+        ({"lora.lambda": [0.1]}, "lora.lambda"),
+        ({"pretrain.lambda": np.ma.masked_less([0.1, 0.2], 0.15)}, "pretrain.lambda"),
+        ({"pretrain.lambda": [10**5000]}, "pretrain.lambda"),
+        ({3: [0.1]}, "axes"),
     ],
 )
 def test_an_invalid_axis_tells_the_field(axes: Any, field: str) -> None:
     with pytest.raises(errors.InputError) as caught:
         la.sweep(BASE, axes)
+    assert caught.value.field == field
+
+
+def test_an_axis_of_an_absent_stage_says_so() -> None:
+    with pytest.raises(errors.Unreadable, match="the scenario has no `lora`"):
+        la.sweep(BASE, {"lora.lambda": [0.1]})
+    with pytest.raises(errors.Unreadable, match="the scenario has no `model.teacher.power_law`"):
+        la.sweep(BASE, {"model.teacher.power_law.exponent": [1.0]})
+
+
+#: Calls with a value of a wrong type, and the field that the exception names.
+WRONG_CALLS: list[tuple[Callable[[], Any], str | None]] = [
+    (lambda: la.solve(BASE, previous=3), "previous"),  # type: ignore[arg-type]
+    (lambda: la.solve_many(np.array(0.3)), "scenarios"),  # type: ignore[arg-type]
+    (lambda: la.solve_many([BASE], progress=np.ones(2)), "progress"),  # type: ignore[arg-type]
+    (lambda: la.solve_many([BASE], errors=[]), "errors"),  # type: ignore[arg-type]
+    (lambda: la.optimize(BASE, ["pretrain.errors.test"], {"pretrain.lambda": (0.1, 1.0)}), "target"),  # type: ignore[arg-type]
+    (lambda: la.learned_spectrum(BASE, points=2.5), "points"),  # type: ignore[arg-type]
+    (lambda: la.learned_spectrum(BASE, points=2**70), "points"),
+    (lambda: la.thresholds.collapse(BASE, np.ones(2)), "stage"),  # type: ignore[arg-type]
+    (lambda: la.fixed_point(3.0, 1.0), "map"),  # type: ignore[arg-type]
+    (lambda: la.fixed_point(lambda x: "a", 1.0), "map"),
+    (lambda: la.fixed_point(np.tanh, []), "start"),
+    (lambda: la.fixed_point(np.tanh, 1.0, coordinates=3), "coordinates"),  # type: ignore[arg-type]
+    (lambda: la.fixed_point(np.tanh, 1.0, tolerance="small"), "tolerance"),  # type: ignore[arg-type]
+    (lambda: la.fixed_point(np.tanh, 1.0, method=[]), "method"),  # type: ignore[arg-type]
+    (lambda: la.Activation("a", 3.0, np.tanh), "value"),  # type: ignore[arg-type]
+    (lambda: la.Activation("a", np.tanh, None), "derivative"),  # type: ignore[arg-type]
+    (lambda: la.Activation(3, np.tanh, np.tanh), "name"),  # type: ignore[arg-type]
+    (lambda: la.Activation("a", np.tanh, np.multiply).check(2.5), "tokens"),  # type: ignore[arg-type]
+    (lambda: la.Activation("a", lambda h: "a", np.multiply).check(), "model.activation"),
+    # The adjoint is put together from the derivative, whose shape could be broadcast.
+    (lambda: la.Activation("a", np.tanh, lambda h, d: 1.0).check(), "model.activation"),
+]
+
+
+@pytest.mark.parametrize("call", range(len(WRONG_CALLS)))
+def test_a_value_of_a_wrong_type_is_refused_everywhere(call: int) -> None:
+    wrong, field = WRONG_CALLS[call]
+    with pytest.raises(errors.InputError) as caught:
+        wrong()
     assert caught.value.field == field
 
 

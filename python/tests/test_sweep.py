@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,8 @@ os._exit(0)
         ("print(la.sweep(slow, {'pretrain.lambda': [0.02, 0.03]}))", "0 points, 1 columns, interrupted>"),
         ("la.simulate.compare(slow, {64: 4})", "KeyboardInterrupt"),
         ("la.optimize(slow, 'pretrain.errors.test', {'pretrain.lambda': (1e-3, 1.0)})", "KeyboardInterrupt"),
+        ("la.learned_spectrum({**slow, 'model': {**slow['model'], 'activation': 'linear'}}).density_at([1.0] * 10**7)", "KeyboardInterrupt"),
+        ("la.sweep({**slow, 'model': {**slow['model'], 'activation': 'linear'}}, {'pretrain.lambda': [0.1] * 10**6})", ""),
         ("la.fixed_point(lambda x: time.sleep(0.01) or x + 1.0, 0.0, max_iterations=10**6, patience=10**6)", "KeyboardInterrupt"),
     ],
 )
@@ -138,6 +141,18 @@ def test_other_threads_run_during_a_solve(slow: dict[str, Any]) -> None:
     done.set()
     other.join()
     assert seconds > 0.2 and max(np.diff([begun, *ticks])) < 0.5 * seconds + 0.2
+
+
+def test_calls_at_the_same_time_do_not_wait_for_each_other(finetuning: dict[str, Any], slow: dict[str, Any]) -> None:
+    """Every call has threads of its own, also where it asks for one."""
+    alone = la.solve(finetuning)
+    with ThreadPoolExecutor(16) as pool:
+        assert all(found == alone for found in pool.map(lambda _: la.solve(finetuning), range(64)))
+    medium = {**slow, "model": {**slow["model"], "tokens": 3}, "options": {"log2_nodes": 13}}
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(la.solve, medium, threads=1)
+        assert la.solve(finetuning, threads=1) == alone
+        assert not long.done()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")

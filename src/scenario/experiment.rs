@@ -6,11 +6,9 @@ use super::estimator::Estimator;
 use super::outcome::{Bound, Outcome};
 use super::skipped::Skipped;
 use crate::attention::Attention;
-#[cfg(feature = "sweep")]
-use crate::error::Cause;
 use crate::error::Error;
 use crate::frozen::{Frozen, FrozenFields};
-use crate::json;
+use crate::json::{self, Object};
 use crate::lora::{self, LoraFields, Sequences};
 use crate::memory::Workload;
 use crate::model::{Model, ModelFields};
@@ -47,21 +45,22 @@ pub struct Scenario {
 #[serde(deny_unknown_fields, rename = "Scenario")]
 pub(crate) struct ScenarioFields {
     /// The layer, and its teacher if there is a pre-training.
+    #[serde(deserialize_with = "json::object")]
     model: ModelFields,
     /// The pre-training stage.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::optional_object")]
     pretrain: Option<PretrainFields>,
     /// Overlaps of the frozen weights, in place of a pre-training and a teacher.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::optional_object")]
     frozen: Option<FrozenFields>,
     /// The fine-tuning stage.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::optional_object")]
     lora: Option<LoraFields>,
     /// The estimator.
     #[serde(default)]
     estimator: Estimator,
     /// How to solve.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::object")]
     options: OptionsFields,
 }
 
@@ -90,14 +89,14 @@ impl Scenario {
     /// [`Error::Syntax`] for broken JSON, an unknown or a missing field, or a value of the wrong type; [`Error::InvalidParameter`] or
     /// [`Error::Conflict`] for a value that is out of range. [`Scenario::validate`] and [`Scenario::solve`] check that the parts fit together.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        json::from_json::<ScenarioFields>(text)?.try_into()
+        json::from_json::<Object<ScenarioFields>>(text)?.0.try_into()
     }
 
     /// Reads a scenario from a value of JSON, with the errors of [`Scenario::from_json`].
     #[cfg(feature = "sweep")]
     pub(crate) fn from_value(value: serde_json::Value) -> Result<Self, Error> {
         let fields: Result<ScenarioFields, _> = serde_json::from_value(value);
-        fields.map_err(|error| Error::Syntax(Cause::of(error)))?.try_into()
+        fields?.try_into()
     }
 
     /// Checks that the parts fit together.

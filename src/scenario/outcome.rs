@@ -1,6 +1,8 @@
 //! The outcome of a scenario.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::skipped::Skipped;
 use super::wire::{BoundWire, OutcomeWire, StageWire, VERSION};
@@ -11,8 +13,8 @@ use crate::{lora, pretrain};
 /// In JSON, an outcome begins with the version of its schema, [`Outcome::VERSION`]. If a scenario asks for the
 /// Bayes-optimal estimator alone, its stages are written under `pretrain` and `lora`. A stage that was skipped
 /// is written as such in its place. A reader ignores fields that it does not know, and refuses other versions.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(try_from = "OutcomeWire", into = "OutcomeWire")]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(into = "OutcomeWire")]
 #[non_exhaustive]
 pub struct Outcome {
     /// The pre-training stage.
@@ -41,6 +43,19 @@ pub struct Bound {
 impl Outcome {
     /// Version of the JSON schema of outcomes.
     pub const VERSION: u32 = VERSION;
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(Value::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// Reads an outcome from a value of JSON. This function is compiled once, whereas code that reads the fields directly would be compiled in
+/// every package and for every kind of reader again.
+fn read(value: Value) -> Result<Outcome, String> {
+    let wire: OutcomeWire = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    wire.try_into()
 }
 
 impl From<Bound> for BoundWire {
