@@ -192,7 +192,7 @@ def plain(value: Any, path: str = "", depth: int = 0) -> Any:
     """The value as JSON has it: plain numbers, texts, lists and dictionaries."""
     if depth > _DEEPEST:
         raise unreadable(path, value, "nested less deeply")
-    if np.ma.isMaskedArray(value) and np.ma.getmaskarray(value).any():
+    if isinstance(value, np.ndarray) and np.any(getattr(value, "mask", False)):
         raise unreadable(path, value, "without masked entries")
     if isinstance(value, int) and value.bit_length() > 1024:
         raise unreadable(path, value, "a number within the range of double precision")

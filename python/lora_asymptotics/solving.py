@@ -259,7 +259,7 @@ def _axis(field: str, given: ArrayLike) -> NDArray[Any]:
         axis = np.array(given)
     except (TypeError, ValueError):
         raise unreadable(field, given, "a list of numbers") from None
-    if axis.ndim != 1 or axis.dtype.kind not in "iuf" or np.ma.is_masked(given):
+    if axis.ndim != 1 or axis.dtype.kind not in "iuf" or np.any(getattr(given, "mask", False)):
         raise unreadable(field, given, "a list of numbers")
     if len(axis) == 0 or not np.isfinite(axis).all():
         raise invalid(field, given, "finite numbers, at least one")
