@@ -4,8 +4,7 @@
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig1
-//! cargo run --release -p gallery --example fig1 -- --simulate          # with trained networks, D = 60
-//! cargo run --release -p gallery --example fig1 -- --full --simulate   # more points, D = 150: hours
+//! cargo run --release -p gallery --example fig1 -- --full --simulate   # more nodes, and trained networks: minutes
 //! ```
 
 mod common;
@@ -14,15 +13,16 @@ use std::error::Error;
 
 use clap::Parser;
 use common::{
-    Arguments, COLOURS, Dot, GREY, Trained, curve, fact, log_panel, mark, measured, save, solve, train,
-    write_csv,
+    Arguments, COLOURS, Dot, GREY, Point, decades, extrapolate, fact, mark, measured, points_of, save,
+    smooth, solve, write_csv, write_points,
 };
 use kuva::plot::legend::LegendPosition;
-use lora_asymptotics::simulate::Estimate;
 use lora_asymptotics::sweep::Sweep;
 use serde::Serialize;
 
 const LORA_LAMBDAS: [f64; 4] = [0.1, 0.3, 1.0, 2.0];
+const SMALLEST: f64 = 0.005;
+const LARGEST: f64 = 0.5;
 
 #[derive(Serialize)]
 struct Row {
@@ -34,43 +34,27 @@ struct Row {
     verdict: String,
 }
 
-#[derive(Serialize)]
-struct Marker {
-    lora_lambda: f64,
-    lambda: f64,
-    dimension: usize,
-    test: f64,
-    test_std_error: f64,
-}
-
 /// The grid, with the ridges of both stages as axes.
 fn grid(full: bool) -> String {
-    let (count, log2_nodes) = if full { (33, 14) } else { (12, 11) };
+    let (log2_nodes, scrambles) = if full { (13, 8) } else { (9, 4) };
     format!(
         r#"{{"scenario": {{"model": {{"tokens": 3, "activation": "softmax", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
                           "pretrain": {{"alpha": 0.1, "lambda": 0.1}}, "lora": {{"alpha": 3.0, "lambda": 0.5}},
-                          "options": {{"log2_nodes": {log2_nodes}, "tolerance": 1e-6}}}},
+                          "options": {{"log2_nodes": {log2_nodes}, "scrambles": {scrambles}, "tolerance": 1e-4}}}},
             "axes": [{{"field": "lora.lambda", "values": {LORA_LAMBDAS:?}}},
-                     {{"field": "pretrain.lambda", "from": 0.8, "to": 0.005, "count": {count}, "scale": "log"}}]}}"#
+                     {{"field": "pretrain.lambda", "from": {LARGEST}, "to": {SMALLEST}, "count": 61, "scale": "log"}}]}}"#
     )
 }
 
-/// Trains networks in both stages at one dimension.
-fn markers(full: bool) -> Result<Vec<Marker>, lora_asymptotics::Error> {
-    let sweep = Sweep::from_json(&grid(false))?;
+/// Trains networks in both stages.
+fn markers() -> Result<Vec<Point>, Box<dyn Error>> {
+    let sweep = Sweep::from_json(&grid(true))?;
     let mut markers = Vec::new();
     for lora_lambda in [0.3, 1.0] {
-        for lambda in [0.02, 0.1, 0.3] {
-            if let Some(Trained { dimension, test, .. }) = train(&sweep.at(&[lora_lambda, lambda])?, full)? {
-                let Estimate { mean, std_error, .. } = test;
-                markers.push(Marker {
-                    lora_lambda,
-                    lambda,
-                    dimension,
-                    test: mean,
-                    test_std_error: std_error,
-                });
-            }
+        for lambda in [0.01, 0.03, 0.1, 0.3] {
+            let scenario = sweep.at(&[lora_lambda, lambda])?;
+            let [test, _] = extrapolate(&scenario, ["softmax", &lora_lambda.to_string()], lambda)?;
+            markers.push(test);
         }
     }
     Ok(markers)
@@ -97,47 +81,37 @@ fn main() -> Result<(), Box<dyn Error>> {
     for row in rows.iter().filter(|row| row.verdict == "good" && row.lambda < 0.3) {
         fact(row.test < row.frozen, "fine-tuning is better than none")?;
     }
-    let trained = if arguments.simulate { markers(arguments.full)? } else { Vec::new() };
+    let trained = if arguments.simulate { markers()? } else { Vec::new() };
     if arguments.simulate {
-        write_csv(&arguments.out, "fig1_trained", &trained)?;
+        write_points(&arguments.out, "fig1_trained", &trained)?;
     }
 
     let of = |lora_lambda: f64| rows.iter().filter(move |row| (row.lora_lambda - lora_lambda).abs() < 1e-9);
     let mut plots = Vec::new();
     let frozen: Vec<Dot> =
         of(LORA_LAMBDAS[0]).map(|row| Dot { x: row.lambda, y: row.frozen, reliable: true }).collect();
-    plots.extend(curve(&frozen, GREY, "frozen, w = 0", true));
+    plots.extend(smooth(&frozen, GREY, "frozen, `w` = 0", true));
+    let mut on_top = Vec::new();
     for (lora_lambda, colour) in LORA_LAMBDAS.into_iter().zip(COLOURS) {
         let dots: Vec<Dot> = of(lora_lambda)
             .map(|row| Dot { x: row.lambda, y: row.test, reliable: row.verdict != "unreliable" })
             .collect();
-        plots.extend(curve(&dots, colour, &format!("lambda' = {lora_lambda}"), false));
+        plots.extend(smooth(&dots, colour, &format!("`λ′` = {lora_lambda}"), false));
         if let Some(best) = dots.iter().filter(|dot| dot.reliable).min_by(|a, b| a.y.total_cmp(&b.y)) {
-            plots.push(mark(best.x, best.y, colour));
+            on_top.push(mark(best.x, best.y, colour));
         }
-        let points: Vec<(f64, f64, f64)> = trained
-            .iter()
-            .filter(|point| (point.lora_lambda - lora_lambda).abs() < 1e-9)
-            .map(|point| (point.lambda, point.test, point.test_std_error))
-            .collect();
+        let points = points_of(&trained, ["softmax", &lora_lambda.to_string()], "test");
         if !points.is_empty() {
-            let dimension = trained[0].dimension;
-            plots.push(measured(&points, colour, &format!("trained, D = {dimension}")));
+            on_top.push(measured(&points, colour, &format!("trained, `λ′` = {lora_lambda}")));
         }
     }
-    let title = "softmax, T = 3, alpha = 0.1, alpha' = 3";
-    let panel = log_panel(
+    plots.extend(on_top);
+    let panel = decades(
         plots,
-        title,
-        "pre-training ridge lambda",
-        "test error E'",
+        [SMALLEST, LARGEST],
+        "softmax, `T` = 3, `α` = 0.1, `α′` = 3, `Δ` = 0.5",
+        ["pre-training ridge `λ`", "test error `E′`"],
         LegendPosition::OutsideRightTop,
     );
-    save(
-        &arguments,
-        "fig1",
-        "Error of LoRA against the pre-training ridge (hollow: not reliable)",
-        1,
-        vec![panel],
-    )
+    save(&arguments, "fig1", "The error of LoRA against the pre-training ridge", 1, vec![panel])
 }

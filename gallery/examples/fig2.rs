@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig2
+//! cargo run --release -p gallery --example fig2 -- --full --simulate   # more nodes, and trained networks: minutes
 //! ```
 
 mod common;
@@ -14,11 +15,10 @@ use std::error::Error;
 
 use clap::Parser;
 use common::{
-    Arguments, BLACK, COLOURS, Dot, GREY, Trained, curve, fact, log_panel, mark, measured, save, train,
-    write_csv,
+    Arguments, COLOURS, Dot, GREY, Point, decades, extrapolate, fact, mark, measured, points_of, save,
+    smooth, write_csv, write_points,
 };
 use kuva::plot::legend::LegendPosition;
-use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
 use lora_asymptotics::{Estimator, Model, Options, Scenario, Teacher, lora, observables, pretrain};
 use serde::Serialize;
 
@@ -69,20 +69,20 @@ fn rows(
     Ok(rows)
 }
 
-/// The amount of fine-tuning data at which networks are trained, without recalibration.
+/// The amount of fine-tuning data at which networks are trained, without recalibration, and at which the best recalibration is found.
 const MARKED: f64 = 5.0;
+/// The other amounts of fine-tuning data.
+const ALPHAS: [(&str, &[f64]); 2] =
+    [("linear", &[0.5, 1.0, 2.0, MARKED, 10.0]), ("softmax", &[2.0, MARKED, 10.0])];
+/// Number of points on a curve.
+const POINTS: u32 = 60;
+/// The smallest and the largest ridge.
+const RIDGES: [f64; 2] = [0.004, 0.5];
 
-/// Results of networks trained in both stages.
-#[derive(Serialize)]
-struct Marker {
-    activation: &'static str,
-    lora_alpha: f64,
-    lambda: f64,
-    dimension: usize,
-    test: f64,
-    test_std_error: f64,
-    alignment: f64,
-    alignment_std_error: f64,
+/// The ridges, from the largest one to the smallest.
+fn ridges() -> impl Iterator<Item = f64> {
+    let [smallest, largest] = RIDGES;
+    (0..POINTS).map(move |k| largest * (smallest / largest).powf(f64::from(k) / f64::from(POINTS - 1)))
 }
 
 #[derive(Serialize)]
@@ -93,30 +93,65 @@ struct Recalibration {
     overlaps: f64,
 }
 
-/// For softmax attention, `M/Q` is not the best recalibration. The best one gives the least `E'` at
-/// `alpha' = 5`.
-fn recalibrations(full: bool) -> Result<Vec<Recalibration>, lora_asymptotics::Error> {
-    let (count, log2_nodes) = if full { (13, 13) } else { (5, 10) };
-    let settings = Settings { tolerance: 1e-2, scan: 5, ..Settings::default() };
-    let variable = Variable::new(Parameter::Beta, 0.2, 6.0)?;
-    (0..count)
-        .map(|k| {
-            let lambda = 0.2 * 0.02_f64.powf(f64::from(k) / f64::from(count - 1));
-            let scenario = Scenario::from_json(&format!(
-                r#"{{"model": {{"tokens": 3, "activation": "softmax", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
-                    "pretrain": {{"alpha": 0.1, "lambda": {lambda}}}, "lora": {{"alpha": 5.0, "lambda": 0.5}},
-                    "options": {{"log2_nodes": {log2_nodes}, "tolerance": 1e-6}}}}"#
-            ))?;
-            let found = minimize(&scenario, Target::LoraTest, &[variable], &settings)?;
-            let order = found.outcome.pretrain.map(|stage| stage.order);
-            Ok(Recalibration {
-                lambda,
-                best: found.found[0].value,
-                test: found.value,
-                overlaps: order.map_or(f64::NAN, |order| order.m / order.q),
-            })
-        })
-        .collect()
+/// Distance in `ln beta` of the errors through which the parabola of [`recalibration`] goes.
+const STEP: f64 = 0.15;
+
+/// For softmax attention, `M/Q` is not the best recalibration. The best one gives the least `E'`. It is the minimum of the parabola through
+/// three errors, centred on a point near it.
+fn recalibration(
+    model: &Model,
+    frozen: &lora::Frozen,
+    near: f64,
+    options: &Options,
+) -> Result<[f64; 2], lora_asymptotics::Error> {
+    let error = |step: f64| {
+        let training = lora::Training::fresh(MARKED, 0.5)?.recalibrated(near * step.exp())?;
+        Ok::<_, lora_asymptotics::Error>(lora::solve(model, frozen, &training, options)?.errors.test)
+    };
+    let [below, at, above] = [error(-STEP)?, error(0.0)?, error(STEP)?];
+    let (slope, curvature) = (0.5 * (above - below), above - 2.0 * at + below);
+    Ok([near * (-STEP * slope / curvature).exp(), at - 0.5 * slope * slope / curvature])
+}
+
+/// The best recalibrations, each found from the one before.
+fn recalibrations(model: &Model, options: &Options) -> Result<Vec<Recalibration>, lora_asymptotics::Error> {
+    let mut best: Option<f64> = None;
+    let mut all = Vec::new();
+    for lambda in ridges().filter(|lambda| *lambda <= 0.2) {
+        let training = pretrain::Training::new(0.1, lambda)?;
+        let frozen = pretrain::solve(model, &training, options)?.into_converged()?.freeze()?;
+        let overlaps = observables::optimal_recalibration(frozen.q(), frozen.m()).unwrap_or(1.0);
+        // The first one is far from M/Q.
+        let near = match best {
+            Some(best) => best,
+            None => (0..3).try_fold(overlaps, |near, _| {
+                recalibration(model, &frozen, near, options).map(|[best, _]| best)
+            })?,
+        };
+        let [found, test] = recalibration(model, &frozen, near, options)?;
+        best = Some(found);
+        all.push(Recalibration { lambda, best: found, test, overlaps });
+    }
+    Ok(all)
+}
+
+/// Trains networks in both stages.
+fn markers(models: [(&str, &Model); 2], options: &Options) -> Result<Vec<Point>, Box<dyn Error>> {
+    let mut markers = Vec::new();
+    for (activation, model) in models {
+        for lambda in [0.01, 0.03, 0.1, 0.3] {
+            let scenario = Scenario {
+                model: model.clone(),
+                pretrain: Some(pretrain::Training::new(0.1, lambda)?),
+                frozen: None,
+                lora: Some(lora::Training::fresh(MARKED, 0.5)?),
+                estimator: Estimator::Erm,
+                options: *options,
+            };
+            markers.extend(extrapolate(&scenario, [activation, &MARKED.to_string()], lambda)?);
+        }
+    }
+    Ok(markers)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -124,48 +159,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     let teacher = Teacher::Wishart { kappa0: 1.0 };
     let linear = Model::linear(3, 0.5)?.with_teacher(teacher.clone())?;
     let softmax = Model::softmax(3, 0.5)?.with_teacher(teacher)?;
-    let (count, softmax_count, log2_nodes) = if arguments.full { (60, 25, 14) } else { (25, 9, 11) };
-    let nodes = |log2_nodes| Options::default().with_log2_nodes(log2_nodes)?.with_tolerance(1e-6);
+    // The averages of linear attention are cheap.
+    let nodes = |activation: &str| {
+        let (log2_nodes, scrambles) = if arguments.full { (13, 8) } else { (9, 4) };
+        let more = usize::from(activation == "linear");
+        Options::default().with_log2_nodes(log2_nodes + more)?.with_scrambles(scrambles)?.with_tolerance(1e-4)
+    };
+    let models = [("linear", &linear), ("softmax", &softmax)];
     let mut table = Vec::new();
-    for (model, activation, count, largest, alphas, options) in [
-        (&linear, "linear", count, 0.8, &[0.5, 1.0, 2.0, 5.0, 10.0][..], nodes(log2_nodes + 1)?),
-        (&softmax, "softmax", softmax_count, 0.5, &[2.0, 5.0, 10.0][..], nodes(log2_nodes)?),
-    ] {
-        for k in 0..count {
-            let lambda = largest * 0.005_f64.powf(f64::from(k) / f64::from(count - 1));
-            table.extend(rows(model, activation, lambda, alphas, &options)?);
+    for ((activation, model), (_, alphas)) in models.into_iter().zip(ALPHAS) {
+        for lambda in ridges() {
+            table.extend(rows(model, activation, lambda, alphas, &nodes(activation)?)?);
         }
     }
     write_csv(&arguments.out, "fig2", &table)?;
-    let mut markers = Vec::new();
+    let markers = if arguments.simulate {
+        markers(models, &Options::default().with_log2_nodes(13)?)?
+    } else {
+        Vec::new()
+    };
     if arguments.simulate {
-        for (activation, model) in [("linear", &linear), ("softmax", &softmax)] {
-            for lambda in [0.02, 0.1, 0.3] {
-                let scenario = Scenario {
-                    model: model.clone(),
-                    pretrain: Some(pretrain::Training::new(0.1, lambda)?),
-                    frozen: None,
-                    lora: Some(lora::Training::fresh(MARKED, 0.5)?),
-                    estimator: Estimator::Erm,
-                    options: nodes(11)?,
-                };
-                if let Some(Trained { dimension, test, alignment, .. }) = train(&scenario, arguments.full)? {
-                    markers.push(Marker {
-                        activation,
-                        lora_alpha: MARKED,
-                        lambda,
-                        dimension,
-                        test: test.mean,
-                        test_std_error: test.std_error,
-                        alignment: alignment.mean,
-                        alignment_std_error: alignment.std_error,
-                    });
-                }
-            }
-        }
-        write_csv(&arguments.out, "fig2_trained", &markers)?;
+        write_points(&arguments.out, "fig2_trained", &markers)?;
     }
-    let recalibrations = recalibrations(arguments.full)?;
+    let recalibrations = recalibrations(&softmax, &nodes("softmax")?)?;
     write_csv(&arguments.out, "fig2_recalibration", &recalibrations)?;
 
     for pair in table.chunks_exact(2).filter(|pair| pair[0].activation == "linear") {
@@ -186,63 +202,48 @@ fn main() -> Result<(), Box<dyn Error>> {
         let dot = |row: &Row| Dot { x: row.lambda, y: value(row), reliable: row.verdict != "unreliable" };
         table.iter().filter(here).map(dot).collect()
     };
-    let x = "pre-training ridge lambda";
+    let x = "pre-training ridge `λ`";
     let mut panels = Vec::new();
-    for (activation, alphas) in
-        [("linear", &[0.5, 1.0, 2.0, 5.0, 10.0][..]), ("softmax", &[2.0, 5.0, 10.0][..])]
-    {
-        for (name, value) in [
-            ("test error E'", (|row: &Row| row.test) as fn(&Row) -> f64),
-            ("alignment o_w", |row: &Row| row.alignment),
+    for (activation, alphas) in ALPHAS {
+        for (observable, name, value) in [
+            ("test", "test error `E′`", (|row: &Row| row.test) as fn(&Row) -> f64),
+            ("alignment", "alignment `o_w`", |row: &Row| row.alignment),
         ] {
             let mut plots = Vec::new();
+            let mut on_top = Vec::new();
             for (alpha, colour) in alphas.iter().zip(COLOURS) {
                 let plain = dots(activation, *alpha, false, value);
-                plots.extend(curve(&plain, colour, &format!("alpha' = {alpha}"), false));
-                plots.extend(curve(&dots(activation, *alpha, true, value), colour, "", true));
+                plots.extend(smooth(&plain, colour, &format!("`α′` = {alpha}"), false));
+                plots.extend(smooth(&dots(activation, *alpha, true, value), colour, "", true));
+                let points = points_of(&markers, [activation, &alpha.to_string()], observable);
+                if !points.is_empty() {
+                    on_top.push(measured(&points, colour, "trained"));
+                }
             }
-            let points: Vec<(f64, f64, f64)> = markers
-                .iter()
-                .filter(|one| one.activation == activation)
-                .map(|one| match name.starts_with('a') {
-                    true => (one.lambda, one.alignment, one.alignment_std_error),
-                    false => (one.lambda, one.test, one.test_std_error),
-                })
-                .collect();
-            if !points.is_empty() {
-                plots.push(measured(&points, BLACK, "trained"));
-            }
-            panels.push(log_panel(plots, activation, x, name, LegendPosition::OutsideRightTop));
+            plots.extend(on_top);
+            panels.push(decades(plots, RIDGES, activation, [x, name], LegendPosition::OutsideRightTop));
         }
         if activation == "linear" {
             let mut plots = Vec::new();
-            for (recalibrated, legend) in [(false, "beta = 1"), (true, "beta = M/Q")] {
+            for (recalibrated, legend) in [(false, "`β` = 1"), (true, "`β = M/Q`")] {
                 let noise = dots("linear", 2.0, recalibrated, |row| row.effective_noise);
                 let noise: Vec<Dot> = noise.into_iter().map(|dot| Dot { reliable: true, ..dot }).collect();
-                plots.extend(curve(&noise, GREY, legend, recalibrated));
+                plots.extend(smooth(&noise, GREY, legend, recalibrated));
                 if let Some(best) = noise.iter().min_by(|a, b| a.y.total_cmp(&b.y)) {
                     plots.push(mark(best.x, best.y, GREY));
                 }
             }
-            panels.push(log_panel(
-                plots,
-                activation,
-                x,
-                "effective noise Delta_eff",
-                LegendPosition::InsideTopLeft,
-            ));
+            let labels = [x, "effective noise `Δ_{eff}`"];
+            panels.push(decades(plots, RIDGES, activation, labels, LegendPosition::InsideTopLeft));
         }
     }
     let shown = |value: fn(&Recalibration) -> f64| -> Vec<Dot> {
         recalibrations.iter().map(|one| Dot { x: one.lambda, y: value(one), reliable: true }).collect()
     };
-    let mut plots = curve(&shown(|one| one.best), COLOURS[1], "least E', alpha' = 5", false);
-    plots.extend(curve(&shown(|one| one.overlaps), GREY, "M/Q", true));
-    panels.push(log_panel(plots, "softmax", x, "recalibration beta", LegendPosition::InsideTopLeft));
-    let mut title =
-        "The ridge that is best for LoRA (dashed: recalibrated, beta = M/Q; hollow: not reliable".to_owned();
-    if let Some(one) = markers.first() {
-        title += &format!("; dots: networks trained at D = {}, alpha' = {MARKED}", one.dimension);
-    }
-    save(&arguments, "fig2", &(title + ")"), 3, panels)
+    let mut plots =
+        smooth(&shown(|one| one.best), COLOURS[1], &format!("least `E′`, `α′` = {MARKED}"), false);
+    plots.extend(smooth(&shown(|one| one.overlaps), GREY, "`M/Q`", true));
+    let labels = [x, "recalibration `β`"];
+    panels.push(decades(plots, [RIDGES[0], 0.2], "softmax", labels, LegendPosition::InsideTopLeft));
+    save(&arguments, "fig2", "The ridge that is best for LoRA (dashed: recalibrated, `β = M/Q`)", 3, panels)
 }
