@@ -53,7 +53,7 @@ const RIDGES: [f64; 2] = [0.002, 0.5];
 
 /// The grid of one activation. Its axes are the fine-tuning data and the pre-training ridge.
 fn grid(activation: &str, full: bool) -> String {
-    let (log2_nodes, scrambles) = if full { (13, 8) } else { (9, 4) };
+    let (log2_nodes, scrambles) = if full { (12, 8) } else { (9, 4) };
     // The averages of linear attention are cheap, and its alignment is near 1.
     let (lora_lambda, alphas, more) = match activation {
         "linear" => (0.2, "[3.0]", 3),
@@ -143,13 +143,16 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
             }
             plots.extend(on_top);
-            let (legend, decimals) = match (observable, activation) {
-                ("alignment", "linear") => (LegendPosition::InsideBottomLeft, 3),
-                ("alignment", _) => (LegendPosition::InsideBottomLeft, 2),
-                _ => (LegendPosition::InsideTopLeft, 2),
+            let (legend, decimals, low, step) = match (observable, activation) {
+                ("alignment", "linear") => (LegendPosition::InsideBottomLeft, 3, 0.984, 0.002),
+                ("alignment", _) => (LegendPosition::InsideBottomLeft, 2, 0.85, 0.05),
+                (_, "linear") => (LegendPosition::InsideTopLeft, 1, 0.7, 0.1),
+                _ => (LegendPosition::InsideTopLeft, 2, 0.15, 0.05),
             };
-            let (plots, layout) =
-                decades(plots, RIDGES, activation, ["pre-training ridge `λ`", name], legend);
+            // The diamond at the smallest ridge is not cut.
+            let axis = [0.9 * RIDGES[0], RIDGES[1]];
+            let (plots, layout) = decades(plots, axis, activation, ["pre-training ridge `λ`", name], legend);
+            let layout = layout.with_y_axis_min(low).with_y_tick_step(step);
             panels.push((plots, layout.with_y_tick_format(TickFormat::Fixed(decimals))));
         }
     }

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! cargo run --release -p gallery --example fig4
+//! cargo run --release -p gallery --example fig4 -- --full --simulate   # more nodes, and trained networks: minutes
 //! ```
 
 mod common;
@@ -15,8 +16,8 @@ use std::error::Error;
 
 use clap::Parser;
 use common::{
-    Arguments, BLACK, COLOURS, Dot, GREY, Trained, curve, fact, log_panel, mark, measured, save, train,
-    write_csv,
+    Arguments, BLACK, COLOURS, Dot, GREY, decades, extrapolate, fact, measured, points_of, save, smooth,
+    write_csv, write_points,
 };
 use kuva::plot::legend::LegendPosition;
 use lora_asymptotics::lora::{Score, Selection, Sequences};
@@ -28,6 +29,12 @@ use serde::Serialize;
 const POOL: f64 = 100.0;
 /// The fractions at which networks are trained.
 const MARKED: [f64; 3] = [0.04, 0.02, 0.015];
+/// The smallest fraction.
+const SMALLEST: f64 = 0.015;
+/// Number of points on a curve.
+const POINTS: u32 = 60;
+/// Number of fractions at which the best ridge is searched. It is interpolated in between, which changes `E'` in second order only.
+const SEARCHED: u32 = 5;
 /// The rules of selection and their colours. The random rule is last, so that it is drawn on top of the
 /// others.
 const RULES: [(&str, &str); 3] = [("frobenius", COLOURS[1]), ("centred", COLOURS[2]), ("random", GREY)];
@@ -46,17 +53,9 @@ struct Row {
     verdict: String,
 }
 
-/// Results of networks fine-tuned on synthetic frozen logits, at `lambda' = .5`.
-#[derive(Serialize)]
-struct Marker {
-    activation: &'static str,
-    rule: &'static str,
-    fraction: f64,
-    dimension: usize,
-    test: f64,
-    test_std_error: f64,
-    alignment: f64,
-    alignment_std_error: f64,
+/// Fractions from 1 to the smallest one, at equal ratios.
+fn fractions(count: u32) -> impl Iterator<Item = f64> {
+    (0..count).map(move |k| SMALLEST.powf(f64::from(k) / f64::from(count - 1)))
 }
 
 fn with_rule(scenario: &Scenario, rule: &str, fraction: f64) -> Result<Scenario, lora_asymptotics::Error> {
@@ -72,52 +71,75 @@ fn with_rule(scenario: &Scenario, rule: &str, fraction: f64) -> Result<Scenario,
     Ok(scenario)
 }
 
-fn row(
+/// The best ridge at some fractions, without those at which no point can be trusted because there are so few sequences.
+fn best_ridges(scenario: &Scenario, rule: &str) -> Result<Vec<[f64; 2]>, lora_asymptotics::Error> {
+    let settings = Settings { tolerance: 0.1, scan: 4, ..Settings::default() };
+    let ridge = Variable::new(Parameter::LoraLambda, 0.01, 2.0)?;
+    let mut found = Vec::new();
+    for fraction in fractions(SEARCHED) {
+        match minimize(&with_rule(scenario, rule, fraction)?, Target::LoraTest, &[ridge], &settings) {
+            Ok(best) => found.push([fraction, best.found[0].value]),
+            Err(lora_asymptotics::Error::NoOptimum { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// The value at a fraction, interpolated in logarithms between those at the fractions around it.
+fn interpolated(values: &[[f64; 2]], fraction: f64) -> Option<f64> {
+    const ROUNDING: f64 = 1e-9;
+    let around = |pair: &&[[f64; 2]]| (pair[1][0] - ROUNDING..=pair[0][0] + ROUNDING).contains(&fraction);
+    let pair = values.windows(2).find(around)?;
+    let share = (fraction / pair[0][0]).ln() / (pair[1][0] / pair[0][0]).ln();
+    Some(pair[0][1] * (pair[1][1] / pair[0][1]).powf(share))
+}
+
+/// The rows of one rule, at `lambda' = .5` or at the best ridge.
+fn rows(
     scenario: &Scenario,
     activation: &'static str,
     rule: &'static str,
-    fraction: f64,
     best_ridge: bool,
-) -> Result<Option<Row>, lora_asymptotics::Error> {
-    let mut scenario = with_rule(scenario, rule, fraction)?;
-    let stage = if best_ridge {
-        let settings = Settings { tolerance: 5e-2, scan: 5, ..Settings::default() };
-        let ridge = Variable::new(Parameter::LoraLambda, 0.01, 10.0)?;
-        match minimize(&scenario, Target::LoraTest, &[ridge], &settings) {
-            Ok(best) => {
-                if let Some(training) = &mut scenario.lora {
-                    *training = training.with_lambda(best.found[0].value)?;
-                }
-                best.outcome.lora
-            }
-            // With so few sequences, no point can be trusted.
-            Err(lora_asymptotics::Error::NoOptimum { .. }) => None,
-            Err(error) => return Err(error),
+) -> Result<Vec<Row>, lora_asymptotics::Error> {
+    let ridges = if best_ridge { best_ridges(scenario, rule)? } else { Vec::new() };
+    let mut rows = Vec::new();
+    for fraction in fractions(POINTS) {
+        let mut scenario = with_rule(scenario, rule, fraction)?;
+        if let Some(training) = &mut scenario.lora
+            && best_ridge
+        {
+            let Some(ridge) = interpolated(&ridges, fraction) else { continue };
+            *training = training.with_lambda(ridge)?;
         }
-    } else {
-        scenario.solve()?.lora
-    };
-    let lora_lambda = scenario.lora.and_then(|training| training.lambda()).unwrap_or(f64::NAN);
-    Ok(stage.map(|lora::Solution { errors, alignment, validity, std_error, .. }| Row {
-        activation,
-        rule,
-        fraction,
-        best_ridge,
-        lora_lambda,
-        test: errors.test,
-        test_std_error: std_error.test.unwrap_or(0.0),
-        alignment,
-        verdict: validity.verdict.to_string(),
-    }))
+        let lora_lambda = scenario.lora.and_then(|training| training.lambda()).unwrap_or(f64::NAN);
+        let Some(lora::Solution { errors, alignment, validity, std_error, .. }) = scenario.solve()?.lora
+        else {
+            continue;
+        };
+        rows.push(Row {
+            activation,
+            rule,
+            fraction,
+            best_ridge,
+            lora_lambda,
+            test: errors.test,
+            test_std_error: std_error.test.unwrap_or(0.0),
+            alignment,
+            verdict: validity.verdict.to_string(),
+        });
+    }
+    Ok(rows)
 }
 
 /// The frozen weights of the pre-training with the ridge of least error. The fine-tuning is still to be
 /// filled in.
-fn base(activation: &str, log2_nodes: usize) -> Result<Scenario, lora_asymptotics::Error> {
+fn base(activation: &str, full: bool) -> Result<Scenario, lora_asymptotics::Error> {
+    let (log2_nodes, scrambles) = if full { (12, 8) } else { (9, 4) };
     let mut scenario = Scenario::from_json(&format!(
         r#"{{"model": {{"tokens": 3, "activation": "{activation}", "delta": 0.0, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
             "pretrain": {{"alpha": 0.1, "lambda": 0.1}}, "lora": {{"alpha": 1.0, "lambda": 0.5}},
-            "options": {{"log2_nodes": {log2_nodes}, "tolerance": 1e-6}}}}"#
+            "options": {{"log2_nodes": {log2_nodes}, "scrambles": {scrambles}, "tolerance": 1e-5}}}}"#
     ))?;
     let settings = Settings { tolerance: 2e-2, scan: 6, ..Settings::default() };
     let ridge = Variable::new(Parameter::PretrainLambda, 0.002, 0.4)?;
@@ -132,48 +154,27 @@ fn base(activation: &str, log2_nodes: usize) -> Result<Scenario, lora_asymptotic
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let mut fractions: Vec<f64> = if arguments.full {
-        (0..13).map(|k| 10f64.powf(-f64::from(k) / 6.0)).collect()
-    } else {
-        vec![1.0, 0.2]
-    };
-    fractions.extend(MARKED);
-    fractions.sort_by(|a, b| b.total_cmp(a));
-    let log2_nodes = if arguments.full { 13 } else { 9 };
     let mut table = Vec::new();
     let mut markers = Vec::new();
     for activation in ["linear", "softmax"] {
-        let scenario = base(activation, log2_nodes)?;
+        let scenario = base(activation, arguments.full)?;
         if arguments.simulate {
             for (rule, _) in [RULES[0], RULES[2]] {
                 for fraction in MARKED {
                     let here = with_rule(&scenario, rule, fraction)?;
-                    if let Some(Trained { dimension, test, alignment, .. }) = train(&here, arguments.full)? {
-                        markers.push(Marker {
-                            activation,
-                            rule,
-                            fraction,
-                            dimension,
-                            test: test.mean,
-                            test_std_error: test.std_error,
-                            alignment: alignment.mean,
-                            alignment_std_error: alignment.std_error,
-                        });
-                    }
+                    markers.extend(extrapolate(&here, [activation, rule], fraction)?);
                 }
             }
         }
         for best_ridge in [false, true] {
             for (rule, _) in RULES {
-                for &fraction in &fractions {
-                    table.extend(row(&scenario, activation, rule, fraction, best_ridge)?);
-                }
+                table.extend(rows(&scenario, activation, rule, best_ridge)?);
             }
         }
     }
     write_csv(&arguments.out, "fig4", &table)?;
     if arguments.simulate {
-        write_csv(&arguments.out, "fig4_trained", &markers)?;
+        write_points(&arguments.out, "fig4_trained", &markers)?;
     }
 
     let random = |row: &Row| {
@@ -203,14 +204,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut panels = Vec::new();
     for activation in ["linear", "softmax"] {
-        for (name, best_ridge, value) in [
-            ("test error E'", false, (|row: &Row| row.test) as fn(&Row) -> f64),
-            ("alignment o_w", false, |row: &Row| row.alignment),
-            ("test error E'", true, |row: &Row| row.test),
+        for (observable, name, best_ridge, value) in [
+            ("test", "test error `E′`", false, (|row: &Row| row.test) as fn(&Row) -> f64),
+            ("alignment", "alignment `o_w`", false, |row: &Row| row.alignment),
+            ("test", "test error `E′`", true, |row: &Row| row.test),
         ] {
             let mut plots = Vec::new();
             // The markers are drawn on top of everything else.
-            let mut trained = Vec::new();
+            let mut on_top = Vec::new();
             for (rule, colour) in RULES {
                 let dots: Vec<Dot> = table
                     .iter()
@@ -219,36 +220,22 @@ fn main() -> Result<(), Box<dyn Error>> {
                     })
                     .map(|row| Dot { x: row.fraction, y: value(row), reliable: row.verdict != "unreliable" })
                     .collect();
-                plots.extend(curve(&dots, colour, rule, rule == "random"));
-                let marked = |dot: &&Dot| MARKED.iter().any(|marked| (marked - dot.x).abs() < 1e-9);
-                plots.extend(dots.iter().filter(marked).map(|dot| mark(dot.x, dot.y, colour)));
-                let points: Vec<(f64, f64, f64)> = markers
-                    .iter()
-                    .filter(|one| one.activation == activation && one.rule == rule && !best_ridge)
-                    .map(|one| match name.starts_with('a') {
-                        true => (one.fraction, one.alignment, one.alignment_std_error),
-                        false => (one.fraction, one.test, one.test_std_error),
-                    })
-                    .collect();
-                if !points.is_empty() {
-                    let legend = if trained.is_empty() { "trained" } else { "" };
-                    trained.push(measured(&points, BLACK, legend));
+                plots.extend(smooth(&dots, colour, rule, rule == "random"));
+                let points = points_of(&markers, [activation, rule], observable);
+                if !best_ridge && !points.is_empty() {
+                    let legend = if on_top.is_empty() { "trained" } else { "" };
+                    on_top.push(measured(&points, BLACK, legend));
                 }
             }
-            plots.extend(trained);
-            let title =
-                format!("{activation}, {}", if best_ridge { "best lambda'" } else { "lambda' = 0.5" });
-            let legend = if value(&table[0]) <= 1.0 && name.starts_with('a') {
-                LegendPosition::InsideBottomRight
-            } else {
-                LegendPosition::InsideTopRight
+            plots.extend(on_top);
+            let title = format!("{activation}, {}", if best_ridge { "best `λ′`" } else { "`λ′` = 0.5" });
+            let legend = match observable {
+                "alignment" => LegendPosition::InsideBottomRight,
+                _ => LegendPosition::InsideTopRight,
             };
-            panels.push(log_panel(plots, &title, "fraction kept rho, alpha' = 100 rho", name, legend));
+            let labels = ["fraction kept `ρ`, with `α′` = 100`ρ`", name];
+            panels.push(decades(plots, [0.9 * SMALLEST, 1.0], &title, labels, legend));
         }
     }
-    let mut title = "Selecting sequences with small frozen logits (diamonds: rho = .015, .02, .04".to_owned();
-    if let Some(one) = markers.first() {
-        title += &format!("; dots: networks trained at D = {}, frobenius and random", one.dimension);
-    }
-    save(&arguments, "fig4", &(title + ")"), 3, panels)
+    save(&arguments, "fig4", "Selecting the sequences with small frozen logits", 3, panels)
 }
