@@ -36,7 +36,7 @@ struct Row {
 
 /// The grid, with the ridges of both stages as axes.
 fn grid(full: bool) -> String {
-    let (log2_nodes, scrambles) = if full { (12, 8) } else { (9, 3) };
+    let (log2_nodes, scrambles) = if full { (11, 8) } else { (9, 3) };
     format!(
         r#"{{"scenario": {{"model": {{"tokens": 3, "activation": "softmax", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
                           "pretrain": {{"alpha": 0.1, "lambda": 0.1}}, "lora": {{"alpha": 3.0, "lambda": 0.5}},
@@ -51,7 +51,7 @@ fn markers() -> Result<Vec<Point>, Box<dyn Error>> {
     let sweep = Sweep::from_json(&grid(true))?;
     let mut markers = Vec::new();
     for lora_lambda in [0.3, 1.0] {
-        for lambda in [0.01, 0.03, 0.1, 0.3] {
+        for lambda in [0.01, 0.05, 0.2] {
             let scenario = sweep.at(&[lora_lambda, lambda])?;
             let [test, _] = extrapolate(&scenario, ["softmax", &lora_lambda.to_string()], lambda)?;
             markers.push(test);

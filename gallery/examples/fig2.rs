@@ -139,7 +139,7 @@ fn recalibrations(model: &Model, options: &Options) -> Result<Vec<Recalibration>
 fn markers(models: [(&str, &Model); 2], options: &Options) -> Result<Vec<Point>, Box<dyn Error>> {
     let mut markers = Vec::new();
     for (activation, model) in models {
-        for lambda in [0.01, 0.03, 0.1, 0.3] {
+        for lambda in [0.01, 0.05, 0.2] {
             let scenario = Scenario {
                 model: model.clone(),
                 pretrain: Some(pretrain::Training::new(0.1, lambda)?),
@@ -161,7 +161,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let softmax = Model::softmax(3, 0.5)?.with_teacher(teacher)?;
     // The averages of linear attention are cheap.
     let nodes = |activation: &str| {
-        let (log2_nodes, scrambles) = if arguments.full { (12, 8) } else { (9, 4) };
+        let (log2_nodes, scrambles) = if arguments.full { (11, 8) } else { (9, 4) };
         let more = usize::from(activation == "linear");
         Options::default().with_log2_nodes(log2_nodes + more)?.with_scrambles(scrambles)?.with_tolerance(1e-4)
     };
