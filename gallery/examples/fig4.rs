@@ -20,6 +20,7 @@ use common::{
     write_csv, write_points,
 };
 use kuva::plot::legend::LegendPosition;
+use kuva::render::layout::TickFormat;
 use lora_asymptotics::lora::{Score, Selection, Sequences};
 use lora_asymptotics::optimize::{Parameter, Settings, Target, Variable, minimize};
 use lora_asymptotics::{Scenario, lora};
@@ -234,7 +235,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 _ => LegendPosition::InsideTopRight,
             };
             let labels = ["fraction kept `ρ`, with `α′` = 100`ρ`", name];
-            panels.push(decades(plots, [0.9 * SMALLEST, 1.0], &title, labels, legend));
+            let (plots, mut layout) = decades(plots, [0.9 * SMALLEST, 1.0], &title, labels, legend);
+            if activation == "linear" && best_ridge {
+                layout = layout.with_y_tick_format(TickFormat::Fixed(5));
+            }
+            panels.push((plots, layout));
         }
     }
     save(&arguments, "fig4", "Selecting the sequences with small frozen logits", 3, panels)
