@@ -21,8 +21,8 @@ use lora_asymptotics::sweep::Sweep;
 use serde::Serialize;
 
 const LORA_LAMBDAS: [f64; 4] = [0.1, 0.3, 1.0, 2.0];
-const SMALLEST: f64 = 0.005;
-const LARGEST: f64 = 0.5;
+const SMALLEST: f64 = 0.006;
+const LARGEST: f64 = 0.45;
 
 #[derive(Serialize)]
 struct Row {
