@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use common::assert_close;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::pretrain::{self, LearnedSpectrum, Parametrisation, Solution, Training};
-use lora_asymptotics::simulate::{Experiment, Laboratory, Size, Stage};
+use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Size, Stage};
 use lora_asymptotics::{Attention, Error, Model, Options, Scenario, Teacher};
 
 fn wishart(model: Model) -> Model {
@@ -221,7 +221,7 @@ fn what_has_no_meaning_is_refused() {
 }
 
 /// Compares a scenario with trained networks, and asserts that the prediction of factorised training is rejected.
-fn agrees(json: &str, sizes: &[(usize, usize)], worst: f64) {
+fn agrees(json: &str, sizes: &[(usize, usize)], worst: f64) -> Comparison {
     let scenario = Scenario::from_json(json).unwrap();
     let sizes = sizes.iter().map(|(dimension, instances)| Size::new(*dimension, *instances)).collect();
     let laboratory = Laboratory { sizes, seed: 2, random_starts: 0, ..Laboratory::default() };
@@ -237,6 +237,7 @@ fn agrees(json: &str, sizes: &[(usize, usize)], worst: f64) {
     wrong.pretrain = wrong.pretrain.map(|one| Training::new(one.alpha(), one.lambda().unwrap()).unwrap());
     let wrong = experiment.compare_to(&wrong.solve().unwrap(), &measurements);
     assert!(wrong.worst_z() > 10.0, "{wrong}");
+    comparison
 }
 
 #[test]
@@ -259,14 +260,16 @@ fn softmax_attention_agrees_with_training() {
     );
 }
 
-/// Fine-tuning takes from direct training what it takes from any other: `Q0`, `Q`, `M` and the response `V`.
+/// Fine-tuning takes from direct training what it takes from any other: `Q0`, `Q`, `M`, the response `V`, and the moments for the term of order
+/// `D^{-1/2}`, which is known in the extrapolation.
 #[test]
 fn fine_tuning_on_reused_sequences_agrees_with_training() {
-    agrees(
+    let comparison = agrees(
         r#"{"model": {"tokens": 2, "activation": "linear", "delta": 0.5, "teacher": {"wishart": {"kappa0": 0.5}}},
             "pretrain": {"alpha": 0.4, "lambda": 0.05, "parametrisation": "direct"},
             "lora": {"alpha": 5.0, "lambda": 0.3, "sequences": "reused"}}"#,
         &[(20, 32), (40, 24), (60, 16)],
         4.0,
     );
+    assert!(comparison.row(Stage::Lora, "q").unwrap().extrapolation.known_root);
 }

@@ -79,9 +79,12 @@ const POINTS: u32 = 60;
 /// The smallest and the largest ridge.
 const RIDGES: [f64; 2] = [0.004, 0.5];
 
-/// The ridges, from the largest one to the smallest.
-fn ridges() -> impl Iterator<Item = f64> {
-    let [smallest, largest] = RIDGES;
+/// The largest ridge of the best recalibration.
+const LARGEST_RECALIBRATED: f64 = 0.2;
+
+/// The ridges, from the given largest one to the smallest.
+fn ridges(largest: f64) -> impl Iterator<Item = f64> {
+    let [smallest, _] = RIDGES;
     (0..POINTS).map(move |k| largest * (smallest / largest).powf(f64::from(k) / f64::from(POINTS - 1)))
 }
 
@@ -117,7 +120,7 @@ fn recalibration(
 fn recalibrations(model: &Model, options: &Options) -> Result<Vec<Recalibration>, lora_asymptotics::Error> {
     let mut best: Option<f64> = None;
     let mut all = Vec::new();
-    for lambda in ridges().filter(|lambda| *lambda <= 0.2) {
+    for lambda in ridges(LARGEST_RECALIBRATED) {
         let training = pretrain::Training::new(0.1, lambda)?;
         let frozen = pretrain::solve(model, &training, options)?.into_converged()?.freeze()?;
         let overlaps = observables::optimal_recalibration(frozen.q(), frozen.m()).unwrap_or(1.0);
@@ -168,7 +171,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let models = [("linear", &linear), ("softmax", &softmax)];
     let mut table = Vec::new();
     for ((activation, model), (_, alphas)) in models.into_iter().zip(ALPHAS) {
-        for lambda in ridges() {
+        for lambda in ridges(RIDGES[1]) {
             table.extend(rows(model, activation, lambda, alphas, &nodes(activation)?)?);
         }
     }
@@ -244,6 +247,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         smooth(&shown(|one| one.best), COLOURS[1], &format!("least `E′`, `α′` = {MARKED}"), false);
     plots.extend(smooth(&shown(|one| one.overlaps), GREY, "`M/Q`", true));
     let labels = [x, "recalibration `β`"];
-    panels.push(decades(plots, [RIDGES[0], 0.2], "softmax", labels, LegendPosition::InsideTopLeft));
+    panels.push(decades(
+        plots,
+        [RIDGES[0], LARGEST_RECALIBRATED],
+        "softmax",
+        labels,
+        LegendPosition::InsideTopLeft,
+    ));
     save(&arguments, "fig2", "The ridge that is best for LoRA (dashed: recalibrated, `β = M/Q`)", 3, panels)
 }

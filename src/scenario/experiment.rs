@@ -141,11 +141,6 @@ impl Scenario {
         }
         let Some(training) = &self.lora else { return Ok(()) };
         training.check_attention(self.model.attention())?;
-        let direct = |first: &pretrain::Training| first.parametrisation() == Parametrisation::Direct;
-        if self.options.finite_size() && self.pretrain.as_ref().is_some_and(direct) {
-            let field = "pretrain.parametrisation = direct";
-            return Err(Error::Conflict { field, with: "options.finite_size" });
-        }
         if self.estimator != Estimator::BayesOptimal {
             lora::check_finite_size(&self.model, training, self.frozen.as_ref(), &self.options)?;
         } else if self.options.finite_size() {

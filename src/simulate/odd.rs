@@ -21,7 +21,7 @@ use crate::model::{Model, Specialisation};
 use crate::nullable::number;
 use crate::observables::gram_factor;
 use crate::parallel;
-use crate::pretrain;
+use crate::pretrain::{self, Parametrisation};
 use crate::scenario::{Estimator, Scenario};
 
 /// An observable at one dimension, in trainings on weights of both signs.
@@ -96,7 +96,7 @@ impl fmt::Display for OddDifferences {
 /// dimensions, with the numbers of pairs of trainings as their instances.
 ///
 /// # Errors
-/// [`Error::Conflict`] for the Bayes-optimal estimator, and unless fine-tuning is on fresh sequences; [`Error::MissingField`] unless the scenario has both stages. The errors of [`Laboratory::validate`] and [`Scenario::solve`], with
+/// [`Error::Conflict`] for the Bayes-optimal estimator, for direct training, and unless fine-tuning is on fresh sequences; [`Error::MissingField`] unless the scenario has both stages. The errors of [`Laboratory::validate`] and [`Scenario::solve`], with
 /// [finite_size](crate::Options::finite_size); [`Error::InvalidParameter`] for a size at which the numbers of sequences are not integers, or that would
 /// take more memory than allowed; [`Error::NotConverged`] if the theory has no prediction; [`Error::Threads`] if the global thread pool cannot be started.
 pub fn odd_differences(scenario: &Scenario, laboratory: &Laboratory) -> Result<OddDifferences, Error> {
@@ -114,6 +114,10 @@ pub fn odd_differences(scenario: &Scenario, laboratory: &Laboratory) -> Result<O
     let training = scenario.lora.ok_or(missing("lora"))?;
     if training.sequences() != Sequences::Fresh {
         return Err(Error::Conflict { field: "lora.sequences", with: "odd differences" });
+    }
+    if pretraining.parametrisation() == Parametrisation::Direct {
+        // The weights are drawn as products of factors, and those of direct training have eigenvalues of both signs.
+        return Err(Error::Conflict { field: "pretrain.parametrisation = direct", with: "odd differences" });
     }
     check_memory(&scenario, laboratory, true, parallel::threads()?)?;
     let truth = Truth::new(&scenario.model)?;

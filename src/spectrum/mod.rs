@@ -95,7 +95,7 @@ pub use integrals::{Denoised, Posterior};
 pub use law::{Chart, TeacherSpectrum};
 pub(crate) use law::{Implausible, implausible};
 pub(crate) use teacher_matrix::TeacherMatrix;
-pub(crate) use third_moments::{MixedTraces, mixed_traces};
+pub(crate) use third_moments::{MixedTraces, linear_traces, mixed_traces};
 pub use wishart::Wishart;
 pub use wishart_product::WishartProduct;
 

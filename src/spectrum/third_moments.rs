@@ -17,7 +17,7 @@ use std::f64::consts::PI;
 
 use super::law::{TeacherSpectrum, along_the_axis};
 
-/// The traces, for the unit-slope soft threshold `f(y) = (y - r)_+` and `h = f(y)`, `s = s*`.
+/// The traces, for a function `f` of the matrix `y`, such as the unit-slope soft threshold `f(y) = (y - r)_+`, and `h = f(y)`, `s = s*`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MixedTraces {
     /// `tr h^3`.
@@ -48,17 +48,32 @@ const WEAK: f64 = 1e-6;
 /// Strength of the signal at which the third moment of the teacher is read off from that of `y`.
 const READING: f64 = 3.0;
 
+/// `tr s*^3`, from the third moment of `y`: `tr y^3 = snr^3 tr s*^3 + 3 snr tr s*`, since the semicircle is free of `s*` and has no odd moments.
+fn cube(teacher: &dyn TeacherSpectrum) -> f64 {
+    let snr = READING / teacher.second_moment().sqrt();
+    let [cube] = along_the_axis(teacher, snr, |axis| axis.integrate(EVERYWHERE, |point| [point.x.powi(3)]));
+    (cube - 3.0 * snr * teacher.mean()) / snr.powi(3)
+}
+
+/// The traces with the identity in place of the threshold, `h = y`, by free independence. The response is 1 everywhere.
+pub(crate) fn linear_traces(teacher: &dyn TeacherSpectrum, snr: f64) -> MixedTraces {
+    let (mean, sss) = (teacher.mean(), cube(teacher));
+    MixedTraces {
+        hhh: snr.powi(3) * sss + 3.0 * snr * mean,
+        hhs: snr * snr * sss + mean,
+        hss: snr * sss,
+        sss,
+        response_h: snr * mean,
+        response_s: mean,
+    }
+}
+
 /// The mixed traces at the threshold `r`.
 pub(crate) fn mixed_traces(teacher: &dyn TeacherSpectrum, snr: f64, r: f64) -> MixedTraces {
     if !(snr.is_finite() && snr >= 0.0 && r.is_finite()) {
         return MixedTraces::undefined();
     }
-    let (mean, second) = (teacher.mean(), teacher.second_moment());
-    let reading = READING / second.sqrt();
-    let [cube] =
-        along_the_axis(teacher, reading, |axis| axis.integrate(EVERYWHERE, |point| [point.x.powi(3)]));
-    // tr y^3 = snr^3 tr s*^3 + 3 snr tr s*, since the semicircle is free of s* and has no odd moments.
-    let sss = (cube - 3.0 * reading * mean) / reading.powi(3);
+    let (mean, second, sss) = (teacher.mean(), teacher.second_moment(), cube(teacher));
     let weak = snr * second.sqrt() < WEAK;
     let [hhh, hhs, hss, response_h, response_s] = along_the_axis(teacher, snr, |axis| {
         axis.integrate([r, f64::INFINITY], |point| {
@@ -122,6 +137,43 @@ mod tests {
             max_relative = 1e-10
         );
         assert_relative_eq!(cube(&Discrete::new(&[0.0, 0.0, 1.0, 3.0]).unwrap()), 7.0, max_relative = 1e-10);
+    }
+
+    /// The traces of matrices that are drawn, with all fluctuations, are those of free independence up to `1/D`.
+    #[test]
+    fn linear_traces_are_those_of_sampled_matrices() {
+        const DIMENSION: usize = 120;
+        const DRAWS: usize = 24;
+        let eigenvalues = [0.0, 0.0, 1.0, 3.0];
+        let snr = 0.8;
+        let exact = linear_traces(&Discrete::new(&eigenvalues).unwrap(), snr);
+        let mut rng = rand_pcg::Pcg64::new(3, 7);
+        let star = nalgebra::DMatrix::from_diagonal(&nalgebra::DVector::from_fn(DIMENSION, |i, _| {
+            eigenvalues[i % 4]
+        }));
+        let draws: Vec<[f64; 3]> = (0..DRAWS)
+            .map(|_| {
+                let normal = rand_distr::StandardNormal;
+                let g = nalgebra::DMatrix::from_fn(DIMENSION, DIMENSION, |_, _| -> f64 {
+                    rand_distr::Distribution::sample(&normal, &mut rng)
+                });
+                // A semicircle of variance 1.
+                let noise = (&g + g.transpose()) / (2.0 * DIMENSION as f64).sqrt();
+                let y = &star * snr + noise;
+                let square = &y * &y;
+                [(&square * &y).trace(), (&square * &star).trace(), (&y * &star * &star).trace()]
+                    .map(|trace| trace / DIMENSION as f64)
+            })
+            .collect();
+        for (k, exact) in [exact.hhh, exact.hhs, exact.hss].into_iter().enumerate() {
+            let values: Vec<f64> = draws.iter().map(|draw| draw[k]).collect();
+            let mean = values.iter().sum::<f64>() / DRAWS as f64;
+            let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (DRAWS - 1) as f64;
+            let z =
+                (mean - exact) / (variance / DRAWS as f64 + (3.0 * exact / DIMENSION as f64).powi(2)).sqrt();
+            assert!(z.abs() < 4.0, "trace {k}: {mean} beside {exact}, z = {z}");
+        }
+        assert_relative_eq!(exact.sss, 7.0, max_relative = 1e-10);
     }
 
     /// The mean of the response is the number of degrees of freedom, and its traces are double integrals.
