@@ -36,7 +36,7 @@ struct Row {
 
 /// The grid, with the ridges of both stages as axes.
 fn grid(full: bool) -> String {
-    let (log2_nodes, scrambles) = if full { (11, 8) } else { (9, 3) };
+    let (log2_nodes, scrambles) = if full { (11, 8) } else { (9, 2) };
     format!(
         r#"{{"scenario": {{"model": {{"tokens": 3, "activation": "softmax", "delta": 0.5, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
                           "pretrain": {{"alpha": 0.1, "lambda": 0.1}}, "lora": {{"alpha": 3.0, "lambda": 0.5}},
