@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use common::assert_close;
 use lora_asymptotics::fixed_point::Status;
 use lora_asymptotics::pretrain::{self, LearnedSpectrum, Parametrisation, Solution, Training};
-use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Size, Stage};
-use lora_asymptotics::{Attention, Error, Model, Options, Scenario, Teacher};
+use lora_asymptotics::simulate::{Comparison, Experiment, Laboratory, Size, Stage, odd_differences};
+use lora_asymptotics::{Attention, Error, Model, Options, Scenario, Teacher, lora};
 
 fn wishart(model: Model) -> Model {
     model.with_teacher(Teacher::Wishart { kappa0: 0.5 }).unwrap()
@@ -214,9 +214,13 @@ fn what_has_no_meaning_is_refused() {
     let cross = Scenario {
         model: both.model.clone().with_attention(Attention::Cross).unwrap(),
         estimator: Default::default(),
-        ..both
+        ..both.clone()
     };
     let refused = Experiment::new(&cross, &Laboratory::default()).unwrap_err();
+    assert_eq!(field(refused), "pretrain.parametrisation = direct");
+    let tuned =
+        Scenario { model: both.model.clone(), lora: Some(lora::Training::fresh(3.0, 0.5).unwrap()), ..cross };
+    let refused = odd_differences(&tuned, &Laboratory::default()).unwrap_err();
     assert_eq!(field(refused), "pretrain.parametrisation = direct");
 }
 
