@@ -164,7 +164,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let softmax = Model::softmax(3, 0.5)?.with_teacher(teacher)?;
     // The averages of linear attention are cheap.
     let nodes = |activation: &str| {
-        let (log2_nodes, scrambles) = if arguments.full { (11, 8) } else { (9, 3) };
+        let (log2_nodes, scrambles) = if arguments.full { (11, 8) } else { (9, 2) };
         let more = usize::from(activation == "linear");
         Options::default().with_log2_nodes(log2_nodes + more)?.with_scrambles(scrambles)?.with_tolerance(1e-4)
     };

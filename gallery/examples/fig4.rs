@@ -136,7 +136,7 @@ fn rows(
 /// The frozen weights of the pre-training with the ridge of least error. The fine-tuning is still to be
 /// filled in.
 fn base(activation: &str, full: bool) -> Result<Scenario, lora_asymptotics::Error> {
-    let (log2_nodes, scrambles) = if full { (11, 8) } else { (9, 3) };
+    let (log2_nodes, scrambles) = if full { (11, 8) } else { (9, 2) };
     let mut scenario = Scenario::from_json(&format!(
         r#"{{"model": {{"tokens": 3, "activation": "{activation}", "delta": 0.0, "teacher": {{"wishart": {{"kappa0": 1.0}}}}}},
             "pretrain": {{"alpha": 0.1, "lambda": 0.1}}, "lora": {{"alpha": 1.0, "lambda": 0.5}},

@@ -269,10 +269,13 @@ const MEASURES: [Measure; 3] = [
     },
 ];
 
+/// A coordinate of a marker, with its standard error.
+type Coordinate<'a> = &'a dyn Fn(&Setting) -> [f64; 2];
+
 /// The markers of the settings in a panel, with error bars that end at the lower end of the panel if the deviation is compatible with none.
 fn markers<'a>(
     settings: impl Iterator<Item = &'a Setting>,
-    [gauge, measure]: [&dyn Fn(&Setting) -> [f64; 2]; 2],
+    [gauge, measure]: [Coordinate<'_>; 2],
     [low, high]: [f64; 2],
 ) -> ScatterPlot {
     let mut points = Vec::new();
