@@ -1,20 +1,19 @@
 //! The notation of formulas in the labels of a figure.
 //!
-//! A formula stands between backticks: `` `o_w` `` is an italic o with the index w, and `` 10`^{-2}` `` a power of ten. Letters are italic,
-//! capital Greek letters and indices of several letters are upright, and `_` and `^` take the next letter or what is in braces.
+//! A formula stands between backticks: `` `o_w` `` is an o with the index w, and `` 10`^{-2}` `` a power of ten. `_` and `^` take the next letter or
+//! what is in braces. Letters are upright, and a label without an index or a power is one piece of text: some programs that turn an SVG
+//! into pixels misplace the pieces of a label that is centred.
 
-/// A piece of a label in one style.
-#[derive(Debug, Clone, Default)]
+/// A piece of a label at one height.
+#[derive(Debug, Clone)]
 struct Run {
     text: String,
-    italic: bool,
     height: Height,
 }
 
 /// Whether a piece is an index, a power, or neither.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Height {
-    #[default]
     Line,
     Index,
     Power,
@@ -31,18 +30,25 @@ impl Height {
     }
 }
 
-/// Cuts a label into pieces.
+/// Cuts a label into pieces, neighbours of which have different heights.
 fn runs(label: &str) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (number, piece) in label.split('`').enumerate() {
         if number % 2 == 0 {
-            runs.push(Run { text: piece.to_owned(), ..Run::default() });
+            append(&mut runs, piece, Height::Line);
         } else {
             formula(piece, &mut runs);
         }
     }
-    runs.retain(|run| !run.text.is_empty());
     runs
+}
+
+fn append(runs: &mut Vec<Run>, text: &str, height: Height) {
+    match runs.last_mut() {
+        _ if text.is_empty() => {}
+        Some(last) if last.height == height => last.text += text,
+        _ => runs.push(Run { text: text.to_owned(), height }),
+    }
 }
 
 fn formula(text: &str, runs: &mut Vec<Run>) {
@@ -53,19 +59,14 @@ fn formula(text: &str, runs: &mut Vec<Run>) {
             '^' => Height::Power,
             _ => Height::Line,
         };
-        let group = match letter {
+        let group: String = match letter {
             '_' | '^' if letters.next_if_eq(&'{').is_some() => {
                 letters.by_ref().take_while(|letter| *letter != '}').collect()
             }
             '_' | '^' => letters.next().into_iter().collect(),
-            letter => String::from(letter),
+            letter => letter.into(),
         };
-        let word = group.chars().filter(|letter| letter.is_alphabetic()).count() > 1;
-        for letter in group.chars() {
-            let capital_greek = letter.is_uppercase() && !letter.is_ascii();
-            let italic = letter.is_alphabetic() && !word && !capital_greek;
-            runs.push(Run { text: letter.to_string(), italic, height });
-        }
+        append(runs, &group, height);
     }
 }
 
@@ -90,35 +91,29 @@ fn size(attributes: &str) -> f64 {
 }
 
 fn spans(label: &str, size: f64) -> String {
-    if !label.contains('`') {
-        return label.to_owned();
+    let runs = runs(label);
+    if let [Run { text, height: Height::Line }] = runs.as_slice() {
+        return text.clone();
     }
     let mut line = 0.0;
-    runs(label)
-        .into_iter()
-        .map(|Run { text, italic, height }| {
+    runs.into_iter()
+        .map(|Run { text, height }| {
             let [share, below] = height.geometry();
             let step = below * size - line;
             line += step;
-            let style = if italic { " font-style=\"italic\"" } else { "" };
-            format!("<tspan{style} font-size=\"{:.1}\" dy=\"{step:.2}\">{text}</tspan>", share * size)
+            format!("<tspan font-size=\"{:.1}\" dy=\"{step:.2}\">{text}</tspan>", share * size)
         })
         .collect()
 }
 
 /// A label in plain Unicode, for pictures whose texts cannot be styled.
 pub fn plain(label: &str) -> String {
-    let mut at = Height::Line;
     runs(label)
         .into_iter()
-        .map(|Run { text, height, .. }| {
-            let begins = height == Height::Index && at != Height::Index;
-            at = height;
-            match height {
-                Height::Power => text.chars().map(raised).collect(),
-                Height::Index if begins => format!("_{text}"),
-                _ => text,
-            }
+        .map(|Run { text, height }| match height {
+            Height::Power => text.chars().map(raised).collect(),
+            Height::Index => format!("_{text}"),
+            Height::Line => text,
         })
         .collect()
 }
