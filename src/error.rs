@@ -18,6 +18,8 @@
 use std::fmt::{self, Display};
 use std::sync::Arc;
 
+#[cfg(feature = "scenario")]
+use crate::json_words::in_words;
 use crate::status::Status;
 
 /// Every error that prevents a result, and the refusal to treat an unconverged result as one.
@@ -147,7 +149,7 @@ fn shortened(message: &str) -> String {
 impl From<serde_json::Error> for Error {
     /// The refusal of a text by the reader of JSON, in the words of JSON.
     fn from(source: serde_json::Error) -> Self {
-        let message = shortened(&crate::json::in_words(&source.to_string()));
+        let message = shortened(&in_words(&source.to_string()));
         Self::Syntax(Cause { message, source: Some(Arc::new(source)) })
     }
 }

@@ -59,44 +59,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// The message of a reader of JSON in the words of JSON. Readers name the types of the programming language.
-pub(crate) fn in_words(message: &str) -> String {
-    const WORDS: [(&str, &str); 9] = [
-        ("expected f64", "expected a number"),
-        ("expected usize", "expected a whole number"),
-        ("expected u64", "expected a whole number"),
-        ("expected u32", "expected a whole number"),
-        ("expected a sequence", "expected a list"),
-        ("expected sequence", "expected a list"),
-        ("expected string or map", "expected a string or an object"),
-        ("invalid type: sequence", "invalid type: a list"),
-        ("invalid type: map", "invalid type: an object"),
-    ];
-    WORDS.iter().fold(message.to_owned(), |text, (reader, words)| text.replacen(reader, words, 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_are_in_the_words_of_json() {
-        for (reader, words) in [
-            ("invalid type: sequence, expected f64", "invalid type: a list, expected a number"),
-            ("invalid type: map, expected usize", "invalid type: an object, expected a whole number"),
-            (
-                "invalid value: integer `-1`, expected u64",
-                "invalid value: integer `-1`, expected a whole number",
-            ),
-            (
-                "invalid type: string \"f64\", expected a sequence",
-                "invalid type: string \"f64\", expected a list",
-            ),
-            ("unknown field `map`, expected `alpha`", "unknown field `map`, expected `alpha`"),
-        ] {
-            assert_eq!(in_words(reader), words);
-        }
-    }
 
     #[test]
     fn a_list_is_no_object() {

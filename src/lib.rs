@@ -137,6 +137,8 @@ mod frozen;
 pub mod journal;
 #[cfg(feature = "scenario")]
 mod json;
+#[cfg(feature = "scenario")]
+mod json_words;
 mod lanes;
 #[cfg(feature = "scenario")]
 pub mod lines;

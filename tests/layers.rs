@@ -13,7 +13,7 @@ use std::path::Path;
 /// The layers of the library from the ground up. A module may use the modules in the lines before its own,
 /// and no others.
 const LAYERS: &[&[&str]] = &[
-    &["status", "verdict", "divergence", "nullable", "std_error", "roots", "observables"],
+    &["status", "verdict", "divergence", "nullable", "std_error", "roots", "observables", "json_words"],
     &["error", "threshold"],
     &["parallel"],
     &["lanes"],

@@ -249,7 +249,7 @@ fn noise_edges_of_little_data() {
         let error = edge.std_error.unwrap();
         assert_eq!(edge.status, if by_few { Status::NoiseLimited } else { Status::Converged }, "{edge:?}");
         assert!(
-            error < 0.1 * expected && (edge.value - expected).abs() < 4.0 * error,
+            error < 0.1 * expected && (edge.value - expected).abs() < (4.0 * error).min(0.1 * expected),
             "{setting:?}, {alpha}: {edge:?} against {expected}"
         );
         // There is no collapse with an overlap, or it is next to the edge.

@@ -10,7 +10,8 @@ use crate::{Ending, answers, explain, rows};
 
 /// Solves scenarios, and writes one answer for each, in order.
 ///
-/// Scenarios are JSON objects, one after another, each on a line or on several. What is not a valid scenario is
+/// Scenarios are JSON objects, one after another, each on a line or on several. A line that is a whole scenario is always
+/// one of its own, whatever is wrong before it. What is not a valid scenario is
 /// answered by {"error": {"kind", "message"}}, and the scenarios after it are solved.
 /// A solve that does not converge is marked by its status, and does not change the exit status. Empty lines are skipped.
 /// Every answer is flushed, so that the command works in pipes and under schedulers.

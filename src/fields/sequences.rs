@@ -44,6 +44,7 @@ pub(crate) enum SequencesFields {
     /// A subset of the pre-training sequences, with the same label noise.
     Reused,
     /// Sequences selected among new ones by a score of the frozen logits.
+    #[cfg_attr(feature = "scenario", serde(deserialize_with = "crate::json::object"))]
     Active(SelectionFields),
 }
 

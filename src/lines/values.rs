@@ -3,6 +3,7 @@
 use std::io::{self, BufRead};
 use std::iter::Peekable;
 
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::json::without_mark;
@@ -19,16 +20,16 @@ pub struct Value {
 
 /// The values of a text, in order, each as soon as its last line is read. Empty lines between values belong to none.
 ///
-/// A value that its first line leaves open goes on until it is closed. A line that is a whole object by itself always begins a
+/// A value that its first line leaves open goes on until it is closed. A line that is a whole scenario by itself always begins a
 /// new value, so that a line that was cut off does not swallow the lines after it. If several lines are no JSON, the value
-/// ends before the next line that begins with a brace. Nothing is read ahead of a value that is on one line.
+/// ends before the next line that begins with a brace, too. Nothing is read ahead of a value that is on one line, good or bad.
 ///
 /// ```
 /// use lora_asymptotics::lines;
 ///
-/// let text = b"{\"a\": 1}\n{\n  \"b\": 2\n}\n{\"cut\": \n{\"c\": 3}\n";
+/// let text = b"{\"model\": 1}\n{\n  \"model\":\n{\"b\": 2}\n}\n{\"cut\": \n{\"model\": 3}\n";
 /// let values: Result<Vec<_>, _> = lines::values(&text[..]).map(|value| value.map(|value| value.line)).collect();
-/// assert_eq!(values?, [1, 2, 5, 6]);
+/// assert_eq!(values?, [1, 2, 6, 7]);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn values<R: BufRead>(input: R) -> Values<R> {
@@ -51,14 +52,17 @@ impl<R: BufRead> Iterator for Values<R> {
         };
         let mut form = Form::of(&value.text);
         let spans = form == Form::Open;
+        let mut depth = depth(&value.text);
         while spans
             && form != Form::Whole
             && let Some(line) =
                 self.lines.next_if(|line| line.as_ref().is_ok_and(|line| line.continues(form)))
         {
-            value.text.extend(line.into_iter().flat_map(|line| line.text));
-            // Only a bracket closes a value. Looking at it after every line of a long list would take a time of its square.
-            if matches!(value.text.trim_ascii_end().last(), Some(b'}' | b']')) {
+            let line = line.map_or_else(|_| Vec::new(), |line| line.text);
+            depth += self::depth(&line);
+            value.text.extend(line);
+            // Looking at an open value after every line would take a time of the square of its length.
+            if depth <= 0 {
                 form = Form::of(&value.text);
             }
         }
@@ -73,9 +77,33 @@ impl Value {
 
     /// Whether this line belongs to the value before it, which has the given form so far.
     fn continues(&self, so_far: Form) -> bool {
-        let begins = without_mark(&self.text).starts_with(b"{");
-        !begins || (so_far == Form::Open && Form::of(&self.text) != Form::Whole)
+        let text = without_mark(&self.text);
+        !(text.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<HasModel>(text).is_ok()
+            || so_far == Form::Broken && text.starts_with(b"{"))
     }
+}
+
+/// What tells a scenario from its parts.
+#[derive(Deserialize)]
+struct HasModel {
+    #[serde(rename = "model")]
+    _model: IgnoredAny,
+}
+
+/// The number of brackets that a line opens and does not close. Texts of JSON do not go over several lines.
+fn depth(line: &[u8]) -> i64 {
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth += 1,
+            b'}' | b']' if !quoted => depth -= 1,
+            _ => {}
+        }
+    }
+    depth
 }
 
 /// What a text is, as far as it goes.
@@ -145,28 +173,41 @@ mod tests {
 
     #[test]
     fn a_bad_value_ends_before_the_next_one() {
-        let good = "{\"a\": 1}\n";
+        let good = "{\"model\": 1}\n";
         for bad in [
             "nonsense\n",
             "{\"cut\": \n",
             "{\"cut\": {\n",
+            "{\"text\": \"{[\\\"\", \"cut\":\n",
             "{\n  \"comma\": 1,\n}\n",
             "{\n 1\n}\n}\n",
+            "{\n 1 2,\n \"pretrain\": {}\n}\n",
             "[1, 2\n",
         ] {
-            assert_eq!(split(&format!("{bad}{good}{good}"))[1..].len(), 2, "{bad}");
             let lines = bad.lines().count();
-            assert_eq!(split(&format!("{bad}{good}"))[1], (lines + 1, good.to_owned()), "{bad}");
+            for indent in ["", "  "] {
+                let text = format!("{bad}{indent}{good}{indent}{good}");
+                let begins: Vec<usize> = split(&text).into_iter().map(|(line, _)| line).collect();
+                assert_eq!(begins, [1, lines + 1, lines + 2], "{text}");
+            }
             assert_eq!(split(bad), [(1, bad.to_owned())], "{bad}");
         }
-        // Lines that are no JSON by themselves are values by themselves.
-        assert_eq!(split("no\nno\n").len(), 2);
+        // Lines that are no JSON by themselves are values by themselves, and so are bad objects on one line.
+        assert_eq!(split("no\nno\n{1}\n{2}\n").len(), 4);
     }
 
-    /// A list of a hundred thousand numbers, one on a line, would take minutes in a time of its square.
+    #[test]
+    fn parts_of_a_scenario_may_be_lines() {
+        let text = "{\"model\":\n{\"tokens\": 2}\n,\n\"pretrain\":\n{\"alpha\": 1}\n}\n";
+        assert_eq!(split(&text.repeat(2)), [(1, text.to_owned()), (7, text.to_owned())]);
+    }
+
+    /// Lists of a hundred thousand lines would take minutes in a time of the square.
     #[test]
     fn a_long_list_is_one_value() {
-        let text = format!("[\n{}0\n]\n", "  1,\n".repeat(100_000));
-        assert_eq!(split(&text), [(1, text)]);
+        for entry in ["1,\n", "[\n1\n],\n", "{},\n"] {
+            let text = format!("[\n{}0\n]\n", entry.repeat(100_000));
+            assert_eq!(split(&text), [(1, text)]);
+        }
     }
 }

@@ -156,7 +156,7 @@ pub fn lambda_collapse(
 /// collapse at the noise edge, out of a state without overlap.
 ///
 /// With little data the equation has no root up to the response at which the steepest sample is not at zero weights any more, and the edge is the
-/// ridge at that response. It is that of the nodes: with more of them, or in training with more sequences, there are steeper samples. The
+/// ridge at that response. It is that of the nodes: with more of them there are steeper samples. The
 /// status is then `noise_limited`, and the standard error contains the difference between all nodes and those of one scramble.
 ///
 /// The result is `None` for linear attention and every other activation whose loss is not bounded, with a single factor or with little data, because
