@@ -47,7 +47,7 @@ def sweep(
     removed. It is the file of the command ``lora-asymptotics sweep``, and either continues what the other began. The file
     ``.description.json`` beside it says which grid it belongs to.
 
-    Ctrl-C returns what is there, with ``interrupted`` set; workers then finish the row in hand. ``progress`` is that of
+    Ctrl-C returns what is there, with ``interrupted`` set; workers then finish the task in hand. ``progress`` is that of
     :func:`~lora_asymptotics.solve_many`. The workers need this package, in the same version.
 
     >>> from distributed import Client, LocalCluster                                   # doctest: +SKIP
@@ -56,7 +56,9 @@ def sweep(
 
     Raises :class:`~lora_asymptotics.errors.InputError` with the field before anything is solved,
     :class:`~lora_asymptotics.errors.OtherJournal` if the file is that of another grid, ``OSError`` if it cannot be used,
-    ``RuntimeError`` for workers of another version, and ``distributed.KilledWorker`` if workers die again and again at the same task.
+    ``RuntimeError`` for workers of another version or a client that is closed meanwhile, ``distributed.KilledWorker`` if workers die again and
+    again at the same task, and ``distributed.client.FutureCancelledError`` if the cluster is restarted meanwhile. Rows that came before are in the
+    journal. Ctrl-C while the journal is read is ``KeyboardInterrupt``.
     """
     _check_client(client)
     rows_per_task, retries = whole(rows_per_task, "rows_per_task", 1, 2**31), whole(retries, "retries", 0, 2**31)
@@ -90,6 +92,8 @@ def _solved(client: Client, grid: Grid, rows: range, rows_per_task: int, retries
     answers = as_completed(loop=client.loop, with_results=True, raise_errors=True)
 
     def submit() -> None:
+        if client.scheduler is None:
+            raise RuntimeError("the client was closed during the sweep")
         ahead = max(_AHEAD, _AHEAD_PER_THREAD * sum(client.nthreads().values()))
         while len(running) + len(early) < ahead and (first := next(missing, None)) is not None:
             key = f"{name}-{first}"
@@ -102,6 +106,9 @@ def _solved(client: Client, grid: Grid, rows: range, rows_per_task: int, retries
         submit()
         for future, lines in answers:
             first, _ = running.pop(future.key)
+            # A task that was cancelled, by a restart of the cluster, has its exception in the place of its lines.
+            if not isinstance(lines, str):
+                raise lines
             early[first] = lines
             while due in early:
                 yield early.pop(due)
@@ -109,7 +116,9 @@ def _solved(client: Client, grid: Grid, rows: range, rows_per_task: int, retries
             submit()
     finally:
         if running:
-            client.cancel([future for _, future in running.values()])
+            # A client that is closed has nothing to cancel, and its exception would hide that which ended the sweep.
+            with contextlib.suppress(Exception):
+                client.cancel([future for _, future in running.values()])
 
 
 def _solve_rows(version: str, text: str, axes: tuple[tuple[str, bytes], ...], first: int, count: int) -> str:
