@@ -138,7 +138,7 @@ class Sweep(dict[str, NDArray[Any]]):
 
     #: Names and values of the axes.
     axes: dict[str, NDArray[Any]]
-    #: Whether Ctrl-C ended the calculation before the last point.
+    #: Whether Ctrl-C came before the end. All points can be there if it came after the last one.
     interrupted: bool
     #: The texts of the errors of points that could not be solved, by number of the point.
     errors: dict[int, str]

@@ -112,9 +112,10 @@ pub(crate) fn run<R: Send + 'static>(
         match (received, interruption.take()) {
             (Ok(result), None) => {
                 pool.keep();
-                // Signals that came during the last interval are raised by the interpreter itself.
-                progress.tell(py)?;
-                return Ok(Ended::Done(result));
+                return Ok(match py.check_signals().and_then(|()| progress.tell(py)) {
+                    Ok(()) => Ended::Done(result),
+                    Err(error) => Ended::Interrupted(Some(result), error),
+                });
             }
             (Ok(result), Some((error, _))) => {
                 pool.keep();

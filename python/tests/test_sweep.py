@@ -78,6 +78,17 @@ def test_progress_is_told(linear: dict[str, Any], capsys: pytest.CaptureFixture[
         la.solve_many([linear], progress=fails)
 
 
+def test_an_interrupt_at_the_end_keeps_everything(linear: dict[str, Any]) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    points = la.sweep(linear, {"pretrain.lambda": [0.1, 0.2, 0.3]}, progress=interrupt)
+    assert points.points == 3 and points.interrupted
+    many = la.solve_many([linear, linear], progress=interrupt)
+    assert many == [la.solve(linear)] * 2 and many.interrupted
+
+
 #: A program that interrupts itself after a second, as Ctrl-C does, and says how long the call took after that.
 PROGRAM = """
 import json, os, signal, sys, threading, time
@@ -111,7 +122,7 @@ os._exit(0)
         ("la.simulate.compare(slow, {64: 4})", "KeyboardInterrupt"),
         ("la.optimize(slow, 'pretrain.errors.test', {'pretrain.lambda': (1e-3, 1.0)})", "KeyboardInterrupt"),
         ("la.learned_spectrum({**slow, 'model': {**slow['model'], 'activation': 'linear'}}).density_at([1.0] * 10**7)", "KeyboardInterrupt"),
-        ("la.sweep({**slow, 'model': {**slow['model'], 'activation': 'linear'}}, {'pretrain.lambda': [0.1] * 10**6})", ""),
+        ("la.sweep({**slow, 'model': {**slow['model'], 'activation': 'linear'}}, {'pretrain.lambda': [0.1] * 3 * 10**6})", "KeyboardInterrupt"),
         ("la.fixed_point(lambda x: time.sleep(0.01) or x + 1.0, 0.0, max_iterations=10**6, patience=10**6)", "KeyboardInterrupt"),
     ],
 )
