@@ -1,13 +1,14 @@
 //! Grids whose rows are solved by several processes, and collected by one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lora_asymptotics::journal::{Journal, JournalError};
 use lora_asymptotics::sweep::{Record, Shard, Sweep};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::columns::Unwritten;
 use crate::error::Refusal;
 use crate::running::{Progress, Stop, run};
 use crate::sweep::{Answer, Axes, Table, grid};
@@ -74,7 +75,6 @@ impl Lines {
 /// `lora-asymptotics sweep`, which can continue it.
 #[pyclass]
 pub(crate) struct Records {
-    sweep: Sweep,
     journal: Option<Journal>,
     table: Table,
     points: usize,
@@ -82,22 +82,17 @@ pub(crate) struct Records {
 
 #[pymethods]
 impl Records {
-    /// Begins with the whole rows that the journal holds.
+    /// Begins with the whole rows that the journal holds, which are read in the background: there may be millions of points.
     #[new]
     fn new(py: Python<'_>, text: String, axes: Axes, journal: Option<PathBuf>) -> PyResult<Self> {
         let sweep = grid(py, text, axes, None)?;
-        let mut records = Self { sweep, journal: None, table: Table::default(), points: 0 };
-        if let Some(path) = journal {
-            let description = (&records.sweep, Shard::WHOLE.to_string());
-            let (mut journal, found) = Journal::open::<Record>(&path, &description).map_err(refused)?;
-            let done = records.sweep.finished(Shard::WHOLE, &found);
-            journal.truncate(done).map_err(refused)?;
-            for record in &found[..done] {
-                records.keep(record)?;
-            }
-            records.journal = Some(journal);
-        }
-        Ok(records)
+        let Some(path) = journal else {
+            return Ok(Self { journal: None, table: Table::default(), points: 0 });
+        };
+        let stop = Stop::default();
+        let watch = stop.clone();
+        let work = move || Self::resumed(&sweep, &path, &watch);
+        Ok(run(py, None, &stop, &Progress::new(None), work)?.complete()?.map_err(refused)??)
     }
 
     /// Number of points that are there.
@@ -129,9 +124,22 @@ impl Records {
 }
 
 impl Records {
-    fn keep(&mut self, record: &Record) -> PyResult<()> {
+    /// The whole rows of a journal, which is cut after them.
+    fn resumed(sweep: &Sweep, path: &Path, stop: &Stop) -> Result<Result<Self, Unwritten>, JournalError> {
+        let (mut journal, mut found) = Journal::open::<Record>(path, &(sweep, Shard::WHOLE.to_string()))?;
+        found.truncate(sweep.finished(Shard::WHOLE, &found));
+        // Work that was left behind at Ctrl-C may not be alone with the file.
+        if !stop.is_requested() {
+            journal.truncate(found.len())?;
+        }
+        let mut records = Self { journal: Some(journal), table: Table::default(), points: 0 };
+        let kept = found.into_iter().try_for_each(|record| records.keep(&record));
+        Ok(kept.map(|()| records))
+    }
+
+    fn keep(&mut self, record: &Record) -> Result<(), Unwritten> {
         self.points += 1;
-        Ok(self.table.push(record)?)
+        self.table.push(record)
     }
 }
 

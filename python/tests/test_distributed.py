@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from distributed.client import FutureCancelledError
 
 import lora_asymptotics as la
-from lora_asymptotics import errors
+from lora_asymptotics import _native, errors
+from lora_asymptotics.solving import Grid
 
 AXES = {"model.delta": np.linspace(0.1, 1.0, 12), "lora.lambda": np.geomspace(0.1, 1.0, 5)}
 
@@ -81,6 +85,29 @@ def test_a_journal_is_continued_after_its_last_whole_row(
     assert path.read_bytes() == written and told == list(range(20, 61, 5))
     # What is complete needs no worker.
     assert_same(la.distributed.sweep(client, finetuning, AXES, journal=path), whole)
+
+
+def test_other_threads_run_while_a_journal_is_read(linear: dict[str, Any], tmp_path: Path) -> None:
+    grid = Grid(linear, {"pretrain.lambda": np.geomspace(1.0, 0.3, 20_000)}, {}, "a test")
+    path = str(tmp_path / "points.jsonl")
+    _native.Records(*grid.encoded, path).add(_native.Grid(*grid.encoded).solve(0, 1))
+    ticks: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.005):
+            ticks.append(time.monotonic())
+
+    other = threading.Thread(target=tick)
+    other.start()
+    begun = time.monotonic()
+    records = _native.Records(*grid.encoded, path)
+    ended = time.monotonic()
+    done.set()
+    other.join()
+    assert records.points == 20_000
+    during = [begun, *(at for at in ticks if begun < at < ended), ended]
+    assert max(np.diff(during)) < 0.5 * (ended - begun)
 
 
 def test_a_journal_is_that_of_the_program(client: Client, finetuning: dict[str, Any], tmp_path: Path) -> None:
@@ -167,3 +194,26 @@ def test_an_interrupt_returns_the_rows_that_are_there(client: Client, finetuning
     whole = la.sweep(finetuning, AXES)
     for name in found:
         np.testing.assert_array_equal(found[name], whole[name][: found.points])
+
+
+def test_a_restart_during_a_sweep_is_told_as_such(client: Client, finetuning: dict[str, Any]) -> None:
+    def restart(done: int, total: int) -> None:
+        if done == 5:
+            client.restart()
+
+    with pytest.raises(FutureCancelledError):
+        la.distributed.sweep(client, finetuning, AXES, progress=restart)
+
+
+def test_a_client_that_is_closed_does_not_hide_the_first_error(client: Client, finetuning: dict[str, Any]) -> None:
+    with Client(client.scheduler.address, set_as_default=False) as own:
+
+        def close(done: int, total: int) -> None:
+            own.close()
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            la.distributed.sweep(own, finetuning, AXES, progress=close)
+    with Client(client.scheduler.address, set_as_default=False) as own:
+        with pytest.raises(RuntimeError, match="the client was closed"):
+            la.distributed.sweep(own, finetuning, AXES, progress=lambda done, total: own.close())
