@@ -61,10 +61,13 @@ impl Refusal {
         match serde_path_to_error::deserialize::<_, Scenario>(&mut serde_json::Deserializer::from_str(text)) {
             Ok(_) => refusal,
             Err(error) => {
+                // A text that ends too early has `?` in the place of the name that did not come.
                 let path = error.path().to_string();
+                let path = path.split('.').filter(|name| *name != "?").collect::<Vec<_>>().join(".");
                 let value = value_at(text, &path).filter(|value| !value.is_null());
                 // A path that begins with a number is that of a list in the place of the scenario.
-                let field = Some(path).filter(|path| path != "." && !path.starts_with('['));
+                let field =
+                    Some(path).filter(|path| !path.is_empty() && path != "." && !path.starts_with('['));
                 Self { value: value.map(|value| value.to_string()), ..refusal.at(field) }
             }
         }

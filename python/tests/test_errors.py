@@ -82,6 +82,13 @@ def test_what_is_no_scenario_is_refused(scenario: Any) -> None:
             la.solve(scenario, pretrain={"alpha": 0.2})
 
 
+@pytest.mark.parametrize(("text", "field"), [("{", None), ('{"mod', None), ('{"model": {"tokens": 2, ', "model"), ('{"model": {"tokens": ', "model.tokens")])
+def test_a_text_that_ends_too_early_names_the_part_in_which_it_ends(text: str, field: str | None) -> None:
+    with pytest.raises(errors.Unreadable, match="EOF while parsing") as caught:
+        la.solve(text)
+    assert caught.value.field == field and "?" not in str(caught.value)
+
+
 def test_an_invalid_value_is_there_as_a_number() -> None:
     with pytest.raises(errors.InvalidParameter) as caught:
         la.solve(BASE, pretrain={"alpha": -0.25, "lambda": 0.1})
