@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ MODULES = ["", ".activation", ".fixed_points", ".solving"]
 def test_examples_of_docstrings(module: str) -> None:
     found = doctest.testmod(importlib.import_module(f"lora_asymptotics{module}"))
     assert found.attempted > 0 and found.failed == 0
+
+
+def test_the_licence_is_installed(root: Path) -> None:
+    (licence,) = [file for file in metadata.files("lora_asymptotics") or () if file.name == "LICENSE"]
+    assert licence.read_text(encoding="utf-8") == (root / "LICENSE").read_text(encoding="utf-8")
 
 
 def snippets(page: Path) -> list[str]:
