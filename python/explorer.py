@@ -1,7 +1,7 @@
 """Fine-tuning against its ridge, with sliders: ``marimo run python/explorer.py`` (``pip install './python[explorer]'``).
 
 The page is served to this machine alone, and nothing is fetched from a network. A move solves the pre-training, if it has changed, and a
-row of fine-tunings along the ridge, on few nodes, so that it takes a fraction of a second; the page says how few. The prediction of one point
+row of fine-tunings along the ridge, on few nodes, so that it mostly takes less than a second, and seldom two; the page says how few. The prediction of one point
 with the default nodes is ``lora_asymptotics.solve``.
 """
 
@@ -35,6 +35,8 @@ with app.setup:
         "alignment": ("alignment", "std_error.alignment"),
         "errors.forgetting": ("error on the old task", "std_error.forgetting"),
     }
+    #: Iterations after which a fine-tuning is given up. Those that take longer mostly end without a reliable answer.
+    PATIENCE = 50
     #: Words of points that can be used; those with any other word are dotted and hatched.
     USABLE = ("good", "marginal", "collapsed")
 
@@ -48,9 +50,9 @@ def data(low: float, high: float, per_decade: int = 10) -> list[float]:
 
 @app.function
 def effort(activation: str, rank: int) -> tuple[int, int]:
-    """Logarithm of the number of nodes, and number of ridges, with which a move takes a fraction of a second."""
+    """Logarithm of the number of nodes, and number of ridges, with which a move mostly takes less than a second."""
     if rank > 1:
-        return 6, 8 if rank == 2 else 6
+        return 6, 6 if rank == 2 else 5
     return {"linear": 10, "softmax": 8}.get(activation, 6), 16
 
 
@@ -84,7 +86,7 @@ def finetuned(layer: dict[str, Any], stage: Any, training: dict[str, Any], log2_
         "model": {name: value for name, value in layer.items() if name != "teacher"},
         "frozen": weights,
         "lora": training,
-        "options": {"log2_nodes": log2_nodes, "scrambles": 2},
+        "options": {"log2_nodes": log2_nodes, "scrambles": 2, "max_iterations": PATIENCE},
     }
     points = la.sweep(scenario, {"lora.lambda": np.geomspace(3.0, 0.03, ridges)})
     absent = np.full(points.points, np.nan)
@@ -262,7 +264,7 @@ def _(curves, log2_nodes, ridge_lora, stage):
             mo.md(
                 f"Pre-training: test error {stage.errors.test:.4g}, alignment {stage.alignment:.4g}, {stage.status}, "
                 f"{stage.validity.verdict}. Dotted and hatched: not to be used, for the reason that is written there. "
-                f"Bands are two standard errors on both sides. To be quick, averages are over 2 times {2**log2_nodes} nodes and {len(curves.ridges)} ridges; "
+                f"Bands are two standard errors on both sides. To be quick, averages are over 2 times {2**log2_nodes} nodes and {len(curves.ridges)} ridges, and iterations end after {PATIENCE}; "
                 "the default of the library is more accurate. The teacher is a Wishart matrix with κ₀ = 0.5, and the truth of fine-tuning has rank one."
             ),
         ]

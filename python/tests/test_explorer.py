@@ -59,17 +59,32 @@ def test_the_curves_are_those_of_the_library(explorer: ModuleType) -> None:
     assert curves.words[-1] == alone.validity.verdict
 
 
-@pytest.mark.parametrize(("activation", "tokens", "rank"), [("linear", 2, 1), ("softmax", 4, 1), ("sigmoid", 4, 2), ("softmax_one", 4, 3)])
-def test_a_move_takes_a_fraction_of_a_second(explorer: ModuleType, activation: str, tokens: int, rank: int) -> None:
+#: Settings of the sliders, from the middle and from the slowest that random ones have found: activation, tokens, noise, data and
+#: ridge of pre-training, data of fine-tuning, rank; and the seconds within which they stay, half of them for the scatter of a machine.
+MOVES = [
+    ("linear", 2, 0.5, 0.5, 0.1, 2.0, 1, 1.0),
+    ("softmax", 4, 0.5, 0.5, 0.1, 2.0, 1, 1.5),
+    ("sigmoid", 4, 0.5, 0.5, 0.1, 2.0, 2, 1.5),
+    ("softmax_one", 4, 0.5, 0.5, 0.1, 2.0, 3, 1.5),
+    ("softmax", 4, 0.08, 0.16, 0.0016, 32.0, 3, 1.5),
+    ("softmax", 3, 2.0, 0.05, 1.0, 1.0, 2, 3.0),
+]
+
+
+@pytest.mark.parametrize(("activation", "tokens", "noise", "alpha", "ridge", "alpha_lora", "rank", "limit"), MOVES)
+def test_a_move_is_quick(
+    explorer: ModuleType, activation: str, tokens: int, noise: float, alpha: float, ridge: float, alpha_lora: float, rank: int, limit: float
+) -> None:
     """In time of the processor, which other work on the machine changes little."""
     nodes, count = explorer.effort(activation, rank)
+    moved = {**layer(activation, tokens), "delta": noise}
     begun = time.process_time()
-    stage = explorer.pretrained(layer(activation, tokens), 0.5, 0.1, nodes)
-    curves = explorer.finetuned(layer(activation, tokens), stage, {"alpha": 2.0, "lambda": 1.0, "rank": rank}, nodes, count)
+    stage = explorer.pretrained(moved, alpha, ridge, nodes)
+    curves = explorer.finetuned(moved, stage, {"alpha": alpha_lora, "lambda": 1.0, "rank": rank}, nodes, count)
     drawn = explorer.draw(curves, 0)
     spent = time.process_time() - begun
     print(f"{activation}, {tokens} tokens, rank {rank}: {spent:.2f} s")
-    assert spent < 2.0 and drawn.startswith("<svg")
+    assert spent < limit and drawn.startswith("<svg")
 
 
 def test_what_cannot_be_used_is_dotted_and_says_why(explorer: ModuleType) -> None:
