@@ -11,6 +11,8 @@ share of all that is arithmetic.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -67,6 +69,24 @@ def client_alone(folder: Path) -> None:
         print(f"client, {name}: {spent.here / points * 1e6:.0f} us and {path.stat().st_size / points:.0f} bytes per point")
 
 
+def continued(folder: Path, points: int = 200_000) -> None:
+    """Reads a journal again, as a sweep does that continues it."""
+    grid = Grid(LINEAR, {"pretrain.lambda": np.geomspace(1.0, 0.3, points)}, {}, "a bench")
+    path = folder / "continued.jsonl"
+    _native.Records(*grid.encoded, str(path)).add(_native.Grid(*grid.encoded).solve(0, 1))
+    # A new process reads, whose peak is that of reading.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seconds, peak = pool.apply(_read, (grid.encoded, str(path)))
+    print(f"a journal of {points} points and {path.stat().st_size / 1e6:.0f} MB is read in {seconds:.1f} s, with {peak:.0f} MB of memory at the peak")
+
+
+def _read(encoded: Any, path: str) -> tuple[float, float]:
+    with Spent() as spent:
+        _native.Records(*encoded, path)
+    # Linux counts in kilobytes.
+    return spent.here, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
 def tasks(client: Client) -> None:
     axes = {"pretrain.alpha": np.linspace(0.2, 0.4, 2000), "pretrain.lambda": [0.1]}
     for rows_per_task in (1, 100):
@@ -97,6 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, LocalCluster(n_workers=workers, **local) as cluster, Client(cluster) as client:
         folder = Path(name)
         client_alone(folder)
+        continued(folder)
         tasks(client)
         diagram(client, folder)
 
