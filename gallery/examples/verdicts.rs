@@ -216,15 +216,17 @@ struct Gauge {
     axis: [f64; 2],
 }
 
+const SHARE_OF_JUMPS: Gauge = Gauge {
+    title: "linear",
+    label: "share of the jumps `J`",
+    linear: true,
+    value: |setting| setting.jump.max(SMALLEST_JUMP),
+    limits: JUMP,
+    axis: [0.7 * SMALLEST_JUMP, 5.0],
+};
+
 const GAUGES: [Gauge; 3] = [
-    Gauge {
-        title: "linear",
-        label: "share of the jumps `J`",
-        linear: true,
-        value: |setting| setting.jump.max(SMALLEST_JUMP),
-        limits: JUMP,
-        axis: [0.7 * SMALLEST_JUMP, 5.0],
-    },
+    SHARE_OF_JUMPS,
     Gauge {
         title: "softmax",
         label: "replicon",
@@ -233,14 +235,7 @@ const GAUGES: [Gauge; 3] = [
         limits: REPLICON,
         axis: [0.1, 10.0],
     },
-    Gauge {
-        title: "softmax",
-        label: "share of the jumps `J`",
-        linear: false,
-        value: |setting| setting.jump.max(SMALLEST_JUMP),
-        limits: JUMP_OF_SOFTMAX,
-        axis: [0.7 * SMALLEST_JUMP, 5.0],
-    },
+    Gauge { title: "softmax", linear: false, limits: JUMP_OF_SOFTMAX, ..SHARE_OF_JUMPS },
 ];
 
 /// The deviation at the ordinate of a row of panels.

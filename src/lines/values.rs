@@ -52,17 +52,16 @@ impl<R: BufRead> Iterator for Values<R> {
         };
         let mut form = Form::of(&value.text);
         let spans = form == Form::Open;
-        let mut depth = depth(&value.text);
+        let mut open = unclosed(&value.text);
         while spans
             && form != Form::Whole
-            && let Some(line) =
-                self.lines.next_if(|line| line.as_ref().is_ok_and(|line| line.continues(form)))
+            && let Some(Ok(line)) =
+                self.lines.next_if(|line| line.as_ref().is_ok_and(|line| !line.begins_another(form)))
         {
-            let line = line.map_or_else(|_| Vec::new(), |line| line.text);
-            depth += self::depth(&line);
-            value.text.extend(line);
+            open += unclosed(&line.text);
+            value.text.extend(line.text);
             // Looking at an open value after every line would take a time of the square of its length.
-            if depth <= 0 {
+            if open <= 0 {
                 form = Form::of(&value.text);
             }
         }
@@ -75,11 +74,12 @@ impl Value {
         without_mark(&self.text).trim_ascii().is_empty()
     }
 
-    /// Whether this line belongs to the value before it, which has the given form so far.
-    fn continues(&self, so_far: Form) -> bool {
+    /// Whether this line begins another value than the one before it, which has the given form so far.
+    fn begins_another(&self, so_far: Form) -> bool {
         let text = without_mark(&self.text);
-        !(text.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<HasModel>(text).is_ok()
-            || so_far == Form::Broken && text.starts_with(b"{"))
+        let is_scenario =
+            text.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<HasModel>(text).is_ok();
+        is_scenario || (so_far == Form::Broken && text.starts_with(b"{"))
     }
 }
 
@@ -90,20 +90,20 @@ struct HasModel {
     _model: IgnoredAny,
 }
 
-/// The number of brackets that a line opens and does not close. Texts of JSON do not go over several lines.
-fn depth(line: &[u8]) -> i64 {
-    let (mut depth, mut quoted, mut escaped) = (0, false, false);
-    for byte in line {
+/// The number of brackets that lines open and do not close. A string of JSON does not go over several lines.
+fn unclosed(lines: &[u8]) -> i64 {
+    let (mut open, mut quoted, mut escaped) = (0, false, false);
+    for byte in lines {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = quoted,
             b'"' => quoted = !quoted,
-            b'{' | b'[' if !quoted => depth += 1,
-            b'}' | b']' if !quoted => depth -= 1,
+            b'{' | b'[' if !quoted => open += 1,
+            b'}' | b']' if !quoted => open -= 1,
             _ => {}
         }
     }
-    depth
+    open
 }
 
 /// What a text is, as far as it goes.
