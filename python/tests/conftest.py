@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pytest
 
 import lora_asymptotics
+
+Result = TypeVar("Result")
 
 #: The repository, whose data the tests read.
 ROOT = Path(__file__).parents[2]
@@ -45,6 +52,31 @@ def slow() -> dict[str, object]:
         "pretrain": {"alpha": 0.2, "lambda": 0.02},
         "options": {"log2_nodes": 15, "scrambles": 8, "tolerance": 1e-9},
     }
+
+
+@pytest.fixture
+def beside_another_thread() -> Callable[[Callable[[], Result]], tuple[Result, float, float]]:
+    """Does some work, and gives its result, its time, and the longest time in which another thread could not run."""
+
+    def measured(work: Callable[[], Result]) -> tuple[Result, float, float]:
+        ticks: list[float] = []
+        done = threading.Event()
+
+        def tick() -> None:
+            while not done.wait(0.005):
+                ticks.append(time.monotonic())
+
+        other = threading.Thread(target=tick)
+        other.start()
+        begun = time.monotonic()
+        result = work()
+        ended = time.monotonic()
+        done.set()
+        other.join()
+        during = [begun, *(at for at in ticks if begun < at < ended), ended]
+        return result, ended - begun, float(max(np.diff(during)))
+
+    return measured
 
 
 def pytest_sessionstart() -> None:

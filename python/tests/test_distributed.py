@@ -9,9 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,27 +85,14 @@ def test_a_journal_is_continued_after_its_last_whole_row(
     assert_same(la.distributed.sweep(client, finetuning, AXES, journal=path), whole)
 
 
-def test_other_threads_run_while_a_journal_is_read(linear: dict[str, Any], tmp_path: Path) -> None:
+def test_other_threads_run_while_a_journal_is_read(
+    linear: dict[str, Any], tmp_path: Path, beside_another_thread: Callable[..., Any]
+) -> None:
     grid = Grid(linear, {"pretrain.lambda": np.geomspace(1.0, 0.3, 20_000)}, {}, "a test")
     path = str(tmp_path / "points.jsonl")
     _native.Records(*grid.encoded, path).add(_native.Grid(*grid.encoded).solve(0, 1))
-    ticks: list[float] = []
-    done = threading.Event()
-
-    def tick() -> None:
-        while not done.wait(0.005):
-            ticks.append(time.monotonic())
-
-    other = threading.Thread(target=tick)
-    other.start()
-    begun = time.monotonic()
-    records = _native.Records(*grid.encoded, path)
-    ended = time.monotonic()
-    done.set()
-    other.join()
-    assert records.points == 20_000
-    during = [begun, *(at for at in ticks if begun < at < ended), ended]
-    assert max(np.diff(during)) < 0.5 * (ended - begun)
+    records, seconds, silence = beside_another_thread(lambda: _native.Records(*grid.encoded, path))
+    assert records.points == 20_000 and silence < 0.5 * seconds
 
 
 def test_a_journal_is_that_of_the_program(client: Client, finetuning: dict[str, Any], tmp_path: Path) -> None:
