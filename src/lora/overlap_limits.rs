@@ -11,7 +11,9 @@
 //! `starts.rs` measures `c`: it is between 0.2 and 0.8. If `G <= 1`, there is none nearby, and the overlap shrinks by the
 //! factor `G` in every step.
 
-/// The limits of the search, all in units of `q0`.
+use crate::std_error::standard_error;
+
+/// The limits of the search, those of overlaps in units of `q0`.
 ///
 /// A unit test doubles and halves each of them, and sees that no status, branch or number changes, in scenarios on
 /// both sides of weak recovery and of collapse.
@@ -34,14 +36,21 @@ pub(super) struct OverlapLimits {
     /// far above the `q` at which an iteration towards `w = 0` ends, and a larger value costs time only.
     pub(super) gone: f64,
     /// Relative excess of the train objective without overlap, on few nodes, up to which that fixed point is solved on
-    /// all nodes. It is larger than the error of the difference of two objectives on the same few nodes, and a larger
+    /// all nodes. It allows for the distance of the fixed points of few nodes from those of all nodes, and a larger
     /// value costs time only.
     pub(super) excess: f64,
+    /// Relative growth of a small overlap in one iteration, on few nodes, up to which the fixed point without overlap may
+    /// be stable. It allows for the same distance, and a larger value costs time only.
+    pub(super) growth: f64,
+    /// Number of standard errors by which a mean over few nodes has to exceed `excess` or `growth`. A larger value costs
+    /// time only. The judgement is wrong once in some hundred cases in which the truth is exactly on the edge: four standard
+    /// errors from eight replicates are exceeded on one side with a probability of 0.3%.
+    pub(super) doubt: f64,
 }
 
 impl Default for OverlapLimits {
     fn default() -> Self {
-        Self { close: 1e-2, weak: 0.05, vanishing: 1e-10, gone: 1e-4, excess: 0.05 }
+        Self { close: 1e-2, weak: 0.05, vanishing: 1e-10, gone: 1e-4, excess: 0.05, growth: 0.1, doubt: 4.0 }
     }
 }
 
@@ -54,9 +63,22 @@ impl OverlapLimits {
     /// Whether the fixed point without overlap may have the lower train objective, from the objectives there and at the informed
     /// fixed point for every replicate on the same few nodes: their difference has a much smaller error than either of them.
     pub(super) fn may_be_lower(&self, nothing: &[f64], informed: &[f64]) -> bool {
-        let excess = nothing.iter().zip(informed).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
+        let excess: Vec<f64> = nothing.iter().zip(informed).map(|(a, b)| a - b).collect();
         let scale = informed.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-        excess < self.excess * scale
+        self.at_least(&excess).is_none_or(|excess| excess < self.excess * scale)
+    }
+
+    /// Whether a small overlap grows beyond doubt, from the factor of its growth for every replicate on few nodes.
+    pub(super) fn surely_grows(&self, growths: &[f64]) -> bool {
+        self.at_least(growths).is_some_and(|growth| growth > 1.0 + self.growth)
+    }
+
+    /// The mean of the numbers of several replicates less what it may be wrong by; `None` if it is not a number. A single
+    /// replicate has no standard error, and its number counts as it is.
+    fn at_least(&self, replicates: &[f64]) -> Option<f64> {
+        let mean = replicates.iter().sum::<f64>() / replicates.len() as f64;
+        let error = standard_error(replicates.iter().copied()).unwrap_or(0.0);
+        Some(mean - self.doubt * error).filter(|x| x.is_finite())
     }
 
     /// Whether the overlap is too large to be on its way to `m = 0` at a residual of at most `close`.

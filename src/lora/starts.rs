@@ -10,14 +10,11 @@ use crate::error::Error;
 use crate::fixed_point::Observer;
 use crate::losses::vector::{COUNT, FinetuningLosses, Moments, VectorOverlaps};
 use crate::options::{Options, Start};
-use crate::state_evolution::{Pass, Solved, StateEvolution, Tuning};
+use crate::state_evolution::{Attempt, Pass, Solved, StateEvolution, Tuning};
 use crate::status::Status;
 use crate::verdict::Verdict;
 
-/// Growth of a small overlap in one iteration above which, on every replicate of the cheapest level, the fixed
-/// point without overlap is unstable beyond doubt. The standard error of a replicate is a few percent.
-const CLEARLY_UNSTABLE: f64 = 1.1;
-/// Residual below which a point is near enough to the fixed point without overlap for that test.
+/// Residual below which a point is near enough to the fixed point without overlap to tell whether an overlap grows there.
 const NEARBY: f64 = 0.05;
 
 /// A fixed point in units of `q0`, with the properties that are known of it.
@@ -117,10 +114,13 @@ impl<'a> FinetuningStarts<'a> {
         }
         let nothing = match self.vanished(Branch::Uninformed) {
             Some(vanished) => vanished,
-            None if self.nothing_may_be_better(&informed)? => {
-                self.solve_from(&self.start_of_nothing(), Branch::Uninformed)?
-            }
-            None => return Ok(informed),
+            None => match self.attempt_without_overlap(&informed)? {
+                Some(attempt) => {
+                    let solved = self.evolution.refine(attempt)?;
+                    self.found(solved, Branch::Uninformed)
+                }
+                None => return Ok(informed),
+            },
         };
         // If the fixed point is unstable, or if replica symmetry is not valid there, its objective means
         // nothing.
@@ -221,26 +221,52 @@ impl<'a> FinetuningStarts<'a> {
         })
     }
 
-    /// Whether `m = 0` may be stable and have the lower train objective, judged on few nodes. If it may, the
-    /// finest level decides.
-    fn nothing_may_be_better(&mut self, informed: &FoundVector) -> Result<bool, Error> {
+    /// An attempt at the fixed point without overlap, if that may be stable and have the lower train objective. Few nodes
+    /// judge first, and then some more; if these cannot tell either, the finest level decides.
+    fn attempt_without_overlap(
+        &mut self,
+        informed: &FoundVector,
+    ) -> Result<Option<Attempt<VectorOverlaps>>, Error> {
         self.evolution.begin();
-        let start = self.start_of_nothing();
-        let near = self.evolution.glance(&start)?;
-        let ridge = self.evolution.input;
-        // An overlap that grows fast near the fixed point grows at the fixed point, too.
-        if near.residual < NEARBY {
-            let averages = self.evolution.output.averages(0, Pass::Complete, &near.point);
-            if averages.iter().all(|moments| ridge.growth(&near.point, moments) > CLEARLY_UNSTABLE) {
-                return Ok(false);
+        self.evolution.input.divergence = self.evolution.output.smooth_divergence();
+        let glance = self.evolution.glance(&self.start_of_nothing())?;
+        if glance.status == Status::Interrupted || self.surely_grows(0, &glance) {
+            return Ok(None);
+        }
+        let attempt = self.evolution.approach(&glance.point)?;
+        for level in 0..self.evolution.output.levels().min(2) {
+            self.evolution.output.prepare(level, &attempt.point);
+            if self.surely_grows(level, &attempt) {
+                return Ok(None);
+            }
+            let nothing = self.of_replicates(level, &attempt.point, Ridge::objective);
+            let informed = self.of_replicates(level, &informed.point, Ridge::objective);
+            if !self.limits.may_be_lower(&nothing, &informed) {
+                return Ok(None);
             }
         }
-        let nothing = self.evolution.approach(&start)?.point;
-        let [nothing, informed] = [nothing, informed.point].map(|point| {
-            let replicates = self.evolution.output.averages(0, Pass::Complete, &point);
-            replicates.iter().map(|moments| ridge.objective(&point, moments)).collect::<Vec<_>>()
-        });
-        Ok(self.limits.may_be_lower(&nothing, &informed))
+        Ok(Some(attempt))
+    }
+
+    /// Whether a small overlap grows beyond doubt at the fixed point without overlap that the attempt is near: it then
+    /// grows at the attempt, too.
+    fn surely_grows(&mut self, level: usize, attempt: &Attempt<VectorOverlaps>) -> bool {
+        if attempt.residual >= NEARBY {
+            return false;
+        }
+        let growths = self.of_replicates(level, &attempt.point, Ridge::growth);
+        self.limits.surely_grows(&growths)
+    }
+
+    /// A number for every replicate at a point, on a cheap level.
+    fn of_replicates(
+        &mut self,
+        level: usize,
+        point: &VectorOverlaps,
+        number: fn(&Ridge, &VectorOverlaps, &Moments) -> f64,
+    ) -> Vec<f64> {
+        let replicates = self.evolution.output.averages(level, Pass::Fresh, point);
+        replicates.iter().map(|moments| number(&self.evolution.input, point, moments)).collect()
     }
 
     fn vanishes(&self, point: &VectorOverlaps) -> bool {
@@ -263,9 +289,13 @@ impl<'a> FinetuningStarts<'a> {
             return Ok(self.without_numbers(branch));
         }
         let solved = self.evolution.solve(start)?;
+        Ok(self.found(solved, branch))
+    }
+
+    fn found(&self, solved: Solved<VectorOverlaps, Moments>, branch: Branch) -> FoundVector {
         let Solved { point, averages: moments, residual, status, iterations, replicates } = solved;
         let ridge = self.evolution.input;
-        Ok(FoundVector { point, moments, ridge, branch, status, residual, iterations, replicates })
+        FoundVector { point, moments, ridge, branch, status, residual, iterations, replicates }
     }
 
     /// The outcome for parameters so extreme that there is no start in double precision.
@@ -350,12 +380,14 @@ mod tests {
 
     type Change = fn(&mut OverlapLimits) -> &mut f64;
 
-    const LIMITS: [(&str, Change); 5] = [
+    const LIMITS: [(&str, Change); 7] = [
         ("close", |limits| &mut limits.close),
         ("weak", |limits| &mut limits.weak),
         ("vanishing", |limits| &mut limits.vanishing),
         ("gone", |limits| &mut limits.gone),
         ("excess", |limits| &mut limits.excess),
+        ("growth", |limits| &mut limits.growth),
+        ("doubt", |limits| &mut limits.doubt),
     ];
 
     #[test]
