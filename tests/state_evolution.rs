@@ -158,6 +158,7 @@ fn variations() -> Vec<(String, Tuning)> {
         add("first_tolerance", &|t| t.first_tolerance *= factor);
         add("middle_tolerance", &|t| t.middle_tolerance *= factor);
         add("share", &|t| t.share *= factor);
+        add("leap", &|t| t.leap *= factor);
         add("close", &|t| t.close *= factor);
         add("hopeless", &|t| t.hopeless *= factor);
         add("difference", &|t| t.difference *= factor);

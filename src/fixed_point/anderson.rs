@@ -37,6 +37,11 @@ impl<X: Vector> Anderson<X> {
         from_fn(x, |i| x.as_ref()[i] + step.as_ref()[i].clamp(-self.max_step, self.max_step))
     }
 
+    /// The number of differences that are known.
+    pub(super) fn differences(&self) -> usize {
+        self.secants.len()
+    }
+
     pub(super) fn forget(&mut self) -> bool {
         let had_any = !self.secants.is_empty();
         self.secants.clear();

@@ -131,7 +131,8 @@ pub fn solve_observed<X: Vector>(
     observer: &mut dyn Observer,
     mut map: impl FnMut(&X) -> X,
 ) -> Result<Report<X>, Error> {
-    solve_judged(problem, options, observer, |x| JudgedImage { image: map(x), accepted: 0.0 })
+    let judged = |x: &X| JudgedImage { image: map(x), accepted: 0.0, near: 0.0 };
+    Ok(solve_judged(problem, options, observer, judged)?.report)
 }
 
 /// The image of a point, and the residual at which the point has converged. It may depend on the point: the noise of
@@ -140,15 +141,32 @@ pub(crate) struct JudgedImage<X> {
     pub(crate) image: X,
     /// The residual that is accepted, in the coordinates iterated on, beside the tolerance of the options.
     pub(crate) accepted: f64,
+    /// The residual from which one more step is expected to lead to an accepted one, if the slopes in all directions are known.
+    pub(crate) near: f64,
 }
 
-/// Like [`solve_observed`], for a map that tells which residual is accepted.
+/// How an iteration ended.
+pub(crate) struct Ending<X> {
+    pub(crate) report: Report<X>,
+    /// The point to which the next step leads, if the iteration ended near enough for it. The map has not been evaluated
+    /// there, and the residual of the report belongs to the point before the step.
+    pub(crate) ahead: Option<X>,
+}
+
+impl<X> Ending<X> {
+    /// The point at which the search goes on.
+    pub(crate) fn end(self) -> X {
+        self.ahead.unwrap_or(self.report.point)
+    }
+}
+
+/// Like [`solve_observed`], for a map that tells which residual is accepted. The iteration may end one step early.
 pub(crate) fn solve_judged<X: Vector>(
     problem: &Problem<X>,
     options: &IterationOptions,
     observer: &mut dyn Observer,
     mut map: impl FnMut(&X) -> JudgedImage<X>,
-) -> Result<Report<X>, Error> {
+) -> Result<Ending<X>, Error> {
     const MAX_RETREATS: usize = 12;
     options.validate()?;
     problem.validate()?;
@@ -162,6 +180,7 @@ pub(crate) fn solve_judged<X: Vector>(
     let mut retreats = 0;
     let mut fell_back = false;
     let mut iterations = 0;
+    let mut ahead = None;
 
     let status = loop {
         if iterations == options.max_iterations {
@@ -169,7 +188,7 @@ pub(crate) fn solve_judged<X: Vector>(
         }
         iterations += 1;
         let point = problem.physical(&x);
-        let JudgedImage { image, accepted } = map(&point);
+        let JudgedImage { image, accepted, near } = map(&point);
         if image.as_ref().len() != dimension {
             let allowed = format!("{dimension}, as long as the start");
             return Err(Error::invalid("length of the image", image.as_ref().len(), allowed));
@@ -185,6 +204,10 @@ pub(crate) fn solve_judged<X: Vector>(
             break Status::Interrupted;
         }
         if norm <= options.tolerance || norm <= accepted {
+            break Status::Converged;
+        }
+        if norm <= near && rule.knows_slopes(dimension) {
+            ahead = Some(problem.physical(&rule.next(&x, &residual)));
             break Status::Converged;
         }
         if norm.is_infinite() {
@@ -217,7 +240,8 @@ pub(crate) fn solve_judged<X: Vector>(
             x = rule.next(&x, &residual);
         }
     };
-    Ok(Report { point: problem.physical(&best.point), residual: best.norm, iterations, status })
+    let report = Report { point: problem.physical(&best.point), residual: best.norm, iterations, status };
+    Ok(Ending { report, ahead })
 }
 
 /// The update rule together with its memory.
@@ -241,6 +265,14 @@ impl<X: Vector> SteppingRule<X> {
         match self {
             Self::Mix(mixing) => step_from(x, residual, *mixing),
             Self::Accelerate(anderson) => anderson.next(x, residual),
+        }
+    }
+
+    /// Whether the next step uses slopes in all directions.
+    fn knows_slopes(&self, dimension: usize) -> bool {
+        match self {
+            Self::Mix(_) => false,
+            Self::Accelerate(anderson) => anderson.differences() >= dimension,
         }
     }
 
@@ -318,6 +350,29 @@ mod tests {
             Secant { step: [0.0, 1.0], residual_change: [0.02, -0.1] },
         ];
         assert_eq!(count(far, slopes), 2);
+    }
+
+    #[test]
+    fn an_iteration_with_slopes_may_end_one_step_early() {
+        let map = |&[x]: &[f64; 1]| [1.0 + 0.9 * (x - 1.0)];
+        let judged = |x: &[f64; 1]| JudgedImage { image: map(x), accepted: 1e-9, near: 0.3 };
+        let slope = Secant { step: [1.0], residual_change: [-0.1] };
+        let options = IterationOptions {
+            method: Method::Anderson { memory: 2, mixing: 1.0, warmup: 0, max_step: 10.0 },
+            tolerance: 0.0,
+            ..IterationOptions::default()
+        };
+        let ended = |secants| {
+            let problem = Problem { secants, ..Problem::new([3.0], Coordinate::Linear) };
+            solve_judged(&problem, &options, &mut Unobserved, judged).unwrap()
+        };
+        // The residual of the start is -0.2.
+        let Ending { report, ahead } = ended(vec![slope]);
+        assert_eq!((report.status, report.iterations, report.point), (Status::Converged, 1, [3.0]));
+        approx::assert_relative_eq!(report.residual, 0.2, max_relative = 1e-12);
+        approx::assert_relative_eq!(ahead.unwrap()[0], 1.0, max_relative = 1e-12);
+        // Without a slope, the first step is a guess, and its end is evaluated.
+        assert!(ended(vec![]).ahead.is_none());
     }
 
     #[test]

@@ -33,8 +33,8 @@ mod tolerance;
 
 pub use crate::status::Status;
 pub(crate) use iteration::max_norm;
+pub(crate) use iteration::{Ending, JudgedImage, solve_judged};
 pub use iteration::{IterationOptions as Options, Method, Report, solve, solve_observed};
-pub(crate) use iteration::{JudgedImage, solve_judged};
 pub use observer::{History, Iterate, Observer, Unobserved};
 pub use problem::{Coordinate, Problem, Secant, Vector};
 pub(crate) use tolerance::Tolerance;

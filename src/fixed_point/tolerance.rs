@@ -31,6 +31,12 @@ impl Tolerance {
             Self::Automatic => Self::EXACT,
         }
     }
+
+    /// Whether an iteration may end one step before the tolerance. The residual of the point that is returned is evaluated
+    /// anyway; a caller who has chosen a tolerance wants steps up to it.
+    pub(crate) fn allows_a_leap(self) -> bool {
+        self == Self::Automatic
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use super::channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass, mea
 use super::sensitivity::{Sensitivity, standard_error_of_image};
 use super::tuning::{Effort, Tuning};
 use crate::error::Error;
-use crate::fixed_point::{self, Coordinate, Iterate, JudgedImage, Observer, Problem, Report, max_norm};
+use crate::fixed_point::{
+    self, Coordinate, Ending, Iterate, JudgedImage, Observer, Problem, Report, max_norm,
+};
 use crate::options::Options;
 use crate::status::Status;
 use crate::std_error::standard_error;
@@ -143,11 +145,11 @@ where
         let Tuning { approach, detour, first_tolerance, share, close, .. } = self.tuning;
         self.output.prepare(0, start);
         let problem = Problem::new(start.coordinates(), Coordinate::Log);
-        let accepted = |error: f64| first_tolerance.max(share * error);
-        let mut report = self.iterate(0, approach, accepted, start, &problem)?;
+        let aim = |error: f64| Aim::strict(first_tolerance.max(share * error));
+        let mut report = self.iterate(0, approach, aim, start, &problem, None)?.report;
         if report.residual > close && report.status != Status::Interrupted {
             self.output.prepare(0, start);
-            let slow = self.iterate(0, detour, accepted, start, &problem)?;
+            let slow = self.iterate(0, detour, aim, start, &problem, None)?.report;
             if slow.residual < report.residual || slow.status == Status::Interrupted {
                 report = slow;
             }
@@ -163,7 +165,7 @@ where
         self.output.prepare(0, start);
         let problem = Problem::new(start.coordinates(), Coordinate::Log);
         let effort = Effort { evaluations: EVALUATIONS, ..approach };
-        let report = self.iterate(0, effort, |_| close, start, &problem)?;
+        let report = self.iterate(0, effort, |_| Aim::strict(close), start, &problem, None)?.report;
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 
@@ -215,10 +217,12 @@ where
 
     /// Climbs from level to level, with the slopes of a cheap level.
     fn climb(&mut self, attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
-        let Tuning { polish, middle_tolerance, share, hopeless, difference, .. } = self.tuning;
+        let Tuning { polish, middle_tolerance, share, leap, hopeless, difference, .. } = self.tuning;
         let accuracy = self.options.accuracy();
         let finest = self.output.levels().saturating_sub(1);
         let cheap = finest.min(1);
+        let final_leap = if accuracy.allows_a_leap() { leap } else { 1.0 };
+        let final_aim = |error: f64| Aim::within(accuracy.aim(error), final_leap, error);
         let template = attempt.point;
         self.output.prepare(cheap, &template);
         let mut problem = Problem::new(template.coordinates(), Coordinate::Log);
@@ -227,26 +231,35 @@ where
         if attempt.residual <= hopeless {
             let steps =
                 template.largest_differences().into_iter().map(|largest| difference.min(largest)).collect();
-            let slopes = Sensitivity::measure(&problem.start, steps, |x| {
+            let own = self.replicates(cheap, Pass::Complete, &template)?;
+            let averages = mean(&own);
+            let base = (self.residual(&template, &averages)?, averages.terms());
+            let slopes = Sensitivity::measure(&problem.start, steps, base, |x| {
                 let point = template.at(x);
                 let averages = mean(&self.replicates(cheap, Pass::Complete, &point)?);
                 Ok((self.residual(&point, &averages)?, averages.terms()))
             })?;
             problem.secants = slopes.secants();
             sensitivity = Some(slopes);
+            let mut known = Some(Evaluation::of(&self.input, &template, &own));
             for level in cheap..=finest {
                 if level > cheap {
                     self.output.prepare(level, &template.at(&problem.start));
                 }
-                let accepted = |error: f64| {
-                    if level == finest { accuracy.aim(error) } else { middle_tolerance.max(share * error) }
+                let aim = |error: f64| {
+                    if level == finest {
+                        final_aim(error)
+                    } else {
+                        Aim::within(middle_tolerance.max(share * error), leap, error)
+                    }
                 };
-                let report = self.iterate(level, polish, accepted, &template, &problem)?;
-                problem.start = report.point;
-                ended = report.status;
+                let ending = self.iterate(level, polish, aim, &template, &problem, known.take())?;
+                ended = ending.report.status;
+                let residual = ending.report.residual;
+                problem.start = ending.end();
                 if ended == Status::Interrupted {
                     let point = template.at(&problem.start);
-                    return self.interrupted(&Attempt { point, residual: report.residual, status: ended });
+                    return self.interrupted(&Attempt { point, residual, status: ended });
                 }
             }
         }
@@ -255,10 +268,12 @@ where
             if ended != Status::Converged || settled.residual <= accuracy.aim(settled.standard_error()) {
                 break;
             }
-            // Some of the proximal points that were followed from pass to pass were not the right ones.
-            let report = self.iterate(finest, polish, |error| accuracy.aim(error), &template, &problem)?;
-            problem.start = report.point;
-            ended = report.status;
+            // The last step led less far than expected, or some of the proximal points that were followed from pass to pass were not
+            // the right ones.
+            let known = Evaluation::of(&self.input, &settled.point, &settled.replicates);
+            let ending = self.iterate(finest, polish, final_aim, &template, &problem, Some(known))?;
+            ended = ending.report.status;
+            problem.start = ending.end();
             settled = self.settle(&template.at(&problem.start))?;
         }
         Ok(self.conclude(settled, ended, &problem.start, sensitivity.as_ref()))
@@ -349,25 +364,27 @@ where
         logarithmic_residual(&point.coordinates(), &self.input.image(point, averages).coordinates())
     }
 
-    /// Iterates on a level. `accepted` is the residual that is accepted, given the standard error of the image, which is NaN if
-    /// it is unknown.
+    /// Iterates on a level. `aim` tells when the iteration may end, given the standard error of the image, which is NaN if it
+    /// is unknown. `known` is the evaluation of the start, if there is one.
     fn iterate(
         &mut self,
         level: usize,
         effort: Effort,
-        accepted: impl Fn(f64) -> f64,
+        aim: impl Fn(f64) -> Aim,
         template: &O::Point,
         problem: &Problem<Vec<f64>>,
-    ) -> Result<Report<Vec<f64>>, Error> {
+        mut known: Option<Evaluation>,
+    ) -> Result<Ending<Vec<f64>>, Error> {
         let Self { output, input, observer, iterations, options, .. } = self;
         let allowed = options.max_iterations().saturating_sub(*iterations);
         if allowed == 0 {
-            return Ok(Report {
+            let report = Report {
                 point: problem.start.clone(),
                 residual: f64::INFINITY,
                 iterations: 0,
                 status: Status::MaxIterations,
-            });
+            };
+            return Ok(Ending { report, ahead: None });
         }
         let limits = fixed_point::Options {
             tolerance: 0.0,
@@ -379,21 +396,56 @@ where
             observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
             before: *iterations,
         };
-        let report = fixed_point::solve_judged(problem, &limits, &mut counted, |x| {
-            let point = template.at(x);
-            let replicates = output.averages(level, Pass::Step, &point);
-            if replicates.is_empty() {
-                return JudgedImage { image: Vec::new(), accepted: 0.0 };
-            }
-            let image = input.image(&point, &mean(&replicates)).coordinates();
-            // An image of the wrong length is refused by the iteration.
-            let error = logarithmic_residual(&point.coordinates(), &image)
-                .and_then(|residual| differences(input, &point, &replicates, &residual))
-                .map_or(f64::NAN, |differences| standard_error_of_image(&differences));
-            JudgedImage { image, accepted: accepted(error) }
+        let ending = fixed_point::solve_judged(problem, &limits, &mut counted, |x| {
+            let Evaluation { image, error } = known.take().unwrap_or_else(|| {
+                let point = template.at(x);
+                Evaluation::of(input, &point, &output.averages(level, Pass::Step, &point))
+            });
+            let Aim { accepted, near } = aim(error);
+            JudgedImage { image, accepted, near }
         })?;
-        *iterations += report.iterations;
-        Ok(report)
+        *iterations += ending.report.iterations;
+        Ok(ending)
+    }
+}
+
+/// When an iteration ends: see [`JudgedImage`].
+#[derive(Clone, Copy)]
+struct Aim {
+    accepted: f64,
+    near: f64,
+}
+
+impl Aim {
+    /// No step is left out.
+    fn strict(accepted: f64) -> Self {
+        Self { accepted, near: accepted }
+    }
+
+    /// The last step is left out from a residual of `leap` times the accepted one, if there is noise, of the given standard error.
+    fn within(accepted: f64, leap: f64, error: f64) -> Self {
+        if error.is_finite() { Self { accepted, near: leap * accepted } } else { Self::strict(accepted) }
+    }
+}
+
+/// What the iteration needs to know of a point: the coordinates of its image, and their standard error.
+struct Evaluation {
+    image: Vec<f64>,
+    error: f64,
+}
+
+impl Evaluation {
+    /// The evaluation from the averages of all replicates. Without any, the image has no coordinates.
+    fn of<I: InputChannel>(input: &I, point: &I::Point, replicates: &[I::Averages]) -> Self {
+        if replicates.is_empty() {
+            return Self { image: Vec::new(), error: f64::NAN };
+        }
+        let image = input.image(point, &mean(replicates)).coordinates();
+        // An image of the wrong length is refused by the iteration.
+        let error = logarithmic_residual(&point.coordinates(), &image)
+            .and_then(|residual| differences(input, point, replicates, &residual))
+            .map_or(f64::NAN, |differences| standard_error_of_image(&differences));
+        Self { image, error }
     }
 }
 

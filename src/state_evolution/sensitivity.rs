@@ -17,14 +17,14 @@ pub(super) struct Sensitivity {
 
 impl Sensitivity {
     /// Measures the derivatives at `x`. `residual_and_averages` gives the residual of the map and the
-    /// averages from which the map is made. `steps` are the logarithmic steps of the finite differences along the coordinates, as many
+    /// averages from which the map is made; those at `x` are known. `steps` are the logarithmic steps of the finite differences along the coordinates, as many
     /// as `x` has.
     pub(super) fn measure(
         x: &[f64],
         steps: Vec<f64>,
+        (residual, base): (Vec<f64>, Vec<f64>),
         mut residual_and_averages: impl FnMut(&[f64]) -> Result<(Vec<f64>, Vec<f64>), Error>,
     ) -> Result<Self, Error> {
-        let (residual, base) = residual_and_averages(x)?;
         let mut secants = Vec::with_capacity(x.len());
         let mut moved = Vec::with_capacity(x.len());
         for (axis, &step) in steps.iter().enumerate().take(x.len()) {

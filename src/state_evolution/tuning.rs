@@ -35,6 +35,10 @@ pub struct Tuning {
     /// Residual, in units of the standard error of the image, at which the search goes from a cheap level to the next
     /// in any case: the fixed point of the next level is some standard errors away.
     pub share: f64,
+    /// Residual, in units of the one at which the search leaves a level, from which one more step with the measured slopes
+    /// is expected to suffice. The search then leaves the level with that step, and without evaluating its end. The slopes of a
+    /// cheap level are right to some five percent, so that a step makes the residual at least ten times smaller.
+    pub leap: f64,
     /// Residual below which an approach needs no detour. The jumps of few nodes may keep an approach above
     /// `first_tolerance`.
     pub close: f64,
@@ -63,6 +67,7 @@ impl Default for Tuning {
             first_tolerance: 1e-4,
             middle_tolerance: 1e-6,
             share: 0.1,
+            leap: 10.0,
             close: 1e-2,
             hopeless: 0.1,
             difference: 4e-2,
