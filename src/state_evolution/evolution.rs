@@ -32,6 +32,9 @@ const LARGEST_SHIFT: f64 = 3.0;
 /// How often the iteration goes on after a fresh evaluation has found other proximal points.
 const CORRECTIONS: usize = 4;
 
+/// Factor on the residual in a step or a correction above which it has not paid.
+const PAYS: f64 = 0.5;
+
 /// A solved state evolution.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -222,11 +225,11 @@ where
         let finest = self.output.levels().saturating_sub(1);
         let cheap = finest.min(1);
         let final_leap = if accuracy.allows_a_leap() { leap } else { 1.0 };
-        let final_aim = |error: f64| Aim::within(accuracy.aim(error), final_leap, error);
         let template = attempt.point;
         self.output.prepare(cheap, &template);
         let mut problem = Problem::new(template.coordinates(), Coordinate::Log);
         let mut ended = attempt.status;
+        let mut residual = attempt.residual;
         let mut sensitivity = None;
         if attempt.residual <= hopeless {
             let steps =
@@ -248,14 +251,14 @@ where
                 }
                 let aim = |error: f64| {
                     if level == finest {
-                        final_aim(error)
+                        Aim::within(accuracy.aim(error), final_leap, error)
                     } else {
                         Aim::within(middle_tolerance.max(share * error), leap, error)
                     }
                 };
                 let ending = self.iterate(level, polish, aim, &template, &problem, known.take())?;
                 ended = ending.report.status;
-                let residual = ending.report.residual;
+                residual = ending.report.residual;
                 problem.start = ending.end();
                 if ended == Status::Interrupted {
                     let point = template.at(&problem.start);
@@ -269,14 +272,26 @@ where
                 break;
             }
             // The last step led less far than expected, or some of the proximal points that were followed from pass to pass were not
-            // the right ones.
+            // the right ones. After a step that has hardly helped, the end of the next one is evaluated before it is believed.
+            let trusted = settled.residual < PAYS * residual;
+            residual = settled.residual;
+            let leap = if trusted { final_leap } else { 1.0 };
+            let aim = |error: f64| Aim::within(accuracy.aim(error), leap, error);
+            problem.start = settled.point.coordinates();
             let known = Evaluation::of(&self.input, &settled.point, &settled.replicates);
-            let ending = self.iterate(finest, polish, final_aim, &template, &problem, Some(known))?;
+            let ending = self.iterate(finest, polish, aim, &template, &problem, Some(known))?;
             ended = ending.report.status;
-            problem.start = ending.end();
-            settled = self.settle(&template.at(&problem.start))?;
+            let next = self.settle(&template.at(&ending.end()))?;
+            // Where the averages jump from point to point, further corrections do not help either.
+            let pays = trusted || next.residual < PAYS * residual;
+            if next.residual < residual {
+                settled = next;
+            }
+            if !pays {
+                break;
+            }
         }
-        Ok(self.conclude(settled, ended, &problem.start, sensitivity.as_ref()))
+        Ok(self.conclude(settled, ended, sensitivity.as_ref()))
     }
 
     /// Evaluates everything at a point that is to be returned, from scratch on the finest level.
@@ -294,7 +309,6 @@ where
         &self,
         settled: Settled<O::Point, O::Averages>,
         ended: Status,
-        coordinates: &[f64],
         sensitivity: Option<&Sensitivity>,
     ) -> Solved<O::Point, O::Averages> {
         let status = self.status(&settled, ended);
@@ -305,6 +319,7 @@ where
                 // The replicates disagree so much that a linear response says nothing of their fixed points.
                 return Vec::new();
             }
+            let coordinates = point.coordinates();
             let own = replicates.iter().zip(shifts).map(|(own, shift)| {
                 let moved: Vec<f64> =
                     coordinates.iter().zip(&shift).map(|(x, shift)| x * shift.exp()).collect();
