@@ -251,9 +251,9 @@ where
                 }
                 let aim = |error: f64| {
                     if level == finest {
-                        Aim::within(accuracy.aim(error), final_leap, error)
+                        Aim::within(accuracy.aim(error), final_leap, difference, error)
                     } else {
-                        Aim::within(middle_tolerance.max(share * error), leap, error)
+                        Aim::within(middle_tolerance.max(share * error), leap, difference, error)
                     }
                 };
                 let ending = self.iterate(level, polish, aim, &template, &problem, known.take())?;
@@ -276,7 +276,7 @@ where
             let trusted = settled.residual < PAYS * residual;
             residual = settled.residual;
             let leap = if trusted { final_leap } else { 1.0 };
-            let aim = |error: f64| Aim::within(accuracy.aim(error), leap, error);
+            let aim = |error: f64| Aim::within(accuracy.aim(error), leap, difference, error);
             problem.start = settled.point.coordinates();
             let known = Evaluation::of(&self.input, &settled.point, &settled.replicates);
             let ending = self.iterate(finest, polish, aim, &template, &problem, Some(known))?;
@@ -437,9 +437,11 @@ impl Aim {
         Self { accepted, near: accepted }
     }
 
-    /// The last step is left out from a residual of `leap` times the accepted one, if there is noise, of the given standard error.
-    fn within(accepted: f64, leap: f64, error: f64) -> Self {
-        if error.is_finite() { Self { accepted, near: leap * accepted } } else { Self::strict(accepted) }
+    /// The last step is left out from a residual of `leap` times the accepted one, if there is noise, of the given standard error. It
+    /// must not lead much farther than `far`, the distance over which the slopes are known.
+    fn within(accepted: f64, leap: f64, far: f64, error: f64) -> Self {
+        let near = if error.is_finite() { (leap * accepted).min(far) } else { accepted };
+        Self { accepted, near }
     }
 }
 
