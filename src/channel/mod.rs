@@ -20,7 +20,7 @@ pub use crate::attention::dimension;
 pub(crate) use eigen::eigenbasis;
 pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_from_coordinates};
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
-pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns};
+pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns, RowTables};
 pub(crate) use secular::secular_roots;
 pub use softmax::{SoftmaxLoss, softmax};
 pub(crate) use softmax::{SoftmaxRow, softmax_row};

@@ -1,6 +1,6 @@
 //! The errors of softmax on new sequences, as means over one row of the logits.
 
-use crate::channel::{NormalPair, PerturbedPair, RowColumns};
+use crate::channel::{NormalPair, PerturbedPair, RowColumns, RowTables};
 use crate::error::Error;
 use crate::fields::JointLaw;
 use crate::losses::vector::moments::VectorOverlaps;
@@ -53,22 +53,23 @@ impl TestLaws {
     /// The errors by quadrature, where that is possible. Those of the replicates are to first order in their distance from
     /// the common fixed point, as the fixed points of the replicates themselves.
     fn by_quadrature(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> Option<ReplicatedErrors> {
-        let errors = |q: f64, m: f64| -> Option<[f64; 2]> {
-            let [noisy, clean] =
-                [self.noisy, self.clean].map(|logits| self.pair(logits, q, m).by_quadrature(self.tokens));
-            Some([noisy?, clean?])
+        // Errors at one `q` share most of their tables.
+        let mut tables = RowTables::new(self.tokens);
+        let mut error = |pair: PerturbedPair| pair.by_quadrature(&mut tables);
+        let mut errors = |q: f64, m: f64| -> Option<[f64; 2]> {
+            Some([error(self.pair(self.noisy, q, m))?, error(self.pair(self.clean, q, m))?])
         };
-        let forgetting = |q: f64| self.pair_of_pretraining(q).by_quadrature(self.tokens);
         let (q, m) = (common.q(), common.m);
         let here = errors(q, m)?;
-        let frozen = self.pair(self.noisy, 0.0, 0.0).by_quadrature(self.tokens)?;
         let slope = |moved: f64, here: f64, step: f64| if step == 0.0 { 0.0 } else { (moved - here) / step };
         let slopes = |moved: [f64; 2], step: f64| [0, 1].map(|k| slope(moved[k], here[k], step));
         // The steps stay within m^2 <= q.
         let along_q = slopes(errors(q * (1.0 + DIFFERENCE), m)?, q * DIFFERENCE);
         let along_m = slopes(errors(q, m * (1.0 - DIFFERENCE))?, -m * DIFFERENCE);
+        let mut forgetting = |q: f64| self.pair_of_pretraining(q).by_quadrature(&mut tables);
         let forgotten = forgetting(q)?;
         let forgetting_along_q = slope(forgetting(q * (1.0 + DIFFERENCE))?, forgotten, q * DIFFERENCE);
+        let frozen = self.pair(self.noisy, 0.0, 0.0).by_quadrature(&mut tables)?;
         let moved = |point: &VectorOverlaps| {
             let [test, test_clean] =
                 [0, 1].map(|k| here[k] + along_q[k] * (point.q() - q) + along_m[k] * (point.m - m));
