@@ -128,6 +128,9 @@ impl StdError {
 /// The standard deviation of the mean; `None` if it is not finite.
 pub(crate) fn standard_error(values: impl ExactSizeIterator<Item = f64> + Clone) -> Option<f64> {
     let count = values.len() as f64;
+    // Relative to the first, values that are all the same have no error to the last bit.
+    let first = values.clone().next()?;
+    let values = values.map(|x| x - first);
     let mean = values.clone().sum::<f64>() / count;
     let variance = values.map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
     Some((variance / count).sqrt()).filter(|error| error.is_finite())
@@ -144,6 +147,9 @@ mod tests {
         assert_eq!(errors, StdError { q: Some(1.0), ..StdError::default() });
         assert_eq!(StdError::over(&[replicate(1.0)]), StdError::default());
         assert_eq!(StdError::over(&[]), StdError::default());
+        // A mean of equal numbers may be another number.
+        assert_eq!(standard_error([0.1; 3].into_iter()), Some(0.0));
+        assert_eq!(standard_error([].into_iter()), None);
     }
 
     #[test]

@@ -24,10 +24,14 @@ struct Precision {
 }
 
 impl Precision {
-    /// That of the arithmetic, for one pair of rows.
+    /// That of the arithmetic, for one pair of rows. With four tokens it is 1e-8, for fewer nodes in each of three variables.
     fn fine(tokens: usize) -> Self {
-        let most_orders = if tokens > 3 { 64 } else { 256 };
-        Self { rule: 32.0, rest: 1e-11, floor: 1e-16, most_nodes: 1 << 16, most_orders }
+        let most_nodes = 1 << 16;
+        if tokens > 3 {
+            Self { rule: 24.0, rest: 1e-8, floor: 1e-10, most_nodes, most_orders: 96 }
+        } else {
+            Self { rule: 32.0, rest: 1e-11, floor: 1e-16, most_nodes, most_orders: 256 }
+        }
     }
 
     /// That of the many rows given `chi_0`. Nodes are for three variables with four tokens, so that they must be few.
@@ -53,7 +57,7 @@ const LEAST_RULE: f64 = 5.0;
 /// Largest product of coupling and variance of `chi` for which the rule over `chi_0` is fine enough.
 const MOST_COUPLING: f64 = 2.0;
 
-/// Step of the rule over `chi_0` for a strip of half the width 1, and its limits. Half the step changes means by less than 2e-8 (see the
+/// Step of the rule over `chi_0` for a strip of half the width 1, and its limits. Half the step changes means by less than 1e-7 (see the
 /// tests). The singularities at the end of the strip are weak, so that the step may go like the root of the width.
 const OUTER_STEP: f64 = 0.34;
 const OUTER_STEPS: [f64; 2] = [0.1, 0.5];
@@ -118,7 +122,7 @@ fn reach(rule: f64) -> f64 {
 }
 
 impl RowTables {
-    /// Tables for rows with a perturbation, with errors of up to 1e-7 in the means.
+    /// Tables for rows with a perturbation.
     pub(crate) fn new(tokens: usize) -> Self {
         Self::with(tokens, Precision::coarse(tokens))
     }
@@ -213,7 +217,7 @@ impl RowTables {
 }
 
 impl PerturbedPair {
-    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-7, for two to four tokens, with tables that were made for that number. The result is `None` for other
+    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-7 for two and three tokens and to 5e-7 for four, with tables that were made for that number. The result is `None` for other
     /// numbers, and for a coupling or logits that are too large.
     pub(crate) fn by_quadrature(&self, tables: &mut RowTables) -> Option<f64> {
         self.with_step(tables, OUTER_STEP)
@@ -221,7 +225,12 @@ impl PerturbedPair {
 
     fn with_step(&self, tables: &mut RowTables, step: f64) -> Option<f64> {
         let weak = |variance: &f64| self.coupling * variance <= MOST_COUPLING;
-        if !(2..=4).contains(&tables.tokens) || !self.chi.variances.iter().all(weak) {
+        let finite =
+            |law: &NormalPair| law.variances.iter().all(|x| x.is_finite()) && law.covariance.is_finite();
+        if !(2..=4).contains(&tables.tokens)
+            || ![self.logits, self.chi].iter().all(finite)
+            || !self.chi.variances.iter().all(weak)
+        {
             return None;
         }
         let nodes = self.outer(tables.tokens, step);
@@ -323,7 +332,7 @@ const FIVE_NODES: [[f64; 2]; 5] = [
 ];
 
 impl NormalPair {
-    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-11, for two to four tokens. The result is `None` for other numbers, and for
+    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-11 for two and three tokens, and to 1e-8 for four. The result is `None` for other numbers, and for
     /// logits that are too large for the rule.
     pub(crate) fn by_quadrature(&self, tokens: usize) -> Option<f64> {
         if !(2..=4).contains(&tokens) {
@@ -400,6 +409,11 @@ mod tests {
         pair.by_quadrature(&mut RowTables::new(tokens))
     }
 
+    /// The error that is promised for rows with a perturbation.
+    fn exactness(tokens: usize) -> f64 {
+        if tokens == 4 { 5e-7 } else { 1e-7 }
+    }
+
     #[test]
     fn quadrature_agrees_with_a_product_rule() {
         for pair in [[4.5, 0.4, 0.9], [1.5, 1.5, 1.2], [2.0, 0.0, 0.0]].map(normals) {
@@ -419,11 +433,12 @@ mod tests {
                     assert!(tokens == 4 && law[0] > 9.0, "{tokens}, {law:?}");
                     continue;
                 };
-                let finer = Precision { rule: 1.1 * fine.rule, most_nodes: 1 << 18, ..fine };
+                let finer =
+                    Precision { rule: 1.1 * fine.rule, most_nodes: 1 << 18, rest: 0.1 * fine.rest, ..fine };
                 let finer = PerturbedPair::unperturbed(pair)
                     .with_step(&mut RowTables::with(tokens, finer), OUTER_STEP)
                     .unwrap();
-                approx::assert_abs_diff_eq!(mean, finer, epsilon = 1e-11);
+                approx::assert_abs_diff_eq!(mean, finer, epsilon = if tokens == 4 { 2e-8 } else { 1e-11 });
             }
         }
     }
@@ -447,7 +462,7 @@ mod tests {
                 };
                 for (precision, step) in refined {
                     let fine = pair.with_step(&mut RowTables::with(tokens, precision), step).unwrap();
-                    approx::assert_abs_diff_eq!(rule, fine, epsilon = if tokens == 4 { 2e-7 } else { 4e-8 });
+                    approx::assert_abs_diff_eq!(rule, fine, epsilon = exactness(tokens));
                 }
                 // The nodes of both matrices are not the same.
                 let reversed = |NormalPair { variances: [one, two], covariance }| NormalPair {
@@ -456,7 +471,11 @@ mod tests {
                 };
                 let reversed =
                     PerturbedPair { logits: reversed(pair.logits), chi: reversed(pair.chi), ..*pair };
-                approx::assert_abs_diff_eq!(rule, mean(&reversed, tokens).unwrap(), epsilon = 2e-7);
+                approx::assert_abs_diff_eq!(
+                    rule,
+                    mean(&reversed, tokens).unwrap(),
+                    epsilon = exactness(tokens)
+                );
             }
         }
     }
@@ -473,7 +492,7 @@ mod tests {
                 let mean = means.iter().sum::<f64>() / 16.0;
                 let error = standard_error(means.into_iter()).unwrap();
                 assert!((mean - rule).abs() < 4.0 * error, "{tokens}, {number}: {mean} +- {error}, {rule}");
-                assert!(error < 1e-3 * mean, "{tokens}, {number}: {mean} +- {error}");
+                assert!(error < 2e-3 * mean, "{tokens}, {number}: {mean} +- {error}");
             }
         }
     }
@@ -485,7 +504,7 @@ mod tests {
                 let exact = normals(law).by_quadrature(tokens).unwrap();
                 for (chi, coupling) in [([0.0; 3], 1.0), ([0.7, 1.0, 0.6], 0.0)] {
                     let rule = mean(&perturbed(law, chi, coupling), tokens).unwrap();
-                    approx::assert_abs_diff_eq!(rule, exact, epsilon = 1e-7);
+                    approx::assert_abs_diff_eq!(rule, exact, epsilon = exactness(tokens));
                 }
                 // The perturbation enters by its square.
                 let weak = mean(&perturbed(law, [0.7, 1.0, 0.6], 1e-3), tokens).unwrap();
@@ -503,8 +522,8 @@ mod tests {
             };
             // The strip is wider than one.
             let [below, above] = [1.0 - 1e-6, 1.0 + 1e-6].map(|factor| at(factor * NARROW));
-            approx::assert_abs_diff_eq!(below, above, epsilon = 1e-7);
-            approx::assert_abs_diff_eq!(at(0.0), at(1e-4), epsilon = 1e-7);
+            approx::assert_abs_diff_eq!(below, above, epsilon = exactness(tokens));
+            approx::assert_abs_diff_eq!(at(0.0), at(1e-4), epsilon = exactness(tokens));
         }
     }
 
@@ -515,7 +534,7 @@ mod tests {
             assert!(same.by_quadrature(tokens).unwrap() < 1e-12);
             assert!(normals([0.0; 3]).by_quadrature(tokens).unwrap() < 1e-12);
             assert!(normals([1e9, 1.0, 0.0]).by_quadrature(tokens).is_none());
-            assert!(mean(&perturbed([2.0; 3], [1.0; 3], 0.5), tokens).unwrap() < 1e-7);
+            assert!(mean(&perturbed([2.0; 3], [1.0; 3], 0.5), tokens).unwrap() < exactness(tokens));
         }
         assert!(normals([1.0, 1.0, 0.0]).by_quadrature(5).is_none());
     }

@@ -20,7 +20,7 @@ pub(super) struct RowTable {
     along_u: Vec<[Vec<Lane>; 2]>,
     /// The coefficients along `u` and `s`, by total order: lists one after the other.
     along_plane: Vec<Vec<Lane>>,
-    /// Number of coefficients with the same orders in `w` and in the plane, by the latter.
+    /// Number of coefficients with the same orders in `w` and in the plane, by the latter as far as there are any.
     counts: Vec<usize>,
     /// All coefficients by total order, and within it by that in the plane.
     coefficients: Vec<Vec<f64>>,
@@ -184,8 +184,11 @@ impl RowTable {
                         add_coefficients(s, order, &lists[order % 2], &mut plane);
                     }
                 }
-                counts.push(plane.len() / (2 * blocks));
-                along_plane.push(plane);
+                // With two tokens, there is no more than the first order.
+                if !plane.is_empty() {
+                    counts.push(plane.len() / (2 * blocks));
+                    along_plane.push(plane);
+                }
                 let mut own = Vec::new();
                 let mut norm = 0.0;
                 for (order, plane) in along_plane.iter().enumerate() {
@@ -215,7 +218,7 @@ impl RowTable {
         let (one, two) = (&self.coefficients[n], &other.coefficients[n]);
         let mut sum = 0.0;
         let mut start = 0;
-        for (order, count) in self.counts[..=n].iter().copied().enumerate() {
+        for (order, count) in self.counts.iter().copied().enumerate().take(n + 1) {
             let mut product = 0.0;
             for (x, y) in one[start..][..count].iter().zip(&two[start..][..count]) {
                 product += x * y;
