@@ -90,7 +90,7 @@ struct Entry {
 
 /// The law of one row given its own `chi`.
 #[derive(Debug, Clone, Copy)]
-struct Row {
+struct RowLaw {
     /// Variance of the logits, per orthonormal coordinate.
     logits: f64,
     /// Variance of `chi`, and its value at the token of the row in units of the deviation.
@@ -99,7 +99,7 @@ struct Row {
     coupling: f64,
 }
 
-impl Row {
+impl RowLaw {
     /// Mean of the logits of the other tokens relative to that of the row's own token.
     fn mean(&self) -> f64 {
         self.coupling * self.chi * (1.0 - self.at * self.at)
@@ -132,7 +132,7 @@ impl RowTables {
     }
 
     /// The rules for a row, as numbers of nodes and minus the logarithms of their errors, or `None` if they would be too large.
-    fn rules(&self, row: &Row) -> Option<[[usize; 2]; 3]> {
+    fn rules(&self, row: &RowLaw) -> Option<[[usize; 2]; 3]> {
         let Precision { rule, most_nodes, .. } = self.precision;
         // The weight of a row allows for errors.
         let rule = (rule - 0.5 * row.at * row.at).max(LEAST_RULE).ceil();
@@ -156,7 +156,7 @@ impl RowTables {
     }
 
     /// The place of the table of a row, or `None` if it would be too large.
-    fn place(&mut self, row: &Row) -> Option<usize> {
+    fn place(&mut self, row: &RowLaw) -> Option<usize> {
         let key = [row.logits, row.chi, row.at.abs(), row.coupling].map(f64::to_bits);
         if let Some(place) = self.places.get(&key) {
             return Some(*place);
@@ -189,7 +189,7 @@ impl RowTables {
     }
 
     /// The mean squared difference of one row given both `chi_0`, over the number of tokens. The result is `None` if too many coefficients would be needed.
-    fn difference(&mut self, rows: [Row; 2], r: [f64; 2], slack: f64) -> Option<f64> {
+    fn difference(&mut self, rows: [RowLaw; 2], r: [f64; 2], slack: f64) -> Option<f64> {
         let [one, two] = [self.place(&rows[0])?, self.place(&rows[1])?];
         let Precision { rest, floor, most_orders, .. } = self.precision;
         let norms = self.tables[one].table.left(0) + self.tables[two].table.left(0);
@@ -250,8 +250,8 @@ impl PerturbedPair {
     }
 
     /// The rows given both `chi_0` in units of their deviations.
-    fn rows(&self, at: [f64; 2]) -> [Row; 2] {
-        std::array::from_fn(|k| Row {
+    fn rows(&self, at: [f64; 2]) -> [RowLaw; 2] {
+        std::array::from_fn(|k| RowLaw {
             logits: self.logits.variances[k],
             chi: self.chi.variances[k],
             at: at[k],
@@ -325,9 +325,9 @@ impl PerturbedPair {
 /// The rule of Gauss with five nodes for a standard normal, which is exact for polynomials of ninth degree.
 const FIVE_NODES: [[f64; 2]; 5] = [
     [-2.856_970_013_872_805_6, 0.011_257_411_327_720_69],
-    [-1.355_626_179_974_265_9, 0.222_075_922_005_612_66],
+    [-1.355_626_179_974_266, 0.222_075_922_005_612_66],
     [0.0, 8.0 / 15.0],
-    [1.355_626_179_974_265_9, 0.222_075_922_005_612_66],
+    [1.355_626_179_974_266, 0.222_075_922_005_612_66],
     [2.856_970_013_872_805_6, 0.011_257_411_327_720_69],
 ];
 

@@ -171,7 +171,7 @@ impl RowTable {
         widest(
             #[inline(always)]
             || {
-                if n == 0 || (of_u && n % 2 == 0) {
+                if n == 0 || (of_u && n.is_multiple_of(2)) {
                     let [mut even, mut odd] = [Vec::new(), Vec::new()];
                     add_coefficients(u, n, &values[0], &mut even);
                     add_coefficients(u, n, &values[1], &mut odd);
