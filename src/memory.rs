@@ -75,8 +75,8 @@ impl Workload {
             (Self::Pretraining, Specialisation::Softmax) => (3 * all + tokens * tokens + 1, 2 * seen),
             (Self::Finetuning { selected }, Specialisation::Linear) => {
                 let noise = if selected { 2 * all } else { all };
-                // A node has the label's eigenvalues, chi*, omega, and the last secular root.
-                (3 * tokens + 1, 2 * tokens + noise)
+                // A node has its weight, the label's eigenvalues, chi*, omega, and the last secular root.
+                (3 * tokens + 2, 2 * tokens + noise)
             }
             // A node has two matrices of logits, the attention of the label, chi*, omega, the last proximal point and its
             // flag, and the curvatures at zero weights.

@@ -17,7 +17,7 @@ mod vector_prox;
 mod vector_search;
 
 pub use crate::attention::dimension;
-pub(crate) use eigen::eigenbasis;
+pub(crate) use eigen::{eigenbases, eigenbasis};
 pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_from_coordinates};
 pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns, RowTables};

@@ -117,6 +117,9 @@ impl LabelNoise {
 
     /// `N` of tied attention, for the given standard normals. Their number is [`Self::dimensions`].
     pub(crate) fn sample<const T: usize>(&self, normal: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+        if let Self::Gaussian { deviation, .. } = *self {
+            return channel::symmetric_from_coordinates(|k| deviation * normal(k));
+        }
         let coordinates = self.coordinates(T, normal);
         channel::symmetric_from_coordinates(|k| coordinates[k])
     }

@@ -1,12 +1,20 @@
 //! The averages by quasi-Monte-Carlo. The nodes are made once, in the eigenbasis of their labels, and stay
 //! fixed during the solve.
+//!
+//! What decides the error is how smooth the integrands are as functions of the uniforms of a node. There are two rules.
+//!
+//! - The free part of `omega` is drawn in the basis of `chi*`, and then rotated to the eigenbasis of the label. Its law
+//!   is the same in both, but only in a fixed basis are the integrands smooth where two eigenvalues meet. Drawn in the
+//!   eigenbasis, it made the standard errors 1.6 times larger for two tokens, and 6 to 8 times for three and four.
+//! - The normals are drawn with a standard deviation somewhat above 1, and each node has the ratio of the densities as
+//!   its weight ([`stretch`]). The integrands, powers of unbounded fields, then vanish at the ends of the uniforms.
 
-use super::prox::{EigenbasisBlock, accumulate};
-use crate::channel::eigenbasis;
+use super::prox::{EigenbasisBlock, SUMS, accumulate, normalised};
+use crate::channel::eigenbases;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fields::LabelNoise;
-use crate::lanes::{LANES, Lane};
+use crate::lanes::{self, LANES, Lane};
 use crate::losses::vector::channel::FinetuningLosses;
 use crate::losses::vector::moments::{Moments, VectorOverlaps};
 use crate::options::Options;
@@ -39,18 +47,30 @@ impl<const T: usize> SecularNodes<T> {
             level,
             pass,
             #[inline(always)]
-            |block, roots, sums| accumulate::<T, FULL>(point, block, roots, sums),
+            |block, roots, sums: &mut [Lane; SUMS]| accumulate::<T, FULL>(point, block, roots, sums),
         );
-        means.into_iter().map(Moments::from_sums).collect()
+        means.into_iter().map(normalised).collect()
     }
 }
 
-/// The standard normals from which the nodes are made, one column per coordinate.
+/// The standard deviation of the normals of a node with the given number of dimensions.
+///
+/// A larger one makes the integrands smoother at the ends of the uniforms, and the weights more unequal. For two tokens
+/// (six dimensions), at (alpha', lambda') = (3, .3), (3, .05) and (1.5, .3), and at a label noise of 1.6 and of .3, the errors
+/// of q and of the test error are least, or a tenth above their least, between 1.02 and 1.05; at 1 they are 1.0 to 1.9
+/// times as large. For three and four tokens they are least between 1 and 1.02. With this rule the weights of all numbers of
+/// tokens have a standard deviation of a tenth or less.
+fn stretch(dimensions: usize) -> f64 {
+    1.0 + 0.2 / dimensions as f64
+}
+
+/// The normals from which the nodes are made, one column per coordinate.
 struct EigenbasisColumns {
     star: Vec<Vec<f64>>,
     free: Vec<Vec<f64>>,
     noise: Vec<Vec<f64>>,
     radius: ChiQuantile,
+    stretch: f64,
 }
 
 impl EigenbasisColumns {
@@ -67,48 +87,70 @@ impl EigenbasisColumns {
             free: points.columns(free..rest)?,
             noise: points.columns(rest..dimensions)?,
             radius: ChiQuantile::new(tokens)?,
+            stretch: stretch(dimensions),
         })
     }
 
     /// The block of nodes that begins with node `first`, in the eigenbases of their labels.
     fn block<const T: usize>(&self, noise: &LabelNoise, first: usize) -> EigenbasisBlock<T> {
-        let zero = [[0.0; LANES]; T];
-        let mut block = EigenbasisBlock { b: zero, star: zero, free: zero };
+        let mut label = [[[0.0; LANES]; T]; T];
         for l in 0..LANES {
-            let star = self.star(first + l);
-            let (b, star) = eigenbasis::<T>(self.label(noise, &star, first + l), star);
+            let own = noise.sample::<T>(|k| self.stretch * self.noise[k][first + l]);
             for i in 0..T {
-                block.b[i][l] = b[i];
-                block.star[i][l] = star[i];
-                block.free[i][l] = self.free[i][first + l];
+                for j in 0..T {
+                    label[i][j][l] = own[i][j];
+                }
             }
         }
-        block
+        let free = std::array::from_fn(|i| self.stretched(&self.free[i], first));
+        let mut vectors = [self.star(first), free];
+        let weight = self.weight(first);
+        lanes::widest(
+            #[inline(always)]
+            || {
+                // The label is chi* chi*^T - I + N.
+                for i in 0..T {
+                    for l in 0..LANES {
+                        for j in 0..T {
+                            label[i][j][l] += vectors[0][i][l] * vectors[0][j][l];
+                        }
+                        label[i][i][l] -= 1.0;
+                    }
+                }
+                let b = eigenbases(&mut label, &mut vectors);
+                let [star, free] = vectors;
+                EigenbasisBlock { weight, b, star, free }
+            },
+        )
     }
 
-    fn star<const T: usize>(&self, node: usize) -> [f64; T] {
-        let mut star = [0.0; T];
+    fn stretched(&self, column: &[f64], first: usize) -> Lane {
+        std::array::from_fn(|l| self.stretch * column[first + l])
+    }
+
+    fn star<const T: usize>(&self, first: usize) -> [Lane; T] {
+        let mut star = [[0.0; LANES]; T];
         match &self.star[..] {
-            [radial] => star[0] = self.radius.at(radial[node]),
+            [radial] => star[0] = self.stretched(radial, first).map(|x| self.radius.at(x)),
             columns => {
                 for (component, column) in star.iter_mut().zip(columns) {
-                    *component = column[node];
+                    *component = self.stretched(column, first);
                 }
             }
         }
         star
     }
 
-    /// `chi* chi*^T - I + N`.
-    fn label<const T: usize>(&self, noise: &LabelNoise, star: &[f64; T], node: usize) -> [[f64; T]; T] {
-        let mut label = noise.sample::<T>(|k| self.noise[k][node]);
-        for i in 0..T {
-            for j in 0..T {
-                label[i][j] += star[i] * star[j];
+    /// The ratio of the standard normal density to that of the nodes, up to a factor that all nodes have.
+    fn weight(&self, first: usize) -> Lane {
+        let mut squares = [0.0; LANES];
+        for column in self.star.iter().chain(&self.free).chain(&self.noise) {
+            for (square, x) in squares.iter_mut().zip(&column[first..first + LANES]) {
+                *square += x * x;
             }
-            label[i][i] -= 1.0;
         }
-        label
+        let excess = self.stretch * self.stretch - 1.0;
+        lanes::exp(&squares.map(|square| -0.5 * excess * square))
     }
 }
 

@@ -5,12 +5,12 @@
 //! there, and the splits move with the order parameters, so that every point without smoothness is an end of
 //! a rule.
 
-use super::prox::{EigenbasisBlock, accumulate};
+use super::prox::{EigenbasisBlock, SUMS, accumulate, normalised};
 use crate::divergence::Divergence;
 use crate::fields::{LabelNoise, ScalarLaw};
 use crate::lanes::LANES;
 use crate::losses::vector::channel::FinetuningLosses;
-use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps};
+use crate::losses::vector::moments::{Moments, VectorOverlaps};
 use crate::parallel;
 use crate::quadrature::{normal_density, split_rule, unit_rule};
 use crate::state_evolution::{OutputChannel, Pass};
@@ -50,13 +50,13 @@ impl ProductRule {
 }
 
 impl RuleLevel {
-    /// The weighted sums at one `chi*`, and the sum of the weights.
+    /// The weighted sums at one `chi*`.
     fn sums<const FULL: bool>(
         &self,
         law: Option<&ScalarLaw>,
         star: f64,
         point: &VectorOverlaps,
-    ) -> ([f64; COUNT], f64) {
+    ) -> [f64; SUMS] {
         let omega =
             split_rule(&self.omega, -point.m * star / point.deviation(), Vec::new(), REACH, normal_density);
         // This is b without N; here a = 4/T^2 = 4.
@@ -66,40 +66,28 @@ impl RuleLevel {
             || vec![(0.0, 1.0)],
             |law| split_rule(&self.noise, onset, law.breaks(), law.half_width, |x| law.density(x)),
         );
-        let mut sums = [0.0; COUNT];
-        let mut total = 0.0;
+        let mut sums = [[0.0; LANES]; SUMS];
         for (label, label_weight) in noise {
             let b = base + label;
             for nodes in omega.chunks_exact(LANES) {
-                let mut free = [0.0; LANES];
-                let mut weights = [0.0; LANES];
-                for (l, (node, weight)) in nodes.iter().enumerate() {
-                    free[l] = *node;
-                    weights[l] = label_weight * weight;
-                    total += weights[l];
-                }
-                let block = EigenbasisBlock { b: [[b; LANES]], star: [[star; LANES]], free: [free] };
-                let mut terms = [[0.0; LANES]; COUNT];
-                accumulate::<1, FULL>(point, &block, &mut [0.0; LANES], &mut terms);
-                for (sum, term) in sums.iter_mut().zip(&terms) {
-                    *sum += term.iter().zip(&weights).map(|(x, w)| x * w).sum::<f64>();
-                }
+                let free = std::array::from_fn(|l| nodes[l].0);
+                let weight = std::array::from_fn(|l| label_weight * nodes[l].1);
+                let block = EigenbasisBlock { weight, b: [[b; LANES]], star: [[star; LANES]], free: [free] };
+                accumulate::<1, FULL>(point, &block, &mut [0.0; LANES], &mut sums);
             }
         }
-        (sums, total)
+        sums.map(|lane| lane.iter().sum())
     }
 
     fn moments<const FULL: bool>(&self, law: Option<&ScalarLaw>, point: &VectorOverlaps) -> Moments {
         let rows = parallel::map(self.star.len(), 1, &|row| self.sums::<FULL>(law, self.star[row].0, point));
-        let mut sums = [0.0; COUNT];
-        let mut total = 0.0;
-        for ((row, row_total), (_, weight)) in rows.iter().zip(&self.star) {
+        let mut sums = [0.0; SUMS];
+        for (row, (_, weight)) in rows.iter().zip(&self.star) {
             for (sum, x) in sums.iter_mut().zip(row) {
                 *sum += weight * x;
             }
-            total += weight * row_total;
         }
-        Moments::from_sums(sums.map(|sum| sum / total))
+        normalised(sums)
     }
 }
 

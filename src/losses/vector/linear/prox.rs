@@ -20,10 +20,12 @@ use std::f64::consts::PI;
 
 use crate::channel::secular_roots;
 use crate::lanes::{LANES, Lane};
-use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
+use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
 
 /// A block of samples, in the eigenbasis of the label and in units of `q0`.
 pub(super) struct EigenbasisBlock<const T: usize> {
+    /// Weights in the averages.
+    pub(super) weight: Lane,
     /// Eigenvalues of `chi* chi*^T - I + N`, decreasing.
     pub(super) b: [Lane; T],
     /// Components of `chi*`.
@@ -32,8 +34,16 @@ pub(super) struct EigenbasisBlock<const T: usize> {
     pub(super) free: [Lane; T],
 }
 
-/// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of a block to `sums`, in the
-/// order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The last terms are added only
+/// Number of sums over samples: the weighted terms of [`Moments`], and the weights.
+pub(super) const SUMS: usize = COUNT + 1;
+
+/// The averages, from their weighted sums and the sum of the weights.
+pub(super) fn normalised(sums: [f64; SUMS]) -> Moments {
+    Moments::from_sums(std::array::from_fn(|term| sums[term] / sums[COUNT]))
+}
+
+/// Adds the weighted terms of [`Moments`] for every sample of a block to `sums`, in the
+/// order of [`Moments::from_sums`], and then the weights. The terms of complete passes are added only
 /// if `FULL`. On entry, `t` is a start for the excess of the secular root (0 if there is none); on return, it
 /// is the excess.
 #[inline(always)]
@@ -41,7 +51,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     point: &VectorOverlaps,
     block: &EigenbasisBlock<T>,
     t: &mut Lane,
-    sums: &mut [Lane; COUNT],
+    sums: &mut [Lane; SUMS],
 ) {
     let VectorOverlaps { m, v, .. } = *point;
     let (q, deviation) = (point.q(), point.deviation());
@@ -81,6 +91,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     // The Hessian is H = tau I - a B + 2a chi chi^T. By the Sherman-Morrison formula, H^{-1} = X - 2a y y^T /
     // denominator, with X = diag(1/(tau - a b_i)) and y = X chi.
     let [mut norm, mut trace_b, mut trace_x, mut y2, mut chi_y, mut y_star, mut chi_star] = [zero; 7];
+    let mut terms = [zero; COUNT];
     let [mut star2, mut misfit, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 5];
     for i in 0..T {
         for l in 0..LANES {
@@ -98,11 +109,11 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             y_star[l] += y * star;
             chi_star[l] += chi * star;
             star2[l] += star * star;
-            sums[term::GRADIENT2][l] += g * g;
-            sums[term::GRADIENT_FREE][l] += g * free;
-            sums[term::GRADIENT_STAR][l] += g * star;
-            sums[term::FREE2][l] += free * free;
-            sums[term::FREE_STAR][l] += free * star;
+            terms[term::GRADIENT2][l] += g * g;
+            terms[term::GRADIENT_FREE][l] += g * free;
+            terms[term::GRADIENT_STAR][l] += g * star;
+            terms[term::FREE2][l] += free * free;
+            terms[term::FREE_STAR][l] += free * star;
             if FULL {
                 // These are the diagonal and the off-diagonal part of |chi chi^T - B|^2, without cancellation
                 // where the fit is good.
@@ -117,23 +128,29 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     for l in 0..LANES {
         let denominator = 1.0 + 2.0 * a * chi_y[l];
         let trace_inverse = trace_x[l] - 2.0 * a * y2[l] / denominator;
-        sums[term::DIVERGENCE_OMEGA][l] += (trace_inverse * stiffness - T as f64) * stiffness;
-        sums[term::DIVERGENCE_STAR][l] +=
+        terms[term::DIVERGENCE_OMEGA][l] += (trace_inverse * stiffness - T as f64) * stiffness;
+        terms[term::DIVERGENCE_STAR][l] +=
             a * (chi_star[l] * trace_inverse + y_star[l] / denominator) * stiffness;
-        sums[term::CENTRING][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
-        sums[term::STAR2][l] += star2[l];
+        terms[term::CENTRING][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
+        terms[term::STAR2][l] += star2[l];
         if FULL {
-            sums[term::LOSS][l] += per_t2 * misfit[l];
+            terms[term::LOSS][l] += per_t2 * misfit[l];
             let ratio = 2.0 * a / denominator;
             let trace_inverse2 = trace_x2[l] - 2.0 * ratio * y_x_y[l] + (ratio * y2[l]).powi(2);
-            sums[term::REPLICON][l] +=
+            terms[term::REPLICON][l] +=
                 (trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness + T as f64)
                     .max(0.0);
             let star_inverse_star = star_x_star[l] - ratio * y_star[l] * y_star[l];
-            sums[term::STABILITY][l] += (star_inverse_star * stiffness - star2[l]) * stiffness;
+            terms[term::STABILITY][l] += (star_inverse_star * stiffness - star2[l]) * stiffness;
         }
     }
-    add_jumps::<T, FULL>(point, block, &b, &omega, sums);
+    add_jumps::<T, FULL>(point, block, &b, &omega, &mut terms);
+    for l in 0..LANES {
+        for (sum, term) in sums.iter_mut().zip(&terms) {
+            sum[l] += block.weight[l] * term[l];
+        }
+        sums[COUNT][l] += block.weight[l];
+    }
 }
 
 /// Adds the jumps. The proximal point jumps where `omega_1 = 0`, if `b_1` is large enough, because the two
@@ -145,7 +162,7 @@ fn add_jumps<const T: usize, const FULL: bool>(
     block: &EigenbasisBlock<T>,
     b: &[Lane; T],
     omega: &[Lane; T],
-    sums: &mut [Lane; COUNT],
+    terms: &mut [Lane; COUNT],
 ) {
     let stiffness = 1.0 / point.v;
     let a = 4.0 / (T * T) as f64;
@@ -166,10 +183,10 @@ fn add_jumps<const T: usize, const FULL: bool>(
             let centre = point.m * block.star[0][l] / deviation;
             let density = (-0.5 * centre * centre).exp() / ((2.0 * PI).sqrt() * deviation);
             let jump = 2.0 * height2.sqrt() * stiffness * density;
-            sums[term::JUMP_OMEGA][l] += jump;
-            sums[term::JUMP_STAR][l] += jump * tilt;
+            terms[term::JUMP_OMEGA][l] += jump;
+            terms[term::JUMP_STAR][l] += jump * tilt;
             if FULL {
-                sums[term::STABILITY][l] += jump * block.star[0][l].powi(2);
+                terms[term::STABILITY][l] += jump * block.star[0][l].powi(2);
             }
         }
     }
