@@ -2,6 +2,8 @@
 
 use std::f64::consts::PI;
 
+use crate::lanes::{self, LANES};
+
 /// Half-width around one half, in probability, of the central branch.
 const CENTRAL: f64 = 0.425;
 
@@ -20,11 +22,38 @@ const CENTRAL: f64 = 0.425;
 pub fn normal_quantile(u: f64) -> f64 {
     let q = u - 0.5;
     if q.abs() <= CENTRAL {
-        let r = 0.180625 - q * q;
-        return q * ratio(r, &CENTRAL_NUMERATOR, &CENTRAL_DENOMINATOR);
+        return central_quantile(u);
     }
     // For u > 1/2 the difference is exact, and therefore the symmetry is exact, too.
     tail_quantile(u.min(1.0 - u)).copysign(q)
+}
+
+/// Replaces numbers by their quantiles, with the bits of [`normal_quantile`].
+pub(super) fn normal_quantiles(numbers: &mut [f64]) {
+    let (blocks, rest) = numbers.as_chunks_mut::<LANES>();
+    lanes::widest(
+        #[inline(always)]
+        || {
+            for block in blocks {
+                let central = block.iter().fold(true, |all, u| all & ((u - 0.5).abs() <= CENTRAL));
+                if central {
+                    block.iter_mut().for_each(|u| *u = central_quantile(*u));
+                } else {
+                    block.iter_mut().for_each(|u| *u = normal_quantile(*u));
+                }
+            }
+        },
+    );
+    for number in rest {
+        *number = normal_quantile(*number);
+    }
+}
+
+/// The quantile at a probability that differs from 1/2 by at most [`CENTRAL`].
+#[inline(always)]
+fn central_quantile(u: f64) -> f64 {
+    let q = u - 0.5;
+    q * ratio(0.180625 - q * q, &CENTRAL_NUMERATOR, &CENTRAL_DENOMINATOR)
 }
 
 /// The absolute value of the quantile at a tail probability below `1/2 - CENTRAL`.
@@ -106,12 +135,12 @@ const MIDPOINT_WEIGHTS: [f64; 13] = [
 ];
 
 /// A ratio of polynomials, highest power first.
-#[inline]
+#[inline(always)]
 fn ratio(r: f64, numerator: &[f64; 8], denominator: &[f64; 8]) -> f64 {
     polynomial(r, numerator) / polynomial(r, denominator)
 }
 
-#[inline]
+#[inline(always)]
 fn polynomial(r: f64, coefficients: &[f64; 8]) -> f64 {
     let [leading, rest @ ..] = coefficients;
     rest.iter().fold(*leading, |sum, c| sum * r + c)
@@ -187,6 +216,14 @@ const FAR_TAIL_DENOMINATOR: [f64; 8] = [
 mod tests {
     use super::*;
     use approx::assert_relative_eq;
+
+    #[test]
+    fn quantiles_of_a_list_have_the_same_bits() {
+        let numbers: Vec<f64> = (0..1003).map(|k| (f64::from(k) + 0.3) / 1003.0).collect();
+        let mut quantiles = numbers.clone();
+        normal_quantiles(&mut quantiles);
+        assert!(numbers.iter().zip(&quantiles).all(|(u, x)| normal_quantile(*u).to_bits() == x.to_bits()));
+    }
 
     /// The reference values of this module were computed with forty digits.
     #[test]

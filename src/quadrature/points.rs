@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::normal::normal_quantile;
+use super::normal::{normal_quantile, normal_quantiles};
 use super::owen::ScrambleKey;
 use super::sobol::{Directions, MAX_LOG2_NODES};
 use super::sobol_directions::MAX_DIMENSIONS;
@@ -90,7 +90,9 @@ impl ScrambledSobol {
     /// Coordinate `dimension` of all points, as the absolute values of standard normals.
     pub(crate) fn positive_normals(&self, dimension: usize) -> Result<Vec<f64>, Error> {
         let mut column = vec![0.0; self.nodes()];
-        self.fill(dimension, &mut column, |u| normal_quantile(0.5 + 0.5 * u))?;
+        self.fill(dimension, &mut column, |us| {
+            us.iter_mut().for_each(|u| *u = normal_quantile(0.5 + 0.5 * *u))
+        })?;
         Ok(column)
     }
 
@@ -100,7 +102,8 @@ impl ScrambledSobol {
         let roots = |dimension: usize| {
             let power = ((range.end - dimension) as f64).recip();
             let mut column = vec![0.0; self.nodes()];
-            self.fill(dimension, &mut column, |u| u.powf(power)).map(|()| column)
+            self.fill(dimension, &mut column, |us| us.iter_mut().for_each(|u| *u = u.powf(power)))
+                .map(|()| column)
         };
         let mut columns = range.clone().map(roots).collect::<Result<Vec<_>, Error>>()?;
         let mut below = vec![1.0; self.nodes()];
@@ -121,7 +124,7 @@ impl ScrambledSobol {
     /// [`Error::InvalidParameter`] unless `dimension < self.dimensions()` and
     /// `out.len() == self.nodes()`; `out` is then left as it was.
     pub fn fill_normals(&self, dimension: usize, out: &mut [f64]) -> Result<(), Error> {
-        self.fill(dimension, out, normal_quantile)
+        self.fill(dimension, out, normal_quantiles)
     }
 
     /// Writes coordinate `dimension` of all points, uniform in the open interval `(0, 1)`.
@@ -133,16 +136,17 @@ impl ScrambledSobol {
     /// [`Error::InvalidParameter`] unless `dimension < self.dimensions()` and
     /// `out.len() == self.nodes()`; `out` is then left as it was.
     pub fn fill_uniforms(&self, dimension: usize, out: &mut [f64]) -> Result<(), Error> {
-        self.fill(dimension, out, |u| u)
+        self.fill(dimension, out, |_| {})
     }
 
-    fn fill(&self, dimension: usize, out: &mut [f64], map: impl Fn(f64) -> f64) -> Result<(), Error> {
+    fn fill(&self, dimension: usize, out: &mut [f64], map: impl Fn(&mut [f64])) -> Result<(), Error> {
         let directions = self.directions(dimension)?;
         self.check_length(out)?;
         let key = ScrambleKey { seed: self.seed, scramble: self.scramble, dimension: dimension as u64 };
         // The points are mapped in increasing order, before they are put in the order of the sequence. This
         // order makes the branches of a quantile predictable, which saves more time than the table costs.
-        let by_image: Vec<f64> = key.points_by_image(self.log2_nodes).map(map).collect();
+        let mut by_image: Vec<f64> = key.points_by_image(self.log2_nodes).collect();
+        map(&mut by_image);
         let images = key.permutation(self.log2_nodes);
         // Leaves and images are permutations of 0..nodes, the common length of both tables.
         for (value, leaf) in out.iter_mut().zip(directions.leaves(self.log2_nodes)) {

@@ -125,13 +125,20 @@ impl EigenbasisColumns {
     }
 
     fn stretched(&self, column: &[f64], first: usize) -> Lane {
-        std::array::from_fn(|l| self.stretch * column[first + l])
+        let mut lane = [0.0; LANES];
+        for (x, normal) in lane.iter_mut().zip(&column[first..first + LANES]) {
+            *x = self.stretch * normal;
+        }
+        lane
     }
 
     fn star<const T: usize>(&self, first: usize) -> [Lane; T] {
         let mut star = [[0.0; LANES]; T];
         match &self.star[..] {
-            [radial] => star[0] = self.stretched(radial, first).map(|x| self.radius.at(x)),
+            [radial] => {
+                star[0] = self.stretched(radial, first);
+                star[0].iter_mut().for_each(|x| *x = self.radius.at(*x));
+            }
             columns => {
                 for (component, column) in star.iter_mut().zip(columns) {
                     *component = self.stretched(column, first);
@@ -150,7 +157,8 @@ impl EigenbasisColumns {
             }
         }
         let excess = self.stretch * self.stretch - 1.0;
-        lanes::exp(&squares.map(|square| -0.5 * excess * square))
+        squares.iter_mut().for_each(|square| *square *= -0.5 * excess);
+        lanes::exp(&squares)
     }
 }
 
@@ -176,7 +184,8 @@ impl<const T: usize> OutputChannel for SecularNodes<T> {
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         match pass {
             Pass::Step => self.moments::<false>(level, pass, point),
-            Pass::Complete | Pass::Fresh => self.moments::<true>(level, pass, point),
+            // The secular equation has one root, so that what was found from the root of another point needs no second search.
+            Pass::Complete | Pass::Fresh => self.moments::<true>(level, Pass::Complete, point),
         }
     }
 }

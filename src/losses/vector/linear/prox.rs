@@ -80,7 +80,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
         for i in 0..T {
             gaps[i][l] = pole - a * b[i][l];
         }
-        if t[l] <= 0.0 {
+        if !(t[l] > 0.0 && t[l] < f64::INFINITY) {
             // The guess has chi close to omega, where tau = a |omega|^2 + 1/v.
             let scale = a * omega2[l];
             t[l] = (scale - offset[l]).max(0.05 * scale).max(f64::MIN_POSITIVE);
@@ -91,7 +91,6 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     // The Hessian is H = tau I - a B + 2a chi chi^T. By the Sherman-Morrison formula, H^{-1} = X - 2a y y^T /
     // denominator, with X = diag(1/(tau - a b_i)) and y = X chi.
     let [mut norm, mut trace_b, mut trace_x, mut y2, mut chi_y, mut y_star, mut chi_star] = [zero; 7];
-    let mut terms = [zero; COUNT];
     let [mut star2, mut misfit, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 5];
     for i in 0..T {
         for l in 0..LANES {
@@ -109,11 +108,12 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             y_star[l] += y * star;
             chi_star[l] += chi * star;
             star2[l] += star * star;
-            terms[term::GRADIENT2][l] += g * g;
-            terms[term::GRADIENT_FREE][l] += g * free;
-            terms[term::GRADIENT_STAR][l] += g * star;
-            terms[term::FREE2][l] += free * free;
-            terms[term::FREE_STAR][l] += free * star;
+            let (g_weight, free_weight) = (block.weight[l] * g, block.weight[l] * free);
+            sums[term::GRADIENT2][l] += g_weight * g;
+            sums[term::GRADIENT_FREE][l] += g_weight * free;
+            sums[term::GRADIENT_STAR][l] += g_weight * star;
+            sums[term::FREE2][l] += free_weight * free;
+            sums[term::FREE_STAR][l] += free_weight * star;
             if FULL {
                 // These are the diagonal and the off-diagonal part of |chi chi^T - B|^2, without cancellation
                 // where the fit is good.
@@ -126,31 +126,27 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     }
     let per_t2 = 1.0 / (T * T) as f64;
     for l in 0..LANES {
-        let denominator = 1.0 + 2.0 * a * chi_y[l];
-        let trace_inverse = trace_x[l] - 2.0 * a * y2[l] / denominator;
-        terms[term::DIVERGENCE_OMEGA][l] += (trace_inverse * stiffness - T as f64) * stiffness;
-        terms[term::DIVERGENCE_STAR][l] +=
-            a * (chi_star[l] * trace_inverse + y_star[l] / denominator) * stiffness;
-        terms[term::CENTRING][l] += -2.0 * per_t2 * (norm[l] - trace_b[l]);
-        terms[term::STAR2][l] += star2[l];
+        let weight = block.weight[l];
+        let over = 1.0 / (1.0 + 2.0 * a * chi_y[l]);
+        let ratio = 2.0 * a * over;
+        let trace_inverse = trace_x[l] - ratio * y2[l];
+        sums[term::DIVERGENCE_OMEGA][l] += weight * (trace_inverse * stiffness - T as f64) * stiffness;
+        sums[term::DIVERGENCE_STAR][l] +=
+            weight * a * (chi_star[l] * trace_inverse + y_star[l] * over) * stiffness;
+        sums[term::CENTRING][l] += weight * -2.0 * per_t2 * (norm[l] - trace_b[l]);
+        sums[term::STAR2][l] += weight * star2[l];
+        sums[COUNT][l] += weight;
         if FULL {
-            terms[term::LOSS][l] += per_t2 * misfit[l];
-            let ratio = 2.0 * a / denominator;
+            sums[term::LOSS][l] += weight * per_t2 * misfit[l];
             let trace_inverse2 = trace_x2[l] - 2.0 * ratio * y_x_y[l] + (ratio * y2[l]).powi(2);
-            terms[term::REPLICON][l] +=
-                (trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness + T as f64)
-                    .max(0.0);
+            let response2 =
+                trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness + T as f64;
+            sums[term::REPLICON][l] += weight * response2.max(0.0);
             let star_inverse_star = star_x_star[l] - ratio * y_star[l] * y_star[l];
-            terms[term::STABILITY][l] += (star_inverse_star * stiffness - star2[l]) * stiffness;
+            sums[term::STABILITY][l] += weight * (star_inverse_star * stiffness - star2[l]) * stiffness;
         }
     }
-    add_jumps::<T, FULL>(point, block, &b, &omega, &mut terms);
-    for l in 0..LANES {
-        for (sum, term) in sums.iter_mut().zip(&terms) {
-            sum[l] += block.weight[l] * term[l];
-        }
-        sums[COUNT][l] += block.weight[l];
-    }
+    add_jumps::<T, FULL>(point, block, &b, &omega, sums);
 }
 
 /// Adds the jumps. The proximal point jumps where `omega_1 = 0`, if `b_1` is large enough, because the two
@@ -162,11 +158,14 @@ fn add_jumps<const T: usize, const FULL: bool>(
     block: &EigenbasisBlock<T>,
     b: &[Lane; T],
     omega: &[Lane; T],
-    terms: &mut [Lane; COUNT],
+    sums: &mut [Lane; SUMS],
 ) {
     let stiffness = 1.0 / point.v;
     let a = 4.0 / (T * T) as f64;
     let onset = stiffness / a;
+    if b[0].iter().fold(f64::NEG_INFINITY, |largest, b| largest.max(*b)) <= onset {
+        return;
+    }
     for l in 0..LANES {
         if b[0][l] <= onset {
             continue;
@@ -182,11 +181,11 @@ fn add_jumps<const T: usize, const FULL: bool>(
             let deviation = point.deviation();
             let centre = point.m * block.star[0][l] / deviation;
             let density = (-0.5 * centre * centre).exp() / ((2.0 * PI).sqrt() * deviation);
-            let jump = 2.0 * height2.sqrt() * stiffness * density;
-            terms[term::JUMP_OMEGA][l] += jump;
-            terms[term::JUMP_STAR][l] += jump * tilt;
+            let jump = block.weight[l] * 2.0 * height2.sqrt() * stiffness * density;
+            sums[term::JUMP_OMEGA][l] += jump;
+            sums[term::JUMP_STAR][l] += jump * tilt;
             if FULL {
-                terms[term::STABILITY][l] += jump * block.star[0][l].powi(2);
+                sums[term::STABILITY][l] += jump * block.star[0][l].powi(2);
             }
         }
     }
