@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn the_share_of_jumps_at_which_the_estimator_changes_does_not_decide_answers() {
         for (tokens, noise, alpha, lambda) in
-            [(2, 1.0, 1.0, 0.6), (2, 0.25, 0.6, 0.5), (3, 0.5, 0.4, 0.1), (3, 0.5, 0.3, 0.5)]
+            [(2, 1.0, 1.0, 0.6), (2, 0.25, 0.6, 0.5), (3, 0.5, 0.45, 0.1), (3, 0.5, 0.3, 0.5)]
         {
             let setting = Setting::linear(tokens, noise, alpha, lambda);
             let options = setting.options.with_log2_nodes(11).unwrap().with_scrambles(16).unwrap();

@@ -19,7 +19,7 @@
 use std::f64::consts::PI;
 
 use crate::channel::secular_roots;
-use crate::lanes::{LANES, Lane};
+use crate::lanes::{self, LANES, Lane};
 use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
 
 /// A block of samples, in the eigenbasis of the label and in units of `q0`.
@@ -91,6 +91,7 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
     // The Hessian is H = tau I - a B + 2a chi chi^T. By the Sherman-Morrison formula, H^{-1} = X - 2a y y^T /
     // denominator, with X = diag(1/(tau - a b_i)) and y = X chi.
     let [mut norm, mut trace_b, mut trace_x, mut y2, mut chi_y, mut y_star, mut chi_star] = [zero; 7];
+    let [mut first_chi, mut first_y] = [zero; 2];
     let [mut star2, mut misfit, mut trace_x2, mut y_x_y, mut star_x_star] = [zero; 5];
     for i in 0..T {
         for l in 0..LANES {
@@ -100,6 +101,9 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             let g = (chi - omega[i][l]) * stiffness;
             let (star, free) = (block.star[i][l], block.free[i][l]);
             let (square, before) = (chi * chi, norm[l]);
+            if i == 0 {
+                (first_chi[l], first_y[l]) = (chi, y);
+            }
             norm[l] += square;
             trace_b[l] += b[i][l];
             trace_x[l] += x;
@@ -124,6 +128,28 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             }
         }
     }
+    // A proximal point jumps only beyond this onset.
+    let onset = stiffness / a;
+    let jumps = b[0].iter().fold(false, |any, b| any | (*b > onset));
+    let mut y_spread = zero;
+    // The rule of one token is split at the jump, and needs no average over the signs.
+    if T > 1 && jumps {
+        let unlikely = other_sign(point, &omega[0], &block.star[0]);
+        for l in 0..LANES {
+            let lost = if b[0][l] > onset { 2.0 * unlikely[l] } else { 0.0 };
+            let (star, weight) = (block.star[0][l], block.weight[l]);
+            let g = (first_chi[l] - omega[0][l]) * stiffness;
+            let shift = m * star * lost / deviation;
+            let flip = omega[0][l] * lost / deviation;
+            sums[term::GRADIENT_FREE][l] += weight * g * shift;
+            sums[term::GRADIENT_STAR][l] -= weight * g * star * lost;
+            sums[term::FREE2][l] += weight * 2.0 * shift * omega[0][l] / deviation;
+            sums[term::FREE_STAR][l] -= weight * flip * star;
+            chi_star[l] -= first_chi[l] * star * lost;
+            y_star[l] -= first_y[l] * star * lost;
+            y_spread[l] = (first_y[l] * star).powi(2) * lost * (2.0 - lost);
+        }
+    }
     let per_t2 = 1.0 / (T * T) as f64;
     for l in 0..LANES {
         let weight = block.weight[l];
@@ -142,11 +168,32 @@ pub(super) fn accumulate<const T: usize, const FULL: bool>(
             let response2 =
                 trace_inverse2 * stiffness * stiffness - 2.0 * trace_inverse * stiffness + T as f64;
             sums[term::REPLICON][l] += weight * response2.max(0.0);
-            let star_inverse_star = star_x_star[l] - ratio * y_star[l] * y_star[l];
+            let star_inverse_star = star_x_star[l] - ratio * (y_star[l] * y_star[l] + y_spread[l]);
             sums[term::STABILITY][l] += weight * (star_inverse_star * stiffness - star2[l]) * stiffness;
         }
     }
-    add_jumps::<T, FULL>(point, block, &b, &omega, sums);
+    if jumps {
+        add_jumps::<T, FULL>(point, block, &b, &omega, sums);
+    }
+}
+
+/// The probability that `omega_1` has the other sign, given its absolute value and `chi*`.
+///
+/// The secular root depends on the squares of `omega` alone, so that the proximal point of the other sign is known, too:
+/// `chi_1` and `g_1` change their signs. The average over both signs has no jump at `omega_1 = 0`. Where jumps
+/// are frequent, it makes the standard errors 1.5 to 3 times smaller. It is taken for the samples that can jump
+/// only, because for the others it makes the errors somewhat larger.
+#[inline(always)]
+fn other_sign(point: &VectorOverlaps, omega: &Lane, star: &Lane) -> Lane {
+    let mut logit = [0.0; LANES];
+    for l in 0..LANES {
+        logit[l] = (2.0 * point.m * star[l] * omega[l] / point.s2).min(700.0);
+    }
+    let mut probability = lanes::exp(&logit);
+    for odds in &mut probability {
+        *odds = 1.0 / (1.0 + *odds);
+    }
+    probability
 }
 
 /// Adds the jumps. The proximal point jumps where `omega_1 = 0`, if `b_1` is large enough, because the two
@@ -163,9 +210,6 @@ fn add_jumps<const T: usize, const FULL: bool>(
     let stiffness = 1.0 / point.v;
     let a = 4.0 / (T * T) as f64;
     let onset = stiffness / a;
-    if b[0].iter().fold(f64::NEG_INFINITY, |largest, b| largest.max(*b)) <= onset {
-        return;
-    }
     for l in 0..LANES {
         if b[0][l] <= onset {
             continue;
