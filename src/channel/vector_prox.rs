@@ -48,10 +48,10 @@ impl<const T: usize> VectorProx<T> {
         for i in 0..T {
             for l in 0..LANES {
                 let d = chi[i][l] - self.omega[i][l];
-                sum[l] += d * d;
+                sum[l] += 0.5 * self.stiffness * d * d;
             }
         }
-        sum.map(|d2| 0.5 * self.stiffness * d2)
+        sum
     }
 
     /// The objective, and its derivative along `direction`.
@@ -107,30 +107,47 @@ impl<const T: usize> Descent<T, 2> for VectorProx<T> {
         for a in 0..T {
             let row = SoftmaxRow::new(&self.row(chi, a), &self.y[a]);
             let product = row.half_hessian_times(chi);
+            // Half the Hessian of the row in its logits is diag(weight) + p r^T + r p^T, times the square of chi_a, which `scaled`
+            // has, and `diagonal`.
+            let (mut rest, mut scaled, mut diagonal) =
+                ([[0.0; LANES]; T], [[0.0; LANES]; T], [[0.0; LANES]; T]);
             for l in 0..LANES {
                 loss[l] += row.loss[l];
                 centring[l] -= 2.0 * k * row.slope[a][l];
             }
             for b in 0..T {
                 for l in 0..LANES {
+                    let chi2 = chi[a][l] * chi[a][l];
+                    rest[b][l] = 0.5 * row.norm2[l] * row.p[b][l] - row.weight[b][l];
+                    scaled[b][l] = chi2 * row.p[b][l];
+                    diagonal[b][l] = chi2 * row.weight[b][l];
+                }
+            }
+            for b in 0..T {
+                for l in 0..LANES {
                     slope[a][b][l] += row.slope[b][l];
                     slope[b][a][l] += row.slope[b][l];
                     second[a][a][l] += chi[b][l] * product[b][l];
-                    let cross = chi[a][l] * product[b][l];
-                    second[a][b][l] += cross;
-                    second[b][a][l] += cross;
+                }
+                // This is added to the lower triangle. An entry of the diagonal stands for itself and its transpose.
+                let (high, low) = if a > b { (a, b) } else { (b, a) };
+                let factor = if a == b { 2.0 } else { 1.0 };
+                for l in 0..LANES {
+                    second[high][low][l] += factor * chi[a][l] * product[b][l];
+                    second[b][b][l] += diagonal[b][l];
                 }
             }
             for i in 0..T {
-                for j in 0..T {
+                for j in 0..=i {
                     for l in 0..LANES {
-                        let own = if i == j { row.weight[i][l] } else { 0.0 };
-                        let (pi, pj) = (row.p[i][l], row.p[j][l]);
-                        let half =
-                            own - row.weight[i][l] * pj - pi * row.weight[j][l] + row.norm2[l] * pi * pj;
-                        second[i][j][l] += chi[a][l] * chi[a][l] * half;
+                        second[i][j][l] += scaled[i][l] * rest[j][l] + rest[i][l] * scaled[j][l];
                     }
                 }
+            }
+        }
+        for i in 0..T {
+            for j in 0..i {
+                second[j][i] = second[i][j];
             }
         }
         let mut value = self.distance(chi);

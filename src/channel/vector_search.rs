@@ -64,23 +64,33 @@ pub(crate) struct Hints<'a, const T: usize> {
 }
 
 /// The proximal points of a block.
-pub(crate) struct VectorMinimum<const T: usize> {
-    pub(crate) prox: VectorProx<T>,
-    pub(crate) chi: LaneVector<T>,
+#[derive(Clone, Copy)]
+pub(crate) struct VectorMinimum<'a, const T: usize> {
+    pub(crate) prox: &'a VectorProx<T>,
+    pub(crate) chi: &'a LaneVector<T>,
     /// The objective there, whose extra values are the loss and `dl'/dq`.
-    pub(crate) local: Local<T, 2>,
+    pub(crate) local: &'a Local<T, 2>,
+}
+
+/// A block with candidates, and the lowest minima so far.
+struct Searched<const T: usize> {
+    block: usize,
+    prox: VectorProx<T>,
+    chi: LaneVector<T>,
+    local: Local<T, 2>,
 }
 
 /// A start that may lead one sample to a lower minimum.
 struct Candidate<const T: usize> {
-    block: usize,
+    /// The place of its block among those that are searched.
+    searched: usize,
     lane: usize,
     start: [f64; T],
 }
 
-/// The proximal points of a group of blocks. The search begins at the points `known` of the last evaluation, which it
+/// Passes each block and its proximal points to `use_minimum`. The search begins at the points `known` of the last evaluation, which it
 /// replaces. All starts are tried for samples whose starts led to different minima before, and with `everywhere` for
-/// those that are in doubt.
+/// those that are in doubt. Blocks with a sample to search come after all others.
 #[inline(always)]
 pub(crate) fn minima<'a, const T: usize, B>(
     blocks: &'a [B],
@@ -88,56 +98,67 @@ pub(crate) fn minima<'a, const T: usize, B>(
     everywhere: bool,
     problem: impl Fn(&B) -> VectorProx<T>,
     hints: impl Fn(&'a B) -> Hints<'a, T>,
-) -> Vec<VectorMinimum<T>> {
-    let mut minima: Vec<VectorMinimum<T>> = Vec::with_capacity(blocks.len());
+    mut use_minimum: impl FnMut(&'a B, &VectorMinimum<'_, T>),
+) {
+    let mut searched: Vec<Searched<T>> = Vec::new();
     let mut candidates = Vec::new();
-    let mut packs = 0;
-    // All descents are in one place, because their code is long: those of the blocks, and then those of the packed
-    // candidates.
+    let (mut number, mut packs, mut used) = (0, 0, 0);
     let nowhere = [[f64::NAN; LANES]; T];
+    // All descents are in one place, because their code is long: those of the blocks, and then those of the packed
+    // candidates. All minima are used in one place for the same reason.
     loop {
-        let number = minima.len();
-        let pack: &[Candidate<T>] = if number < blocks.len() {
-            &[]
-        } else {
-            let rest = &candidates[packs..];
-            &rest[..rest.len().min(LANES)]
-        };
-        let (prox, mut chi, near) = if number < blocks.len() {
-            let prox = problem(&blocks[number]);
-            let last = known[number].chi;
-            (prox, if last[0][0].is_finite() { last } else { prox.omega }, nowhere)
-        } else if pack.is_empty() {
-            break;
-        } else {
-            packed(pack, &minima)
-        };
-        let local = descend(&prox, &mut chi, &near);
-        if number < blocks.len() {
+        let (prox, mut chi, local);
+        let (block, minimum) = if number < blocks.len() || packs < candidates.len() {
+            let first = number < blocks.len();
+            let pack: &[Candidate<T>] =
+                if first { &[] } else { &candidates[packs..candidates.len().min(packs + LANES)] };
+            let near;
+            (prox, chi, near) = if first {
+                let prox = problem(&blocks[number]);
+                let last = known[number].chi;
+                (prox, if last[0][0].is_finite() { last } else { prox.omega }, nowhere)
+            } else {
+                packed(pack, &searched)
+            };
+            local = descend(&prox, &mut chi, &near);
+            if !first {
+                for (l, candidate) in pack.iter().enumerate() {
+                    let searched = &mut searched[candidate.searched];
+                    known[searched.block].contested[candidate.lane] |=
+                        searched.challenge(candidate.lane, &chi, &local, l);
+                }
+                packs += pack.len();
+                continue;
+            }
+            let minimum = VectorMinimum { prox: &prox, chi: &chi, local: &local };
             let FollowedPoints { doubtful, contested, .. } = &mut known[number];
-            let minimum = VectorMinimum { prox, chi, local };
-            let tried = std::array::from_fn(|l| contested[l] || everywhere && doubtful[l]);
+            let mut tried = [false; LANES];
+            for l in 0..LANES {
+                tried[l] = contested[l] || everywhere && doubtful[l];
+            }
+            let before = candidates.len();
             if tried.contains(&true) {
-                screen(&minimum, &hints(&blocks[number]), number, &tried, &mut candidates);
+                screen(&minimum, &hints(&blocks[number]), searched.len(), &tried, &mut candidates);
             }
             for l in 0..LANES {
                 doubtful[l] &= !tried[l];
                 contested[l] &= !tried[l];
             }
-            minima.push(minimum);
-        } else {
-            for (l, candidate) in pack.iter().enumerate() {
-                let minimum = &mut minima[candidate.block];
-                known[candidate.block].contested[candidate.lane] |=
-                    minimum.challenge(candidate.lane, &chi, &local, l);
+            number += 1;
+            if candidates.len() > before {
+                searched.push(Searched { block: number - 1, prox, chi, local });
+                continue;
             }
-            packs += pack.len();
-        }
+            (number - 1, minimum)
+        } else if let Some(Searched { block, prox, chi, local }) = searched.get(used) {
+            used += 1;
+            (*block, VectorMinimum { prox, chi, local })
+        } else {
+            break;
+        };
+        known[block].chi = *minimum.chi;
+        use_minimum(&blocks[block], &minimum);
     }
-    for (known, minimum) in known.iter_mut().zip(&minima) {
-        known.chi = minimum.chi;
-    }
-    minima
 }
 
 /// The problems of some candidates as one block, with their starts, and the first minima of the same samples. Lanes
@@ -145,14 +166,14 @@ pub(crate) fn minima<'a, const T: usize, B>(
 #[inline(always)]
 fn packed<const T: usize>(
     candidates: &[Candidate<T>],
-    minima: &[VectorMinimum<T>],
+    searched: &[Searched<T>],
 ) -> (VectorProx<T>, LaneVector<T>, LaneVector<T>) {
     let first = &candidates[0];
-    let mut prox = minima[first.block].prox;
+    let mut prox = searched[first.searched].prox;
     let (mut start, mut near) = ([[0.0; LANES]; T], [[0.0; LANES]; T]);
     for l in 0..LANES {
-        let Candidate { block, lane, start: from } = candidates.get(l).unwrap_or(first);
-        let minimum = &minima[*block];
+        let Candidate { searched: place, lane, start: from } = candidates.get(l).unwrap_or(first);
+        let minimum = &searched[*place];
         for a in 0..T {
             start[a][l] = from[a];
             near[a][l] = minimum.chi[a][*lane];
@@ -166,7 +187,7 @@ fn packed<const T: usize>(
     (prox, start, near)
 }
 
-impl<const T: usize> VectorMinimum<T> {
+impl<const T: usize> Searched<T> {
     /// Replaces the minimum of sample `lane` by another one, that of sample `other` at `chi`, if the other one is lower. The result
     /// tells whether the two minima differ. The bound is wider than the distance from a known minimum at which a descent stops.
     #[inline(always)]
@@ -271,15 +292,15 @@ impl<const T: usize> JudgedStart<T> {
 /// compiled for every number of tokens.
 #[inline(always)]
 fn screen<const T: usize>(
-    minimum: &VectorMinimum<T>,
+    minimum: &VectorMinimum<'_, T>,
     hints: &Hints<'_, T>,
-    block: usize,
+    searched: usize,
     tried: &[bool; LANES],
     candidates: &mut Vec<Candidate<T>>,
 ) {
     // The number covers all starts up to the reflections through single tokens.
     const OTHERS: usize = 6;
-    let prox = &minimum.prox;
+    let prox = minimum.prox;
     let omega = &prox.omega;
     // If the softmax were linear, chi chi^T would equal this matrix up to its part along u, which is not
     // seen.
@@ -338,7 +359,7 @@ fn screen<const T: usize>(
         if tried[l] && bent[l] > 0.0 {
             let starts = starts.iter().filter(|start| start.near[l] == 0.0);
             candidates.extend(starts.map(|start| Candidate {
-                block,
+                searched,
                 lane: l,
                 start: start.point.map(|x| x[l]),
             }));
@@ -346,7 +367,7 @@ fn screen<const T: usize>(
     }
 }
 
-impl<const T: usize> VectorMinimum<T> {
+impl<const T: usize> VectorMinimum<'_, T> {
     /// A start, as [`screen`] wants it.
     #[inline(always)]
     fn judge(&self, start: &LaneVector<T>) -> JudgedStart<T> {
@@ -364,7 +385,7 @@ impl<const T: usize> VectorMinimum<T> {
             }
         }
         let pull = prox.distance(&point);
-        let (mut apart2, mut size2, mut direction) = ([0.0; LANES], [0.0; LANES], *chi);
+        let (mut apart2, mut size2, mut direction) = ([0.0; LANES], [0.0; LANES], **chi);
         let mut inside = [0.0; LANES];
         for l in 0..LANES {
             let share = (local.value[l] / (pull[l] + f64::MIN_POSITIVE)).sqrt();
@@ -468,18 +489,19 @@ mod tests {
         let mut heights = Vec::new();
         for blocks in blocks.chunks(16) {
             let mut known = vec![FollowedPoints::NOTHING; blocks.len()];
-            let found = minima(
+            let mut found = Vec::new();
+            minima(
                 blocks,
                 &mut known,
                 true,
                 |block| problem(block, point),
                 |block| Hints { frozen: &block.frozen, label: &block.label, star: &block.star, q: point.q() },
+                |_, minimum| found.push((*minimum.prox, *minimum.local)),
             );
-            for minimum in &found {
-                let prox = &minimum.prox;
-                let largest = minimum.local.gradient.iter().flatten().fold(0.0, |m: f64, g| m.max(g.abs()));
+            for (prox, local) in &found {
+                let largest = local.gradient.iter().flatten().fold(0.0, |m: f64, g| m.max(g.abs()));
                 assert!(largest < 1e-9 * prox.stiffness.max(1.0), "gradient {largest:e}");
-                let mut lowest = minimum.local.value;
+                let mut lowest = local.value;
                 for k in 0..64 {
                     let mut chi: LaneVector<T> = std::array::from_fn(|i| [1.5 * more[i][k]; LANES]);
                     let other = descend(prox, &mut chi, &none);
@@ -487,7 +509,7 @@ mod tests {
                         lowest[l] = lowest[l].min(other.value[l]);
                     }
                 }
-                heights.extend((0..LANES).map(|l| [minimum.local.value[l], lowest[l]]));
+                heights.extend((0..LANES).map(|l| [local.value[l], lowest[l]]));
             }
         }
         heights

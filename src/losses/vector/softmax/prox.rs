@@ -6,9 +6,6 @@ use crate::descent::{LaneVector, cholesky, solve};
 use crate::lanes::{LANES, Lane};
 use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
 
-/// Number of blocks whose proximal points are searched together.
-const GROUP: usize = 32;
-
 /// A block of samples.
 pub(super) struct LogitsBlock<const T: usize> {
     /// Recalibrated frozen logits `z`.
@@ -62,25 +59,22 @@ pub(super) fn accumulate<const T: usize>(
     everywhere: bool,
     sums: &mut [Lane; COUNT],
 ) {
-    for (blocks, known) in blocks.chunks(GROUP).zip(known.chunks_mut(GROUP)) {
-        let minima = minima(
-            blocks,
-            known,
-            everywhere,
-            #[inline(always)]
-            |block| block.prox(problems),
-            #[inline(always)]
-            |block| Hints {
-                frozen: &block.frozen,
-                label: &block.label,
-                star: &block.star,
-                q: problems.point.q(),
-            },
-        );
-        for (block, minimum) in blocks.iter().zip(&minima) {
-            add(problems.point, block, minimum, sums);
-        }
-    }
+    minima(
+        blocks,
+        known,
+        everywhere,
+        #[inline(always)]
+        |block| block.prox(problems),
+        #[inline(always)]
+        |block| Hints {
+            frozen: &block.frozen,
+            label: &block.label,
+            star: &block.star,
+            q: problems.point.q(),
+        },
+        #[inline(always)]
+        |block, minimum| add(problems.point, block, minimum, sums),
+    );
 }
 
 /// Adds the terms of the samples of one block.
@@ -88,10 +82,10 @@ pub(super) fn accumulate<const T: usize>(
 fn add<const T: usize>(
     point: &VectorOverlaps,
     block: &LogitsBlock<T>,
-    minimum: &VectorMinimum<T>,
+    minimum: &VectorMinimum<'_, T>,
     sums: &mut [Lane; COUNT],
 ) {
-    let VectorMinimum { prox, chi, local: best } = minimum;
+    let VectorMinimum { prox, chi, local: best } = *minimum;
     let (deviation, stiffness) = (point.deviation(), prox.stiffness);
     let (factor, _) = cholesky(&best.hessian, &[0.0; LANES]);
     let (mut trace, mut square) = ([0.0; LANES], [0.0; LANES]);
