@@ -25,23 +25,24 @@ pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// Number of samples per unit of parallel work.
-const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// The blocks of one list, and the state of each.
 pub(crate) type BlocksAndStates<'a, B, S> = (&'a [B], &'a mut [S]);
 
-/// The sums over all blocks of `size` samples of each list of `COUNT` terms, which `add` adds lane by lane for some
-/// consecutive blocks. Every block has a state that `add` may change. `add` should be `#[inline(always)]`, because it is called through [`widest`].
-/// All chunks of all lists are pieces of a single parallel loop.
+/// The sums over the blocks of `size` samples of each list of `COUNT` terms, one sum for every `samples` consecutive samples. `add` adds the
+/// terms lane by lane for some consecutive blocks. Every block has a state that `add` may change. `add` should be
+/// `#[inline(always)]`, because it is called through [`widest`]. All pieces of all lists are in a single parallel loop.
 ///
 /// This function is for sums that are taken at every iteration. A sum that is taken once in a solve does not
 /// justify a second copy of its code, and uses [`sum_once`].
 pub(crate) fn sums_over_groups<const COUNT: usize, B: Sync, S: Send>(
     lists: Vec<BlocksAndStates<'_, B, S>>,
     size: usize,
+    samples: usize,
     add: impl Fn(&[B], &mut [S], &mut [Lane; COUNT]) + Sync,
-) -> Vec<[f64; COUNT]> {
-    let chunk = CHUNK.div_ceil(size);
+) -> Vec<Vec<[f64; COUNT]>> {
+    let chunk = samples.div_ceil(size);
     let lengths: Vec<usize> = lists.iter().map(|(blocks, _)| blocks.len().div_ceil(chunk)).collect();
     let chunks: Vec<Mutex<_>> = lists
         .into_iter()
@@ -58,28 +59,30 @@ pub(crate) fn sums_over_groups<const COUNT: usize, B: Sync, S: Send>(
     let one = |length: usize| {
         let (own, others) = rest.split_at(length);
         rest = others;
-        total(own)
+        own.to_vec()
     };
     lengths.into_iter().map(one).collect()
 }
 
-/// The sums as of [`sums_over_groups`], where `add` adds the terms of one block.
+/// The sums over all blocks of each list as of [`sums_over_groups`], where `add` adds the terms of one block.
 #[inline(always)]
 pub(crate) fn sums_over_blocks<const COUNT: usize, B: Sync, S: Send>(
     lists: Vec<BlocksAndStates<'_, B, S>>,
     size: usize,
     add: impl Fn(&B, &mut S, &mut [Lane; COUNT]) + Sync,
 ) -> Vec<[f64; COUNT]> {
-    sums_over_groups(
+    let sums = sums_over_groups(
         lists,
         size,
+        CHUNK,
         #[inline(always)]
         |blocks, states, sums| {
             for (block, state) in blocks.iter().zip(states) {
                 add(block, state, sums);
             }
         },
-    )
+    );
+    sums.iter().map(|sums| total(sums)).collect()
 }
 
 /// The sums over blocks of `size` samples of `COUNT` terms, which `add` adds lane by lane for the block with
@@ -111,7 +114,7 @@ fn sums_of_chunks<const COUNT: usize>(
 }
 
 /// The sum over chunks, in their order.
-fn total<const COUNT: usize>(chunks: &[[f64; COUNT]]) -> [f64; COUNT] {
+pub(crate) fn total<const COUNT: usize>(chunks: &[[f64; COUNT]]) -> [f64; COUNT] {
     let mut total = [0.0; COUNT];
     for chunk in chunks {
         for (t, x) in total.iter_mut().zip(chunk) {

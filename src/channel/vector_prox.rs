@@ -86,6 +86,38 @@ impl<const T: usize> VectorProx<T> {
     }
 }
 
+impl<const T: usize> VectorProx<T> {
+    /// The gradients of the loss in the logits `A` and in the label's logits `B`, on symmetric matrices.
+    #[inline(always)]
+    pub(crate) fn gradients_in_logits(&self, chi: &LaneVector<T>) -> [LaneMatrix<T>; 2] {
+        let mut gradients = [[[[0.0; LANES]; T]; T]; 2];
+        for a in 0..T {
+            let p = softmax_row(&self.row(chi, a));
+            let y = &self.y[a];
+            let (mut along_p, mut along_y) = ([0.0; LANES], [0.0; LANES]);
+            for b in 0..T {
+                for l in 0..LANES {
+                    let e = p[b][l] - y[b][l];
+                    along_p[l] += p[b][l] * e;
+                    along_y[l] += y[b][l] * e;
+                }
+            }
+            for b in 0..T {
+                for l in 0..LANES {
+                    let e = p[b][l] - y[b][l];
+                    // Half of the derivative in an entry of a row goes to either side of the diagonal.
+                    let slopes = [p[b][l] * (e - along_p[l]), -y[b][l] * (e - along_y[l])];
+                    for (gradient, slope) in gradients.iter_mut().zip(slopes) {
+                        gradient[a][b][l] += slope;
+                        gradient[b][a][l] += slope;
+                    }
+                }
+            }
+        }
+        gradients
+    }
+}
+
 impl<const T: usize> Descent<T, 2> for VectorProx<T> {
     fn stiffness(&self) -> f64 {
         self.stiffness

@@ -38,6 +38,14 @@ pub(crate) struct JointLaw {
     pub(crate) sequences: Sequences,
 }
 
+/// The law of the label's logits given the recalibrated frozen logits `z`, per coordinate: `N(slope z, label)`, with `z ~ N(0, frozen)`.
+#[derive(Clone, Copy)]
+pub(crate) struct LogitRegression {
+    pub(crate) slope: f64,
+    pub(crate) frozen: f64,
+    pub(crate) label: f64,
+}
+
 /// Columns of standard normals for the logits of a scramble: one per coordinate that the activation sees for each field, and one for each
 /// coordinate that softmax does not see.
 pub(crate) struct Normals<'a> {
@@ -121,6 +129,14 @@ impl JointLaw {
     #[inline(always)]
     pub(crate) fn label(&self, frozen: f64, normal: f64) -> f64 {
         self.slope * frozen + self.label * normal
+    }
+
+    /// The slope of the label's logits in the recalibrated frozen ones, and the variances of the latter and of the label's
+    /// logits given them, on new sequences. It is `None` if the recalibrated logits do not tell the frozen ones.
+    pub(crate) fn regression(&self) -> Option<LogitRegression> {
+        let frozen = (self.beta * self.frozen).powi(2);
+        let slope = self.slope / self.beta;
+        slope.is_finite().then_some(LogitRegression { slope, frozen, label: self.label * self.label })
     }
 
     /// The noiseless logit of the label, given the frozen one, the noisy one and a standard normal.

@@ -5,6 +5,7 @@
 mod batch;
 mod block;
 pub(crate) mod by_parts;
+mod control_variates;
 pub(crate) mod matrix;
 mod means;
 pub(crate) mod vector;

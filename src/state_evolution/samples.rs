@@ -131,21 +131,22 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         self.divided(level, sums)
     }
 
-    /// The means of `COUNT` terms as in [`Samples::means`], where `add` adds the terms of some consecutive blocks, and
-    /// decides what the purpose of the pass means for their memory.
-    pub(crate) fn means_of_groups<const COUNT: usize>(
+    /// The sums of `COUNT` terms over every `samples` consecutive samples of a level, for each scramble. `add` adds the terms of
+    /// some consecutive blocks, and decides what the purpose of the pass means for their memory.
+    pub(crate) fn sums_of_groups<const COUNT: usize>(
         &mut self,
         level: usize,
+        samples: usize,
         add: impl Fn(&[B], &mut [M], &mut [Lane; COUNT]) + Sync,
-    ) -> Vec<[f64; COUNT]> {
+    ) -> Vec<Vec<[f64; COUNT]>> {
         let size = self.size;
-        let sums = sums_over_groups(
+        sums_over_groups(
             self.lists(level),
             size,
+            samples,
             #[inline(always)]
             |blocks, memories, sums| add(blocks, memories, sums),
-        );
-        self.divided(level, sums)
+        )
     }
 
     /// The blocks of a level with their memories, for every scramble.
@@ -158,7 +159,11 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     }
 
     /// The means over the samples of a level, from the sums over its blocks.
-    fn divided<const COUNT: usize>(&self, level: usize, sums: Vec<[f64; COUNT]>) -> Vec<[f64; COUNT]> {
+    pub(crate) fn divided<const COUNT: usize>(
+        &self,
+        level: usize,
+        sums: Vec<[f64; COUNT]>,
+    ) -> Vec<[f64; COUNT]> {
         let samples = (self.levels.nodes(level) / self.size * self.size) as f64;
         sums.into_iter().map(|sums| sums.map(|sum| sum / samples)).collect()
     }

@@ -1,5 +1,6 @@
 //! The kernel of softmax fine-tuning, on blocks of samples with a number of tokens known at compile time.
 
+mod controls;
 mod fields;
 mod nodes;
 mod prox;

@@ -1,15 +1,17 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
+use super::controls::{CONTROLS, SteinControls};
 use super::fields::{Logits, training_logits};
-use super::prox::{LogitsBlock, Problems, accumulate};
+use super::prox::{LogitsBlock, Problems, TERMS, accumulate};
 use crate::channel::{self, FollowedPoints, SoftmaxRow, softmax_row};
 use crate::descent::LaneVector;
 use crate::divergence::Divergence;
 use crate::error::Error;
 use crate::fields::{FieldColumns, JointLaw};
-use crate::lanes::LANES;
+use crate::lanes::{self, LANES};
+use crate::losses::control_variates::ControlVariates;
 use crate::losses::vector::channel::FinetuningLosses;
-use crate::losses::vector::moments::{Moments, VectorOverlaps};
+use crate::losses::vector::moments::{COUNT, Moments, VectorOverlaps, term};
 use crate::losses::vector::zero_weights::{
     Curvature, CurvatureList, Curvatures, ZeroWeights, ZeroWeightsByLevel,
 };
@@ -59,11 +61,38 @@ impl SecondMinima {
     }
 }
 
+/// Number of samples whose sums are one observation in the fit of the controls.
+const GROUP: usize = 16;
+
+/// The terms whose noise the controls take away. The pointwise derivatives of proximal points are not among them: near a
+/// jump they are so large that a few samples would decide the fit.
+const CONTROLLED: [usize; 9] = [
+    term::GRADIENT2,
+    term::CENTRING,
+    term::GRADIENT_FREE,
+    term::GRADIENT_STAR,
+    term::FREE2,
+    term::FREE_STAR,
+    term::STAR2,
+    term::LOSS,
+    term::STABILITY,
+];
+
+/// The controls of the averages on the finest level.
+struct Controls {
+    stein: SteinControls,
+    coefficients: ControlVariates<{ CONTROLLED.len() }, CONTROLS>,
+}
+
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
 /// are remembered from one evaluation to the next.
 pub(super) struct SoftmaxVectorNodes<const T: usize> {
+    law: JointLaw,
     coupling: f64,
     samples: Samples<LogitsBlock<T>, FollowedPoints<T>>,
+    /// The mean height of the objective in the last evaluation.
+    height: f64,
+    controls: Option<Controls>,
     zero_weights: ZeroWeightsByLevel,
     /// Relative size of a Newton step after which a descent ends.
     close: f64,
@@ -97,14 +126,61 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
         let close = if options.tolerance().is_some() { EXACT } else { BELOW_NOISE };
         Ok(Self {
+            law: *law,
             coupling,
             samples,
+            height: 0.0,
+            controls: None,
             zero_weights: ZeroWeightsByLevel::default(),
             close,
             second_minima: SecondMinima::Rare,
             first_step: false,
         })
     }
+}
+
+impl<const T: usize> SoftmaxVectorNodes<T> {
+    /// The sums of terms and controls over every `samples` consecutive samples of a level, for each scramble.
+    fn sums(
+        &mut self,
+        level: usize,
+        samples: usize,
+        problems: Problems<'_>,
+        everywhere: bool,
+    ) -> Vec<Vec<[f64; TERMS]>> {
+        self.samples.sums_of_groups(
+            level,
+            samples,
+            #[inline(always)]
+            |blocks, known, sums| accumulate(problems, blocks, known, everywhere, sums),
+        )
+    }
+
+    /// The averages, from the means of terms and controls.
+    fn moments(&self, controlled: bool, means: &[f64; TERMS]) -> Moments {
+        let mut terms: [f64; COUNT] = std::array::from_fn(|k| means[k]);
+        if let Some(Controls { coefficients, .. }) = self.controls.as_ref().filter(|_| controlled) {
+            let (noisy, controls) = observation(means);
+            for (term, corrected) in CONTROLLED.into_iter().zip(coefficients.corrected(noisy, &controls)) {
+                terms[term] = corrected;
+            }
+        }
+        Moments::from_sums(terms)
+    }
+
+    /// The controls, fitted to the nodes of a cheap level at a point near those evaluated last.
+    fn fitted(&mut self, level: usize, point: &VectorOverlaps) -> Option<Controls> {
+        let stein = SteinControls::new(&self.law, self.height);
+        let problems = Problems { coupling: self.coupling, close: self.close, point, controls: Some(stein) };
+        let groups = self.sums(level, GROUP, problems, false);
+        let groups: Vec<_> = groups.iter().flatten().map(observation).collect();
+        Some(Controls { stein, coefficients: ControlVariates::fitted(&groups)? })
+    }
+}
+
+/// The terms that have controls, and the controls.
+fn observation(sums: &[f64; TERMS]) -> ([f64; CONTROLLED.len()], [f64; CONTROLS]) {
+    (CONTROLLED.map(|k| sums[k]), std::array::from_fn(|j| sums[COUNT + j]))
 }
 
 /// The curvatures of the loss of every sample at `w = 0`.
@@ -184,20 +260,24 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         let close =
             if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
         self.first_step = false;
-        let problems = Problems { coupling: self.coupling, close, point };
-        let means = self.samples.means_of_groups(
-            level,
-            #[inline(always)]
-            |blocks, known, sums| accumulate(problems, blocks, known, everywhere, sums),
-        );
-        means.into_iter().map(Moments::from_sums).collect()
+        let finest = level + 1 == self.levels();
+        let controls = self.controls.as_ref().filter(|_| finest).map(|controls| controls.stein);
+        let problems = Problems { coupling: self.coupling, close, point, controls };
+        let sums = self.sums(level, lanes::CHUNK, problems, everywhere);
+        let means = self.samples.divided(level, sums.iter().map(|sums| lanes::total(sums)).collect());
+        let moments: Vec<Moments> = means.iter().map(|means| self.moments(finest, means)).collect();
+        let pull = 0.5 * point.v;
+        self.height = moments.iter().map(|m| m[term::LOSS] + pull * m[term::GRADIENT2]).sum::<f64>()
+            / moments.len() as f64;
+        moments
     }
 
     /// The next evaluation of a cheap level tries all starts of every proximal point. What is found there decides on
-    /// the finest level.
-    fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
-        self.samples.remember(FollowedPoints::doubt);
+    /// the finest level, whose controls are fitted there.
+    fn prepare(&mut self, level: usize, point: &VectorOverlaps) {
         self.first_step = level > 0 && level + 1 == self.levels();
+        self.controls = if self.first_step { self.fitted(level - 1, point) } else { None };
+        self.samples.remember(FollowedPoints::doubt);
         self.second_minima = SecondMinima::Rare;
         if let Some(below) = level.checked_sub(1) {
             let (mut contested, mut all) = (0, 0);
@@ -213,6 +293,8 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fields::{FieldParameters, Score, Selection, Sequences};
+    use crate::frozen::Frozen;
     use crate::lanes::Lane;
     use crate::memory::Workload;
     use crate::model::Model;
@@ -225,5 +307,112 @@ mod tests {
             Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // One flag per block counts as one number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
+    }
+
+    const POINT: VectorOverlaps = VectorOverlaps { m: 0.72, s2: 0.13, v: 0.35 };
+    /// Here, one sample in ten has several minima.
+    const WITH_JUMPS: VectorOverlaps = VectorOverlaps { m: 0.3, s2: 1.93, v: 1.7 };
+
+    fn options(log2_nodes: usize, scrambles: usize) -> Options {
+        Options::default().with_log2_nodes(log2_nodes).unwrap().with_scrambles(scrambles).unwrap()
+    }
+
+    fn nodes<const T: usize, const K: usize>(
+        parameters: &FieldParameters,
+        coupling: f64,
+        options: &Options,
+    ) -> SoftmaxVectorNodes<T> {
+        let model = Model::softmax(T, 0.5).unwrap().with_inverse_temperature(coupling).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap().with_response(0.8).unwrap();
+        let law = JointLaw::new(&model, &frozen, parameters);
+        SoftmaxVectorNodes::new::<K>(&law, coupling, options, &Tuning::default()).unwrap()
+    }
+
+    /// Mean and standard error of every control.
+    fn controls<const T: usize, const K: usize>(
+        parameters: &FieldParameters,
+        coupling: f64,
+        point: &VectorOverlaps,
+    ) -> Vec<[f64; 2]> {
+        const SCRAMBLES: usize = 32;
+        let mut nodes = nodes::<T, K>(parameters, coupling, &options(9, SCRAMBLES));
+        let stein = SteinControls::new(&nodes.law, 0.7 * T as f64);
+        let problems = Problems { coupling, close: EXACT, point, controls: Some(stein) };
+        let level = nodes.levels() - 1;
+        let sums: Vec<_> =
+            nodes.sums(level, lanes::CHUNK, problems, true).iter().map(|sums| lanes::total(sums)).collect();
+        let mean = |j: usize| sums.iter().map(|sums| sums[j]).sum::<f64>() / SCRAMBLES as f64;
+        let squares = |j: usize, mean: f64| sums.iter().map(|sums| (sums[j] - mean).powi(2)).sum::<f64>();
+        (COUNT..TERMS)
+            .map(|j| {
+                let mean = mean(j);
+                [mean, (squares(j, mean) / (SCRAMBLES * (SCRAMBLES - 1)) as f64).sqrt()]
+            })
+            .collect()
+    }
+
+    /// Checks that the controls vanish on average, whether the proximal points jump or not, and that `used` of them are used.
+    fn check_controls<const T: usize, const K: usize>(
+        sequences: Sequences,
+        beta: f64,
+        coupling: f64,
+        used: usize,
+    ) {
+        let parameters = FieldParameters { sequences, beta, q0: 1.0 };
+        for point in [POINT, WITH_JUMPS] {
+            let controls = controls::<T, K>(&parameters, coupling, &point);
+            for (j, [mean, error]) in controls.iter().enumerate() {
+                assert!(
+                    mean.abs() <= 4.0 * error,
+                    "control {j}: {mean} +- {error}, {sequences:?}, {T} tokens"
+                );
+            }
+            assert_eq!(controls.iter().filter(|[_, error]| *error > 0.0).count(), used, "{sequences:?}");
+        }
+    }
+
+    #[test]
+    fn controls_vanish_on_average() {
+        check_controls::<2, 3>(Sequences::Fresh, 1.0, 1.0, 22);
+        check_controls::<2, 3>(Sequences::Fresh, 0.6, 1.7, 22);
+        check_controls::<3, 6>(Sequences::Fresh, 1.3, 1.0, 22);
+    }
+
+    #[test]
+    fn controls_of_fields_that_are_not_gaussian_are_left_out() {
+        let selection = Selection::new(0.2, Score::Frobenius).unwrap();
+        check_controls::<2, 3>(Sequences::Active(selection), 1.0, 1.0, 17);
+        check_controls::<2, 3>(Sequences::Reused, 0.8, 1.0, 12);
+        // Here z is zero, as are the controls with a factor z.
+        check_controls::<2, 3>(Sequences::Fresh, 0.0, 1.0, 8);
+    }
+
+    /// The fit is on the nodes themselves, since the coarse levels are small here.
+    #[test]
+    fn controls_take_away_most_of_the_noise() {
+        const SCRAMBLES: usize = 32;
+        let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
+        let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options(11, SCRAMBLES));
+        let finest = nodes.levels() - 1;
+        let variances = |nodes: &mut SoftmaxVectorNodes<2>| -> [f64; 2] {
+            let all = nodes.averages(finest, Pass::Complete, &POINT);
+            [term::GRADIENT_STAR, term::GRADIENT_FREE].map(|term| {
+                let mean = all.iter().map(|m| m[term]).sum::<f64>() / SCRAMBLES as f64;
+                all.iter().map(|m| (m[term] - mean).powi(2)).sum::<f64>()
+            })
+        };
+        let without = variances(&mut nodes);
+        nodes.controls = nodes.fitted(finest, &POINT);
+        assert!(nodes.controls.is_some());
+        let with = variances(&mut nodes);
+        assert!(with[0] < 0.6 * without[0] && with[1] < 0.4 * without[1], "{without:?} and {with:?}");
+    }
+
+    #[test]
+    fn too_few_nodes_have_no_controls() {
+        let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
+        let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options(11, 32));
+        nodes.prepare(1, &POINT);
+        assert!(nodes.controls.is_none());
     }
 }

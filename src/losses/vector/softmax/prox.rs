@@ -1,10 +1,14 @@
 //! All terms that are averaged over the proximal points of softmax fine-tuning, for a block of samples.
 
+use super::controls::{CONTROLS, SteinControls};
 use super::fields::Logits;
 use crate::channel::{FollowedPoints, Hints, VectorMinimum, VectorProx, minima};
 use crate::descent::{LaneVector, cholesky, solve};
 use crate::lanes::{LANES, Lane};
 use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
+
+/// Number of terms of a sample: those of [`Moments`](crate::losses::vector::moments::Moments), and the controls.
+pub(super) const TERMS: usize = COUNT + CONTROLS;
 
 /// A block of samples.
 pub(super) struct LogitsBlock<const T: usize> {
@@ -28,13 +32,15 @@ pub(super) struct Problems<'a> {
     /// Relative size of a Newton step after which a descent ends.
     pub(super) close: f64,
     pub(super) point: &'a VectorOverlaps,
+    /// The controls that are added up beside the terms, if any.
+    pub(super) controls: Option<SteinControls>,
 }
 
 impl<const T: usize> LogitsBlock<T> {
     /// The proximal problem of a block.
     #[inline(always)]
     fn prox(&self, problems: Problems<'_>) -> VectorProx<T> {
-        let Problems { coupling, close, point } = problems;
+        let Problems { coupling, close, point, .. } = problems;
         let VectorOverlaps { m, v, .. } = *point;
         let (deviation, centring) = (point.deviation(), coupling * point.q());
         let (mut omega, mut logits) = ([[0.0; LANES]; T], self.frozen);
@@ -49,7 +55,7 @@ impl<const T: usize> LogitsBlock<T> {
 }
 
 /// Adds the terms of [`Moments`](crate::losses::vector::moments::Moments) for every sample of some blocks to `sums`, in
-/// the order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums). The search for the proximal
+/// the order of [`Moments::from_sums`](crate::losses::vector::moments::Moments::from_sums), and behind them the controls. The search for the proximal
 /// points begins at those of the last evaluation, `known`, and replaces them (see [`minima`]).
 #[inline(always)]
 pub(super) fn accumulate<const T: usize>(
@@ -57,7 +63,7 @@ pub(super) fn accumulate<const T: usize>(
     blocks: &[LogitsBlock<T>],
     known: &mut [FollowedPoints<T>],
     everywhere: bool,
-    sums: &mut [Lane; COUNT],
+    sums: &mut [Lane; TERMS],
 ) {
     minima(
         blocks,
@@ -73,7 +79,12 @@ pub(super) fn accumulate<const T: usize>(
             q: problems.point.q(),
         },
         #[inline(always)]
-        |block, minimum| add(problems.point, block, minimum, sums),
+        |block, minimum| {
+            add(problems.point, block, minimum, sums);
+            if let Some(controls) = problems.controls {
+                controls.add(problems.point, block, minimum, sums);
+            }
+        },
     );
 }
 
@@ -83,7 +94,7 @@ fn add<const T: usize>(
     point: &VectorOverlaps,
     block: &LogitsBlock<T>,
     minimum: &VectorMinimum<'_, T>,
-    sums: &mut [Lane; COUNT],
+    sums: &mut [Lane; TERMS],
 ) {
     let VectorMinimum { prox, chi, local: best } = *minimum;
     let (deviation, stiffness) = (point.deviation(), prox.stiffness);
