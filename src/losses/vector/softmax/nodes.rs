@@ -115,7 +115,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         options: &Options,
         tuning: &Tuning,
     ) -> Result<Self, Error> {
-        let columns = |index| FieldColumns::new(T, law, options, index, false);
+        let columns = |index| FieldColumns::of_equivalent_tokens(T, law, options, index);
         let block = |columns: &FieldColumns, first| {
             let [star, free] = weights(columns, first);
             let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first);
