@@ -120,21 +120,31 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
             for l in 0..LANES {
                 loss[l] += row.loss[l];
             }
+            // The Hessian of the row is a diagonal plus p r^T + r p^T, and is added to the lower triangle. A row takes its
+            // logits from coordinates with weights.
+            let (mut scaled, mut rest) = ([[0.0; LANES]; T], [[0.0; LANES]; T]);
             for b in 0..T {
-                let (i, wi) = (coordinate(T, a, b), 2.0 * weight(a, b));
+                let (i, w) = (coordinate(T, a, b), weight(a, b));
                 for l in 0..LANES {
-                    gradient[i][l] += wi * row.slope[b][l];
+                    gradient[i][l] += 2.0 * w * row.slope[b][l];
+                    hessian[i][i][l] += 2.0 * w * w * row.weight[b][l];
+                    scaled[b][l] = w * row.p[b][l];
+                    rest[b][l] = w * (row.norm2[l] * row.p[b][l] - 2.0 * row.weight[b][l]);
                 }
-                for c in 0..T {
-                    let (j, w) = (coordinate(T, a, c), wi * weight(a, c));
+            }
+            for b in 0..T {
+                for c in 0..=b {
+                    let (i, j) = (coordinate(T, a, b), coordinate(T, a, c));
+                    let (high, low) = if i > j { (i, j) } else { (j, i) };
                     for l in 0..LANES {
-                        let own = if b == c { row.weight[b][l] } else { 0.0 };
-                        let (pb, pc) = (row.p[b][l], row.p[c][l]);
-                        let half =
-                            own - row.weight[b][l] * pc - pb * row.weight[c][l] + row.norm2[l] * pb * pc;
-                        hessian[i][j][l] += w * half;
+                        hessian[high][low][l] += scaled[b][l] * rest[c][l] + rest[b][l] * scaled[c][l];
                     }
                 }
+            }
+        }
+        for i in 0..K {
+            for j in 0..i {
+                hessian[j][i] = hessian[i][j];
             }
         }
         for l in 0..LANES {

@@ -19,7 +19,7 @@ mod vector_search;
 pub use crate::attention::dimension;
 pub(crate) use eigen::{eigenbases, eigenbasis};
 pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_from_coordinates};
-pub(crate) use matrix_prox::{MatrixProx, coordinates, matrices, probabilities};
+pub(crate) use matrix_prox::{LowestPoint, MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns, RowTables};
 pub(crate) use secular::secular_roots;
 pub use softmax::{SoftmaxLoss, softmax};

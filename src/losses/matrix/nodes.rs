@@ -95,6 +95,8 @@ pub(super) struct MatrixNodes<K: MatrixKernel> {
     samples: Samples<K::Block, K::Memory>,
     /// Whether a sample with several minima was found, so that no start may be left out.
     contested: bool,
+    /// Whether the coarse levels have been searched near the present point, without a second minimum in any sample.
+    unseen: bool,
 }
 
 impl<K: MatrixKernel> MatrixNodes<K> {
@@ -127,7 +129,7 @@ impl<K: MatrixKernel> MatrixNodes<K> {
             kernel.block([one, two], first)
         };
         let samples = Samples::new(options, tuning, kernel.size(), kernel.nothing(), columns, block)?;
-        Ok(Self { kernel, label, samples, contested: false })
+        Ok(Self { kernel, label, samples, contested: false, unseen: false })
     }
 }
 
@@ -141,12 +143,15 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
 
     fn averages(&mut self, level: usize, pass: Pass, point: &MatrixOverlaps) -> Vec<LogitAverages> {
         let search = self.search();
+        let unseen = self.unseen && search == ProxSearch::Screened;
         let Self { kernel, samples, .. } = self;
         let pass = if pass == Pass::Fresh {
-            samples.remember(|memory| {
-                *memory = kernel.nothing();
-                K::plan(memory, search);
-            });
+            if !unseen {
+                samples.remember(|memory| {
+                    *memory = kernel.nothing();
+                    K::plan(memory, search);
+                });
+            }
             Pass::Complete
         } else {
             pass
@@ -172,14 +177,12 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
     }
 
     /// The next evaluation tries several starts of every proximal point, unless it is on a fine level and no sample of the coarse
-    /// ones had several minima: nearly all samples of such a problem have one. Every point that is returned is searched from several
-    /// starts by the last pass, which is [`Pass::Fresh`].
+    /// ones had several minima: nearly all samples of such a problem have one, and the proximal points are followed to the end.
     fn prepare(&mut self, level: usize, _point: &MatrixOverlaps) {
-        let search = match self.search() {
-            ProxSearch::Screened if level >= SEARCHED_LEVELS => ProxSearch::Followed,
-            other => other,
-        };
-        self.samples.remember(|memory| K::plan(memory, search));
+        let search = self.search();
+        self.unseen = level >= SEARCHED_LEVELS && search == ProxSearch::Screened;
+        let next = if self.unseen { ProxSearch::Followed } else { search };
+        self.samples.remember(|memory| K::plan(memory, next));
     }
 }
 

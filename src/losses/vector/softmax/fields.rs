@@ -1,19 +1,21 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
-use crate::channel::{MatrixProx, coordinates, matrices, softmax_row};
+use crate::channel::{LowestPoint, MatrixProx, coordinates, matrices, softmax_row};
 use crate::fields::{JointLaw, Normals, Sequences};
 use crate::lanes::{LANES, Lane};
 use crate::losses::block::centred_matrices;
+use crate::parallel;
 
 /// A symmetric matrix of logits for every sample of a block.
 pub(super) type Logits<const T: usize> = [[Lane; T]; T];
 
 /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with
-/// `first`.
+/// `first`. `thorough` tells whether all starts of every proximal point of the pre-training are tried.
 pub(super) fn training_logits<const T: usize, const K: usize>(
     law: &JointLaw,
     normals: &Normals<'_>,
     first: usize,
+    thorough: bool,
 ) -> (Logits<T>, Logits<T>) {
     let mut frozen = frozen_logits::<T>(law, normals, first);
     for l in 0..LANES {
@@ -25,7 +27,7 @@ pub(super) fn training_logits<const T: usize, const K: usize>(
     }
     let label = label_logits(law, normals, first, &frozen);
     if law.sequences == Sequences::Reused {
-        frozen = trained::<T, K>(law, &frozen, &label);
+        frozen = matrices(&trained::<T, K>(law, &frozen, &label, thorough).h);
     }
     (scaled(&frozen, law.beta), label)
 }
@@ -51,16 +53,39 @@ fn label_logits<const T: usize>(
     label
 }
 
-/// The trained logits on a sequence of the pre-training, whose frozen logits as a new sequence are `omega`.
+/// Whether some of many samples of the pre-training have several minima. A search that leaves out starts sees most of these
+/// samples, and is enough where it sees none.
+pub(super) fn pretraining_has_second_minima<const T: usize, const K: usize>(
+    law: &JointLaw,
+    normals: &Normals<'_>,
+    nodes: usize,
+) -> bool {
+    /// Number of samples, which is that of the cheap level on which the search decides for other averages.
+    const SAMPLES: usize = 1 << 13;
+    let blocks = SAMPLES.min(nodes) / LANES;
+    let contested = parallel::map(blocks, SAMPLES / LANES / 8, &|block| {
+        let frozen = frozen_logits::<T>(law, normals, block * LANES);
+        let label = label_logits(law, normals, block * LANES, &frozen);
+        trained::<T, K>(law, &frozen, &label, false).contested.iter().any(|contested| *contested > 0.0)
+    });
+    contested.contains(&true)
+}
+
+/// The proximal points of the pre-training: the trained logits on its sequences, whose frozen logits as new sequences are `omega`.
 fn trained<const T: usize, const K: usize>(
     law: &JointLaw,
     omega: &Logits<T>,
     label: &Logits<T>,
-) -> Logits<T> {
+    thorough: bool,
+) -> LowestPoint<K> {
     let y = std::array::from_fn(|a| softmax_row(&label[a]));
     let prox = MatrixProx::<T, K> { omega: coordinates(omega), y: &y, v: law.response };
     let none = [[f64::NAN; LANES]; K];
-    matrices(&prox.global(&coordinates(label), &none).h)
+    if thorough {
+        prox.global(&coordinates(label), &none)
+    } else {
+        prox.global_screened(&coordinates(label), &none)
+    }
 }
 
 fn scaled<const T: usize>(logits: &Logits<T>, factor: f64) -> Logits<T> {

@@ -1,13 +1,13 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
 use super::controls::{CONTROLS, SteinControls};
-use super::fields::{Logits, training_logits};
+use super::fields::{Logits, pretraining_has_second_minima, training_logits};
 use super::prox::{LogitsBlock, Problems, TERMS, accumulate};
 use crate::channel::{self, FollowedPoints, SoftmaxRow, softmax_row};
 use crate::descent::LaneVector;
 use crate::divergence::Divergence;
 use crate::error::Error;
-use crate::fields::{FieldColumns, JointLaw};
+use crate::fields::{FieldColumns, JointLaw, Sequences};
 use crate::lanes::{self, LANES};
 use crate::losses::control_variates::ControlVariates;
 use crate::losses::vector::channel::FinetuningLosses;
@@ -116,9 +116,15 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         tuning: &Tuning,
     ) -> Result<Self, Error> {
         let columns = |index| FieldColumns::of_equivalent_tokens(T, law, options, index);
+        let thorough = if law.sequences == Sequences::Reused {
+            let few = columns(0)?;
+            pretraining_has_second_minima::<T, K>(law, &few.logits(), few.nodes())
+        } else {
+            false
+        };
         let block = |columns: &FieldColumns, first| {
             let [star, free] = weights(columns, first);
-            let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first);
+            let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first, thorough);
             perturb(&mut label, &star, 1.0, coupling);
             let y = std::array::from_fn(|a| softmax_row(&label[a]));
             LogitsBlock { frozen, label, y, star, free }
@@ -293,7 +299,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fields::{FieldParameters, Score, Selection, Sequences};
+    use crate::fields::{FieldParameters, Score, Selection};
     use crate::frozen::Frozen;
     use crate::lanes::Lane;
     use crate::memory::Workload;
