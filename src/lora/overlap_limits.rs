@@ -73,6 +73,13 @@ impl OverlapLimits {
         self.at_least(growths).is_some_and(|growth| growth > 1.0 + self.growth)
     }
 
+    /// A share that the jumps exceed beyond doubt, from their share for every replicate on few nodes. It allows for the distance of
+    /// the fixed points of few nodes from those of all nodes.
+    pub(super) fn least_share(&self, shares: &[f64]) -> f64 {
+        const ALLOWANCE: f64 = 0.5;
+        self.at_least(shares).map_or(0.0, |share| ALLOWANCE * share)
+    }
+
     /// The mean of the numbers of several replicates less what it may be wrong by; `None` if it is not a number. A single
     /// replicate has no standard error, and its number counts as it is.
     fn at_least(&self, replicates: &[f64]) -> Option<f64> {

@@ -5,6 +5,7 @@ use crate::divergence::Divergence;
 use crate::losses::by_parts;
 use crate::losses::vector::{Moments, VectorOverlaps, term};
 use crate::state_evolution::InputChannel;
+use crate::verdict::Verdict;
 
 /// Smallest variance of `omega` given `chi*`, in units of `q0`, at which the iteration goes on. An iteration
 /// towards perfect recovery ends here. At smaller variances the rounding errors of `g`, which is of the order
@@ -104,6 +105,15 @@ impl Ridge {
         // f64::min drops a NaN. Jumps without any response, and jumps that are NaN, therefore count as the
         // largest number.
         if jump <= 0.0 { 0.0 } else { (self.alpha * jump / v_hat.abs()).min(f64::MAX) }
+    }
+
+    /// The best verdict that a share `jump` of the jumps allows.
+    pub(super) fn best_verdict(&self, jump: f64) -> Verdict {
+        match self.gauge {
+            JumpGauge::Surface => FinetuningValidity::linear(jump, 0.0, true),
+            JumpGauge::Difference => FinetuningValidity::sampled(jump, 0.0),
+        }
+        .verdict
     }
 
     /// The verdict on replica symmetry.

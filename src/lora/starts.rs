@@ -230,17 +230,23 @@ impl<'a> FinetuningStarts<'a> {
         self.evolution.begin();
         self.evolution.input.divergence = self.evolution.output.smooth_divergence();
         let glance = self.evolution.glance(&self.start_of_nothing())?;
-        if glance.status == Status::Interrupted || self.surely_grows(0, &glance) {
+        if glance.status == Status::Interrupted {
+            return Ok(None);
+        }
+        let replicates = self.replicates(0, &glance.point);
+        if self.is_excluded(&glance, &replicates) {
             return Ok(None);
         }
         let attempt = self.evolution.approach(&glance.point)?;
         for level in 0..self.evolution.output.levels().min(2) {
             self.evolution.output.prepare(level, &attempt.point);
-            if self.surely_grows(level, &attempt) {
+            let nothing = self.replicates(level, &attempt.point);
+            if self.is_excluded(&attempt, &nothing) {
                 return Ok(None);
             }
-            let nothing = self.of_replicates(level, &attempt.point, Ridge::objective);
-            let informed = self.of_replicates(level, &informed.point, Ridge::objective);
+            let nothing = self.of_each(&attempt.point, &nothing, Ridge::objective);
+            let replicates = self.replicates(level, &informed.point);
+            let informed = self.of_each(&informed.point, &replicates, Ridge::objective);
             if !self.limits.may_be_lower(&nothing, &informed) {
                 return Ok(None);
             }
@@ -248,24 +254,30 @@ impl<'a> FinetuningStarts<'a> {
         Ok(Some(attempt))
     }
 
-    /// Whether a small overlap grows beyond doubt at the fixed point without overlap that the attempt is near: it then
-    /// grows at the attempt, too.
-    fn surely_grows(&mut self, level: usize, attempt: &Attempt<VectorOverlaps>) -> bool {
+    /// Whether the fixed point without overlap that the attempt is near is unstable, or unreliable by the share of its jumps,
+    /// beyond doubt: it is then so at the attempt, too, from whose averages it is judged.
+    fn is_excluded(&self, attempt: &Attempt<VectorOverlaps>, replicates: &[Moments]) -> bool {
         if attempt.residual >= NEARBY {
             return false;
         }
-        let growths = self.of_replicates(level, &attempt.point, Ridge::growth);
-        self.limits.surely_grows(&growths)
+        let growths = self.of_each(&attempt.point, replicates, Ridge::growth);
+        let shares = self.of_each(&attempt.point, replicates, Ridge::jump_share);
+        let least = self.limits.least_share(&shares);
+        self.limits.surely_grows(&growths) || self.evolution.input.best_verdict(least) == Verdict::Unreliable
     }
 
-    /// A number for every replicate at a point, on a cheap level.
-    fn of_replicates(
-        &mut self,
-        level: usize,
+    /// The averages of every replicate at a point, on a cheap level.
+    fn replicates(&mut self, level: usize, point: &VectorOverlaps) -> Vec<Moments> {
+        self.evolution.output.averages(level, Pass::Fresh, point)
+    }
+
+    /// A number for every replicate.
+    fn of_each(
+        &self,
         point: &VectorOverlaps,
+        replicates: &[Moments],
         number: fn(&Ridge, &VectorOverlaps, &Moments) -> f64,
     ) -> Vec<f64> {
-        let replicates = self.evolution.output.averages(level, Pass::Fresh, point);
         replicates.iter().map(|moments| number(&self.evolution.input, point, moments)).collect()
     }
 
