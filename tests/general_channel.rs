@@ -68,14 +68,6 @@ fn pretrained(model: &Model, training: &pretrain::Training, options: &Options) -
     ]
 }
 
-fn assert_equal(name: &str, special: &Observables, general: &Observables) {
-    for ((observable, special, _), (_, general, _)) in special.iter().zip(general) {
-        // The two kernels end their descents at different distances from a minimum, below 1e-8.
-        let tolerance = 1e-8 * special.abs().max(1e-3);
-        assert!((special - general).abs() <= tolerance, "{name}: {observable} {special} and {general}");
-    }
-}
-
 fn assert_compatible(name: &str, special: &Observables, general: &Observables) {
     for ((observable, special, own), (_, general, other)) in special.iter().zip(general) {
         let error = own.unwrap_or(0.0).hypot(other.unwrap_or(0.0));
@@ -89,7 +81,7 @@ fn assert_compatible(name: &str, special: &Observables, general: &Observables) {
 }
 
 #[test]
-fn softmax_fine_tuning_is_the_same_through_the_general_channel() {
+fn softmax_fine_tuning_is_compatible_through_the_general_channel() {
     let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
     let trained = frozen.with_response(0.9).unwrap();
     let fresh = |alpha, lambda| lora::Training::fresh(alpha, lambda).unwrap();
@@ -108,21 +100,11 @@ fn softmax_fine_tuning_is_the_same_through_the_general_channel() {
     ];
     for (number, (tokens, temperature, frozen, training)) in cases.iter().enumerate() {
         let model = Model::softmax(*tokens, 0.5).unwrap().with_inverse_temperature(*temperature).unwrap();
-        let options = options(8);
-        // Both fixed points are found to rounding. By default they would be found to a part of their standard errors.
-        let options = options.with_tolerance(1e-10).unwrap();
+        let options = options(11);
+        // The nodes of the two kernels are different. A unit test compares their averages on the same nodes.
         let special = finetuned(&model, frozen, training, &options);
         let general = finetuned(&general(&model, Arc::new(Softmax)), frozen, training, &options);
-        // The errors on new sequences are means over one row of softmax, which have nodes of their own or none.
-        let on_new_sequences = |(name, ..): &(&str, f64, Option<f64>)| {
-            ["test", "test_clean", "frozen", "forgetting"].contains(name)
-        };
-        let [[special, special_new], [general, general_new]] = [special, general].map(|all| {
-            let (new, rest): (Observables, Observables) = all.into_iter().partition(on_new_sequences);
-            [rest, new]
-        });
-        assert_equal(&format!("case {number}"), &special, &general);
-        assert_compatible(&format!("case {number}"), &special_new, &general_new);
+        assert_compatible(&format!("case {number}"), &special, &general);
     }
 }
 

@@ -31,8 +31,8 @@ fn every_solve_reports_it() {
     let options = Options::default().with_log2_nodes(8).unwrap();
     let linear = Model::linear(2, 0.5).unwrap();
     let softmax = Model::softmax(2, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 1.0 }).unwrap();
-    // The errors of the bound are sampled from four tokens on.
-    let many = Model::softmax(4, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 1.0 }).unwrap();
+    // The errors of the bound are sampled from five tokens on.
+    let many = Model::softmax(5, 0.5).unwrap().with_teacher(Teacher::Wishart { kappa0: 1.0 }).unwrap();
     let pretraining = pretrain::Training::new(1.0, 0.1).unwrap();
     let finetuning = lora::Training::fresh(3.0, 0.2).unwrap();
     let frozen = lora::Frozen::new(1.5, 1.3, 1.25).unwrap();

@@ -47,7 +47,7 @@ impl Comparison {
     fn all(lines: &str, stage: fn(&Outcome) -> (Verdict, Value), log2_nodes: usize) -> Vec<Self> {
         let compare = |line| {
             let Line { name, scenario, trained, split }: Line = serde_json::from_str(line).unwrap();
-            let options = Options::default().with_log2_nodes(log2_nodes).unwrap().with_scrambles(4).unwrap();
+            let options = Options::default().with_log2_nodes(log2_nodes).unwrap().with_scrambles(16).unwrap();
             let scenario = Scenario { options: options.with_max_iterations(400).unwrap(), ..scenario };
             let (verdict, stage) = stage(&scenario.solve().unwrap());
             let found = Self { name, verdict, stage, trained, split };
@@ -102,7 +102,7 @@ fn fine_tuning() -> Vec<Comparison> {
         let solution = outcome.lora.as_ref().unwrap();
         (solution.validity.verdict, serde_json::to_value(solution).unwrap())
     };
-    Comparison::all(include_str!("data/verdicts_lora.jsonl"), stage, 11)
+    Comparison::all(include_str!("data/verdicts_lora.jsonl"), stage, 10)
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn pre_training() -> Vec<Comparison> {
         let solution = outcome.pretrain.as_ref().unwrap();
         (solution.validity.verdict, serde_json::to_value(solution).unwrap())
     };
-    Comparison::all(include_str!("data/verdicts_pretrain.jsonl"), stage, 12)
+    Comparison::all(include_str!("data/verdicts_pretrain.jsonl"), stage, 10)
 }
 
 /// The trained values confirm the good and the marginal verdict, and two random starts tell what the limits of the

@@ -146,14 +146,14 @@ pub(crate) struct JudgedImage<X> {
 }
 
 /// How an iteration ended.
-pub(crate) struct Ending<X> {
+pub(crate) struct Halt<X> {
     pub(crate) report: Report<X>,
     /// The point to which the next step leads, if the iteration ended near enough for it. The map has not been evaluated
     /// there, and the residual of the report belongs to the point before the step.
     pub(crate) ahead: Option<X>,
 }
 
-impl<X> Ending<X> {
+impl<X> Halt<X> {
     /// The point at which the search goes on.
     pub(crate) fn end(self) -> X {
         self.ahead.unwrap_or(self.report.point)
@@ -166,7 +166,7 @@ pub(crate) fn solve_judged<X: Vector>(
     options: &IterationOptions,
     observer: &mut dyn Observer,
     mut map: impl FnMut(&X) -> JudgedImage<X>,
-) -> Result<Ending<X>, Error> {
+) -> Result<Halt<X>, Error> {
     const MAX_RETREATS: usize = 12;
     options.validate()?;
     problem.validate()?;
@@ -241,7 +241,7 @@ pub(crate) fn solve_judged<X: Vector>(
         }
     };
     let report = Report { point: problem.physical(&best.point), residual: best.norm, iterations, status };
-    Ok(Ending { report, ahead })
+    Ok(Halt { report, ahead })
 }
 
 /// The update rule together with its memory.
@@ -367,7 +367,7 @@ mod tests {
             solve_judged(&problem, &options, &mut Unobserved, judged).unwrap()
         };
         // The residual of the start is -0.2.
-        let Ending { report, ahead } = ended(vec![slope]);
+        let Halt { report, ahead } = ended(vec![slope]);
         assert_eq!((report.status, report.iterations, report.point), (Status::Converged, 1, [3.0]));
         approx::assert_relative_eq!(report.residual, 0.2, max_relative = 1e-12);
         approx::assert_relative_eq!(ahead.unwrap()[0], 1.0, max_relative = 1e-12);

@@ -33,7 +33,7 @@ mod tolerance;
 
 pub use crate::status::Status;
 pub(crate) use iteration::max_norm;
-pub(crate) use iteration::{Ending, JudgedImage, solve_judged};
+pub(crate) use iteration::{Halt, JudgedImage, solve_judged};
 pub use iteration::{IterationOptions as Options, Method, Report, solve, solve_observed};
 pub use observer::{History, Iterate, Observer, Unobserved};
 pub use problem::{Coordinate, Problem, Secant, Vector};

@@ -1,8 +1,8 @@
 //! Control variates: terms that vanish on average, and take away much of the noise of other averages.
 //!
 //! If the controls `x` vanish on average, `t - C x` has the mean of the term `t` for every matrix `C` that does not depend
-//! on the nodes. The matrix is that of a least-squares fit on the nodes of a cheap level, and stays fixed on the finest level, so
-//! that averages over its nodes are as smooth in the order parameters as they were. The fit is to sums over groups
+//! on the nodes. The matrix is that of a least-squares fit to other nodes, and stays fixed during an iteration, so
+//! that averages are as smooth in the order parameters as they were. The fit is to sums over groups
 //! of consecutive nodes: what is left of a term in such a sum is the part that quasi-Monte-Carlo does not integrate by
 //! itself. (F. J. Hickernell, C. Lemieux and A. B. Owen, Statist. Sci. 20, 1 (2005).)
 
@@ -18,26 +18,30 @@ const GROUPS_PER_CONTROL: usize = 8;
 pub(crate) struct ControlVariates<const TERMS: usize, const CONTROLS: usize>([[f64; CONTROLS]; TERMS]);
 
 impl<const TERMS: usize, const CONTROLS: usize> ControlVariates<TERMS, CONTROLS> {
-    /// The fit to the means of terms and controls over groups of nodes. It is `None` if the groups are too few, or if the coefficients are not finite.
+    /// The fit, with a constant, to sums of terms and controls over groups of nodes. It is `None` if the groups are too few, or if a number
+    /// is not finite.
     pub(crate) fn fitted(groups: &[([f64; TERMS], [f64; CONTROLS])]) -> Option<Self> {
-        if groups.len() < GROUPS_PER_CONTROL * CONTROLS {
+        let finite =
+            groups.iter().all(|(terms, controls)| terms.iter().chain(controls).all(|x| x.is_finite()));
+        if groups.len() < GROUPS_PER_CONTROL * CONTROLS || !finite {
             return None;
         }
-        let count = groups.len() as f64;
-        let sizes: [f64; CONTROLS] =
-            std::array::from_fn(|j| groups.iter().map(|(_, x)| x[j] * x[j]).sum::<f64>().sqrt());
+        let centred = |column: &dyn Fn(usize) -> f64| {
+            let column = DVector::from_fn(groups.len(), |i, _| column(i));
+            let mean = column.mean();
+            column.add_scalar(-mean)
+        };
+        let controls: [DVector<f64>; CONTROLS] = std::array::from_fn(|j| centred(&|i| groups[i].1[j]));
+        let sizes = controls.each_ref().map(DVector::norm);
         // A control that vanishes everywhere, such as one that is switched off, gets the coefficient zero.
         let scaled = |j: usize, x: f64| if sizes[j] > 0.0 { x / sizes[j] } else { 0.0 };
-        let controls = DMatrix::from_fn(groups.len(), CONTROLS, |i, j| scaled(j, groups[i].1[j]));
+        let controls = DMatrix::from_fn(groups.len(), CONTROLS, |i, j| scaled(j, controls[j][i]));
         let penalty = DMatrix::from_diagonal_element(CONTROLS, CONTROLS, PENALTY);
         let decomposition = (controls.tr_mul(&controls) + penalty).cholesky()?;
-        let mut coefficients = [[0.0; CONTROLS]; TERMS];
-        for (k, coefficients) in coefficients.iter_mut().enumerate() {
-            let mean = groups.iter().map(|(t, _)| t[k]).sum::<f64>() / count;
-            let term = DVector::from_fn(groups.len(), |i, _| groups[i].0[k] - mean);
-            let fit = decomposition.solve(&controls.tr_mul(&term));
-            *coefficients = std::array::from_fn(|j| scaled(j, fit[j]));
-        }
+        let coefficients: [[f64; CONTROLS]; TERMS] = std::array::from_fn(|k| {
+            let fit = decomposition.solve(&controls.tr_mul(&centred(&|i| groups[i].0[k])));
+            std::array::from_fn(|j| scaled(j, fit[j]))
+        });
         coefficients.iter().flatten().all(|c| c.is_finite()).then_some(Self(coefficients))
     }
 

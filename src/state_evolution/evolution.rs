@@ -7,9 +7,7 @@ use super::channels::{Averages, InputChannel, OutputChannel, Overlaps, Pass, mea
 use super::sensitivity::{Sensitivity, standard_error_of_image};
 use super::tuning::{Effort, Tuning};
 use crate::error::Error;
-use crate::fixed_point::{
-    self, Coordinate, Ending, Iterate, JudgedImage, Observer, Problem, Report, max_norm,
-};
+use crate::fixed_point::{self, Coordinate, Halt, Iterate, JudgedImage, Observer, Problem, Report, max_norm};
 use crate::options::Options;
 use crate::status::Status;
 use crate::std_error::standard_error;
@@ -389,7 +387,7 @@ where
         template: &O::Point,
         problem: &Problem<Vec<f64>>,
         mut known: Option<Evaluation>,
-    ) -> Result<Ending<Vec<f64>>, Error> {
+    ) -> Result<Halt<Vec<f64>>, Error> {
         let Self { output, input, observer, iterations, options, .. } = self;
         let allowed = options.max_iterations().saturating_sub(*iterations);
         if allowed == 0 {
@@ -399,7 +397,7 @@ where
                 iterations: 0,
                 status: Status::MaxIterations,
             };
-            return Ok(Ending { report, ahead: None });
+            return Ok(Halt { report, ahead: None });
         }
         let limits = fixed_point::Options {
             tolerance: 0.0,

@@ -123,7 +123,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         }
         let size = self.size;
         let sums = sums_over_blocks(
-            self.lists(level),
+            self.lists(self.levels.nodes(level)),
             size,
             #[inline(always)]
             |block, memory, sums| add(block, memory, sums),
@@ -131,17 +131,22 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         self.divided(level, sums)
     }
 
-    /// The sums of `COUNT` terms over every `samples` consecutive samples of a level, for each scramble. `add` adds the terms of
-    /// some consecutive blocks, and decides what the purpose of the pass means for their memory.
+    /// The number of nodes of each scramble on a level.
+    pub(crate) fn nodes(&self, level: usize) -> usize {
+        self.levels.nodes(level)
+    }
+
+    /// The sums of `COUNT` terms over every `samples` consecutive samples of the first `nodes` nodes of each scramble. `add` adds the
+    /// terms of some consecutive blocks, and decides what the purpose of the pass means for their memory.
     pub(crate) fn sums_of_groups<const COUNT: usize>(
         &mut self,
-        level: usize,
+        nodes: usize,
         samples: usize,
         add: impl Fn(&[B], &mut [M], &mut [Lane; COUNT]) + Sync,
     ) -> Vec<Vec<[f64; COUNT]>> {
         let size = self.size;
         sums_over_groups(
-            self.lists(level),
+            self.lists(nodes),
             size,
             samples,
             #[inline(always)]
@@ -149,9 +154,9 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         )
     }
 
-    /// The blocks of a level with their memories, for every scramble.
-    fn lists(&mut self, level: usize) -> Vec<BlocksAndStates<'_, B, M>> {
-        let blocks = self.levels.nodes(level) / self.size;
+    /// The blocks of the first `nodes` nodes with their memories, for every scramble.
+    fn lists(&mut self, nodes: usize) -> Vec<BlocksAndStates<'_, B, M>> {
+        let blocks = nodes / self.size;
         self.scrambles
             .iter_mut()
             .map(|scramble| (&scramble.blocks[..blocks], &mut scramble.memory[..blocks]))

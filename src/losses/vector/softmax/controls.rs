@@ -17,8 +17,7 @@
 //! `z`, too. The terms of these fields are left out there.
 //! (C. Stein, Ann. Statist. 9, 1135 (1981).)
 
-use super::fields::Logits;
-use super::prox::{LogitsBlock, TERMS};
+use super::fields::{Logits, LogitsBlock};
 use crate::channel::VectorMinimum;
 use crate::descent::LaneVector;
 use crate::fields::{JointLaw, Sequences};
@@ -27,6 +26,9 @@ use crate::losses::vector::moments::{COUNT, VectorOverlaps};
 
 /// Number of controls.
 pub(super) const CONTROLS: usize = 22;
+
+/// Number of terms of a sample: those of [`Moments`](crate::losses::vector::moments::Moments), and the controls.
+pub(super) const TERMS: usize = COUNT + CONTROLS;
 
 /// What the controls of all samples have in common.
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
 use crate::channel::{LowestPoint, MatrixProx, coordinates, matrices, softmax_row};
+use crate::descent::LaneVector;
 use crate::fields::{JointLaw, Normals, Sequences};
 use crate::lanes::{LANES, Lane};
 use crate::losses::block::centred_matrices;
@@ -8,6 +9,20 @@ use crate::parallel;
 
 /// A symmetric matrix of logits for every sample of a block.
 pub(super) type Logits<const T: usize> = [[Lane; T]; T];
+
+/// A block of samples.
+pub(super) struct LogitsBlock<const T: usize> {
+    /// Recalibrated frozen logits `z`.
+    pub(super) frozen: Logits<T>,
+    /// Logits `B` of the label, the perturbation included.
+    pub(super) label: Logits<T>,
+    /// `sigma(B)`.
+    pub(super) y: Logits<T>,
+    /// `chi*`.
+    pub(super) star: LaneVector<T>,
+    /// The part of `omega` that is independent of `chi*`, in units of its standard deviation.
+    pub(super) free: LaneVector<T>,
+}
 
 /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with
 /// `first`. `thorough` tells whether all starts of every proximal point of the pre-training are tried.

@@ -1,28 +1,11 @@
 //! All terms that are averaged over the proximal points of softmax fine-tuning, for a block of samples.
 
-use super::controls::{CONTROLS, SteinControls};
-use super::fields::Logits;
+use super::controls::{SteinControls, TERMS};
+use super::fields::LogitsBlock;
 use crate::channel::{FollowedPoints, Hints, VectorMinimum, VectorProx, minima};
-use crate::descent::{LaneVector, cholesky, solve};
+use crate::descent::{cholesky, solve};
 use crate::lanes::{LANES, Lane};
-use crate::losses::vector::moments::{COUNT, VectorOverlaps, term};
-
-/// Number of terms of a sample: those of [`Moments`](crate::losses::vector::moments::Moments), and the controls.
-pub(super) const TERMS: usize = COUNT + CONTROLS;
-
-/// A block of samples.
-pub(super) struct LogitsBlock<const T: usize> {
-    /// Recalibrated frozen logits `z`.
-    pub(super) frozen: Logits<T>,
-    /// Logits `B` of the label, the perturbation included.
-    pub(super) label: Logits<T>,
-    /// `sigma(B)`.
-    pub(super) y: Logits<T>,
-    /// `chi*`.
-    pub(super) star: LaneVector<T>,
-    /// The part of `omega` that is independent of `chi*`, in units of its standard deviation.
-    pub(super) free: LaneVector<T>,
-}
+use crate::losses::vector::moments::{VectorOverlaps, term};
 
 /// What the proximal problems of all samples have in common.
 #[derive(Clone, Copy)]
