@@ -46,8 +46,10 @@ impl SteinControls {
         let inverse = |variance: f64| if variance > 0.0 { 1.0 / variance } else { 0.0 };
         let (slope, precisions) = match (law.regression(), law.sequences) {
             (None, _) | (_, Sequences::Reused) => (0.0, [0.0; 2]),
-            (Some(law), Sequences::Fresh) => (law.slope, [law.frozen, law.label].map(inverse)),
-            (Some(law), Sequences::Active(_)) => (law.slope, [0.0, inverse(law.label)]),
+            (Some(law), Sequences::Active(selection)) if selection.fraction() < 1.0 => {
+                (law.slope, [0.0, inverse(law.label)])
+            }
+            (Some(law), _) => (law.slope, [law.frozen, law.label].map(inverse)),
         };
         let possible = precisions.iter().all(|precision| precision.is_finite());
         Self { height, slope, precisions: if possible { precisions } else { [0.0; 2] } }
