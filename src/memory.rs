@@ -2,7 +2,7 @@
 //!
 //! The options bound the number of nodes. The number of floating-point numbers per node depends on the
 //! tokens, the activation and the stage, and is between a dozen and some two hundred. All other allocations
-//! of a solve are small beside the nodes.
+//! of a solve are small beside the nodes, but for the tables of test errors, which are bounded (64 MiB).
 
 use crate::attention::Attention;
 use crate::channel;

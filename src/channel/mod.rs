@@ -28,3 +28,6 @@ pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
 pub(crate) use vector_prox::VectorProx;
 pub(crate) use vector_search::{FollowedPoints, Hints, VectorMinimum, minima};
+
+/// Smallest number of samples that tell that second minima are so rare that none need be looked for.
+pub(crate) const MANY_SAMPLES: usize = 1 << 13;

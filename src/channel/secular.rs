@@ -13,8 +13,8 @@ use crate::lanes::{LANES, Lane};
 const LARGEST_CORRECTION: f64 = 0.25;
 
 /// The root `t` for every sample of a block, by Halley's method on `psi(t) = S^{-1/2} - R^{-1/2}`. `S` and `R` are
-/// the two sides of the secular equation, and `psi` is increasing and concave. From any start a step of Newton's method therefore
-/// lands left of the root, and later steps approach the root monotonically. Where the second derivative would change the step by more than
+/// the two sides of the secular equation, and `psi` is increasing and concave. From any start a step of Newton's method
+/// lands left of the root, and further such steps approach the root monotonically. Where the second derivative would change the step by more than
 /// a quarter, the correction is cut, so that the search is nearly that of Newton's method far from the root.
 #[inline(always)]
 pub(crate) fn secular_roots<const T: usize>(
@@ -54,8 +54,8 @@ pub(crate) fn secular_roots<const T: usize>(
             let correction = if correction < -bound { -bound } else { correction };
             let (next, least) = (t[l] - value * first / (square - correction), 0.05 * t[l]);
             let next = if next > least { next } else { least };
-            // A NaN is not far, so that the loop also ends if a sample is NaN.
-            far |= (next - t[l]).abs() > CLOSE * next;
+            // A sample that is not a number does not keep the others in the loop.
+            far |= first.is_finite() && (next - t[l]).abs() > CLOSE * next;
             t[l] = next;
         }
         if !far {

@@ -80,12 +80,13 @@ impl OverlapLimits {
         self.at_least(shares).map_or(0.0, |share| ALLOWANCE * share)
     }
 
-    /// The mean of the numbers of several replicates less what it may be wrong by; `None` if it is not a number. A single
-    /// replicate has no standard error, and its number counts as it is.
+    /// The mean of the numbers of several replicates less what it may be wrong by; `None` if it is not a number, or if there are too
+    /// few replicates for a standard error that tells much.
     fn at_least(&self, replicates: &[f64]) -> Option<f64> {
+        const FEWEST: usize = 4;
         let mean = replicates.iter().sum::<f64>() / replicates.len() as f64;
         let error = standard_error(replicates.iter().copied()).unwrap_or(0.0);
-        Some(mean - self.doubt * error).filter(|x| x.is_finite())
+        Some(mean - self.doubt * error).filter(|x| x.is_finite() && replicates.len() >= FEWEST)
     }
 
     /// Whether the overlap is too large to be on its way to `m = 0` at a residual of at most `close`.

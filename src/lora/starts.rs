@@ -122,6 +122,9 @@ impl<'a> FinetuningStarts<'a> {
                 None => return Ok(informed),
             },
         };
+        if nothing.status == Status::Interrupted {
+            return Ok(FoundVector { status: Status::Interrupted, ..informed });
+        }
         // If the fixed point is unstable, or if replica symmetry is not valid there, its objective means
         // nothing.
         let trusted = nothing.status.is_success()
@@ -231,14 +234,18 @@ impl<'a> FinetuningStarts<'a> {
         self.evolution.input.divergence = self.evolution.output.smooth_divergence();
         let glance = self.evolution.glance(&self.start_of_nothing())?;
         if glance.status == Status::Interrupted {
-            return Ok(None);
+            return Ok(Some(glance));
         }
         let replicates = self.replicates(0, &glance.point);
         if self.is_excluded(&glance, &replicates) {
             return Ok(None);
         }
         let attempt = self.evolution.approach(&glance.point)?;
-        for level in 0..self.evolution.output.levels().min(2) {
+        if attempt.status == Status::Interrupted {
+            return Ok(Some(attempt));
+        }
+        // The finest level decides by a solve.
+        for level in 0..self.evolution.output.levels().saturating_sub(1).min(2) {
             self.evolution.output.prepare(level, &attempt.point);
             let nothing = self.replicates(level, &attempt.point);
             if self.is_excluded(&attempt, &nothing) {

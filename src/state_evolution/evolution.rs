@@ -279,6 +279,9 @@ where
             let known = Evaluation::of(&self.input, &settled.point, &settled.replicates);
             let ending = self.iterate(finest, polish, aim, &template, &problem, Some(known))?;
             ended = ending.report.status;
+            if ended == Status::Interrupted {
+                break;
+            }
             let next = self.settle(&template.at(&ending.end()))?;
             // Where the averages jump from point to point, further corrections do not help either.
             let pays = trusted || next.residual < PAYS * residual;
@@ -342,6 +345,7 @@ where
         // The bound is three standard errors. A larger residual cannot be explained by noise, and is a stall.
         let jumps = if estimated.is_nan() { self.output.resolution() } else { 3.0 * estimated };
         match ended {
+            Status::Interrupted => Status::Interrupted,
             Status::MaxIterations if self.iterations >= self.options.max_iterations() => {
                 Status::MaxIterations
             }

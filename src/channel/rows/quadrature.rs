@@ -5,7 +5,7 @@ use std::f64::consts::{PI, TAU};
 
 use super::half_line::HalfLine;
 use super::laws::{NormalPair, PerturbedPair};
-use super::table::{RowTable, ranges};
+use super::table::{RowTable, functions, ranges};
 use crate::lanes::LANES;
 
 /// How exact the integrals over one row are, and how large they may become.
@@ -19,6 +19,8 @@ struct Precision {
     floor: f64,
     /// Largest number of nodes: beyond it the softmax is so steep that sampling is cheaper.
     most_nodes: usize,
+    /// Largest number of numbers in the tables that are kept.
+    most_numbers: usize,
     /// Largest number of orders.
     most_orders: usize,
 }
@@ -28,19 +30,33 @@ impl Precision {
     fn fine(tokens: usize) -> Self {
         let most_nodes = 1 << 16;
         if tokens > 3 {
-            Self { rule: 24.0, rest: 1e-8, floor: 1e-10, most_nodes, most_orders: 96 }
+            Self {
+                rule: 24.0,
+                rest: 1e-8,
+                floor: 1e-10,
+                most_nodes,
+                most_numbers: MOST_NUMBERS,
+                most_orders: 96,
+            }
         } else {
-            Self { rule: 32.0, rest: 1e-11, floor: 1e-16, most_nodes, most_orders: 256 }
+            Self {
+                rule: 32.0,
+                rest: 1e-11,
+                floor: 1e-16,
+                most_nodes,
+                most_numbers: MOST_NUMBERS,
+                most_orders: 256,
+            }
         }
     }
 
     /// That of the many rows given `chi_0`. Nodes are for three variables with four tokens, so that they must be few.
     fn coarse(tokens: usize) -> Self {
-        let floor = 1e-9;
+        let (floor, most_nodes) = (1e-9, 1 << 15);
         if tokens > 3 {
-            Self { rule: 20.0, rest: 1e-7, floor, most_nodes: 1 << 15, most_orders: 64 }
+            Self { rule: 20.0, rest: 1e-7, floor, most_nodes, most_numbers: MOST_NUMBERS, most_orders: 64 }
         } else {
-            Self { rule: 24.0, rest: 1e-8, floor, most_nodes: 1 << 15, most_orders: 128 }
+            Self { rule: 24.0, rest: 1e-8, floor, most_nodes, most_numbers: MOST_NUMBERS, most_orders: 128 }
         }
     }
 }
@@ -72,7 +88,10 @@ const NARROW: f64 = 0.08;
 /// The errors of a pair of nodes may be larger by the ratio of the largest weight to its own, but not by more than this.
 const MOST_SLACK: f64 = 1e6;
 
-/// The tables of all rows that were asked for, for one number of tokens.
+/// Largest number of numbers in the tables of a solve: 64 MiB.
+const MOST_NUMBERS: usize = 1 << 23;
+
+/// The tables of the rows that were asked for, for one number of tokens.
 pub(crate) struct RowTables {
     tokens: usize,
     precision: Precision,
@@ -81,6 +100,8 @@ pub(crate) struct RowTables {
     /// The tables, by the bits of all numbers that they depend on.
     places: BTreeMap<[u64; 4], usize>,
     tables: Vec<Entry>,
+    /// How many numbers the tables hold.
+    numbers: usize,
 }
 
 struct Entry {
@@ -100,6 +121,11 @@ struct RowLaw {
 }
 
 impl RowLaw {
+    /// All numbers on which the table of the row depends.
+    fn key(&self) -> [u64; 4] {
+        [self.logits, self.chi, self.at.abs(), self.coupling].map(f64::to_bits)
+    }
+
     /// Mean of the logits of the other tokens relative to that of the row's own token.
     fn mean(&self) -> f64 {
         self.coupling * self.chi * (1.0 - self.at * self.at)
@@ -116,6 +142,12 @@ fn variances(tokens: usize, logits: f64, perturbation: f64) -> [f64; 2] {
     [2.0 * tokens as f64 - 1.0, 1.0].map(|factor| 0.5 * factor * logits + perturbation)
 }
 
+/// How many numbers the values in a table with the given rules are.
+fn numbers(tokens: usize, lines: [[usize; 2]; 3]) -> usize {
+    let nodes: usize = lines.iter().map(|[count, _]| (*count).max(1)).product();
+    2 * functions(tokens).iter().sum::<usize>() * nodes
+}
+
 /// Where the normal density is cut off, for minus the logarithm of an error.
 fn reach(rule: f64) -> f64 {
     (2.0 * rule).sqrt().min(REACH)
@@ -128,7 +160,14 @@ impl RowTables {
     }
 
     fn with(tokens: usize, precision: Precision) -> Self {
-        Self { tokens, precision, lines: BTreeMap::new(), places: BTreeMap::new(), tables: Vec::new() }
+        Self {
+            tokens,
+            precision,
+            lines: BTreeMap::new(),
+            places: BTreeMap::new(),
+            tables: Vec::new(),
+            numbers: 0,
+        }
     }
 
     /// The rules for a row, as numbers of nodes and minus the logarithms of their errors, or `None` if they would be too large.
@@ -155,13 +194,31 @@ impl RowTables {
             .then_some(counts.map(|count| if count == 0 { [0; 2] } else { [count, rule as usize] }))
     }
 
+    /// Makes room for the tables of some rows, if all of them are small enough. Other tables are forgotten where there is no room for all.
+    fn make_room(&mut self, rows: impl Iterator<Item = RowLaw>) -> Option<()> {
+        let mut needed = BTreeMap::new();
+        for row in rows {
+            let lines = self.rules(&row)?;
+            needed.insert(row.key(), numbers(self.tokens, lines));
+        }
+        let new =
+            needed.iter().filter(|(key, _)| !self.places.contains_key(*key)).map(|(_, numbers)| numbers);
+        if self.numbers + new.sum::<usize>() > self.precision.most_numbers {
+            self.places.clear();
+            self.tables.clear();
+            self.numbers = 0;
+        }
+        (needed.values().sum::<usize>() <= self.precision.most_numbers).then_some(())
+    }
+
     /// The place of the table of a row, or `None` if it would be too large.
     fn place(&mut self, row: &RowLaw) -> Option<usize> {
-        let key = [row.logits, row.chi, row.at.abs(), row.coupling].map(f64::to_bits);
+        let key = row.key();
         if let Some(place) = self.places.get(&key) {
             return Some(*place);
         }
         let lines = self.rules(row)?;
+        self.numbers += numbers(self.tokens, lines);
         for line in lines {
             self.lines.entry(line).or_insert_with(|| match line {
                 [0, _] => HalfLine::point(),
@@ -235,11 +292,7 @@ impl PerturbedPair {
         }
         let nodes = self.outer(tables.tokens, step);
         // Whether all tables are small enough is known before the first is made.
-        for (at, _) in &nodes {
-            for row in &self.rows(*at) {
-                tables.rules(row)?;
-            }
-        }
+        tables.make_room(nodes.iter().flat_map(|(at, _)| self.rows(*at)))?;
         let heaviest = nodes.iter().map(|(_, weight)| *weight).fold(0.0, f64::max);
         let mut sum = 0.0;
         for (at, weight) in nodes {
@@ -414,6 +467,24 @@ mod tests {
         if tokens == 4 { 5e-7 } else { 1e-7 }
     }
 
+    /// The tables of four tokens at nearly equal perturbations are large.
+    #[test]
+    fn tables_are_forgotten_before_there_are_too_many() {
+        let mut tables = RowTables::new(4);
+        for number in 0..6 {
+            let chi = 0.7 + 0.05 * f64::from(number);
+            let pair = PerturbedPair {
+                logits: NormalPair { variances: [2.4, 3.0], covariance: 1.1 },
+                chi: NormalPair { variances: [chi, 1.0], covariance: 0.999 * chi.sqrt() },
+                coupling: 1.0,
+            };
+            let _ = pair.by_quadrature(&mut tables);
+            let held: usize = tables.tables.iter().map(|entry| entry.table.numbers()).sum();
+            assert!(held == tables.numbers && held <= MOST_NUMBERS, "{held} and {}", tables.numbers);
+        }
+        assert!(!tables.tables.is_empty());
+    }
+
     #[test]
     fn quadrature_agrees_with_a_product_rule() {
         for pair in [[4.5, 0.4, 0.9], [1.5, 1.5, 1.2], [2.0, 0.0, 0.0]].map(normals) {
@@ -433,8 +504,13 @@ mod tests {
                     assert!(tokens == 4 && law[0] > 9.0, "{tokens}, {law:?}");
                     continue;
                 };
-                let finer =
-                    Precision { rule: 1.1 * fine.rule, most_nodes: 1 << 18, rest: 0.1 * fine.rest, ..fine };
+                let finer = Precision {
+                    rule: 1.1 * fine.rule,
+                    most_nodes: 1 << 18,
+                    most_numbers: usize::MAX,
+                    rest: 0.1 * fine.rest,
+                    ..fine
+                };
                 let finer = PerturbedPair::unperturbed(pair)
                     .with_step(&mut RowTables::with(tokens, finer), OUTER_STEP)
                     .unwrap();
@@ -453,10 +529,19 @@ mod tests {
                     continue;
                 };
                 let coarse = Precision::coarse(tokens);
-                let fine = Precision { rule: 1.15 * coarse.rule, rest: 1e-9, most_nodes: 1 << 17, ..coarse };
+                let fine = Precision {
+                    rule: 1.15 * coarse.rule,
+                    rest: 1e-9,
+                    most_nodes: 1 << 17,
+                    most_numbers: usize::MAX,
+                    ..coarse
+                };
                 // With four tokens, the inner and the outer rule are refined one after the other.
                 let refined = if tokens == 4 {
-                    vec![(fine, OUTER_STEP), (coarse, 0.5 * OUTER_STEP)]
+                    vec![
+                        (fine, OUTER_STEP),
+                        (Precision { most_numbers: usize::MAX, ..coarse }, 0.5 * OUTER_STEP),
+                    ]
                 } else {
                     vec![(fine, 0.5 * OUTER_STEP)]
                 };

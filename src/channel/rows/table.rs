@@ -39,7 +39,7 @@ pub(super) fn ranges(tokens: usize) -> [f64; 3] {
 }
 
 /// How many functions have parts that are even and odd in `s`.
-const fn functions(tokens: usize) -> [usize; 2] {
+pub(super) const fn functions(tokens: usize) -> [usize; 2] {
     match tokens {
         2 => [1, 0],
         3 => [1, 1],
@@ -154,6 +154,12 @@ impl RowTable {
             coefficients: Vec::new(),
             left,
         }
+    }
+
+    /// How many numbers the values are.
+    #[cfg(test)]
+    pub(super) fn numbers(&self) -> usize {
+        self.values.iter().map(|values| values.len() * LANES).sum()
     }
 
     /// Number of orders whose coefficients are known.

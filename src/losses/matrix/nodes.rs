@@ -7,6 +7,7 @@
 use super::averages::{
     AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
 };
+use crate::channel::MANY_SAMPLES;
 use crate::error::Error;
 use crate::lanes::Lane;
 use crate::options::Options;
@@ -180,7 +181,8 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
     /// ones had several minima: nearly all samples of such a problem have one, and the proximal points are followed to the end.
     fn prepare(&mut self, level: usize, _point: &MatrixOverlaps) {
         let search = self.search();
-        self.unseen = level >= SEARCHED_LEVELS && search == ProxSearch::Screened;
+        let searched = level.checked_sub(1).map_or(0, |below| self.samples.nodes(below)) * self.scrambles();
+        self.unseen = level >= SEARCHED_LEVELS && searched >= MANY_SAMPLES && search == ProxSearch::Screened;
         let next = if self.unseen { ProxSearch::Followed } else { search };
         self.samples.remember(|memory| K::plan(memory, next));
     }

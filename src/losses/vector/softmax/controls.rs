@@ -6,12 +6,15 @@
 //! E[ F (x.phi/s^2 - div phi) - phi.grad F ] = 0.
 //! ```
 //!
-//! `F` is the height of the objective at its global minimum, minus a constant that is close to its mean. It is continuous even where the minimum jumps, and since it
-//! is a minimum, its gradient is that of the objective at fixed `chi`. The identity is therefore exact whether the
-//! proximal point jumps or not, and costs no second derivatives. `x` is `chi*`, the free part `f` of `omega`, the recalibrated frozen logits `z`, or the
-//! part `w` of the label's logits that is independent of them. `phi` is `x` itself, the other vector or
-//! matrix, or a product of degree two. For `chi*` and `f` it may contain any function of the logits, and the label's logits without
-//! the perturbation, `t`, are taken in place of `w`, there and as a field.
+//! `F` is the height of the objective at its global minimum, minus a constant that is close to its mean. It is continuous where
+//! the minimum jumps from one basin to another, and since it is a minimum, its gradient is that of the objective at fixed `chi`. The
+//! identity therefore holds where proximal points jump, too, and needs no second derivatives. Where a search has missed the global
+//! minimum of a sample, `F` has a step that it leaves out.
+//!
+//! `x` is `chi*`, the free part `f` of `omega`, the recalibrated frozen logits `z`, or the part `w` of the label's logits that is
+//! independent of them. `phi` is `x` itself, the other vector or matrix, or a product of degree two. For `chi*` and `f` it may
+//! contain any function of the logits, and the label's logits without the perturbation, `t`, are taken in place of `w`, there
+//! and as a field.
 //!
 //! On reused and selected sequences, `z` is no Gaussian vector, and on reused sequences the noise of the label moves
 //! `z`, too. The terms of these fields are left out there.

@@ -1,5 +1,6 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
+use crate::channel::MANY_SAMPLES;
 use crate::channel::{LowestPoint, MatrixProx, coordinates, matrices, softmax_row};
 use crate::descent::LaneVector;
 use crate::fields::{JointLaw, Normals, Sequences};
@@ -75,10 +76,8 @@ pub(super) fn pretraining_has_second_minima<const T: usize, const K: usize>(
     normals: &Normals<'_>,
     nodes: usize,
 ) -> bool {
-    /// Number of samples, which is that of the cheap level on which the search decides for other averages.
-    const SAMPLES: usize = 1 << 13;
-    let blocks = SAMPLES.min(nodes) / LANES;
-    let contested = parallel::map(blocks, SAMPLES / LANES / 8, &|block| {
+    let blocks = MANY_SAMPLES.min(nodes) / LANES;
+    let contested = parallel::map(blocks, MANY_SAMPLES / LANES / 8, &|block| {
         let frozen = frozen_logits::<T>(law, normals, block * LANES);
         let label = label_logits(law, normals, block * LANES, &frozen);
         trained::<T, K>(law, &frozen, &label, false).contested.iter().any(|contested| *contested > 0.0)

@@ -3,6 +3,7 @@
 use super::controls::{CONTROLS, SteinControls, TERMS};
 use super::fields::{Logits, LogitsBlock, pretraining_has_second_minima, training_logits};
 use super::prox::{Problems, accumulate};
+use crate::channel::MANY_SAMPLES;
 use crate::channel::{self, FollowedPoints, SoftmaxRow, softmax_row};
 use crate::descent::LaneVector;
 use crate::divergence::Divergence;
@@ -45,15 +46,13 @@ enum SecondMinima {
 }
 
 impl SecondMinima {
-    /// Smallest number of samples that tell that second minima are rare.
-    const MANY: usize = 1 << 13;
     /// Share of samples from which on second minima are frequent.
     const FREQUENT: f64 = 2e-3;
 
     fn judged(contested: usize, samples: usize) -> Self {
         if contested as f64 > Self::FREQUENT * samples as f64 {
             Self::Frequent
-        } else if contested == 0 && samples >= Self::MANY {
+        } else if contested == 0 && samples >= MANY_SAMPLES {
             Self::Unseen
         } else {
             Self::Rare
@@ -65,7 +64,7 @@ impl SecondMinima {
 const FITTED: usize = 1 << 13;
 /// Number of samples whose sums are one observation in the fit.
 const GROUP: usize = LANES;
-/// Number of parts of the scrambles. The coefficients for the scrambles of a part are fitted to those of the other, so that they do not
+/// Number of parts of the scrambles. The coefficients for the scrambles of a part are fitted to those of the other, so that they hardly
 /// depend on the nodes that they correct.
 const PARTS: usize = 2;
 
