@@ -12,6 +12,14 @@ pub(crate) const LANES: usize = 8;
 /// One number per sample of a block.
 pub(crate) type Lane = [f64; LANES];
 
+/// The numbers of the samples from number `first` on.
+#[inline(always)]
+pub(crate) fn load(column: &[f64], first: usize) -> Lane {
+    let mut lane = [0.0; LANES];
+    lane.copy_from_slice(&column[first..first + LANES]);
+    lane
+}
+
 /// Returns the result of `work`. The closure is compiled for AVX2 beside the baseline, and the better version
 /// is chosen at run time. The bits are the same either way, since no operation is reordered or contracted.
 ///

@@ -77,7 +77,8 @@ pub(crate) fn flat<R: Send>(count: usize, work: &(dyn Fn(usize) -> R + Sync)) ->
 
 /// `work(0), ..., work(count - 1)`, in this order, in pieces of `grain` calls.
 pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
-    if ALONE.get() {
+    // A single thread does not need the memory of the pieces.
+    if ALONE.get() || rayon_core::current_num_threads() == 1 {
         return (0..count).map(work).collect();
     }
     let pieces: Vec<Mutex<Vec<R>>> = (0..count).step_by(grain).map(|_| Mutex::default()).collect();
@@ -90,6 +91,12 @@ pub(crate) fn map<R: Send>(count: usize, grain: usize, work: &(dyn Fn(usize) -> 
         results.append(&mut lock(&piece));
     }
     results
+}
+
+/// Calls `work(0, &mut items[0]), work(1, &mut items[1]), ...`, each as a piece of work of its own.
+pub(crate) fn change<R: Send>(items: &mut [R], work: &(dyn Fn(usize, &mut R) + Sync)) {
+    let pieces: Vec<Mutex<&mut R>> = items.iter_mut().map(Mutex::new).collect();
+    map(pieces.len(), 1, &|index| work(index, &mut lock(&pieces[index])));
 }
 
 /// Locks a value that no other piece of work uses, so that the lock is always free.

@@ -5,15 +5,21 @@ use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 use crate::attention::dimension;
 
-/// The symmetric matrix with the given orthonormal coordinates: first the diagonal, then the rows of the
+/// The symmetric matrices with the given orthonormal coordinates: first the diagonal, then the rows of the
 /// upper triangle.
-pub(crate) fn symmetric_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
-    let mut matrix = [[0.0; T]; T];
+#[inline(always)]
+pub(crate) fn symmetric_matrices<const T: usize, const L: usize>(
+    coordinate: impl Fn(usize) -> [f64; L],
+) -> [[[f64; L]; T]; T] {
+    let mut matrix = [[[0.0; L]; T]; T];
     let mut next = T;
     for a in 0..T {
         matrix[a][a] = coordinate(a);
         for b in a + 1..T {
-            matrix[a][b] = FRAC_1_SQRT_2 * coordinate(next);
+            let entry = coordinate(next);
+            for l in 0..L {
+                matrix[a][b][l] = FRAC_1_SQRT_2 * entry[l];
+            }
             matrix[b][a] = matrix[a][b];
             next += 1;
         }
@@ -26,18 +32,46 @@ pub(crate) fn flat_direction(tokens: usize, k: usize) -> f64 {
     if k < tokens { 1.0 / tokens as f64 } else { SQRT_2 / tokens as f64 }
 }
 
-/// The symmetric matrix orthogonal to `u` with the given `K - 1` coordinates, in an orthonormal basis of the
+/// The symmetric matrices orthogonal to `u` with the given `K - 1` coordinates, in an orthonormal basis of the
 /// subspace orthogonal to `u`. The basis is the image of all coordinate axes but the first under the
 /// reflection that exchanges `u` with the first axis.
-pub(crate) fn centred_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+#[inline(always)]
+pub(crate) fn centred_matrices<const T: usize, const L: usize>(
+    coordinate: impl Fn(usize) -> [f64; L],
+) -> [[[f64; L]; T]; T] {
     // The reflection is 1 - n n^T / (1 - u_0) with n = e_0 - u.
-    let along: f64 = (1..dimension(T)).map(|k| flat_direction(T, k) * coordinate(k - 1)).sum();
-    let scale = along / (1.0 - flat_direction(T, 0));
-    symmetric_from_coordinates(
+    let mut along = [0.0; L];
+    for k in 1..dimension(T) {
+        let (own, flat) = (coordinate(k - 1), flat_direction(T, k));
+        for l in 0..L {
+            along[l] += flat * own[l];
+        }
+    }
+    let scale = 1.0 / (1.0 - flat_direction(T, 0));
+    symmetric_matrices(
+        #[inline(always)]
         |k| {
-            if k == 0 { along } else { coordinate(k - 1) - scale * flat_direction(T, k) }
+            if k == 0 {
+                return along;
+            }
+            let (mut image, flat) = (coordinate(k - 1), flat_direction(T, k));
+            for l in 0..L {
+                image[l] -= scale * along[l] * flat;
+            }
+            image
         },
     )
+}
+
+/// One matrix of [`symmetric_matrices`].
+pub(crate) fn symmetric_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+    symmetric_matrices(|k| [coordinate(k)]).map(|row| row.map(|[x]| x))
+}
+
+/// One matrix of [`centred_matrices`].
+#[cfg(test)]
+pub(crate) fn centred_from_coordinates<const T: usize>(coordinate: impl Fn(usize) -> f64) -> [[f64; T]; T] {
+    centred_matrices(|k| [coordinate(k)]).map(|row| row.map(|[x]| x))
 }
 
 #[cfg(test)]

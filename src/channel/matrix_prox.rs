@@ -37,7 +37,7 @@ pub(crate) struct LowestPoint<const K: usize> {
 }
 
 /// The coordinate of matrix element `(a, b)`, in the order of
-/// [`symmetric_from_coordinates`](super::symmetric_from_coordinates).
+/// [`symmetric_matrices`](super::geometry::symmetric_matrices).
 #[inline(always)]
 const fn coordinate(tokens: usize, a: usize, b: usize) -> usize {
     let (low, high) = if a < b { (a, b) } else { (b, a) };

@@ -18,7 +18,9 @@ mod vector_search;
 
 pub use crate::attention::dimension;
 pub(crate) use eigen::{eigenbases, eigenbasis};
-pub(crate) use geometry::{centred_from_coordinates, flat_direction, symmetric_from_coordinates};
+#[cfg(test)]
+pub(crate) use geometry::centred_from_coordinates;
+pub(crate) use geometry::{centred_matrices, flat_direction, symmetric_from_coordinates};
 pub(crate) use matrix_prox::{LowestPoint, MatrixProx, coordinates, matrices, probabilities};
 pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns, RowTables};
 pub(crate) use secular::secular_roots;

@@ -6,6 +6,7 @@ use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 
 /// The columns of one scramble. The most important ones come first.
+#[derive(Default)]
 pub(crate) struct FieldColumns {
     /// `chi*`, one column per token and true column of the perturbation; those of a token follow each other.
     pub(crate) star: Vec<Vec<f64>>,
@@ -19,69 +20,72 @@ pub(crate) struct FieldColumns {
 }
 
 impl FieldColumns {
-    /// The columns of scramble number `scramble`, of the test law or of the training law.
+    /// The columns of scramble number `scramble`, of the test law or of the training law, for `widths` fields `chi*` and `omega` in all: one
+    /// per token and column of the perturbation.
     pub(crate) fn new(
-        tokens: usize,
+        widths: [usize; 2],
         law: &JointLaw,
         options: &Options,
         scramble: usize,
         test: bool,
     ) -> Result<Self, Error> {
-        Self::of_widths([tokens; 2], law, options, scramble, test)
+        let mut columns = Self::default();
+        columns.write(widths, law, options, scramble, test)?;
+        Ok(columns)
     }
 
-    /// The same for perturbations of several columns, which have `star` fields `chi*` and `free` fields `omega` in all.
-    pub(crate) fn of_widths(
-        [star, free]: [usize; 2],
+    /// Writes these columns over those that there are.
+    pub(crate) fn write(
+        &mut self,
+        widths: [usize; 2],
         law: &JointLaw,
         options: &Options,
         scramble: usize,
         test: bool,
-    ) -> Result<Self, Error> {
-        let points = points([star, free], law, options, scramble)?;
-        let vectors = [points.columns(0..star)?, points.columns(star..star + free)?];
-        Self::with_vectors(vectors, law, &points, test)
+    ) -> Result<(), Error> {
+        let points = points(widths, law, options, scramble)?;
+        points.write_groups([&mut self.star, &mut self.free], widths)?;
+        self.write_logits(law, &points, test)
     }
 
-    /// The columns of the training law in a fundamental domain of the symmetries of softmax: no average changes if the tokens are renamed in all fields,
+    /// Writes the columns of the training law in a fundamental domain of the symmetries of softmax: no average changes if the tokens are renamed in all fields,
     /// or if `chi*` and `omega` change their sign. Nodes that fill only one of the `2 T!` equal parts of the space are as many times
     /// denser. The components of `chi*` are in decreasing order, and those of `f` have a positive sum.
-    pub(crate) fn of_equivalent_tokens(
+    pub(crate) fn write_equivalent_tokens(
+        &mut self,
         tokens: usize,
         law: &JointLaw,
         options: &Options,
         scramble: usize,
-    ) -> Result<Self, Error> {
+    ) -> Result<(), Error> {
         let points = points([tokens; 2], law, options, scramble)?;
-        let star = points.sorted_normals(0..tokens)?;
-        let mut free = vec![points.positive_normals(tokens)?];
-        free.extend(points.columns(tokens + 1..2 * tokens)?);
-        reflect_to_ones(&mut free);
-        Self::with_vectors([star, free], law, &points, false)
+        self.star.resize_with(tokens, Vec::new);
+        self.free.resize_with(tokens, Vec::new);
+        points.write_sorted_normals(0, &mut self.star)?;
+        if let Some((positive, others)) = self.free.split_first_mut() {
+            points.write_positive_normals(tokens, std::slice::from_mut(positive))?;
+            points.write_normals(tokens + 1, others)?;
+        }
+        reflect_to_ones(&mut self.free);
+        self.write_logits(law, &points, false)
     }
 
-    /// The columns with those of `chi*` and `f`, which are the first of the points.
-    fn with_vectors(
-        [star, free]: [Vec<Vec<f64>>; 2],
-        law: &JointLaw,
-        points: &ScrambledSobol,
-        test: bool,
-    ) -> Result<Self, Error> {
+    /// Writes the columns of the logits. Those of `chi*` and `f` are the first of the points.
+    fn write_logits(&mut self, law: &JointLaw, points: &ScrambledSobol, test: bool) -> Result<(), Error> {
         let seen = law.coordinates();
-        let next = std::cell::Cell::new(star.len() + free.len());
-        let take = |count: usize, wanted: bool| -> Result<Vec<Vec<f64>>, Error> {
-            let first = next.replace(next.get() + count);
-            let end = if wanted { first + count } else { first };
-            points.columns(first..end)
-        };
-        Ok(Self {
-            star,
-            free,
-            label: take(seen, true)?,
-            frozen: take(seen, true)?,
-            clean: take(seen, test)?,
-            flat: take(law.unseen(), !test && law.needs_flat())?,
-        })
+        let Self { star, free, label, frozen, clean, flat } = self;
+        let mut next = star.len() + free.len();
+        for (columns, count, wanted) in [
+            (label, seen, true),
+            (frozen, seen, true),
+            (clean, seen, test),
+            (flat, law.unseen(), !test && law.needs_flat()),
+        ] {
+            columns.resize_with(if wanted { count } else { 0 }, Vec::new);
+            points.write_normals(next, columns)?;
+            next += count;
+        }
+        Ok(())
     }
 
     pub(crate) fn logits(&self) -> Normals<'_> {

@@ -206,9 +206,11 @@ impl<'a> FinetuningStarts<'a> {
         // The proximal point is smooth at w = 0.
         let ridge = Ridge { divergence: Divergence::PointwiseAndJump, ..self.evolution.input };
         let finest = self.evolution.output.levels().saturating_sub(1);
-        let few = self.evolution.output.zero_weights(finest.min(1))?;
-        if zero_weights::clearly_unstable(few, &ridge) {
-            return None;
+        for (level, share) in zero_weights::CLEARLY_BELOW.into_iter().enumerate() {
+            let few = self.evolution.output.zero_weights(level.min(finest))?;
+            if zero_weights::clearly_unstable(few, &ridge, share) {
+                return None;
+            }
         }
         let ((point, moments), replicates) =
             zero_weights::stable(self.evolution.output.zero_weights(finest)?, &ridge)?;

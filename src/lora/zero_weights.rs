@@ -45,13 +45,13 @@ pub(super) fn stable(
     stable.then(|| ((point, moments), replicates(zero, v, |moments| total_curvature(ridge, moments))))
 }
 
-/// Share of `lambda'_c` below which the averages over few nodes show that `w = 0` is unstable. Over the nodes of a cheap
-/// level, `lambda'_c` has a standard error of a few percent.
-const CLEARLY_BELOW: f64 = 0.7;
+/// Shares of `lambda'_c` below which the averages over the nodes of the two cheap levels show that `w = 0` is unstable. There
+/// `lambda'_c` has standard errors of a tenth and of a few percent.
+pub(super) const CLEARLY_BELOW: [f64; 2] = [0.4, 0.7];
 
-/// Whether a few nodes are enough to tell that `w = 0` is unstable.
-pub(super) fn clearly_unstable(few: &ZeroWeights, ridge: &Ridge) -> bool {
-    critical_ridge(few, ridge).is_some_and(|(critical, _)| ridge.lambda < CLEARLY_BELOW * critical)
+/// Whether a few nodes tell that the ridge is below a share of `lambda'_c`, so that `w = 0` is unstable.
+pub(super) fn clearly_unstable(few: &ZeroWeights, ridge: &Ridge, share: f64) -> bool {
+    critical_ridge(few, ridge).is_some_and(|(critical, _)| ridge.lambda < share * critical)
 }
 
 /// The response of every replicate by itself, to first order in its distance from the common one, and the

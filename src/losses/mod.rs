@@ -3,7 +3,6 @@
 //! Nothing here knows the weights, how a fixed point is searched, or what is reported of it.
 
 mod batch;
-mod block;
 pub(crate) mod by_parts;
 mod control_variates;
 pub(crate) mod matrix;

@@ -82,38 +82,78 @@ impl ScrambledSobol {
         Ok(column)
     }
 
-    /// Returns the coordinates in `range` of all points, as standard normals, computed in parallel.
+    /// The coordinates in `range` of all points, as standard normals, computed in parallel.
     pub(crate) fn columns(&self, range: Range<usize>) -> Result<Vec<Vec<f64>>, Error> {
-        parallel::map(range.len(), 1, &|index| self.normals(range.start + index)).into_iter().collect()
+        let mut columns = vec![Vec::new(); range.len()];
+        self.write_normals(range.start, &mut columns)?;
+        Ok(columns)
     }
 
-    /// Coordinate `dimension` of all points, as the absolute values of standard normals.
-    pub(crate) fn positive_normals(&self, dimension: usize) -> Result<Vec<f64>, Error> {
-        let mut column = vec![0.0; self.nodes()];
-        self.fill(dimension, &mut column, |us| {
-            us.iter_mut().for_each(|u| *u = normal_quantile(0.5 + 0.5 * *u))
-        })?;
-        Ok(column)
+    /// Writes consecutive groups of coordinates of all points, beginning with the first coordinate, as standard normals. Each list of
+    /// columns is made as long as its group.
+    pub(crate) fn write_groups<const N: usize>(
+        &self,
+        groups: [&mut Vec<Vec<f64>>; N],
+        widths: [usize; N],
+    ) -> Result<(), Error> {
+        let mut first = 0;
+        for (columns, width) in groups.into_iter().zip(widths) {
+            columns.resize_with(width, Vec::new);
+            self.write_normals(first, columns)?;
+            first += width;
+        }
+        Ok(())
     }
 
-    /// The coordinates in `range` of all points, as independent standard normals in decreasing order.
-    pub(crate) fn sorted_normals(&self, range: Range<usize>) -> Result<Vec<Vec<f64>>, Error> {
+    /// Writes the coordinates from `first` on of all points to `columns`, as standard normals, computed in parallel. Columns of another
+    /// length are resized.
+    pub(crate) fn write_normals(&self, first: usize, columns: &mut [Vec<f64>]) -> Result<(), Error> {
+        self.write(first, columns, normal_quantiles)
+    }
+
+    /// As [`Self::write_normals`], with the absolute values of standard normals.
+    pub(crate) fn write_positive_normals(&self, first: usize, columns: &mut [Vec<f64>]) -> Result<(), Error> {
+        self.write(first, columns, |us| {
+            us.iter_mut().for_each(|u| *u = 0.5 + 0.5 * *u);
+            normal_quantiles(us);
+        })
+    }
+
+    /// As [`Self::write_normals`], with the normals of each point in decreasing order.
+    pub(crate) fn write_sorted_normals(&self, first: usize, columns: &mut [Vec<f64>]) -> Result<(), Error> {
+        self.write(first, columns, |_| {})?;
         // The largest of k uniforms is the k-th root of a uniform, and the next one is the largest of k - 1 below it.
-        let roots = |dimension: usize| {
-            let power = ((range.end - dimension) as f64).recip();
-            let mut column = vec![0.0; self.nodes()];
-            self.fill(dimension, &mut column, |us| us.iter_mut().for_each(|u| *u = u.powf(power)))
-                .map(|()| column)
-        };
-        let mut columns = range.clone().map(roots).collect::<Result<Vec<_>, Error>>()?;
-        let mut below = vec![1.0; self.nodes()];
-        for column in &mut columns {
-            for (x, below) in column.iter_mut().zip(&mut below) {
-                *below *= *x;
-                *x = normal_quantile(below.clamp(f64::MIN_POSITIVE, 1.0 - 0.5 * f64::EPSILON));
+        let count = columns.len();
+        for node in 0..self.nodes() {
+            let mut below = 1.0_f64;
+            for (k, column) in columns.iter_mut().enumerate() {
+                let u = column[node];
+                below *= match count - k {
+                    1 => u,
+                    2 => u.sqrt(),
+                    3 => u.cbrt(),
+                    left => u.powf((left as f64).recip()),
+                };
+                column[node] = normal_quantile(below.clamp(f64::MIN_POSITIVE, 1.0 - 0.5 * f64::EPSILON));
             }
         }
-        Ok(columns)
+        Ok(())
+    }
+
+    /// Writes the coordinates from `first` on to `columns`, in parallel. `map` maps the uniforms of a column in increasing order.
+    fn write(
+        &self,
+        first: usize,
+        columns: &mut [Vec<f64>],
+        map: impl Fn(&mut [f64]) + Sync,
+    ) -> Result<(), Error> {
+        let directions = (0..columns.len()).map(|index| self.directions(first + index));
+        let directions: Vec<Directions> = directions.collect::<Result<_, _>>()?;
+        parallel::change(columns, &|index, column| {
+            column.resize(self.nodes(), 0.0);
+            self.fill_along(&directions[index], first + index, column, &map);
+        });
+        Ok(())
     }
 
     /// Writes coordinate `dimension` of all points, as standard normals: the normal quantile
@@ -142,6 +182,18 @@ impl ScrambledSobol {
     fn fill(&self, dimension: usize, out: &mut [f64], map: impl Fn(&mut [f64])) -> Result<(), Error> {
         let directions = self.directions(dimension)?;
         self.check_length(out)?;
+        self.fill_along(&directions, dimension, out, map);
+        Ok(())
+    }
+
+    /// Writes coordinate `dimension`, which has the given directions. `out` has as many entries as there are nodes.
+    fn fill_along(
+        &self,
+        directions: &Directions,
+        dimension: usize,
+        out: &mut [f64],
+        map: impl Fn(&mut [f64]),
+    ) {
         let key = ScrambleKey { seed: self.seed, scramble: self.scramble, dimension: dimension as u64 };
         // The points are mapped in increasing order, before they are put in the order of the sequence. This
         // order makes the branches of a quantile predictable, which saves more time than the table costs.
@@ -152,7 +204,6 @@ impl ScrambledSobol {
         for (value, leaf) in out.iter_mut().zip(directions.leaves(self.log2_nodes)) {
             *value = by_image[images[leaf as usize] as usize];
         }
-        Ok(())
     }
 
     fn directions(&self, dimension: usize) -> Result<Directions, Error> {

@@ -42,8 +42,9 @@ impl<const D: usize> GaussianNodes<D> {
     pub fn new(options: &Options, tuning: &Tuning) -> Result<Self, Error> {
         check_memory("state_evolution", D, D, options)?;
         parallel::threads()?;
-        let columns = |index: usize| {
-            ScrambledSobol::new(D, options.log2_nodes() as u32, options.seed(), index as u64)?.columns(0..D)
+        let columns = |index: usize, columns: &mut Vec<Vec<f64>>| {
+            ScrambledSobol::new(D, options.log2_nodes() as u32, options.seed(), index as u64)?
+                .write_groups([columns], [D])
         };
         let block = |columns: &Vec<Vec<f64>>, first: usize| -> [Lane; D] {
             std::array::from_fn(|d| std::array::from_fn(|l| columns[d][first + l]))

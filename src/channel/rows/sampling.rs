@@ -27,9 +27,14 @@ impl RowColumns {
         let first = if perturbed { 2 } else { 0 };
         let log2_nodes = options.log2_nodes() as u32;
         let points = ScrambledSobol::new(first + 2 * others, log2_nodes, options.seed(), scramble as u64)?;
-        let chi = if perturbed { vec![points.positive_normals(0)?, points.normals(1)?] } else { Vec::new() };
-        let mut logits = points.sorted_normals(first..first + others)?;
-        logits.extend(points.columns(first + others..first + 2 * others)?);
+        let [mut chi, mut logits] = [first, 2 * others].map(|count| vec![Vec::new(); count]);
+        if let Some((positive, other)) = chi.split_first_mut() {
+            points.write_positive_normals(0, std::slice::from_mut(positive))?;
+            points.write_normals(1, other)?;
+        }
+        let (sorted, free) = logits.split_at_mut(others);
+        points.write_sorted_normals(first, sorted)?;
+        points.write_normals(first + others, free)?;
         Ok(Self { chi, logits })
     }
 

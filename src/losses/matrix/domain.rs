@@ -17,18 +17,24 @@ use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::quadrature::ScrambledSobol;
 
-/// The columns of standard normals for `z_1` and `z_2`, `K - 1` each. The first `tokens` columns are in the fundamental domain.
-pub(super) fn columns(tokens: usize, points: &ScrambledSobol) -> Result<Vec<Vec<f64>>, Error> {
-    let mut columns = if tokens == 2 {
-        let [difference, sum] = [points.positive_normals(0)?, points.positive_normals(1)?];
-        let combined =
-            |sign: f64| sum.iter().zip(&difference).map(|(s, d)| FRAC_1_SQRT_2 * (s + sign * d)).collect();
-        vec![combined(1.0), combined(-1.0)]
+/// Writes the columns of standard normals for `z_1` and `z_2`, `K - 1` each. The first `tokens` columns are in the fundamental domain.
+pub(super) fn write_columns(
+    tokens: usize,
+    points: &ScrambledSobol,
+    columns: &mut [Vec<f64>],
+) -> Result<(), Error> {
+    let (folded, others) = columns.split_at_mut(tokens);
+    if let [first, second] = folded {
+        points.write_positive_normals(0, std::slice::from_mut(first))?;
+        points.write_positive_normals(1, std::slice::from_mut(second))?;
+        for (first, second) in first.iter_mut().zip(second) {
+            let [difference, sum] = [*first, *second];
+            [*first, *second] = [sum + difference, sum - difference].map(|x| FRAC_1_SQRT_2 * x);
+        }
     } else {
-        points.sorted_normals(0..tokens)?
-    };
-    columns.extend(points.columns(tokens..points.dimensions())?);
-    Ok(columns)
+        points.write_sorted_normals(0, folded)?;
+    }
+    points.write_normals(tokens, others)
 }
 
 /// Normals with zero sum and otherwise the law of independent ones, from one normal less.
@@ -143,7 +149,10 @@ mod tests {
     fn mean<const T: usize>(scramble: u64, folded: bool) -> [f64; 4] {
         let seen = dimension(T) - 1;
         let points = ScrambledSobol::new(2 * seen, 11, 3, scramble).unwrap();
-        let all = if folded { columns(T, &points) } else { points.columns(0..2 * seen) }.unwrap();
+        let mut all = vec![Vec::new(); 2 * seen];
+        let written =
+            if folded { write_columns(T, &points, &mut all) } else { points.write_normals(0, &mut all) };
+        written.unwrap();
         let mut sums = [0.0; 4];
         for first in (0..points.nodes()).step_by(LANES) {
             let blocks = [&all[..seen], &all[seen..]].map(|columns| matrices::<T>(columns, first));

@@ -54,9 +54,9 @@ pub(super) trait MatrixKernel: Sync {
     /// The memory of a block before its first pass.
     fn nothing(&self) -> Self::Memory;
 
-    /// The columns of standard normals from which blocks are made: those of `z_1` and then those of `z_2`.
-    fn columns(&self, points: &ScrambledSobol) -> Result<Vec<Vec<f64>>, Error> {
-        points.columns(0..points.dimensions())
+    /// Writes the columns of standard normals from which blocks are made: those of `z_1` and then those of `z_2`.
+    fn write_columns(&self, points: &ScrambledSobol, columns: &mut [Vec<f64>]) -> Result<(), Error> {
+        points.write_normals(0, columns)
     }
 
     /// The block that begins with node `first`. The columns of standard normals are those of `z_1` and `z_2`.
@@ -109,22 +109,24 @@ impl<K: MatrixKernel> MatrixNodes<K> {
         tuning: &Tuning,
     ) -> Result<Self, Error> {
         let seen = kernel.seen();
-        Self::new(kernel, label, options, tuning, |kernel, index| {
+        Self::new(kernel, label, options, tuning, |kernel, index, columns: &mut Vec<Vec<f64>>| {
             let log2_nodes = options.log2_nodes() as u32;
-            kernel.columns(&ScrambledSobol::new(2 * seen, log2_nodes, options.seed(), index as u64)?)
+            columns.resize_with(2 * seen, Vec::new);
+            let points = ScrambledSobol::new(2 * seen, log2_nodes, options.seed(), index as u64)?;
+            kernel.write_columns(&points, columns)
         })
     }
 
-    /// Nodes whose normals are in the columns of every scramble.
+    /// Nodes whose normals are in the columns that `columns` writes for every scramble.
     pub(super) fn new(
         kernel: K,
         label: Label,
         options: &Options,
         tuning: &Tuning,
-        columns: impl Fn(&K, usize) -> Result<Vec<Vec<f64>>, Error>,
+        columns: impl Fn(&K, usize, &mut Vec<Vec<f64>>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let seen = kernel.seen();
-        let columns = |index: usize| columns(&kernel, index);
+        let columns = |index: usize, own: &mut _| columns(&kernel, index, own);
         let block = |columns: &Vec<Vec<f64>>, first| {
             let (one, two) = columns.split_at(seen);
             kernel.block([one, two], first)

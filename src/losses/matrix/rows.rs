@@ -46,7 +46,11 @@ pub(crate) fn losses(
     let options = options.with_log2_nodes(options.log2_nodes().max(LEAST_LOG2_NODES))?;
     let LatticeRule { columns, weights } = LatticeRule::new(options.log2_nodes());
     let rule = Weighted { kernel: row, weights };
-    Ok(Box::new(MatrixNodes::new(rule, label, &options, tuning, |_, _| Ok(columns.clone()))?))
+    let copy = |_: &_, _, own: &mut Vec<Vec<f64>>| {
+        own.clone_from(&columns);
+        Ok(())
+    };
+    Ok(Box::new(MatrixNodes::new(rule, label, &options, tuning, copy)?))
 }
 
 /// Nodes for averages over two normals.

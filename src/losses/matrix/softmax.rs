@@ -75,8 +75,8 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
         Known { h: [[f64::NAN; LANES]; K], contested: false, next: ProxSearch::Followed }
     }
 
-    fn columns(&self, points: &ScrambledSobol) -> Result<Vec<Vec<f64>>, Error> {
-        domain::columns(T, points)
+    fn write_columns(&self, points: &ScrambledSobol, columns: &mut [Vec<f64>]) -> Result<(), Error> {
+        domain::write_columns(T, points, columns)
     }
 
     fn plan(memory: &mut Known<K>, search: ProxSearch) {

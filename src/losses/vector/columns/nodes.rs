@@ -46,6 +46,7 @@ pub(super) fn learned_columns(layout: &ColumnLayout, point: &ColumnOverlaps) -> 
 }
 
 /// The columns of standard normals for linear attention. The most important ones come first.
+#[derive(Default)]
 struct NoiseColumns {
     star: Vec<Vec<f64>>,
     free: Vec<Vec<f64>>,
@@ -53,16 +54,10 @@ struct NoiseColumns {
 }
 
 impl NoiseColumns {
-    fn new(widths: [usize; 3], options: &Options, index: usize) -> Result<Self, Error> {
-        let [star, free, noise] = widths;
-        let dimensions = star + free + noise;
-        let points =
-            ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), index as u64)?;
-        Ok(Self {
-            star: points.columns(0..star)?,
-            free: points.columns(star..star + free)?,
-            noise: points.columns(star + free..dimensions)?,
-        })
+    fn write(&mut self, widths: [usize; 3], options: &Options, index: usize) -> Result<(), Error> {
+        let log2_nodes = options.log2_nodes() as u32;
+        let points = ScrambledSobol::new(widths.iter().sum(), log2_nodes, options.seed(), index as u64)?;
+        points.write_groups([&mut self.star, &mut self.free, &mut self.noise], widths)
     }
 
     fn block(&self, layer: &PerturbedLayer, noise: &LabelNoise, first: usize, size: usize) -> FieldsBlock {
@@ -95,13 +90,15 @@ impl ColumnNodes {
         let samples = match source {
             FieldSource::Difference(noise) => {
                 let widths = [star, free, noise.dimensions(tokens)];
-                let columns = |index| NoiseColumns::new(widths, options, index);
+                let columns = |index, columns: &mut NoiseColumns| columns.write(widths, options, index);
                 let block = |columns: &NoiseColumns, first| columns.block(&layer, noise, first, size);
                 Samples::new(options, tuning, size, nothing, columns, block)?
             }
             FieldSource::Joint(law) => {
                 let basis = CoordinateBasis::new(tokens, layer.attention, layer.activation.unseen());
-                let columns = |index| FieldColumns::of_widths([star, free], law, options, index, false);
+                let columns = |index, columns: &mut FieldColumns| {
+                    columns.write([star, free], law, options, index, false)
+                };
                 let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
                 Samples::new(options, tuning, size, nothing, columns, block)?
             }

@@ -20,7 +20,7 @@ pub(crate) fn test_errors(
 ) -> Result<ReplicatedErrors, Error> {
     let widths = [layer.normals(layer.truth.len()), layer.normals(layer.rank)];
     ReplicatedErrors::sampled(options, common, own, |scramble, points| {
-        let columns = FieldColumns::of_widths(widths, law, options, scramble, true)?;
+        let columns = FieldColumns::new(widths, law, options, scramble, true)?;
         let learned = |point: &ColumnOverlaps| LearnedColumns {
             columns: learned_columns(layout, point),
             trace: layout.centring(point),

@@ -102,7 +102,7 @@ impl TrainingLaw<'_> {
     /// The averages over the nodes of one scramble.
     pub(crate) fn averages(&self, options: &Options, scramble: usize) -> Result<FirstOrderAverages, Error> {
         let tokens = self.layer.tokens;
-        let columns = FieldColumns::new(tokens, self.law, options, scramble, false)?;
+        let columns = FieldColumns::new([tokens; 2], self.law, options, scramble, false)?;
         let size = batch_size(tokens, tokens);
         let batches: Vec<FirstOrderAverages> =
             parallel::map(columns.nodes() / size, 1, &|batch| self.batch(&columns, batch * size, size));

@@ -44,7 +44,7 @@ pub(crate) fn test_slopes(
     options: &Options,
     scramble: usize,
 ) -> Result<TestSlopes, Error> {
-    let columns = FieldColumns::new(layer.tokens, law, options, scramble, false)?;
+    let columns = FieldColumns::new([layer.tokens; 2], law, options, scramble, false)?;
     let size = batch_size(layer.tokens, layer.tokens);
     let batches: Vec<TestSlopes> = parallel::map(columns.nodes() / size, 1, &|batch| {
         of_batch(layer, law, shifts, point, &columns, batch * size, size)

@@ -41,7 +41,7 @@ pub(crate) fn losses(
     let layer = PerturbedLayer::of_rank_one(model, coupling);
     let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
     let size = batch_size(tokens, tokens);
-    let columns = |index| FieldColumns::new(tokens, law, options, index, false);
+    let columns = |index, columns: &mut FieldColumns| columns.write([tokens; 2], law, options, index, false);
     let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
     let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
     Ok(Box::new(VectorNodes { layer, samples, zero_weights: ZeroWeightsByLevel::default() }))
@@ -297,7 +297,7 @@ mod tests {
             let layer = PerturbedLayer::of_rank_one(&model, 1.0);
             let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
             let options = Options::default().with_log2_nodes(10).unwrap().with_seed(7);
-            let columns = FieldColumns::new(tokens, &law, &options, 0, false).unwrap();
+            let columns = FieldColumns::new([tokens; 2], &law, &options, 0, false).unwrap();
             let size = batch_size(tokens, tokens);
             let first = (0..SAMPLES).step_by(size);
             let blocks = first.map(|first| layer.block(&law, &basis, &columns, first, size)).collect();

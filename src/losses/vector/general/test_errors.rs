@@ -23,7 +23,7 @@ pub(crate) fn test_errors(
 ) -> Result<ReplicatedErrors, Error> {
     let layer = PerturbedLayer::of_rank_one(model, coupling);
     ReplicatedErrors::sampled(options, common, own, |scramble, points| {
-        let columns = FieldColumns::new(model.tokens(), law, options, scramble, true)?;
+        let columns = FieldColumns::new([model.tokens(); 2], law, options, scramble, true)?;
         Ok(test_averages(&layer, law, &columns, points.map(LearnedColumns::single)))
     })
 }

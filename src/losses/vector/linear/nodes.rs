@@ -32,8 +32,9 @@ pub(super) struct SecularNodes<const T: usize> {
 
 impl<const T: usize> SecularNodes<T> {
     pub(super) fn new(noise: &LabelNoise, options: &Options, tuning: &Tuning) -> Result<Self, Error> {
-        let columns = |index| EigenbasisColumns::new(T, noise, options, index as u64);
-        let block = |columns: &EigenbasisColumns, first| columns.block(noise, first);
+        let radius = ChiQuantile::new(T)?;
+        let columns = |index, columns: &mut EigenbasisColumns| columns.write(T, noise, options, index as u64);
+        let block = |columns: &EigenbasisColumns, first| columns.block(noise, &radius, first);
         Ok(Self { samples: Samples::new(options, tuning, LANES, NO_ROOTS, columns, block)? })
     }
 
@@ -65,34 +66,40 @@ fn stretch(dimensions: usize) -> f64 {
 }
 
 /// The normals from which the nodes are made, one column per coordinate.
+#[derive(Default)]
 struct EigenbasisColumns {
     star: Vec<Vec<f64>>,
     free: Vec<Vec<f64>>,
     noise: Vec<Vec<f64>>,
-    radius: ChiQuantile,
     stretch: f64,
 }
 
 impl EigenbasisColumns {
     /// The most important coordinates come first: `chi*`, then the free part of `omega`, then the noise of
     /// the label.
-    fn new(tokens: usize, noise: &LabelNoise, options: &Options, index: u64) -> Result<Self, Error> {
+    fn write(
+        &mut self,
+        tokens: usize,
+        noise: &LabelNoise,
+        options: &Options,
+        index: u64,
+    ) -> Result<(), Error> {
         // If the noise is isotropic, chi* may point along the first axis by O(T) invariance.
         let free = if noise.is_isotropic() { 1 } else { tokens };
-        let rest = free + tokens;
-        let dimensions = rest + noise.dimensions(tokens);
+        let widths = [free, tokens, noise.dimensions(tokens)];
+        let dimensions = widths.iter().sum();
         let points = ScrambledSobol::new(dimensions, options.log2_nodes() as u32, options.seed(), index)?;
-        Ok(Self {
-            star: points.columns(0..free)?,
-            free: points.columns(free..rest)?,
-            noise: points.columns(rest..dimensions)?,
-            radius: ChiQuantile::new(tokens)?,
-            stretch: stretch(dimensions),
-        })
+        self.stretch = stretch(dimensions);
+        points.write_groups([&mut self.star, &mut self.free, &mut self.noise], widths)
     }
 
     /// The block of nodes that begins with node `first`, in the eigenbases of their labels.
-    fn block<const T: usize>(&self, noise: &LabelNoise, first: usize) -> EigenbasisBlock<T> {
+    fn block<const T: usize>(
+        &self,
+        noise: &LabelNoise,
+        radius: &ChiQuantile,
+        first: usize,
+    ) -> EigenbasisBlock<T> {
         let mut label = [[[0.0; LANES]; T]; T];
         for l in 0..LANES {
             let own = noise.sample::<T>(|k| self.stretch * self.noise[k][first + l]);
@@ -103,7 +110,7 @@ impl EigenbasisColumns {
             }
         }
         let free = std::array::from_fn(|i| self.stretched(&self.free[i], first));
-        let mut vectors = [self.star(first), free];
+        let mut vectors = [self.star(radius, first), free];
         let weight = self.weight(first);
         lanes::widest(
             #[inline(always)]
@@ -132,12 +139,12 @@ impl EigenbasisColumns {
         lane
     }
 
-    fn star<const T: usize>(&self, first: usize) -> [Lane; T] {
+    fn star<const T: usize>(&self, radius: &ChiQuantile, first: usize) -> [Lane; T] {
         let mut star = [[0.0; LANES]; T];
         match &self.star[..] {
             [radial] => {
                 star[0] = self.stretched(radial, first);
-                star[0].iter_mut().for_each(|x| *x = self.radius.at(*x));
+                star[0].iter_mut().for_each(|x| *x = radius.at(*x));
             }
             columns => {
                 for (component, column) in star.iter_mut().zip(columns) {

@@ -1,11 +1,10 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
 use crate::channel::MANY_SAMPLES;
-use crate::channel::{LowestPoint, MatrixProx, coordinates, matrices, softmax_row};
+use crate::channel::{LowestPoint, MatrixProx, centred_matrices, coordinates, matrices, softmax_row};
 use crate::descent::LaneVector;
 use crate::fields::{JointLaw, Normals, Sequences};
-use crate::lanes::{LANES, Lane};
-use crate::losses::block::centred_matrices;
+use crate::lanes::{self, LANES, Lane};
 use crate::parallel;
 
 /// A symmetric matrix of logits for every sample of a block.
@@ -27,6 +26,7 @@ pub(super) struct LogitsBlock<const T: usize> {
 
 /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with
 /// `first`. `thorough` tells whether all starts of every proximal point of the pre-training are tried.
+#[inline(always)]
 pub(super) fn training_logits<const T: usize, const K: usize>(
     law: &JointLaw,
     normals: &Normals<'_>,
@@ -48,17 +48,28 @@ pub(super) fn training_logits<const T: usize, const K: usize>(
     (scaled(&frozen, law.beta), label)
 }
 
+#[inline(always)]
 fn frozen_logits<const T: usize>(law: &JointLaw, normals: &Normals<'_>, first: usize) -> Logits<T> {
-    scaled(&centred_matrices(normals.frozen, first), law.frozen)
+    scaled(&centred(normals.frozen, first), law.frozen)
 }
 
+/// The matrices orthogonal to `u` that have the standard normals of consecutive nodes as coordinates.
+#[inline(always)]
+fn centred<const T: usize>(columns: &[Vec<f64>], first: usize) -> Logits<T> {
+    centred_matrices(
+        #[inline(always)]
+        |k| lanes::load(&columns[k], first),
+    )
+}
+
+#[inline(always)]
 fn label_logits<const T: usize>(
     law: &JointLaw,
     normals: &Normals<'_>,
     first: usize,
     frozen: &Logits<T>,
 ) -> Logits<T> {
-    let mut label = centred_matrices::<T>(normals.label, first);
+    let mut label: Logits<T> = centred(normals.label, first);
     for a in 0..T {
         for b in 0..T {
             for l in 0..LANES {
@@ -102,6 +113,15 @@ fn trained<const T: usize, const K: usize>(
     }
 }
 
+#[inline(always)]
 fn scaled<const T: usize>(logits: &Logits<T>, factor: f64) -> Logits<T> {
-    logits.map(|row| row.map(|lane| lane.map(|x| factor * x)))
+    let mut scaled = *logits;
+    for a in 0..T {
+        for b in 0..T {
+            for l in 0..LANES {
+                scaled[a][b][l] *= factor;
+            }
+        }
+    }
+    scaled
 }

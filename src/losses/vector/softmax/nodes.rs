@@ -26,10 +26,10 @@ const CHUNK: usize = 512;
 /// Relative size of a Newton step after which the error of a proximal point is below rounding. It is quadratic in the
 /// step.
 const EXACT: f64 = 1e-8;
-/// Relative size of a Newton step after which that error is 10^-8, far below the noise of an average, if the tolerance of the
+/// Relative size of a Newton step after which that error is 10^-6, far below the noise of an average, if the tolerance of the
 /// iteration is matched to that noise.
-const BELOW_NOISE: f64 = 1e-4;
-/// That size in the first step on the finest level, whose error is 10^-4. The steps that follow correct it.
+const BELOW_NOISE: f64 = 1e-3;
+/// That size on the cheapest level and in the first step on the finest level, whose errors are 10^-4. The steps that follow correct it.
 const FIRST_STEP: f64 = 1e-2;
 
 /// How many samples have several minima, judged on a cheap level, where all starts of all samples are tried.
@@ -108,9 +108,14 @@ pub(super) struct SoftmaxVectorNodes<const T: usize> {
 }
 
 /// `chi*` and the free part of `omega` of the block that begins with node `first`.
-pub(super) fn weights<const T: usize>(columns: &FieldColumns, first: usize) -> [LaneVector<T>; 2] {
-    [&columns.star, &columns.free]
-        .map(|columns| std::array::from_fn(|i| std::array::from_fn(|l| columns[i][first + l])))
+#[inline(always)]
+fn weights<const T: usize>(columns: &FieldColumns, first: usize) -> [LaneVector<T>; 2] {
+    let mut weights = [[[0.0; LANES]; T]; 2];
+    for i in 0..T {
+        weights[0][i] = lanes::load(&columns.star[i], first);
+        weights[1][i] = lanes::load(&columns.free[i], first);
+    }
+    weights
 }
 
 impl<const T: usize> SoftmaxVectorNodes<T> {
@@ -121,30 +126,41 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         options: &Options,
         tuning: &Tuning,
     ) -> Result<Self, Error> {
-        let columns = |index| FieldColumns::of_equivalent_tokens(T, law, options, index);
+        let columns =
+            |index, columns: &mut FieldColumns| columns.write_equivalent_tokens(T, law, options, index);
         Self::of_columns::<K>(law, coupling, options, tuning, columns)
     }
 
-    /// The nodes that are made from the columns of every scramble.
+    /// The nodes that are made from the columns that `columns` writes for every scramble.
     fn of_columns<const K: usize>(
         law: &JointLaw,
         coupling: f64,
         options: &Options,
         tuning: &Tuning,
-        columns: impl Fn(usize) -> Result<FieldColumns, Error>,
+        columns: impl Fn(usize, &mut FieldColumns) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let thorough = if law.sequences == Sequences::Reused {
-            let few = columns(0)?;
+            let mut few = FieldColumns::default();
+            columns(0, &mut few)?;
             pretraining_has_second_minima::<T, K>(law, &few.logits(), few.nodes())
         } else {
             false
         };
         let block = |columns: &FieldColumns, first| {
-            let [star, free] = weights(columns, first);
-            let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first, thorough);
-            perturb(&mut label, &star, 1.0, coupling);
-            let y = std::array::from_fn(|a| softmax_row(&label[a]));
-            LogitsBlock { frozen, label, y, star, free }
+            lanes::widest(
+                #[inline(always)]
+                || {
+                    let [star, free] = weights(columns, first);
+                    let (frozen, mut label) =
+                        training_logits::<T, K>(law, &columns.logits(), first, thorough);
+                    perturb(&mut label, &star, 1.0, coupling);
+                    let mut y = label;
+                    for a in 0..T {
+                        y[a] = softmax_row(&label[a]);
+                    }
+                    LogitsBlock { frozen, label, y, star, free }
+                },
+            )
         };
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
         let close = if options.tolerance().is_some() { EXACT } else { BELOW_NOISE };
@@ -288,7 +304,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         }
         let everywhere = level == 0 || level + 1 < self.levels() || doubted;
         let close =
-            if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
+            if pass == Pass::Step && (self.first_step || level == 0) { self.close.max(FIRST_STEP) } else { self.close };
         self.first_step = false;
         let finest = level + 1 == self.levels();
         let controls = self.controls.as_ref().filter(|_| finest).map(|controls| controls.stein);
@@ -370,7 +386,7 @@ mod tests {
         let SoftmaxVectorNodes::<T> { law, .. } = nodes::<T, K>(&parameters, coupling, &options);
         let model = Model::softmax(T, 0.5).unwrap();
         let tuning = Tuning::default();
-        let columns = |index| FieldColumns::new(T, &law, &options, index, false);
+        let columns = |index, columns: &mut FieldColumns| columns.write([T; 2], &law, &options, index, false);
         let mut special =
             SoftmaxVectorNodes::<T>::of_columns::<K>(&law, coupling, &options, &tuning, columns).unwrap();
         special.close = EXACT;
