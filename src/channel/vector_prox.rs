@@ -15,11 +15,13 @@ use crate::lanes::{LANES, Lane};
 
 /// One proximal problem per sample.
 #[derive(Clone, Copy)]
-pub(crate) struct VectorProx<const T: usize> {
-    /// The logits at `chi = 0`: `z - k q I`, with the recalibrated frozen logits `z` and `q = |w|^2/D`.
-    pub(crate) logits: LaneMatrix<T>,
+pub(crate) struct VectorProx<'a, const T: usize> {
+    /// The recalibrated frozen logits `z`.
+    pub(crate) frozen: &'a LaneMatrix<T>,
+    /// `k q`, with `q = |w|^2/D`.
+    pub(crate) centring: f64,
     /// `sigma` of the label's logits.
-    pub(crate) y: LaneMatrix<T>,
+    pub(crate) y: &'a LaneMatrix<T>,
     /// The field `omega`.
     pub(crate) omega: LaneVector<T>,
     /// Factor `k` on `chi chi^T`.
@@ -30,10 +32,13 @@ pub(crate) struct VectorProx<const T: usize> {
     pub(crate) close: f64,
 }
 
-impl<const T: usize> VectorProx<T> {
+impl<const T: usize> VectorProx<'_, T> {
     #[inline(always)]
     fn row(&self, chi: &LaneVector<T>, a: usize) -> [Lane; T] {
-        let mut row = self.logits[a];
+        let mut row = self.frozen[a];
+        for l in 0..LANES {
+            row[a][l] -= self.centring;
+        }
         for b in 0..T {
             for l in 0..LANES {
                 row[b][l] += self.coupling * chi[a][l] * chi[b][l];
@@ -84,9 +89,7 @@ impl<const T: usize> VectorProx<T> {
         }
         [value, slope]
     }
-}
 
-impl<const T: usize> VectorProx<T> {
     /// The gradients of the loss in the logits `A` and in the label's logits `B`, on symmetric matrices.
     #[inline(always)]
     pub(crate) fn gradients_in_logits(&self, chi: &LaneVector<T>) -> [LaneMatrix<T>; 2] {
@@ -118,7 +121,7 @@ impl<const T: usize> VectorProx<T> {
     }
 }
 
-impl<const T: usize> Descent<T, 2> for VectorProx<T> {
+impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
     fn stiffness(&self) -> f64 {
         self.stiffness
     }

@@ -66,7 +66,7 @@ pub(crate) struct Hints<'a, const T: usize> {
 /// The proximal points of a block.
 #[derive(Clone, Copy)]
 pub(crate) struct VectorMinimum<'a, const T: usize> {
-    pub(crate) prox: &'a VectorProx<T>,
+    pub(crate) prox: &'a VectorProx<'a, T>,
     pub(crate) chi: &'a LaneVector<T>,
     /// The objective there, whose extra values are the loss and `dl'/dq`.
     pub(crate) local: &'a Local<T, 2>,
@@ -75,7 +75,6 @@ pub(crate) struct VectorMinimum<'a, const T: usize> {
 /// A block with candidates, and the lowest minima so far.
 struct Searched<const T: usize> {
     block: usize,
-    prox: VectorProx<T>,
     chi: LaneVector<T>,
     local: Local<T, 2>,
 }
@@ -96,7 +95,7 @@ pub(crate) fn minima<'a, const T: usize, B>(
     blocks: &'a [B],
     known: &mut [FollowedPoints<T>],
     everywhere: bool,
-    problem: impl Fn(&B) -> VectorProx<T>,
+    problem: impl Fn(&'a B) -> VectorProx<'a, T>,
     hints: impl Fn(&'a B) -> Hints<'a, T>,
     mut use_minimum: impl FnMut(&'a B, &VectorMinimum<'_, T>),
 ) {
@@ -107,27 +106,27 @@ pub(crate) fn minima<'a, const T: usize, B>(
     // All descents are in one place, because their code is long: those of the blocks, and then those of the packed
     // candidates. All minima are used in one place for the same reason.
     loop {
-        let (prox, mut chi, local);
+        let (pack, prox, mut chi, local);
         let (block, minimum) = if number < blocks.len() || packs < candidates.len() {
             let first = number < blocks.len();
-            let pack: &[Candidate<T>] =
-                if first { &[] } else { &candidates[packs..candidates.len().min(packs + LANES)] };
             let near;
             (prox, chi, near) = if first {
                 let prox = problem(&blocks[number]);
                 let last = known[number].chi;
                 (prox, if last[0][0].is_finite() { last } else { prox.omega }, nowhere)
             } else {
-                packed(pack, &searched)
+                let lanes = &candidates[packs..candidates.len().min(packs + LANES)];
+                pack = Pack::new(lanes, &searched, |block| problem(&blocks[block]));
+                (pack.problem(problem(&blocks[0])), pack.start, pack.near)
             };
             local = descend(&prox, &mut chi, &near);
             if !first {
-                for (l, candidate) in pack.iter().enumerate() {
+                for (l, candidate) in candidates[packs..].iter().take(LANES).enumerate() {
                     let searched = &mut searched[candidate.searched];
                     known[searched.block].contested[candidate.lane] |=
                         searched.challenge(candidate.lane, &chi, &local, l);
                 }
-                packs += pack.len();
+                packs += LANES;
                 continue;
             }
             let minimum = VectorMinimum { prox: &prox, chi: &chi, local: &local };
@@ -146,13 +145,14 @@ pub(crate) fn minima<'a, const T: usize, B>(
             }
             number += 1;
             if candidates.len() > before {
-                searched.push(Searched { block: number - 1, prox, chi, local });
+                searched.push(Searched { block: number - 1, chi, local });
                 continue;
             }
             (number - 1, minimum)
-        } else if let Some(Searched { block, prox, chi, local }) = searched.get(used) {
+        } else if let Some(Searched { block, chi, local }) = searched.get(used) {
             used += 1;
-            (*block, VectorMinimum { prox, chi, local })
+            prox = problem(&blocks[*block]);
+            (*block, VectorMinimum { prox: &prox, chi, local })
         } else {
             break;
         };
@@ -161,30 +161,48 @@ pub(crate) fn minima<'a, const T: usize, B>(
     }
 }
 
-/// The problems of some candidates as one block, with their starts, and the first minima of the same samples. Lanes
-/// without a candidate repeat the first one.
-#[inline(always)]
-fn packed<const T: usize>(
-    candidates: &[Candidate<T>],
-    searched: &[Searched<T>],
-) -> (VectorProx<T>, LaneVector<T>, LaneVector<T>) {
-    let first = &candidates[0];
-    let mut prox = searched[first.searched].prox;
-    let (mut start, mut near) = ([[0.0; LANES]; T], [[0.0; LANES]; T]);
-    for l in 0..LANES {
-        let Candidate { searched: place, lane, start: from } = candidates.get(l).unwrap_or(first);
-        let minimum = &searched[*place];
-        for a in 0..T {
-            start[a][l] = from[a];
-            near[a][l] = minimum.chi[a][*lane];
-            prox.omega[a][l] = minimum.prox.omega[a][*lane];
-            for b in 0..T {
-                prox.logits[a][b][l] = minimum.prox.logits[a][b][*lane];
-                prox.y[a][b][l] = minimum.prox.y[a][b][*lane];
+/// The problems of some candidates as one block. Lanes without a candidate repeat the first one.
+struct Pack<const T: usize> {
+    frozen: LaneMatrix<T>,
+    y: LaneMatrix<T>,
+    omega: LaneVector<T>,
+    start: LaneVector<T>,
+    /// The first minima of the same samples.
+    near: LaneVector<T>,
+}
+
+impl<const T: usize> Pack<T> {
+    /// `problem` gives the problem of a block.
+    #[inline(always)]
+    fn new<'a>(
+        candidates: &[Candidate<T>],
+        searched: &[Searched<T>],
+        problem: impl Fn(usize) -> VectorProx<'a, T>,
+    ) -> Self {
+        let (vector, matrix) = ([[0.0; LANES]; T], [[[0.0; LANES]; T]; T]);
+        let mut pack = Self { frozen: matrix, y: matrix, omega: vector, start: vector, near: vector };
+        for l in 0..LANES {
+            let Candidate { searched: place, lane, start } = candidates.get(l).unwrap_or(&candidates[0]);
+            let Searched { block, chi, .. } = &searched[*place];
+            let VectorProx { frozen, y, omega, .. } = problem(*block);
+            for a in 0..T {
+                pack.start[a][l] = start[a];
+                pack.near[a][l] = chi[a][*lane];
+                pack.omega[a][l] = omega[a][*lane];
+                for b in 0..T {
+                    pack.frozen[a][b][l] = frozen[a][b][*lane];
+                    pack.y[a][b][l] = y[a][b][*lane];
+                }
             }
         }
+        pack
     }
-    (prox, start, near)
+
+    /// The problems, of which all numbers but those of a sample are as in another one.
+    #[inline(always)]
+    fn problem<'a>(&'a self, other: VectorProx<'a, T>) -> VectorProx<'a, T> {
+        VectorProx { frozen: &self.frozen, y: &self.y, omega: self.omega, ..other }
+    }
 }
 
 impl<const T: usize> Searched<T> {
@@ -469,15 +487,13 @@ mod tests {
             .collect()
     }
 
-    fn problem<const T: usize>(block: &Block<T>, point: &Point) -> VectorProx<T> {
+    fn problem<'a, const T: usize>(block: &'a Block<T>, point: &Point) -> VectorProx<'a, T> {
         let omega = std::array::from_fn(|i| {
             std::array::from_fn(|l| point.m * block.star[i][l] + point.s2.sqrt() * block.free[i][l])
         });
-        let mut logits = block.frozen;
-        for (a, row) in logits.iter_mut().enumerate() {
-            row[a] = row[a].map(|x| x - point.q());
-        }
-        VectorProx { logits, y: block.y, omega, coupling: 1.0, stiffness: 1.0 / point.v, close: 1e-8 }
+        let Block { frozen, y, .. } = block;
+        let stiffness = 1.0 / point.v;
+        VectorProx { frozen, centring: point.q(), y, omega, coupling: 1.0, stiffness, close: 1e-8 }
     }
 
     /// The heights of the global minima by [`minima`], and by polishing every start and many more.

@@ -22,18 +22,19 @@ pub(super) struct Problems<'a> {
 impl<const T: usize> LogitsBlock<T> {
     /// The proximal problem of a block.
     #[inline(always)]
-    fn prox(&self, problems: Problems<'_>) -> VectorProx<T> {
+    fn prox(&self, problems: Problems<'_>) -> VectorProx<'_, T> {
         let Problems { coupling, close, point, .. } = problems;
         let VectorOverlaps { m, v, .. } = *point;
-        let (deviation, centring) = (point.deviation(), coupling * point.q());
-        let (mut omega, mut logits) = ([[0.0; LANES]; T], self.frozen);
+        let deviation = point.deviation();
+        let mut omega = [[0.0; LANES]; T];
         for i in 0..T {
             for l in 0..LANES {
                 omega[i][l] = m * self.star[i][l] + deviation * self.free[i][l];
-                logits[i][i][l] -= centring;
             }
         }
-        VectorProx { logits, y: self.y, omega, coupling, stiffness: 1.0 / v, close }
+        let Self { frozen, y, .. } = self;
+        let centring = coupling * point.q();
+        VectorProx { frozen, centring, y, omega, coupling, stiffness: 1.0 / v, close }
     }
 }
 
