@@ -15,7 +15,7 @@ use crate::status::Status;
 use crate::verdict::Verdict;
 
 /// Residual below which a point is near enough to the fixed point without overlap to tell whether an overlap grows there.
-const NEARBY: f64 = 0.05;
+pub(super) const NEARBY: f64 = 0.05;
 
 /// A fixed point in units of `q0`, with the properties that are known of it.
 pub(super) struct FoundVector {
@@ -234,7 +234,7 @@ impl<'a> FinetuningStarts<'a> {
     ) -> Result<Option<Attempt<VectorOverlaps>>, Error> {
         self.evolution.begin();
         self.evolution.input.divergence = self.evolution.output.smooth_divergence();
-        let glance = self.evolution.glance(&self.start_of_nothing())?;
+        let glance = self.evolution.glance(&self.start_of_nothing(), NEARBY)?;
         if glance.status == Status::Interrupted {
             return Ok(Some(glance));
         }

@@ -158,15 +158,15 @@ where
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 
-    /// A few accelerated steps from a start towards a fixed point, on the cheapest level. It tells what kind of
-    /// fixed point lies ahead, and is not meant to be refined.
-    pub(crate) fn glance(&mut self, start: &O::Point) -> Result<Attempt<O::Point>, Error> {
+    /// A few accelerated steps from a start towards a fixed point, on the cheapest level, until the residual is below `near`. They tell
+    /// what kind of fixed point lies ahead, and are not meant to be refined.
+    pub(crate) fn glance(&mut self, start: &O::Point, near: f64) -> Result<Attempt<O::Point>, Error> {
         const EVALUATIONS: usize = 12;
-        let Tuning { approach, close, .. } = self.tuning;
+        let Tuning { approach, .. } = self.tuning;
         self.output.prepare(0, start);
         let problem = Problem::new(start.coordinates(), Coordinate::Log);
         let effort = Effort { evaluations: EVALUATIONS, ..approach };
-        let report = self.iterate(0, effort, |_| Aim::strict(close), start, &problem, None)?.report;
+        let report = self.iterate(0, effort, |_| Aim::strict(near), start, &problem, None)?.report;
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 

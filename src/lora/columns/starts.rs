@@ -9,7 +9,7 @@ use crate::fixed_point::Observer;
 use crate::lora::overlap_limits::OverlapLimits;
 use crate::lora::ridge::SMALLEST_S2;
 use crate::lora::solution::Branch;
-use crate::lora::starts::Guess;
+use crate::lora::starts::{Guess, NEARBY};
 use crate::lora::validity::FinetuningValidity;
 use crate::losses::vector::VectorOverlaps;
 use crate::losses::vector::columns::{ColumnMoments, ColumnNodes, ColumnOverlaps, is_zero};
@@ -176,7 +176,7 @@ impl<'a> ColumnStarts<'a> {
     /// Whether the fixed point without overlap may have the lower train objective, judged on few nodes.
     fn nothing_may_be_better(&mut self, informed: &FoundColumns) -> Result<bool, Error> {
         self.evolution.begin();
-        let near = self.evolution.glance(&self.without_overlap())?.point;
+        let near = self.evolution.glance(&self.without_overlap(), NEARBY)?.point;
         let ridge = self.evolution.input.clone();
         let [nothing, informed] = [&near, &informed.point].map(|point| {
             let replicates = self.evolution.output.averages(0, Pass::Complete, point);
