@@ -512,7 +512,7 @@ mod tests {
                 true,
                 |block| problem(block, point),
                 |block| Hints { frozen: &block.frozen, label: &block.label, star: &block.star, q: point.q() },
-                |_, minimum| found.push((*minimum.prox, *minimum.local)),
+                |block, minimum| found.push((problem(block, point), *minimum.local)),
             );
             for (prox, local) in &found {
                 let largest = local.gradient.iter().flatten().fold(0.0, |m: f64, g| m.max(g.abs()));

@@ -197,7 +197,8 @@ mod tests {
         let label = Label { q0: 2.0, delta: 0.5 };
         let kernel = SoftmaxMatrices::<T, K> { label, options: Options::default() };
         let points = ScrambledSobol::new(2 * (K - 1), 15, 3, 0).unwrap();
-        let columns = kernel.columns(&points).unwrap();
+        let mut columns = vec![Vec::new(); points.dimensions()];
+        kernel.write_columns(&points, &mut columns).unwrap();
         let (one, two) = columns.split_at(K - 1);
         let (deviation, s2) = (label.deviation(), q - m * m / label.norm());
         let mut counts = [0; 3];
