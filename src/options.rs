@@ -151,11 +151,17 @@ impl Options {
     }
 
     /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble. The default is 13, and 14 in
-    /// the fine-tuning of linear attention, whose averages are cheap. The nodes of a stage,
+    /// the fine-tuning of linear attention, whose averages are cheap. In the fine-tuning of softmax attention, where so many samples
+    /// have several minima that the solution is far from reliable, it is 10 with eight scrambles. The nodes of a stage,
     /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {
         self.0.log2_nodes.unwrap_or(Self::LOG2_NODES)
+    }
+
+    /// Whether the number of nodes is left to the library.
+    pub(crate) fn has_automatic_nodes(&self) -> bool {
+        self.0.log2_nodes.is_none()
     }
 
     /// Number of independent scrambles; 8 by default. Standard errors need at least 2.

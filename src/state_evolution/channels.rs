@@ -65,7 +65,8 @@ pub trait OutputChannel {
     type Averages: Averages;
 
     /// The number of accuracy levels, at least 1. Each level refines the one before, and level 0 is the
-    /// cheapest.
+    /// cheapest. The number may change in [`OutputChannel::prepare`], if a channel finds that fewer or more levels are worth
+    /// their time.
     fn levels(&self) -> usize {
         1
     }

@@ -220,11 +220,11 @@ where
     fn climb(&mut self, attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
         let Tuning { polish, middle_tolerance, share, leap, hopeless, difference, .. } = self.tuning;
         let accuracy = self.options.accuracy();
-        let finest = self.output.levels().saturating_sub(1);
-        let cheap = finest.min(1);
         let final_leap = if accuracy.allows_a_leap() { leap } else { 1.0 };
         let template = attempt.point;
+        let cheap = self.output.levels().saturating_sub(1).min(1);
         self.output.prepare(cheap, &template);
+        let finest = self.output.levels().saturating_sub(1);
         let mut problem = Problem::new(template.coordinates(), Coordinate::Log);
         let mut ended = attempt.status;
         let mut residual = attempt.residual;

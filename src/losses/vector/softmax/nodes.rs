@@ -44,14 +44,24 @@ enum SecondMinima {
     /// So many that the steps try all starts, too. Steps that tried those of contested samples only would end at other points than
     /// the fresh evaluation: standard errors were then a third of the spread.
     Frequent,
+    /// So many that no verdict but `unreliable` is possible, and that a pass over all nodes takes up to a hundred times as long as
+    /// where there are none. If the number of nodes was left to the library, the search then ends on the first
+    /// level from which the others are refined.
+    Prevalent,
 }
 
 impl SecondMinima {
     /// Share of samples from which on second minima are frequent.
     const FREQUENT: f64 = 2e-3;
+    /// Share of samples from which on they are prevalent. In a survey of two to four tokens the share of jumps was then above 1, ten times what a
+    /// reliable solution may have.
+    const PREVALENT: f64 = 0.1;
 
     fn judged(contested: usize, samples: usize) -> Self {
-        if contested as f64 > Self::FREQUENT * samples as f64 {
+        let share = contested as f64 / samples as f64;
+        if share > Self::PREVALENT {
+            Self::Prevalent
+        } else if share > Self::FREQUENT {
             Self::Frequent
         } else if contested == 0 && samples >= MANY_SAMPLES {
             Self::Unseen
@@ -103,6 +113,8 @@ pub(super) struct SoftmaxVectorNodes<const T: usize> {
     /// Relative size of a Newton step after which a descent ends.
     close: f64,
     second_minima: SecondMinima,
+    /// Whether the search may end on a cheap level where second minima are prevalent.
+    frugal: bool,
     /// Whether the next evaluation is the first one on the finest level.
     first_step: bool,
 }
@@ -173,6 +185,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             zero_weights: ZeroWeightsByLevel::default(),
             close,
             second_minima: SecondMinima::Rare,
+            frugal: options.has_automatic_nodes(),
             first_step: false,
         })
     }
@@ -284,7 +297,8 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     type Averages = Moments;
 
     fn levels(&self) -> usize {
-        self.samples.levels()
+        let most = if self.frugal && self.second_minima == SecondMinima::Prevalent { 2 } else { usize::MAX };
+        self.samples.levels().min(most)
     }
 
     fn resolution(&self) -> f64 {
@@ -297,7 +311,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         let doubted = match self.second_minima {
             SecondMinima::Unseen => false,
             SecondMinima::Rare => pass == Pass::Fresh,
-            SecondMinima::Frequent => true,
+            SecondMinima::Frequent | SecondMinima::Prevalent => true,
         };
         if level == 0 || doubted {
             self.samples.remember(FollowedPoints::doubt);
@@ -322,8 +336,6 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     /// The next evaluation of a cheap level tries all starts of every proximal point. What is found there decides on
     /// the finest level, which has controls.
     fn prepare(&mut self, level: usize, point: &VectorOverlaps) {
-        self.first_step = level > 0 && level + 1 == self.levels();
-        self.controls = if self.first_step { self.fitted(point) } else { None };
         self.samples.remember(FollowedPoints::doubt);
         self.second_minima = SecondMinima::Rare;
         if let Some(below) = level.checked_sub(1) {
@@ -334,6 +346,8 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             }
             self.second_minima = SecondMinima::judged(contested, all);
         }
+        self.first_step = level > 0 && level + 1 == self.levels();
+        self.controls = if self.first_step { self.fitted(point) } else { None };
     }
 }
 
