@@ -13,6 +13,7 @@
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
+use super::prox_search::ProxSearch;
 use super::softmax::{SoftmaxRow, softmax_row};
 use crate::descent::{Descent, LaneMatrix, LaneVector, Local, cholesky, descend, solve};
 use crate::lanes::{LANES, Lane, widest};
@@ -25,6 +26,8 @@ pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
     pub(crate) y: &'a LaneMatrix<T>,
     /// `V > 0`.
     pub(crate) v: f64,
+    /// Relative size of a Newton step after which a descent ends. The error is of the order of its square.
+    pub(crate) close: f64,
 }
 
 /// A proximal point.
@@ -94,9 +97,8 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
         0.5 / self.v
     }
 
-    /// The error is then 1e-12 or less.
     fn close(&self) -> f64 {
-        1e-6
+        self.close
     }
 
     #[inline(always)]
@@ -233,7 +235,27 @@ impl<const K: usize> LowestPoint<K> {
     }
 }
 
-impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
+impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
+    /// The problem whose solutions have errors of 1e-12 or less, or of 1e-8 if they are `sampled`: if they are averaged over nodes, and
+    /// the tolerance is matched to the noise.
+    pub(crate) fn new(omega: LaneVector<K>, y: &'a LaneMatrix<T>, v: f64, sampled: bool) -> Self {
+        Self { omega, y, v, close: if sampled { 1e-4 } else { 1e-6 } }
+    }
+
+    /// The minimum that a search finds, which may begin at the logits `label` of the label and at `warm` (if it is a number), too.
+    pub(crate) fn minimum(
+        &self,
+        search: ProxSearch,
+        label: &LaneVector<K>,
+        warm: &LaneVector<K>,
+    ) -> LowestPoint<K> {
+        match search {
+            ProxSearch::Followed => self.from(if warm[0][0].is_nan() { &self.omega } else { warm }),
+            ProxSearch::Screened => self.global_screened(label, warm),
+            ProxSearch::Thorough => self.global(label, warm),
+        }
+    }
+
     /// The minimum downhill from `start`.
     pub(crate) fn from(&self, start: &LaneVector<K>) -> LowestPoint<K> {
         self.lowest(&ProxStarts { first: start, label: None, warm: None, screened: false })
@@ -252,7 +274,7 @@ impl<const T: usize, const K: usize> MatrixProx<'_, T, K> {
         self.lowest(&ProxStarts { screened: true, ..self.all_starts(label, warm) })
     }
 
-    fn all_starts<'a>(&'a self, label: &'a LaneVector<K>, warm: &'a LaneVector<K>) -> ProxStarts<'a, K> {
+    fn all_starts<'b>(&'b self, label: &'b LaneVector<K>, warm: &'b LaneVector<K>) -> ProxStarts<'b, K> {
         let warm = warm[0][0].is_finite().then_some(warm);
         ProxStarts { first: &self.omega, label: Some(label), warm, screened: false }
     }
@@ -398,7 +420,7 @@ mod tests {
         v: f64,
     ) -> LowestPoint<K> {
         let y = probabilities::<T, K>(label);
-        MatrixProx { omega: *omega, y: &y, v }.global(label, &[[f64::NAN; LANES]; K])
+        MatrixProx::new(*omega, &y, v, false).global(label, &[[f64::NAN; LANES]; K])
     }
 
     fn stationary<const T: usize, const K: usize>() {
@@ -427,7 +449,7 @@ mod tests {
             for seed in 0..6 {
                 let (omega, label) = (logits::<2, 3>(scale, seed), logits::<2, 3>(scale, seed + 70));
                 let y = probabilities::<2, 3>(&label);
-                let prox = MatrixProx::<2, 3> { omega, y: &y, v };
+                let prox = MatrixProx::<2, 3>::new(omega, &y, v, false);
                 let minimum = prox.global(&label, &[[f64::NAN; LANES]; 3]);
                 for i in 0..81 {
                     for j in 0..81 {
@@ -447,7 +469,7 @@ mod tests {
     fn derivatives_by_finite_differences<const T: usize, const K: usize>() {
         let (omega, label, v) = (logits::<T, K>(1.0, 3), logits::<T, K>(1.0, 90), 0.7);
         let y = probabilities::<T, K>(&label);
-        let prox = MatrixProx::<T, K> { omega, y: &y, v };
+        let prox = MatrixProx::<T, K>::new(omega, &y, v, false);
         let exact = prox.derivatives(&prox.from(&omega));
         let g = |omega: &LaneVector<K>, label: &LaneVector<K>, k: usize| {
             let h = solved::<T, K>(omega, label, v).h;

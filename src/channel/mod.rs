@@ -8,6 +8,7 @@ mod eigen;
 pub(crate) mod general;
 mod geometry;
 mod matrix_prox;
+mod prox_search;
 mod rows;
 mod secular;
 mod softmax;
@@ -22,6 +23,7 @@ pub(crate) use eigen::{eigenbases, eigenbasis};
 pub(crate) use geometry::centred_from_coordinates;
 pub(crate) use geometry::{centred_matrices, flat_direction, symmetric_from_coordinates};
 pub(crate) use matrix_prox::{LowestPoint, MatrixProx, coordinates, matrices, probabilities};
+pub(crate) use prox_search::{MANY_SAMPLES, ProxSearch};
 pub(crate) use rows::{NormalPair, PerturbedPair, RowColumns, RowTables};
 pub(crate) use secular::secular_roots;
 pub use softmax::{SoftmaxLoss, softmax};
@@ -30,6 +32,3 @@ pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
 pub(crate) use vector_prox::VectorProx;
 pub(crate) use vector_search::{FollowedPoints, Hints, VectorMinimum, minima};
-
-/// Smallest number of samples that tell that second minima are so rare that none need be looked for.
-pub(crate) const MANY_SAMPLES: usize = 1 << 13;

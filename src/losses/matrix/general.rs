@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
-use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks, ProxSearch};
+use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks};
 use crate::activation::{Activation, Evaluated};
+use crate::channel::ProxSearch;
 use crate::channel::general::{
     CoordinateBasis, LastPoints, LocalExpansion, Prox, add_squared_differences, attention, batch_size,
     inverse,

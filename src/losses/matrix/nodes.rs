@@ -7,25 +7,12 @@
 use super::averages::{
     AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
 };
-use crate::channel::MANY_SAMPLES;
+use crate::channel::{MANY_SAMPLES, ProxSearch};
 use crate::error::Error;
 use crate::lanes::Lane;
 use crate::options::Options;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::{OutputChannel, Pass, Samples, Tuning};
-
-/// How the next pass looks for proximal points.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ProxSearch {
-    /// From those of the pass before, or from `omega` in the first pass. All starts are tried where they led to
-    /// different minima before.
-    Followed,
-    /// From all starts that do not seem to lead to the minimum downhill from `omega`. This is enough where samples with several
-    /// minima are rare.
-    Screened,
-    /// From all starts.
-    Thorough,
-}
 
 /// Adds a number for every sample of a block.
 pub(super) type AddBlock<'a, B> = dyn Fn(&B, &mut Lane) + Sync + 'a;

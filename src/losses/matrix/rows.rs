@@ -7,7 +7,8 @@
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses};
 use super::general::LabelledLayer;
-use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks, ProxSearch};
+use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks};
+use crate::channel::ProxSearch;
 use crate::channel::general::{CoordinateBasis, batch_size};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};

@@ -3,7 +3,8 @@
 
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
 use super::domain;
-use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks, ProxSearch};
+use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks};
+use crate::channel::ProxSearch;
 use crate::channel::{self, MatrixProx, NormalPair, coordinates, probabilities, softmax_row, with_tokens};
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
@@ -103,20 +104,17 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
     ) {
         let deviation = self.label.deviation();
         let omega = combine(&block.normals, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
-        let prox = MatrixProx::<T, K> { omega, y: &block.y, v: point.v };
-        let minimum = if memory.contested || memory.next != ProxSearch::Followed {
-            let t = block.normals[0].map(|lane| lane.map(|x| deviation * x));
-            let minimum = if memory.next == ProxSearch::Screened {
-                prox.global_screened(&t, &memory.h)
-            } else {
-                prox.global(&t, &memory.h)
-            };
+        let prox = MatrixProx::<T, K>::new(omega, &block.y, point.v, self.options.tolerance().is_none());
+        // All starts are tried where they led to different minima before.
+        let search = match memory.next {
+            ProxSearch::Followed if memory.contested => ProxSearch::Thorough,
+            next => next,
+        };
+        let minimum = prox.minimum(search, &combine(&block.normals, deviation, 0.0), &memory.h);
+        if search != ProxSearch::Followed {
             memory.contested = minimum.contested.iter().sum::<f64>() > 0.0;
             memory.next = ProxSearch::Followed;
-            minimum
-        } else {
-            prox.from(if memory.h[0][0].is_nan() { &prox.omega } else { &memory.h })
-        };
+        }
         memory.h = minimum.h;
         let [pointwise_omega, pointwise_label, square] = prox.derivatives(&minimum);
         let [z1, z2] = &block.normals;
@@ -156,7 +154,7 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
         let tokens = T as f64;
         let uniform = softmax_row(&[[0.0; LANES]; T])[0];
         // The quadratic pull adds 1/(2V) = 0.5 to the diagonal of the Hessian, and the sum leaves it out.
-        let prox = MatrixProx::<T, K> { omega: [[0.0; LANES]; K], y: &block.y, v: 1.0 };
+        let prox = MatrixProx::<T, K>::new([[0.0; LANES]; K], &block.y, 1.0, false);
         let curvatures = prox.curvatures(&[[0.0; LANES]; K]);
         for k in 0..K {
             for l in 0..LANES {
@@ -206,7 +204,7 @@ mod tests {
             let block = kernel.block([one, two], first);
             let omega = combine(&block.normals, 2.0 * m / deviation, (2.0 * s2).sqrt());
             let target = combine(&block.normals, deviation, 0.0);
-            let prox = MatrixProx::<T, K> { omega, y: &block.y, v };
+            let prox = MatrixProx::<T, K>::new(omega, &block.y, v, false);
             let unknown = [[f64::NAN; LANES]; K];
             let found = [prox.global_screened(&target, &unknown), prox.global(&target, &unknown)];
             let halfway = combine(&[omega, target], 0.5, 0.5);

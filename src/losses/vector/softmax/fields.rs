@@ -1,7 +1,7 @@
 //! The frozen logits and the label's logits of a block of nodes, drawn from their joint law.
 
-use crate::channel::MANY_SAMPLES;
 use crate::channel::{LowestPoint, MatrixProx, centred_matrices, coordinates, matrices, softmax_row};
+use crate::channel::{MANY_SAMPLES, ProxSearch};
 use crate::descent::LaneVector;
 use crate::fields::{JointLaw, Normals, Sequences};
 use crate::lanes::{self, LANES, Lane};
@@ -24,14 +24,27 @@ pub(super) struct LogitsBlock<const T: usize> {
     pub(super) free: LaneVector<T>,
 }
 
+/// How the proximal points of the pre-training are found, of which the logits of reused sequences are made.
+#[derive(Clone, Copy)]
+pub(super) struct PretrainingSolve {
+    search: ProxSearch,
+    /// Whether their errors may be as large as the noise of averages allows.
+    sampled: bool,
+}
+
+impl PretrainingSolve {
+    /// Sequences that are not reused have none.
+    pub(super) const NONE: Self = Self { search: ProxSearch::Followed, sampled: false };
+}
+
 /// Recalibrated frozen logits and label logits of the training law, for a block of nodes beginning with
-/// `first`. `thorough` tells whether all starts of every proximal point of the pre-training are tried.
+/// `first`.
 #[inline(always)]
 pub(super) fn training_logits<const T: usize, const K: usize>(
     law: &JointLaw,
     normals: &Normals<'_>,
     first: usize,
-    thorough: bool,
+    solve: PretrainingSolve,
 ) -> (Logits<T>, Logits<T>) {
     let mut frozen = frozen_logits::<T>(law, normals, first);
     for l in 0..LANES {
@@ -43,7 +56,7 @@ pub(super) fn training_logits<const T: usize, const K: usize>(
     }
     let label = label_logits(law, normals, first, &frozen);
     if law.sequences == Sequences::Reused {
-        frozen = matrices(&trained::<T, K>(law, &frozen, &label, thorough).h);
+        frozen = matrices(&trained::<T, K>(law, &frozen, &label, solve).h);
     }
     (scaled(&frozen, law.beta), label)
 }
@@ -80,20 +93,23 @@ fn label_logits<const T: usize>(
     label
 }
 
-/// Whether some of many samples of the pre-training have several minima. A search that leaves out starts sees most of these
-/// samples, and is enough where it sees none.
-pub(super) fn pretraining_has_second_minima<const T: usize, const K: usize>(
+/// How the proximal points of the pre-training are found. The search is the one that is enough, judged by many samples. A search that leaves out
+/// starts sees most of the samples that have several minima.
+pub(super) fn pretraining_solve<const T: usize, const K: usize>(
     law: &JointLaw,
     normals: &Normals<'_>,
     nodes: usize,
-) -> bool {
+    sampled: bool,
+) -> PretrainingSolve {
+    let solve = PretrainingSolve { search: ProxSearch::Screened, sampled };
     let blocks = MANY_SAMPLES.min(nodes) / LANES;
     let contested = parallel::map(blocks, MANY_SAMPLES / LANES / 8, &|block| {
         let frozen = frozen_logits::<T>(law, normals, block * LANES);
         let label = label_logits(law, normals, block * LANES, &frozen);
-        trained::<T, K>(law, &frozen, &label, false).contested.iter().any(|contested| *contested > 0.0)
+        let found = trained::<T, K>(law, &frozen, &label, solve);
+        found.contested.iter().any(|contested| *contested > 0.0)
     });
-    contested.contains(&true)
+    PretrainingSolve { search: ProxSearch::after(contested.contains(&true), blocks * LANES), sampled }
 }
 
 /// The proximal points of the pre-training: the trained logits on its sequences, whose frozen logits as new sequences are `omega`.
@@ -101,16 +117,12 @@ fn trained<const T: usize, const K: usize>(
     law: &JointLaw,
     omega: &Logits<T>,
     label: &Logits<T>,
-    thorough: bool,
+    solve: PretrainingSolve,
 ) -> LowestPoint<K> {
     let y = std::array::from_fn(|a| softmax_row(&label[a]));
-    let prox = MatrixProx::<T, K> { omega: coordinates(omega), y: &y, v: law.response };
-    let none = [[f64::NAN; LANES]; K];
-    if thorough {
-        prox.global(&coordinates(label), &none)
-    } else {
-        prox.global_screened(&coordinates(label), &none)
-    }
+    let PretrainingSolve { search, sampled } = solve;
+    let prox = MatrixProx::<T, K>::new(coordinates(omega), &y, law.response, sampled);
+    prox.minimum(search, &coordinates(label), &[[f64::NAN; LANES]; K])
 }
 
 #[inline(always)]

@@ -1,10 +1,9 @@
 //! The averages by quasi-Monte-Carlo over the frozen logits, the label's noise, `chi*` and `omega`.
 
 use super::controls::{CONTROLS, SteinControls, TERMS};
-use super::fields::{Logits, LogitsBlock, pretraining_has_second_minima, training_logits};
+use super::fields::{Logits, LogitsBlock, PretrainingSolve, pretraining_solve, training_logits};
 use super::prox::{Problems, accumulate};
-use crate::channel::MANY_SAMPLES;
-use crate::channel::{self, FollowedPoints, SoftmaxRow, softmax_row};
+use crate::channel::{self, FollowedPoints, MANY_SAMPLES, SoftmaxRow, softmax_row};
 use crate::descent::LaneVector;
 use crate::divergence::Divergence;
 use crate::error::Error;
@@ -151,20 +150,20 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         tuning: &Tuning,
         columns: impl Fn(usize, &mut FieldColumns) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let thorough = if law.sequences == Sequences::Reused {
+        let solve = if law.sequences == Sequences::Reused {
             let mut few = FieldColumns::default();
             columns(0, &mut few)?;
-            pretraining_has_second_minima::<T, K>(law, &few.logits(), few.nodes())
+            let sampled = options.tolerance().is_none();
+            pretraining_solve::<T, K>(law, &few.logits(), few.nodes(), sampled)
         } else {
-            false
+            PretrainingSolve::NONE
         };
         let block = |columns: &FieldColumns, first| {
             lanes::widest(
                 #[inline(always)]
                 || {
                     let [star, free] = weights(columns, first);
-                    let (frozen, mut label) =
-                        training_logits::<T, K>(law, &columns.logits(), first, thorough);
+                    let (frozen, mut label) = training_logits::<T, K>(law, &columns.logits(), first, solve);
                     perturb(&mut label, &star, 1.0, coupling);
                     let mut y = label;
                     for a in 0..T {
@@ -317,8 +316,11 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             self.samples.remember(FollowedPoints::doubt);
         }
         let everywhere = level == 0 || level + 1 < self.levels() || doubted;
-        let close =
-            if pass == Pass::Step && (self.first_step || level == 0) { self.close.max(FIRST_STEP) } else { self.close };
+        let close = if pass == Pass::Step && (self.first_step || level == 0) {
+            self.close.max(FIRST_STEP)
+        } else {
+            self.close
+        };
         self.first_step = false;
         let finest = level + 1 == self.levels();
         let controls = self.controls.as_ref().filter(|_| finest).map(|controls| controls.stein);
