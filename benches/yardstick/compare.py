@@ -22,6 +22,7 @@ SOFTMAX = {"log2_nodes": 14, "scrambles": 4, "tolerance": 1e-7}
 CASES = [
     ("linear pre-training, T = 2, alpha = .2, lambda = .1", pretraining("linear", 2, 0.5, 0.2, 0.1), 2000),
     ("Bayes-optimal pre-training, T = 3, alpha = .1", pretraining("linear", 3, 1.0, 0.1, None, estimator="bayes_optimal"), 2000),
+    ("Bayes-optimal pre-training of softmax, T = 2, alpha = .2", pretraining("softmax", 2, 0.5, 0.2, None, estimator="bayes_optimal"), 2000),
     ("linear LoRA, T = 2, alpha' = 2, lambda' = .5", finetuning("linear", 2, 2.0, 0.5), 10),
     ("linear LoRA, T = 2, alpha' = 5, lambda' = .5", finetuning("linear", 2, 5.0, 0.5), 10),
     ("softmax pre-training, T = 2, alpha = .2, lambda = .1", pretraining("softmax", 2, 0.5, 0.2, 0.1, SOFTMAX), 2),

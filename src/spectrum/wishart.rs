@@ -15,6 +15,7 @@ use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 use super::law::{TeacherSpectrum, moments};
 use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::Error;
+use crate::lanes::{self, LANES, Lane, widest};
 use nalgebra::Complex;
 use std::f64::consts::PI;
 
@@ -124,14 +125,14 @@ struct Uniformised {
     gap: Option<[f64; 2]>,
 }
 
-/// A point of the support.
+/// Points of the support.
 struct WishartOnCurve {
     /// `E[s* | y] - tr s*`.
-    excess_mean: f64,
+    excess_mean: Lane,
     /// `Re G`.
-    real_g: f64,
+    real_g: Lane,
     /// `rho dx/d(Re w)`.
-    density: f64,
+    density: Lane,
 }
 
 impl Uniformised {
@@ -199,51 +200,26 @@ impl Uniformised {
     }
 
     /// `int (E[s* | y] - tr s*)^2 rho` and `int (Re G)^2 rho`.
-    fn posterior_integrals(&self, fewest: usize) -> [f64; 2] {
-        self.integrate_over_the_support(fewest, |point| {
-            [point.excess_mean * point.excess_mean, point.real_g * point.real_g]
-        })
-    }
-
-    /// Integrals of `integrand` times the density over the support.
     ///
-    /// In the angle that maps each interval of `Re w` onto half a circle, the integrand is smooth and even,
+    /// In the angle that maps each interval of `Re w` onto half a circle, the integrands are smooth and even,
     /// and the midpoint rule converges geometrically. The rule is refined until it has converged.
-    fn integrate_over_the_support<const N: usize>(
-        &self,
-        fewest: usize,
-        integrand: impl Fn(&WishartOnCurve) -> [f64; N],
-    ) -> [f64; N] {
+    fn posterior_integrals(&self, fewest: usize) -> [f64; 2] {
         const MOST: usize = 1 << 14;
         let outer = [self.left, self.right];
         let intervals = match self.gap {
             Some([from, to]) => [Some([outer[0], from]), Some([to, outer[1]])],
             None => [Some(outer), None],
         };
-        let mut total = [0.0; N];
-        for [from, to] in intervals.into_iter().flatten() {
-            let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
-            // The rule with `count` nodes, at (k + offset)/count of the half circle.
-            let rule = |count: usize, offset: f64| {
-                let mut sum = [0.0; N];
-                for k in 0..count {
-                    let (sine, cosine) = (PI * (k as f64 + offset) / count as f64).sin_cos();
-                    let point = self.on_the_curve(middle + half * cosine);
-                    let weight = point.density * half * sine * PI / count as f64;
-                    for (s, x) in sum.iter_mut().zip(integrand(&point)) {
-                        *s += x * weight;
-                    }
-                }
-                sum
-            };
+        let mut total = [0.0; 2];
+        for interval in intervals.into_iter().flatten() {
             let mut count = fewest;
             // Two rules are shifted against each other by half a node. Their mean is the rule with twice the
             // nodes.
-            let mut coarse = rule(count, 0.0);
+            let mut coarse = self.rule(interval, count, 0.0);
             let mut last_change = f64::INFINITY;
             loop {
-                let between = rule(count, 0.5);
-                let fine: [f64; N] = std::array::from_fn(|i| 0.5 * (coarse[i] + between[i]));
+                let between = self.rule(interval, count, 0.5);
+                let fine = [0, 1].map(|i| 0.5 * (coarse[i] + between[i]));
                 let change = fine.iter().zip(&coarse).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                 count *= 2;
                 coarse = fine;
@@ -262,42 +238,74 @@ impl Uniformised {
         total
     }
 
-    /// The point of the curve `Im z = 0` above `xi`.
+    /// The rule for both integrals over an interval of `Re w` with `count` nodes, a multiple of [`LANES`], at `(k + offset)/count` of the half circle.
+    fn rule(&self, [from, to]: [f64; 2], count: usize, offset: f64) -> [f64; 2] {
+        let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
+        let step = PI / count as f64;
+        let mut sums = [[0.0; LANES]; 2];
+        widest(
+            #[inline(always)]
+            || {
+                for first in (0..count).step_by(LANES) {
+                    let (mut angle, mut xi) = ([0.0; LANES], [0.0; LANES]);
+                    for l in 0..LANES {
+                        angle[l] = step * ((first + l) as f64 + offset);
+                    }
+                    let [sine, cosine] = lanes::sin_cos(&angle);
+                    for l in 0..LANES {
+                        xi[l] = middle + half * cosine[l];
+                    }
+                    let WishartOnCurve { excess_mean, real_g, density } = self.on_the_curve(&xi);
+                    for l in 0..LANES {
+                        let weight = density[l] * half * sine[l] * step;
+                        sums[0][l] += weight * excess_mean[l] * excess_mean[l];
+                        sums[1][l] += weight * real_g[l] * real_g[l];
+                    }
+                }
+            },
+        );
+        sums.map(|lane| lane.iter().sum())
+    }
+
+    /// The points of the curve `Im z = 0` above `xi`.
     ///
     /// With `w = xi + i eta` and `R = |w|^2`, the equation `Im z = 0` is
     /// `(1 - 1/R)(R - 2 a xi + a^2) = snr^2`, a quadratic equation in `R` with one root above 1. The point is
     /// therefore explicit in `xi`.
-    fn on_the_curve(&self, xi: f64) -> WishartOnCurve {
+    #[inline(always)]
+    fn on_the_curve(&self, xi: &Lane) -> WishartOnCurve {
         let Self { snr, a, .. } = *self;
         let snr2 = snr * snr;
-        let product = a * (2.0 * xi - a);
-        let linear = 1.0 + product + snr2;
-        // The root of linear^2 - 4 product.
-        let root = ((product - 1.0 + snr2).powi(2) + 4.0 * snr2).sqrt();
-        let (r, r_minus_1) = if linear >= 0.0 {
-            let r = 0.5 * (linear + root);
-            (r, 0.5 * (product - 1.0 + snr2 + root))
-        } else {
-            let r = 2.0 * product / (linear - root);
-            (r, r - 1.0)
-        };
-        let eta2 = r - xi * xi;
-        if eta2.is_nan() || eta2 <= 0.0 {
-            return WishartOnCurve { excess_mean: 0.0, real_g: 0.0, density: 0.0 };
+        let zero = [0.0; LANES];
+        let mut points = WishartOnCurve { excess_mean: zero, real_g: zero, density: zero };
+        for l in 0..LANES {
+            let xi = xi[l];
+            let product = a * (2.0 * xi - a);
+            let linear = 1.0 + product + snr2;
+            // The root of linear^2 - 4 product.
+            let difference = product - 1.0 + snr2;
+            let root = (difference * difference + 4.0 * snr2).sqrt();
+            // The larger root of the quadratic equation, in the form without cancellation.
+            let other = 2.0 * product / (linear - root);
+            let r = if linear >= 0.0 { 0.5 * (linear + root) } else { other };
+            let r_minus_1 = if linear >= 0.0 { 0.5 * (difference + root) } else { other - 1.0 };
+            let eta2 = r - xi * xi;
+            // |w - a|^2 = snr^2 R/(R - 1).
+            let distance2 = r - product;
+            let r_slope = 2.0 * a * r_minus_1 / root;
+            let distance2_slope = r_slope - 2.0 * a;
+            let (per_r, per_distance2) = (1.0 / r, 1.0 / distance2);
+            // x = xi + xi/R + snr sqrt(kappa0) + snr^2 (xi - a)/|w - a|^2
+            let x_slope = 1.0
+                + (1.0 - xi * per_r * r_slope) * per_r
+                + snr2 * per_distance2 * (1.0 - (xi - a) * per_distance2 * distance2_slope);
+            let inside = eta2 > 0.0;
+            let eta = (if inside { eta2 } else { 0.0 }).sqrt();
+            points.excess_mean[l] = if inside { snr * (2.0 * xi - a) * per_distance2 } else { 0.0 };
+            points.real_g[l] = if inside { xi * per_r } else { 0.0 };
+            points.density[l] = if inside { eta * per_r / PI * x_slope } else { 0.0 };
         }
-        // |w - a|^2 = snr^2 R/(R - 1).
-        let distance2 = r - product;
-        let r_slope = 2.0 * a * r_minus_1 / root;
-        let distance2_slope = r_slope - 2.0 * a;
-        // x = xi + xi/R + snr sqrt(kappa0) + snr^2 (xi - a)/|w - a|^2
-        let x_slope = 1.0
-            + (1.0 - xi / r * r_slope) / r
-            + snr2 / distance2 * (1.0 - (xi - a) / distance2 * distance2_slope);
-        WishartOnCurve {
-            excess_mean: snr * (2.0 * xi - a) / distance2,
-            real_g: xi / r,
-            density: eta2.sqrt() / (PI * r) * x_slope,
-        }
+        points
     }
 
     /// The point `w` of the closed upper half-plane with `z(w) = x` that is `1/G(x + i0)`.
