@@ -245,6 +245,11 @@ impl Options {
         Self(OptionsFields { log2_nodes, ..self.0 })
     }
 
+    /// Whether averages over nodes need no more accuracy than their noise allows. The noise of a single scramble is unknown.
+    pub(crate) fn follows_noise(&self) -> bool {
+        self.0.tolerance.is_none() && self.0.scrambles > 1
+    }
+
     /// The residual at which an iteration counts as converged.
     pub(crate) fn accuracy(&self) -> Tolerance {
         self.0.tolerance.map_or(Tolerance::Automatic, Tolerance::Fixed)

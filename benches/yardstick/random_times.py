@@ -74,8 +74,8 @@ def main():
             solved[index] = (seconds, outcome)
         first = first or solved
         print(f"\nProgram {number + 1}, {len(solved)} scenarios\n\n| T | median | 90% | worst | converged |\n|---|---|---|---|---|")
-        for tokens in TOKENS:
-            own = [solved[index] for index in chosen if drawn[index]["model"]["tokens"] == tokens]
+        for tokens in (*TOKENS, "all"):
+            own = [solved[index] for index in chosen if tokens in ("all", drawn[index]["model"]["tokens"])]
             if not own:
                 continue
             times = sorted(seconds for seconds, _ in own)

@@ -104,7 +104,7 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
     ) {
         let deviation = self.label.deviation();
         let omega = combine(&block.normals, 2.0 * point.m / deviation, (2.0 * point.s2).sqrt());
-        let prox = MatrixProx::<T, K>::new(omega, &block.y, point.v, self.options.tolerance().is_none());
+        let prox = MatrixProx::<T, K>::new(omega, &block.y, point.v, self.options.follows_noise());
         // All starts are tried where they led to different minima before.
         let search = match memory.next {
             ProxSearch::Followed if memory.contested => ProxSearch::Thorough,

@@ -28,7 +28,7 @@ const EXACT: f64 = 1e-8;
 /// Relative size of a Newton step after which that error is 10^-6, far below the noise of an average, if the tolerance of the
 /// iteration is matched to that noise.
 const BELOW_NOISE: f64 = 1e-3;
-/// That size on the cheapest level and in the first step on the finest level, whose errors are 10^-4. The steps that follow correct it.
+/// That size in the first step on the finest level, whose error is 10^-4. The steps that follow correct it.
 const FIRST_STEP: f64 = 1e-2;
 
 /// How many samples have several minima, judged on a cheap level, where all starts of all samples are tried.
@@ -153,7 +153,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
         let solve = if law.sequences == Sequences::Reused {
             let mut few = FieldColumns::default();
             columns(0, &mut few)?;
-            let sampled = options.tolerance().is_none();
+            let sampled = options.follows_noise();
             pretraining_solve::<T, K>(law, &few.logits(), few.nodes(), sampled)
         } else {
             PretrainingSolve::NONE
@@ -174,7 +174,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             )
         };
         let samples = Samples::new(options, tuning, LANES, FollowedPoints::NOTHING, columns, block)?;
-        let close = if options.tolerance().is_some() { EXACT } else { BELOW_NOISE };
+        let close = if options.follows_noise() { BELOW_NOISE } else { EXACT };
         Ok(Self {
             law: *law,
             coupling,
@@ -316,7 +316,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             self.samples.remember(FollowedPoints::doubt);
         }
         let everywhere = level == 0 || level + 1 < self.levels() || doubted;
-        let close = if pass == Pass::Step && (self.first_step || level == 0) {
+        let close = if pass == Pass::Step && self.first_step {
             self.close.max(FIRST_STEP)
         } else {
             self.close
