@@ -47,6 +47,14 @@ impl LastPoints {
         }
     }
 
+    /// Lets the next search begin at `x` without other starts, if there are no last points.
+    pub(crate) fn begin_at(&mut self, x: &[f64], samples: usize) {
+        if self.x.is_empty() {
+            self.x = x.to_vec();
+            self.contested = vec![false; samples];
+        }
+    }
+
     /// Lets the next search try all starts.
     pub(crate) fn doubt(&mut self) {
         self.contested.fill(true);

@@ -6,6 +6,7 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 use super::layer::{FieldsBlock, PerturbedLayer};
 use crate::activation::Parity;
 use crate::attention::Attention;
+use crate::channel::MANY_SAMPLES;
 use crate::channel::general::{CoordinateBasis, LastPoints, Prox, batch_size, inverse};
 use crate::divergence::Divergence;
 use crate::error::Error;
@@ -27,6 +28,8 @@ struct VectorNodes {
     layer: PerturbedLayer,
     samples: Samples<FieldsBlock, LastPoints>,
     zero_weights: ZeroWeightsByLevel,
+    /// Whether none of many samples of the level below has a second minimum, so that the minimum downhill from `omega` is enough.
+    unseen: bool,
 }
 
 /// The losses of any activation. `coupling` is the inverse temperature times `q0`.
@@ -37,22 +40,36 @@ pub(crate) fn losses(
     options: &Options,
     tuning: &Tuning,
 ) -> Result<Box<dyn FinetuningLosses>, Error> {
-    let tokens = model.tokens();
-    let layer = PerturbedLayer::of_rank_one(model, coupling);
-    let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
-    let size = batch_size(tokens, tokens);
-    let columns = |index, columns: &mut FieldColumns| columns.write([tokens; 2], law, options, index, false);
-    let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
-    let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
-    Ok(Box::new(VectorNodes { layer, samples, zero_weights: ZeroWeightsByLevel::default() }))
+    Ok(Box::new(VectorNodes::new(model, law, coupling, options, tuning)?))
+}
+
+impl VectorNodes {
+    fn new(
+        model: &Model,
+        law: &JointLaw,
+        coupling: f64,
+        options: &Options,
+        tuning: &Tuning,
+    ) -> Result<Self, Error> {
+        let tokens = model.tokens();
+        let layer = PerturbedLayer::of_rank_one(model, coupling);
+        let basis = CoordinateBasis::new(tokens, Attention::Tied, layer.activation.unseen());
+        let size = batch_size(tokens, tokens);
+        let columns =
+            |index, columns: &mut FieldColumns| columns.write([tokens; 2], law, options, index, false);
+        let block = |columns: &FieldColumns, first| layer.block(law, &basis, columns, first, size);
+        let samples = Samples::new(options, tuning, size, LastPoints::default(), columns, block)?;
+        Ok(Self { layer, samples, zero_weights: ZeroWeightsByLevel::default(), unseen: false })
+    }
 }
 
 impl PerturbedLayer {
     /// Adds the terms of [`Moments`] for every sample of a block to `sums`, in the order of
-    /// [`Moments::from_sums`].
+    /// [`Moments::from_sums`]. With `downhill`, no other starts than `omega` and the last points are tried.
     fn accumulate(
         &self,
         point: &VectorOverlaps,
+        downhill: bool,
         block: &FieldsBlock,
         known: &mut LastPoints,
         sums: &mut [Lane; COUNT],
@@ -70,6 +87,9 @@ impl PerturbedLayer {
             omega: &omega,
             stiffness: &stiffness,
         };
+        if downhill {
+            known.begin_at(&omega, prox.count());
+        }
         let found = prox.minima(known, |samples| prox.starts(samples, &block.star, &block.label));
         for s in 0..prox.count() {
             let l = s % LANES;
@@ -162,9 +182,10 @@ impl VectorNodes {
             // An approach moves far in each step, and its nodes are few.
             self.samples.remember(LastPoints::doubt);
         }
-        let layer = &self.layer;
-        let means = self.samples.means(level, pass, |block, known, sums| {
-            layer.accumulate(point, block, known, sums);
+        let Self { layer, samples, unseen, .. } = self;
+        let pass = if *unseen && pass == Pass::Fresh { Pass::Complete } else { pass };
+        let means = samples.means(level, pass, |block, known, sums| {
+            layer.accumulate(point, *unseen, block, known, sums);
         });
         means.into_iter().map(Moments::from_sums).collect()
     }
@@ -177,7 +198,7 @@ impl FinetuningLosses for VectorNodes {
     }
 
     fn zero_weights(&mut self, level: usize) -> Option<&ZeroWeights> {
-        let Self { zero_weights, samples, layer } = self;
+        let Self { zero_weights, samples, layer, .. } = self;
         if !layer.activation.is_bounded() || is_stationary(layer, samples) {
             return None;
         }
@@ -202,9 +223,17 @@ impl OutputChannel for VectorNodes {
         self.evaluate(level, pass, point)
     }
 
-    /// The next evaluation tries all starts of every proximal point.
-    fn prepare(&mut self, _level: usize, _point: &VectorOverlaps) {
-        self.samples.remember(LastPoints::doubt);
+    /// The next evaluation tries all starts of every proximal point, unless no second minimum was seen in many samples of the level
+    /// below: it is then looked for on the finest level no more.
+    fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
+        let finest = level + 1 == self.levels();
+        self.unseen = level.checked_sub(1).is_some_and(|below| {
+            let seen = || self.samples.memories(below).flat_map(|memory| &memory.contested);
+            finest && seen().count() >= MANY_SAMPLES && !seen().any(|contested| *contested)
+        });
+        if !self.unseen {
+            self.samples.remember(LastPoints::doubt);
+        }
     }
 }
 
@@ -280,6 +309,34 @@ mod tests {
 
     /// Number of steps of a search that follows the minima.
     const STEPS: usize = 8;
+
+    #[test]
+    fn where_no_second_minimum_is_seen_the_finest_level_follows_the_minima_and_finds_the_same() {
+        let model = Model::new(ActivationName::SoftmaxOne, 2, 0.5).unwrap();
+        let frozen = Frozen::new(2.0, 1.2, 1.1).unwrap();
+        let fresh = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
+        let law = JointLaw::new(&model, &frozen, &fresh);
+        let options = Options::default().with_log2_nodes(12).unwrap();
+        let mut nodes = VectorNodes::new(&model, &law, 1.0, &options, &Tuning::default()).unwrap();
+        let mut averages = |[m, q, v]: [f64; 3], followed: bool| {
+            let point = VectorOverlaps { m, s2: q - m * m, v };
+            nodes.prepare(1, &point);
+            nodes.averages(1, Pass::Step, &point);
+            nodes.prepare(2, &point);
+            assert_eq!(nodes.unseen, followed, "{point:?}");
+            let found = nodes.averages(2, Pass::Fresh, &point);
+            nodes.unseen = false;
+            [found, nodes.averages(2, Pass::Fresh, &point)]
+        };
+        // A solution with ample data, and one with little.
+        let [found, thorough] = averages([0.77, 0.645, 0.258], true);
+        for (found, thorough) in found.iter().zip(&thorough) {
+            for (found, thorough) in found.all().into_iter().zip(thorough.all()) {
+                approx::assert_relative_eq!(found, thorough, max_relative = 1e-9, epsilon = 1e-12);
+            }
+        }
+        averages([0.673, 1.365, 3.432], false);
+    }
 
     /// The layer and the nodes of one scramble.
     struct SearchTrial {
