@@ -151,8 +151,8 @@ impl Options {
     }
 
     /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble. The default is 13, and 14 in
-    /// the fine-tuning of linear attention, whose averages are cheap. In the fine-tuning of softmax attention, where so many samples
-    /// have several minima that the solution is far from reliable, it is 10 with eight scrambles. The nodes of a stage,
+    /// the fine-tuning of linear attention, whose averages are cheap. Where so many samples of softmax fine-tuning have several
+    /// minima that the solution is far from reliable, the default is `2^13` nodes of all scrambles together, unless a tolerance is given. The nodes of a stage,
     /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {

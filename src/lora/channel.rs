@@ -93,6 +93,10 @@ impl OutputChannel for LossChannel {
         self.losses.levels()
     }
 
+    fn levels_to_climb(&self) -> usize {
+        self.losses.levels_to_climb()
+    }
+
     fn averages(&mut self, level: usize, pass: Pass, at: &FieldOverlaps) -> Vec<LossAverages> {
         self.losses.averages(level, pass, &at.point).into_iter().map(LossAverages).collect()
     }

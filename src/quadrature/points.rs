@@ -108,12 +108,12 @@ impl ScrambledSobol {
     /// Writes the coordinates from `first` on of all points to `columns`, as standard normals, computed in parallel. Columns of another
     /// length are resized.
     pub(crate) fn write_normals(&self, first: usize, columns: &mut [Vec<f64>]) -> Result<(), Error> {
-        self.write(first, columns, normal_quantiles)
+        self.write(first, columns, |_, us| normal_quantiles(us))
     }
 
     /// As [`Self::write_normals`], with the absolute values of standard normals.
     pub(crate) fn write_positive_normals(&self, first: usize, columns: &mut [Vec<f64>]) -> Result<(), Error> {
-        self.write(first, columns, |us| {
+        self.write(first, columns, |_, us| {
             us.iter_mut().for_each(|u| *u = 0.5 + 0.5 * *u);
             normal_quantiles(us);
         })
@@ -121,37 +121,37 @@ impl ScrambledSobol {
 
     /// As [`Self::write_normals`], with the normals of each point in decreasing order.
     pub(crate) fn write_sorted_normals(&self, first: usize, columns: &mut [Vec<f64>]) -> Result<(), Error> {
-        self.write(first, columns, |_| {})?;
         // The largest of k uniforms is the k-th root of a uniform, and the next one is the largest of k - 1 below it.
         let count = columns.len();
+        self.write(first, columns, |index, us| match count - index {
+            1 => {}
+            2 => us.iter_mut().for_each(|u| *u = u.sqrt()),
+            3 => us.iter_mut().for_each(|u| *u = u.cbrt()),
+            left => us.iter_mut().for_each(|u| *u = u.powf((left as f64).recip())),
+        })?;
         for node in 0..self.nodes() {
             let mut below = 1.0_f64;
-            for (k, column) in columns.iter_mut().enumerate() {
-                let u = column[node];
-                below *= match count - k {
-                    1 => u,
-                    2 => u.sqrt(),
-                    3 => u.cbrt(),
-                    left => u.powf((left as f64).recip()),
-                };
+            for column in &mut *columns {
+                below *= column[node];
                 column[node] = normal_quantile(below.clamp(f64::MIN_POSITIVE, 1.0 - 0.5 * f64::EPSILON));
             }
         }
         Ok(())
     }
 
-    /// Writes the coordinates from `first` on to `columns`, in parallel. `map` maps the uniforms of a column in increasing order.
+    /// Writes the coordinates from `first` on to `columns`, in parallel. `map` maps the uniforms of the column with a given index, in increasing
+    /// order.
     fn write(
         &self,
         first: usize,
         columns: &mut [Vec<f64>],
-        map: impl Fn(&mut [f64]) + Sync,
+        map: impl Fn(usize, &mut [f64]) + Sync,
     ) -> Result<(), Error> {
         let directions = (0..columns.len()).map(|index| self.directions(first + index));
         let directions: Vec<Directions> = directions.collect::<Result<_, _>>()?;
         parallel::change(columns, &|index, column| {
             column.resize(self.nodes(), 0.0);
-            self.fill_along(&directions[index], first + index, column, &map);
+            self.fill_along(&directions[index], first + index, column, |us| map(index, us));
         });
         Ok(())
     }

@@ -65,10 +65,16 @@ pub trait OutputChannel {
     type Averages: Averages;
 
     /// The number of accuracy levels, at least 1. Each level refines the one before, and level 0 is the
-    /// cheapest. The number may change in [`OutputChannel::prepare`], if a channel finds that fewer or more levels are worth
-    /// their time.
+    /// cheapest.
     fn levels(&self) -> usize {
         1
+    }
+
+    /// The number of levels that the search climbs before it ends, at most that of all. A channel may find in
+    /// [`OutputChannel::prepare`] for level 1 that the others are not worth their time near a point. It should ignore that if
+    /// the user has asked for a number of nodes.
+    fn levels_to_climb(&self) -> usize {
+        self.levels()
     }
 
     /// The averages at `point`, with one entry per independent replicate. There must be at least one

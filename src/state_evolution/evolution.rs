@@ -170,7 +170,7 @@ where
         Ok(Attempt { point: start.at(&report.point), residual: report.residual, status: report.status })
     }
 
-    /// Iterates from the neighbourhood of a fixed point to the fixed point on the finest level, and computes
+    /// Iterates from the neighbourhood of a fixed point to the fixed point on the last level, and computes
     /// its error bars.
     ///
     /// # Errors
@@ -224,7 +224,7 @@ where
         let template = attempt.point;
         let cheap = self.output.levels().saturating_sub(1).min(1);
         self.output.prepare(cheap, &template);
-        let finest = self.output.levels().saturating_sub(1);
+        let finest = self.last_level();
         let mut problem = Problem::new(template.coordinates(), Coordinate::Log);
         let mut ended = attempt.status;
         let mut residual = attempt.residual;
@@ -295,9 +295,14 @@ where
         Ok(self.conclude(settled, ended, sensitivity.as_ref()))
     }
 
-    /// Evaluates everything at a point that is to be returned, from scratch on the finest level.
+    /// The level on which the search ends.
+    fn last_level(&self) -> usize {
+        self.output.levels_to_climb().min(self.output.levels()).saturating_sub(1)
+    }
+
+    /// Evaluates everything at a point that is to be returned, from scratch on the last level.
     fn settle(&mut self, point: &O::Point) -> Result<Settled<O::Point, O::Averages>, Error> {
-        let finest = self.output.levels().saturating_sub(1);
+        let finest = self.last_level();
         let replicates = self.replicates(finest, Pass::Fresh, point)?;
         let averages = mean(&replicates);
         let residual = self.residual(point, &averages)?;

@@ -1,4 +1,5 @@
-//! The constants of the search. They change its speed and its range, but not the fixed points that it finds.
+//! The constants of the search. They change its speed and its range, but not the fixed points that it finds, unless a channel ends the
+//! search on a cheap level.
 
 use crate::fixed_point::Method;
 

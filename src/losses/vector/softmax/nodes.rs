@@ -44,8 +44,8 @@ enum SecondMinima {
     /// the fresh evaluation: standard errors were then a third of the spread.
     Frequent,
     /// So many that no verdict but `unreliable` is possible, and that a pass over all nodes takes up to a hundred times as long as
-    /// where there are none. If the number of nodes was left to the library, the search then ends on the first
-    /// level from which the others are refined.
+    /// where there are none. If the number of nodes and the tolerance were left to the library, the search then ends on the second
+    /// level. This is decided before that level is climbed.
     Prevalent,
 }
 
@@ -54,7 +54,7 @@ impl SecondMinima {
     const FREQUENT: f64 = 2e-3;
     /// Share of samples from which on they are prevalent. In a survey of two to four tokens, the share of the jumps in `vhat` was then above
     /// 1; a solution whose verdict is not `unreliable` has 0.13 at most.
-    const PREVALENT: f64 = 0.1;
+    const PREVALENT: f64 = 0.15;
 
     fn judged(contested: usize, samples: usize) -> Self {
         let share = contested as f64 / samples as f64;
@@ -184,7 +184,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             zero_weights: ZeroWeightsByLevel::default(),
             close,
             second_minima: SecondMinima::Rare,
-            frugal: options.has_automatic_nodes(),
+            frugal: options.has_automatic_nodes() && options.follows_noise(),
             first_step: false,
         })
     }
@@ -296,8 +296,11 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     type Averages = Moments;
 
     fn levels(&self) -> usize {
-        let most = if self.frugal && self.second_minima == SecondMinima::Prevalent { 2 } else { usize::MAX };
-        self.samples.levels().min(most)
+        self.samples.levels()
+    }
+
+    fn levels_to_climb(&self) -> usize {
+        if self.second_minima == SecondMinima::Prevalent { 2 } else { usize::MAX }
     }
 
     fn resolution(&self) -> f64 {
@@ -319,7 +322,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         let close =
             if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
         self.first_step = false;
-        let finest = level + 1 == self.levels();
+        let finest = level + 1 == self.levels().min(self.levels_to_climb());
         let controls = self.controls.as_ref().filter(|_| finest).map(|controls| controls.stein);
         let problems = Problems { coupling: self.coupling, close, point, controls };
         let sums = self.sums(self.samples.nodes(level), lanes::CHUNK, problems, everywhere);
@@ -344,8 +347,12 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
                 all += LANES;
             }
             self.second_minima = SecondMinima::judged(contested, all);
+            // Once the finest level is reached, the search does not turn back.
+            if self.second_minima == SecondMinima::Prevalent && (level > 1 || !self.frugal) {
+                self.second_minima = SecondMinima::Frequent;
+            }
         }
-        self.first_step = level > 0 && level + 1 == self.levels();
+        self.first_step = level > 0 && level + 1 == self.levels().min(self.levels_to_climb());
         self.controls = if self.first_step { self.fitted(point) } else { None };
     }
 }
@@ -524,9 +531,12 @@ mod tests {
             nodes.prepare(0, &point);
             nodes.averages(0, Pass::Step, &point);
             nodes.prepare(1, &point);
-            assert_eq!(nodes.levels(), levels, "{options:?}, {point:?}, {:?}", nodes.second_minima);
-            nodes.prepare(0, &point);
-            assert_eq!(nodes.levels(), 3);
+            let climbed = nodes.levels_to_climb().min(nodes.levels());
+            assert_eq!(climbed, levels, "{options:?}, {point:?}, {:?}", nodes.second_minima);
+            // It is decided on the second level only.
+            nodes.averages(1, Pass::Step, &prevalent);
+            nodes.prepare(2, &prevalent);
+            assert!(nodes.levels_to_climb() >= 3);
         }
     }
 
