@@ -12,7 +12,7 @@
 
 use std::sync::OnceLock;
 
-use super::rows::{NormalPair, PerturbedPair, RowColumns};
+use super::rows::{NormalPair, PerturbedPair, RowColumns, RowTables};
 use crate::error::Error;
 use crate::options::Options;
 
@@ -58,8 +58,8 @@ impl LogitsLaw {
 
 /// The least error as an average over two replicas, on the nodes of several scrambles.
 pub(crate) trait TwoReplicas: Send + Sync {
-    /// The error by quadrature, if that is possible.
-    fn by_quadrature(&self, _law: &LogitsLaw) -> Option<f64> {
+    /// The errors for two laws by quadrature, if that is possible.
+    fn by_quadrature(&self, _laws: &[LogitsLaw; 2]) -> Option<[f64; 2]> {
         None
     }
 
@@ -85,8 +85,11 @@ impl UnperturbedReplicas {
 }
 
 impl TwoReplicas for UnperturbedReplicas {
-    fn by_quadrature(&self, law: &LogitsLaw) -> Option<f64> {
-        law.draws(self.inverse_temperature).by_quadrature(self.tokens).map(|difference| 0.5 * difference)
+    fn by_quadrature(&self, laws: &[LogitsLaw; 2]) -> Option<[f64; 2]> {
+        let mut tables = RowTables::fine(self.tokens);
+        let mut error = |law: &LogitsLaw| law.draws(self.inverse_temperature).by_fine_quadrature(&mut tables);
+        let [one, two] = laws;
+        Some([0.5 * error(one)?, 0.5 * error(two)?])
     }
 
     fn error(&self, scramble: usize, law: &LogitsLaw) -> f64 {
@@ -189,9 +192,10 @@ mod tests {
                 };
                 let mean = (0..4).map(|k| replicas.error(k, &law)).sum::<f64>() / 4.0;
                 assert!((mean - exact).abs() < 4.5 * error, "{mean}, brute force {exact} +- {error}");
-                let quadrature = replicas.by_quadrature(&law);
+                let quadrature = replicas.by_quadrature(&[law, law]);
                 assert_eq!(quadrature.is_some(), perturbation <= 0.0);
-                assert!(quadrature.is_none_or(|x| (x - mean).abs() < 1e-3 * mean), "{quadrature:?}, {mean}");
+                let near = |[x, _]: [f64; 2]| (x - mean).abs() < 1e-3 * mean;
+                assert!(quadrature.is_none_or(near), "{quadrature:?}, {mean}");
             }
         }
     }

@@ -159,6 +159,11 @@ impl RowTables {
         Self::with(tokens, Precision::coarse(tokens))
     }
 
+    /// Tables for rows without a perturbation.
+    pub(crate) fn fine(tokens: usize) -> Self {
+        Self::with(tokens, Precision::fine(tokens))
+    }
+
     fn with(tokens: usize, precision: Precision) -> Self {
         Self {
             tokens,
@@ -388,15 +393,19 @@ impl NormalPair {
     /// `E|sigma(h) - sigma(t)|_F^2` to 1e-11 for two and three tokens, and to 1e-8 for four. The result is `None` for other numbers, and for
     /// logits that are too large for the rule.
     pub(crate) fn by_quadrature(&self, tokens: usize) -> Option<f64> {
-        if !(2..=4).contains(&tokens) {
+        self.by_fine_quadrature(&mut RowTables::fine(tokens))
+    }
+
+    /// The same with tables that [`RowTables::fine`] has made, in which later pairs find the rules of earlier ones.
+    pub(crate) fn by_fine_quadrature(&self, tables: &mut RowTables) -> Option<f64> {
+        if !(2..=4).contains(&tables.tokens) {
             return None;
         }
         if self.variances.iter().all(|variance| (variance - self.covariance).abs() <= 0.0) {
             // The two matrices are equal, and rounding must not make them differ.
             return Some(0.0);
         }
-        let mut tables = RowTables::with(tokens, Precision::fine(tokens));
-        PerturbedPair::unperturbed(*self).with_step(&mut tables, OUTER_STEP)
+        PerturbedPair::unperturbed(*self).with_step(tables, OUTER_STEP)
     }
 }
 

@@ -174,7 +174,7 @@ fn errors(
     if model.specialisation() == Specialisation::Softmax && model.attention() == Attention::Tied {
         // Where the errors are exact, nothing is sampled, and no threads are needed.
         let replicas = model.two_replicas(false, options)?;
-        if let [Some(test), Some(test_clean)] = [noisy, clean].map(|law| replicas.by_quadrature(&law)) {
+        if let Some([test, test_clean]) = replicas.by_quadrature(&[noisy, clean]) {
             return Ok((PretrainingBayesErrors { test, test_clean }, StdError::default()));
         }
     }
