@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use extension::phase_retrieval::{Information, Magnitudes, Odds, solve, step_by_step};
 use extension::statistics::mean_and_error;
 use lora_asymptotics::fixed_point::{History, Iterate, Observer, Unobserved};
-use lora_asymptotics::state_evolution::{OutputChannel, Pass};
+use lora_asymptotics::state_evolution::{OutputChannel, Pass, Solved};
 use lora_asymptotics::{Options, Status};
 
 /// The odds of a start almost without overlap.
@@ -163,6 +163,16 @@ fn error_bars_are_the_spread_over_seeds() {
 struct Recorded {
     inner: Magnitudes,
     passes: Vec<(usize, Pass)>,
+    /// Whether it finds that the levels above level 1 are not worth their time.
+    frugal: bool,
+    climb: usize,
+}
+
+impl Recorded {
+    fn new(options: &Options, frugal: bool) -> Self {
+        let inner = Magnitudes::new(0.1, options).unwrap();
+        Self { climb: inner.levels(), inner, passes: Vec::new(), frugal }
+    }
 }
 
 impl OutputChannel for Recorded {
@@ -173,16 +183,26 @@ impl OutputChannel for Recorded {
         self.inner.levels()
     }
 
+    fn levels_to_climb(&self) -> usize {
+        self.climb
+    }
+
     fn averages(&mut self, level: usize, pass: Pass, at: &Odds) -> Vec<Information> {
         self.passes.push((level, pass));
         self.inner.averages(level, pass, at)
+    }
+
+    fn prepare(&mut self, level: usize, _at: &Odds) {
+        if self.frugal && level == 1 {
+            self.climb = 2;
+        }
     }
 }
 
 #[test]
 fn the_solve_climbs_the_levels_and_shows_every_iterate() {
     let options = options(14, 4, 4);
-    let mut output = Recorded { inner: Magnitudes::new(0.1, &options).unwrap(), passes: Vec::new() };
+    let mut output = Recorded::new(&options, false);
     assert_eq!(output.levels(), 3);
     let mut history = History::default();
     let solved = solve(&mut output, 1.5, NOTHING, &options, step_by_step(20), &mut history).unwrap();
@@ -195,6 +215,25 @@ fn the_solve_climbs_the_levels_and_shows_every_iterate() {
     let count = |level| steps.iter().filter(|step| **step == level).count();
     assert!(count(0) > count(1) && count(1) > 0 && count(2) > 0 && count(2) < 10, "{steps:?}");
     assert_eq!(output.passes.last(), Some(&(2, Pass::Fresh)));
+}
+
+#[test]
+fn a_channel_may_end_the_climb_on_the_second_level() {
+    let options = options(13, 16, 4);
+    let [whole, early] = [false, true].map(|frugal| {
+        let mut output = Recorded::new(&options, frugal);
+        let solved = solve(&mut output, 1.5, NOTHING, &options, step_by_step(20), &mut Unobserved).unwrap();
+        assert_eq!(solved.status, Status::Converged);
+        let last = if frugal { 1 } else { 2 };
+        assert_eq!(output.passes.iter().map(|(level, _)| *level).max(), Some(last));
+        assert_eq!(output.passes.last(), Some(&(last, Pass::Fresh)));
+        solved
+    });
+    let overlap = |solved: &Solved<Odds, Information>| {
+        (solved.point.overlap(), solved.standard_error(|at, _| at.overlap()).unwrap())
+    };
+    let ((q, error), (other, larger)) = (overlap(&whole), overlap(&early));
+    assert!(larger > error && (q - other).abs() < 4.0 * larger, "{q} +- {error}, {other} +- {larger}");
 }
 
 #[test]
