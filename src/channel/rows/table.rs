@@ -185,9 +185,14 @@ impl RowTable {
                 }
                 let mut plane = Vec::new();
                 if n == 0 || of_s {
-                    for (half, lists) in along_u.iter().enumerate() {
+                    let lists = along_u.iter().enumerate().map(|(half, lists)| {
                         let order = n - 2 * half;
-                        add_coefficients(s, order, &lists[order % 2], &mut plane);
+                        (order, &lists[order % 2])
+                    });
+                    // A list that grew would leave as much memory behind.
+                    plane.reserve_exact(lists.clone().map(|(_, list)| list.len() / s.count()).sum());
+                    for (order, list) in lists {
+                        add_coefficients(s, order, list, &mut plane);
                     }
                 }
                 // With two tokens, there is no more than the first order.
@@ -195,7 +200,7 @@ impl RowTable {
                     counts.push(plane.len() / (2 * blocks));
                     along_plane.push(plane);
                 }
-                let mut own = Vec::new();
+                let mut own = Vec::with_capacity(counts.iter().sum());
                 let mut norm = 0.0;
                 for (order, plane) in along_plane.iter().enumerate() {
                     let rest = n - order;
