@@ -150,7 +150,7 @@ pub(crate) fn exp<const L: usize>(x: &[f64; L]) -> [f64; L] {
         let shifted = x * std::f64::consts::LOG2_E + ROUND;
         let n = shifted - ROUND;
         let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
-        // Two short sums do not wait for each other as one long sum would.
+        // The two sums are computed at the same time. In a single one, every step would wait for the step before.
         let square = r * r;
         let [mut even, mut odd] = EXPONENTIAL[0];
         for [a, b] in &EXPONENTIAL[1..] {

@@ -27,7 +27,7 @@ pub(crate) struct MatrixProx<'a, const T: usize, const K: usize> {
     /// `V > 0`.
     pub(crate) v: f64,
     /// Relative size of a Newton step after which a descent ends. The error is of the order of its square.
-    pub(crate) close: f64,
+    close: f64,
 }
 
 /// A proximal point.

@@ -1,4 +1,4 @@
-//! How thoroughly a proximal point of pre-training is looked for.
+//! How thoroughly proximal points are looked for.
 
 /// Smallest number of samples that tell that second minima are so rare that none need be looked for.
 pub(crate) const MANY_SAMPLES: usize = 1 << 13;

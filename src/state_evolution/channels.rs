@@ -71,8 +71,8 @@ pub trait OutputChannel {
     }
 
     /// The number of levels that the search climbs before it ends, at most that of all. A channel may find in
-    /// [`OutputChannel::prepare`] for level 1 that the others are not worth their time near a point. It should ignore that if
-    /// the user has asked for a number of nodes.
+    /// [`OutputChannel::prepare`] for level 1 that the finer levels are not worth their time near a point. All levels should be
+    /// climbed if the user has asked for a number of nodes.
     fn levels_to_climb(&self) -> usize {
         self.levels()
     }

@@ -4,7 +4,7 @@ use super::channels::Pass;
 use super::samples::{Samples, check_memory};
 use super::tuning::Tuning;
 use crate::error::Error;
-use crate::lanes::{LANES, Lane};
+use crate::lanes::{self, LANES, Lane};
 use crate::options::Options;
 use crate::parallel;
 use crate::quadrature::ScrambledSobol;
@@ -47,7 +47,7 @@ impl<const D: usize> GaussianNodes<D> {
                 .write_groups([columns], [D])
         };
         let block = |columns: &Vec<Vec<f64>>, first: usize| -> [Lane; D] {
-            std::array::from_fn(|d| std::array::from_fn(|l| columns[d][first + l]))
+            std::array::from_fn(|d| lanes::load(&columns[d], first))
         };
         Ok(Self { samples: Samples::new(options, tuning, LANES, (), columns, block)? })
     }

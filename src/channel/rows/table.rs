@@ -189,7 +189,7 @@ impl RowTable {
                         let order = n - 2 * half;
                         (order, &lists[order % 2])
                     });
-                    // A list that grew would leave as much memory behind.
+                    // A list that grows while it is filled is copied again and again.
                     plane.reserve_exact(lists.clone().map(|(_, list)| list.len() / s.count()).sum());
                     for (order, list) in lists {
                         add_coefficients(s, order, list, &mut plane);

@@ -7,7 +7,7 @@
 use super::contour::Quartic;
 use super::kernel::{Column, Kernel, Responses};
 use crate::channel::{dimension, eigenbasis, symmetric_from_coordinates};
-use crate::lanes::{LANES, Lane, sum_once};
+use crate::lanes::{self, LANES, Lane, sum_once};
 use crate::quadrature::ChiQuantile;
 
 /// A block of samples.
@@ -47,7 +47,7 @@ impl<const T: usize> LinearKernel<T> {
                 top: std::array::from_fn(|l| samples[l].0[0]),
                 gaps: std::array::from_fn(|j| std::array::from_fn(|l| samples[l].0[0] - samples[l].0[j])),
                 chi: std::array::from_fn(|j| std::array::from_fn(|l| samples[l].1[j])),
-                free: std::array::from_fn(|j| std::array::from_fn(|l| columns[1 + j][first + l])),
+                free: std::array::from_fn(|j| lanes::load(&columns[1 + j], first)),
             }
         };
         Self { noise, blocks: (0..nodes).step_by(LANES).map(block).collect() }

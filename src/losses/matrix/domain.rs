@@ -14,7 +14,7 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use crate::error::Error;
-use crate::lanes::{LANES, Lane};
+use crate::lanes::{self, LANES, Lane};
 use crate::quadrature::ScrambledSobol;
 
 /// Writes the columns of standard normals for `z_1` and `z_2`, `K - 1` each. The first `tokens` columns are in the fundamental domain.
@@ -74,8 +74,7 @@ fn centred(z: &[Lane], out: &mut [Lane]) -> Lane {
 
 /// The matrices orthogonal to `u` of consecutive nodes, from `K - 1` columns of normals.
 pub(super) fn matrices<const T: usize>(columns: &[Vec<f64>], first: usize) -> [[Lane; T]; T] {
-    let normals: Vec<Lane> =
-        columns.iter().map(|column| std::array::from_fn(|l| column[first + l])).collect();
+    let normals: Vec<Lane> = columns.iter().map(|column| lanes::load(column, first)).collect();
     let (diagonal, pairs) = normals.split_at(T);
     let mut on = [[0.0; LANES]; T];
     let along = centred(diagonal, &mut on);

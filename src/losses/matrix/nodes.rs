@@ -7,7 +7,7 @@
 use super::averages::{
     AtZero, COUNT, Label, LabelErrors, LogitAverages, MatrixOverlaps, PretrainingLosses, term,
 };
-use crate::channel::{MANY_SAMPLES, ProxSearch};
+use crate::channel::ProxSearch;
 use crate::error::Error;
 use crate::lanes::Lane;
 use crate::options::Options;
@@ -171,8 +171,9 @@ impl<K: MatrixKernel> OutputChannel for MatrixNodes<K> {
     fn prepare(&mut self, level: usize, _point: &MatrixOverlaps) {
         let search = self.search();
         let searched = level.checked_sub(1).map_or(0, |below| self.samples.nodes(below)) * self.scrambles();
-        self.unseen = level >= SEARCHED_LEVELS && searched >= MANY_SAMPLES && search == ProxSearch::Screened;
-        let next = if self.unseen { ProxSearch::Followed } else { search };
+        let enough = ProxSearch::after(self.contested, searched);
+        self.unseen = level >= SEARCHED_LEVELS && enough == ProxSearch::Followed;
+        let next = if self.unseen { enough } else { search };
         self.samples.remember(|memory| K::plan(memory, next));
     }
 }

@@ -6,7 +6,7 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 use super::layer::{FieldsBlock, PerturbedLayer};
 use crate::activation::Parity;
 use crate::attention::Attention;
-use crate::channel::MANY_SAMPLES;
+use crate::channel::ProxSearch;
 use crate::channel::general::{CoordinateBasis, LastPoints, Prox, batch_size, inverse};
 use crate::divergence::Divergence;
 use crate::error::Error;
@@ -229,7 +229,8 @@ impl OutputChannel for VectorNodes {
         let finest = level + 1 == self.levels();
         self.unseen = level.checked_sub(1).is_some_and(|below| {
             let seen = || self.samples.memories(below).flat_map(|memory| &memory.contested);
-            finest && seen().count() >= MANY_SAMPLES && !seen().any(|contested| *contested)
+            let contested = seen().any(|contested| *contested);
+            finest && ProxSearch::after(contested, seen().count()) == ProxSearch::Followed
         });
         if !self.unseen {
             self.samples.remember(LastPoints::doubt);

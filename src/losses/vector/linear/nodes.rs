@@ -132,11 +132,7 @@ impl EigenbasisColumns {
     }
 
     fn stretched(&self, column: &[f64], first: usize) -> Lane {
-        let mut lane = [0.0; LANES];
-        for (x, normal) in lane.iter_mut().zip(&column[first..first + LANES]) {
-            *x = self.stretch * normal;
-        }
-        lane
+        lanes::load(column, first).map(|normal| self.stretch * normal)
     }
 
     fn star<const T: usize>(&self, radius: &ChiQuantile, first: usize) -> [Lane; T] {

@@ -300,7 +300,8 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     }
 
     fn levels_to_climb(&self) -> usize {
-        if self.second_minima == SecondMinima::Prevalent { 2 } else { usize::MAX }
+        let all = self.levels();
+        if self.second_minima == SecondMinima::Prevalent { all.min(2) } else { all }
     }
 
     fn resolution(&self) -> f64 {
@@ -322,7 +323,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         let close =
             if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
         self.first_step = false;
-        let finest = level + 1 == self.levels().min(self.levels_to_climb());
+        let finest = level + 1 == self.levels_to_climb();
         let controls = self.controls.as_ref().filter(|_| finest).map(|controls| controls.stein);
         let problems = Problems { coupling: self.coupling, close, point, controls };
         let sums = self.sums(self.samples.nodes(level), lanes::CHUNK, problems, everywhere);
@@ -347,12 +348,12 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
                 all += LANES;
             }
             self.second_minima = SecondMinima::judged(contested, all);
-            // Once the finest level is reached, the search does not turn back.
+            // A search that has gone beyond the second level does not turn back.
             if self.second_minima == SecondMinima::Prevalent && (level > 1 || !self.frugal) {
                 self.second_minima = SecondMinima::Frequent;
             }
         }
-        self.first_step = level > 0 && level + 1 == self.levels().min(self.levels_to_climb());
+        self.first_step = level > 0 && level + 1 == self.levels_to_climb();
         self.controls = if self.first_step { self.fitted(point) } else { None };
     }
 }
@@ -519,24 +520,26 @@ mod tests {
     }
 
     #[test]
-    fn the_search_ends_early_where_second_minima_are_prevalent_unless_nodes_were_asked_for() {
+    fn the_search_ends_early_where_second_minima_are_prevalent_unless_nodes_or_a_tolerance_are_given() {
         let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
         // Here, four samples in ten have several minima.
         let prevalent = VectorOverlaps { m: 0.2, s2: 1.4, v: 5.0 };
-        let given = Options::default().with_log2_nodes(13).unwrap();
-        for (options, point, levels) in
-            [(Options::default(), POINT, 3), (Options::default(), prevalent, 2), (given, prevalent, 3)]
-        {
+        let automatic = Options::default();
+        for (options, point, levels) in [
+            (automatic, POINT, 3),
+            (automatic, prevalent, 2),
+            (automatic.with_log2_nodes(13).unwrap(), prevalent, 3),
+            (automatic.with_tolerance(1e-6).unwrap(), prevalent, 3),
+        ] {
             let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options);
             nodes.prepare(0, &point);
             nodes.averages(0, Pass::Step, &point);
             nodes.prepare(1, &point);
-            let climbed = nodes.levels_to_climb().min(nodes.levels());
-            assert_eq!(climbed, levels, "{options:?}, {point:?}, {:?}", nodes.second_minima);
+            assert_eq!(nodes.levels_to_climb(), levels, "{options:?}, {point:?}, {:?}", nodes.second_minima);
             // It is decided on the second level only.
             nodes.averages(1, Pass::Step, &prevalent);
             nodes.prepare(2, &prevalent);
-            assert!(nodes.levels_to_climb() >= 3);
+            assert_eq!(nodes.levels_to_climb(), 3);
         }
     }
 
