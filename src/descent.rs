@@ -17,6 +17,7 @@ pub(crate) type LaneMatrix<const N: usize> = [[Lane; N]; N];
 pub(crate) struct Local<const N: usize, const E: usize> {
     pub(crate) value: Lane,
     pub(crate) gradient: LaneVector<N>,
+    /// The lower triangle of the Hessian. What is above the diagonal has no meaning.
     pub(crate) hessian: LaneMatrix<N>,
     pub(crate) extra: [Lane; E],
 }
@@ -65,7 +66,7 @@ impl<const N: usize, const E: usize> Local<N, E> {
                 let replaced = samples[l] > 0.0;
                 self.gradient[i][l] = if replaced { other.gradient[i][l] } else { self.gradient[i][l] };
             }
-            for j in 0..N {
+            for j in 0..=i {
                 for l in 0..LANES {
                     let replaced = samples[l] > 0.0;
                     self.hessian[i][j][l] =
@@ -84,7 +85,7 @@ impl<const N: usize, const E: usize> Local<N, E> {
         }
         for i in 0..N {
             self.gradient[i][l] = other.gradient[i][from];
-            for j in 0..N {
+            for j in 0..=i {
                 self.hessian[i][j][l] = other.hessian[i][j][from];
             }
         }
@@ -103,7 +104,7 @@ impl<const N: usize, const E: usize> Local<N, E> {
             for i in 0..N {
                 x[i][l] = if better { other[i][l] } else { x[i][l] };
                 self.gradient[i][l] = if better { found.gradient[i][l] } else { self.gradient[i][l] };
-                for j in 0..N {
+                for j in 0..=i {
                     self.hessian[i][j][l] =
                         if better { found.hessian[i][j][l] } else { self.hessian[i][j][l] };
                 }
@@ -206,8 +207,8 @@ pub(crate) fn descend<const N: usize, const E: usize>(
     here
 }
 
-/// Lower Cholesky factor of `matrix + damping`, with the inverse of its diagonal in place of the diagonal.
-/// The second result is 1 where the matrix is positive definite, else 0.
+/// Lower Cholesky factor of `matrix + damping`, of which the lower triangle is used, with the inverse of its diagonal in place of the
+/// diagonal. The second result is 1 where the matrix is positive definite, else 0.
 #[inline(always)]
 pub(crate) fn cholesky<const N: usize>(matrix: &LaneMatrix<N>, damping: &Lane) -> (LaneMatrix<N>, Lane) {
     let mut factor = [[[0.0; LANES]; N]; N];
@@ -260,4 +261,37 @@ pub(crate) fn solve<const N: usize>(factor: &LaneMatrix<N>, b: &LaneVector<N>) -
         }
     }
     x
+}
+
+/// The lower triangle of the inverse of `L L^T` for a factor made by [`cholesky`]. What is above the diagonal has no meaning.
+#[inline(always)]
+pub(crate) fn inverse<const N: usize>(factor: &LaneMatrix<N>) -> LaneMatrix<N> {
+    // The inverse of L, which is triangular, too.
+    let mut triangle = *factor;
+    for j in 0..N {
+        for i in j + 1..N {
+            let mut sum = [0.0; LANES];
+            for k in j..i {
+                for l in 0..LANES {
+                    sum[l] += factor[i][k][l] * triangle[k][j][l];
+                }
+            }
+            for l in 0..LANES {
+                triangle[i][j][l] = -factor[i][i][l] * sum[l];
+            }
+        }
+    }
+    for i in 0..N {
+        for j in 0..=i {
+            let mut sum = [0.0; LANES];
+            for k in i..N {
+                for l in 0..LANES {
+                    sum[l] += triangle[k][i][l] * triangle[k][j][l];
+                }
+            }
+            // Rows below i are needed as they are, and this entry is not needed any more.
+            triangle[i][j] = sum;
+        }
+    }
+    triangle
 }

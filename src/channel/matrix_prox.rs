@@ -15,7 +15,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 
 use super::prox_search::ProxSearch;
 use super::softmax::{SoftmaxRow, softmax_row};
-use crate::descent::{Descent, LaneMatrix, LaneVector, Local, cholesky, descend, solve};
+use crate::descent::{Descent, LaneMatrix, LaneVector, Local, cholesky, descend, inverse};
 use crate::lanes::{LANES, Lane, widest};
 
 /// One proximal problem per sample.
@@ -142,11 +142,6 @@ impl<const T: usize, const K: usize> Descent<K, 1> for MatrixProx<'_, T, K> {
                         hessian[high][low][l] += scaled[b][l] * rest[c][l] + rest[b][l] * scaled[c][l];
                     }
                 }
-            }
-        }
-        for i in 0..K {
-            for j in 0..i {
-                hessian[j][i] = hessian[i][j];
             }
         }
         for l in 0..LANES {
@@ -331,32 +326,22 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
         between
     }
 
-    /// The diagonal of the Hessian at `h`.
-    pub(crate) fn curvatures(&self, h: &LaneVector<K>) -> LaneVector<K> {
-        let hessian = self.local(h).hessian;
-        std::array::from_fn(|k| hessian[k][k])
-    }
-
     /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a
     /// proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and
     /// `X` the derivative of `grad l` in the label's logits `t`.
     #[inline(always)]
     pub(crate) fn derivatives(&self, minimum: &LowestPoint<K>) -> [Lane; 3] {
         let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
-        let mut inverse = [[[0.0; LANES]; K]; K];
-        for k in 0..K {
-            let mut unit = [[0.0; LANES]; K];
-            unit[k] = [1.0; LANES];
-            inverse[k] = solve(&factor, &unit);
-        }
+        let inverse = inverse(&factor);
         let stiffness = self.stiffness();
         let mut square = [0.0; LANES];
         for j in 0..K {
-            for k in 0..K {
-                let own = if j == k { 1.0 } else { 0.0 };
+            for k in 0..=j {
+                // An entry of the lower triangle stands for itself and its transpose.
+                let (own, times) = if j == k { (1.0, 1.0) } else { (0.0, 2.0) };
                 for l in 0..LANES {
                     let entry = (inverse[j][k][l] * stiffness - own) * stiffness;
-                    square[l] += entry * entry;
+                    square[l] += times * entry * entry;
                 }
             }
         }
@@ -373,7 +358,8 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
             }
             for b in 0..T {
                 for c in 0..T {
-                    let entry = &inverse[coordinate(T, a, b)][coordinate(T, a, c)];
+                    let (i, j) = (coordinate(T, a, b), coordinate(T, a, c));
+                    let entry = if i > j { &inverse[i][j] } else { &inverse[j][i] };
                     let w = 2.0 * weight(a, b) * weight(a, c);
                     for l in 0..LANES {
                         let (pb, pc, yb, yc) = (row.p[b][l], row.p[c][l], y[b][l], y[c][l]);

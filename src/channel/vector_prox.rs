@@ -180,11 +180,6 @@ impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
                 }
             }
         }
-        for i in 0..T {
-            for j in 0..i {
-                second[j][i] = second[i][j];
-            }
-        }
         let mut value = self.distance(chi);
         let mut gradient = [[0.0; LANES]; T];
         let mut hessian = second;
@@ -195,6 +190,10 @@ impl<const T: usize> Descent<T, 2> for VectorProx<'_, T> {
             for j in 0..T {
                 for l in 0..LANES {
                     gradient[i][l] += 2.0 * k * slope[i][j][l] * chi[j][l];
+                }
+            }
+            for j in 0..=i {
+                for l in 0..LANES {
                     hessian[i][j][l] = 2.0 * k * (slope[i][j][l] + k * second[i][j][l]);
                 }
             }

@@ -153,14 +153,6 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
     fn add_at_zero(&self, block: &LabelBlock<T, K>, [gradient2, label, stiffness]: &mut [Lane; 3]) {
         let tokens = T as f64;
         let uniform = softmax_row(&[[0.0; LANES]; T])[0];
-        // The quadratic pull adds 1/(2V) = 0.5 to the diagonal of the Hessian, and the sum leaves it out.
-        let prox = MatrixProx::<T, K>::new([[0.0; LANES]; K], &block.y, 1.0, false);
-        let curvatures = prox.curvatures(&[[0.0; LANES]; K]);
-        for k in 0..K {
-            for l in 0..LANES {
-                stiffness[l] += curvatures[k][l] - 0.5;
-            }
-        }
         for a in 0..T {
             for b in 0..T {
                 for l in 0..LANES {
@@ -169,6 +161,9 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
                     gradient2[l] += g * g;
                     let own = if a == b { 2.0 } else { 1.0 };
                     label[l] += own / tokens * y * (1.0 - y);
+                    // This is the trace of the Hessian, whose diagonal has w - 2 w p + |p|^2 p^2 with w = p (p - y) + p^2 at p = 1/T.
+                    let weight = (2.0 / tokens - y) / tokens;
+                    stiffness[l] += own * (weight * (1.0 - 2.0 / tokens) + tokens.powi(-3));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::controls::{SteinControls, TERMS};
 use super::fields::LogitsBlock;
 use crate::channel::{FollowedPoints, Hints, VectorMinimum, VectorProx, minima};
-use crate::descent::{cholesky, solve};
+use crate::descent::{cholesky, inverse};
 use crate::lanes::{LANES, Lane};
 use crate::losses::vector::moments::{VectorOverlaps, term};
 
@@ -84,17 +84,16 @@ fn add<const T: usize>(
     let (deviation, stiffness) = (point.deviation(), prox.stiffness);
     let (factor, _) = cholesky(&best.hessian, &[0.0; LANES]);
     let (mut trace, mut square) = ([0.0; LANES], [0.0; LANES]);
-    for j in 0..T {
-        let mut unit = [[0.0; LANES]; T];
-        unit[j] = [1.0; LANES];
-        let column = solve(&factor, &unit);
-        for i in 0..T {
+    let inverse = inverse(&factor);
+    for i in 0..T {
+        for j in 0..=i {
+            // An entry of the lower triangle stands for itself and its transpose.
+            let (own, times) = if i == j { (1.0, 1.0) } else { (0.0, 2.0) };
             for l in 0..LANES {
                 // This is an entry of (I + v H)^{-1} - I, of which only the trace and the norm are needed.
-                let own = if i == j { 1.0 } else { 0.0 };
-                let entry = column[i][l] * stiffness - own;
+                let entry = inverse[i][j][l] * stiffness - own;
                 trace[l] += own * entry;
-                square[l] += entry * entry;
+                square[l] += times * entry * entry;
             }
         }
     }
