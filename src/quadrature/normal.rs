@@ -31,7 +31,7 @@ pub fn normal_quantile(u: f64) -> f64 {
 /// Replaces numbers by their quantiles, with the bits of [`normal_quantile`].
 pub(super) fn normal_quantiles(numbers: &mut [f64]) {
     let (blocks, rest) = numbers.as_chunks_mut::<LANES>();
-    lanes::widest(
+    lanes::wide(
         #[inline(always)]
         || {
             for block in blocks {

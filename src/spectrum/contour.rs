@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use gauss_quad::GaussLegendre;
 use nalgebra::Complex;
 
-use crate::lanes::widest;
+use crate::lanes::wide;
 
 /// Nodes per panel. With panels no longer than [`PANEL`] allows, the integrand is analytic in a Bernstein ellipse of
 /// parameter `2 + sqrt(3)`, and 14 nodes leave a relative error of about `(2 + sqrt(3))^{-28} = 1e-16` times a constant.
@@ -95,7 +95,7 @@ impl PoleSums {
     /// The sums for poles given as `(a_i, p_i, s_i)`.
     pub(super) fn new(w: &Lanes, poles: impl Iterator<Item = (f64, f64, f64)>) -> Self {
         let mut sums = Self { first: Lanes::ZERO, second: Lanes::ZERO, marked: Lanes::ZERO };
-        widest(
+        wide(
             #[inline(always)]
             || {
                 for (a, p, s) in poles {

@@ -22,7 +22,7 @@ use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 use super::law::{Chart, TeacherSpectrum, moments};
 use super::soft_threshold::{self, Centre, Parametrised, Position, Terms};
 use crate::error::{Error, Number};
-use crate::lanes::{LANES, widest};
+use crate::lanes::{LANES, wide};
 use crate::roots::{self, End};
 
 /// The law of `s* = S*/sqrt(D)` for a listed spectrum: every eigenvalue has the same weight.
@@ -314,7 +314,7 @@ impl<'a> Scaled<'a> {
     #[inline(always)]
     fn sums<const N: usize>(&self, u: f64, term: impl Fn(f64, f64, f64) -> [f64; N]) -> [f64; N] {
         let mut lanes = [[0.0; LANES]; N];
-        widest(
+        wide(
             #[inline(always)]
             || {
                 for (values, weights) in &self.teacher.blocks {

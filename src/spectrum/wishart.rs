@@ -15,7 +15,7 @@ use super::integrals::{Denoised, LawMoments, Posterior, meaningful};
 use super::law::{TeacherSpectrum, moments};
 use super::soft_threshold::{self, Parametrised, Position, Terms};
 use crate::error::Error;
-use crate::lanes::{self, LANES, Lane, widest};
+use crate::lanes::{self, LANES, Lane, wide};
 use nalgebra::Complex;
 use std::f64::consts::PI;
 
@@ -38,9 +38,9 @@ impl Wishart {
     /// # Errors
     /// [`Error::InvalidParameter`] if `kappa0` is not in [`Wishart::WIDTHS`].
     pub fn new(kappa0: f64) -> Result<Self, Error> {
-        let [narrowest, widest] = Self::WIDTHS;
-        if !(kappa0 >= narrowest && kappa0 <= widest) {
-            let allowed = format!("> 0, and between {narrowest:e} and {widest:e} to be resolved");
+        let [narrowest, wide] = Self::WIDTHS;
+        if !(kappa0 >= narrowest && kappa0 <= wide) {
+            let allowed = format!("> 0, and between {narrowest:e} and {wide:e} to be resolved");
             return Err(Error::invalid("model.teacher.wishart.kappa0", kappa0, allowed));
         }
         Ok(Self { kappa0, mean: kappa0.sqrt() })
@@ -243,7 +243,7 @@ impl Uniformised {
         let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
         let step = PI / count as f64;
         let mut sums = [[0.0; LANES]; 2];
-        widest(
+        wide(
             #[inline(always)]
             || {
                 for first in (0..count).step_by(LANES) {

@@ -139,7 +139,8 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
     }
 
     /// The sums of `COUNT` terms over every `samples` consecutive samples of the first `nodes` nodes of each scramble. `add` adds the
-    /// terms of some consecutive blocks, and decides what the purpose of the pass means for their memory.
+    /// terms of some consecutive blocks, with the instruction set that it chooses, and decides what the purpose of the pass means for
+    /// their memory.
     pub(crate) fn sums_of_groups<const COUNT: usize>(
         &mut self,
         nodes: usize,

@@ -22,7 +22,7 @@
 
 use super::expansion::LocalExpansion;
 use crate::attention::Attention;
-use crate::lanes::{LANES, Lane, exp, widest};
+use crate::lanes::{LANES, Lane, exp, wide};
 
 /// The activations whose derivatives are written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl KnownDerivatives {
                 let own = &label[sample * square..(sample + 1) * square];
                 block.label.iter_mut().zip(own).for_each(|(lane, x)| lane[l] = *x);
             }
-            widest(
+            wide(
                 #[inline(always)]
                 || block.differentiate(self, shape),
             );

@@ -1,6 +1,6 @@
 //! Inverses of many symmetric positive definite matrices of the same size, which is known at run time.
 
-use crate::lanes::{LANES, Lane, widest};
+use crate::lanes::{LANES, Lane, wide};
 
 const ZERO: Lane = [0.0; LANES];
 
@@ -17,7 +17,7 @@ pub(crate) fn inverses(matrices: &[f64], n: usize) -> Vec<f64> {
             let own = &from[l.min(last) * size..];
             factor.iter_mut().zip(own).for_each(|(lane, x)| lane[l] = *x);
         }
-        widest(
+        wide(
             #[inline(always)]
             || invert(&mut factor, &mut inverse, n),
         );

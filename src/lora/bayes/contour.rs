@@ -13,7 +13,7 @@
 
 use std::sync::LazyLock;
 
-use crate::lanes::{self, LANES, Lane, widest};
+use crate::lanes::{self, LANES, Lane, wide};
 
 /// Step of the trapezoidal rule. The rule then has errors of some 1e-7.
 const STEP: f64 = 0.16;
@@ -107,7 +107,7 @@ impl<const N: usize> Quartic<'_, N> {
     pub(super) fn averages(&self) -> ContourAverages<N> {
         // The instruction set is chosen here and not in the loops over samples, so that one copy of the code
         // per size is enough.
-        widest(
+        wide(
             #[inline(always)]
             || self.integrate(),
         )

@@ -9,7 +9,7 @@
 use super::contour::Quartic;
 use super::kernel::{Column, Kernel, Responses};
 use crate::channel::{eigenbasis, symmetric_from_coordinates};
-use crate::lanes::{self, LANES, Lane, sum_once, widest};
+use crate::lanes::{self, LANES, Lane, sum_once, wide};
 use crate::quadrature::ChiQuantile;
 
 /// Largest number of blocks of nodes of a trapezoidal rule, in one direction.
@@ -153,7 +153,7 @@ fn largest_square(truth2: f64, noise: f64) -> f64 {
 
 /// The moments for two tokens: the rule runs over the one component `p`. Given `p`, `t` is Gaussian.
 pub(super) fn moments_of_two(sample: &SeenSample<1>, prior: &Prior<1>) -> PosteriorMoments<1> {
-    widest(
+    wide(
         #[inline(always)]
         || integrate_two(sample, prior),
     )

@@ -112,7 +112,7 @@ impl EigenbasisColumns {
         let free = std::array::from_fn(|i| self.stretched(&self.free[i], first));
         let mut vectors = [self.star(radius, first), free];
         let weight = self.weight(first);
-        lanes::widest(
+        lanes::wide(
             #[inline(always)]
             || {
                 // The label is chi* chi*^T - I + N.

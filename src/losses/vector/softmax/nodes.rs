@@ -189,7 +189,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             PretrainingSolve::NONE
         };
         let block = |columns: &FieldColumns, first| {
-            lanes::widest(
+            lanes::wide(
                 #[inline(always)]
                 || {
                     let [star, free] = weights(columns, first);
@@ -233,7 +233,12 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             nodes,
             samples,
             #[inline(always)]
-            |blocks, known, sums| accumulate(problems, blocks, known, everywhere, sums),
+            |blocks, known, sums| {
+                lanes::widest(
+                    #[inline(always)]
+                    || accumulate(problems, blocks, known, everywhere, sums),
+                )
+            },
         )
     }
 
