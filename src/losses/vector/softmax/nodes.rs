@@ -70,10 +70,11 @@ impl SecondMinima {
     }
 }
 
-/// Number of samples, all scrambles together, to which the controls are fitted, or fewer where there are fewer.
-const FITTED: usize = 1 << 13;
-/// Number of samples whose sums are one observation in the fit.
-const GROUP: usize = LANES;
+/// Number of samples whose sums are one observation in the fit of the controls, where there are enough. The sums of more samples tell better what
+/// quasi-Monte-Carlo leaves of the noise, and those of fewer are more observations: with 16 or 64, the variance of `q` is a fifth larger at two tokens.
+const GROUP: usize = 32;
+/// Number of observations per control that is aimed at, all scrambles together.
+const OBSERVATIONS: usize = 32;
 /// Number of parts of the scrambles. The coefficients for the scrambles of a part are fitted to those of the other, so that they hardly
 /// depend on the nodes that they correct.
 const PARTS: usize = 2;
@@ -92,41 +93,66 @@ const CONTROLLED: [usize; 9] = [
     term::STABILITY,
 ];
 
-/// The noise of the terms of one scramble that the controls take away.
-type Noise = [f64; CONTROLLED.len()];
+/// The coefficients of the controls, for the scrambles of each part, which take turns.
+type Coefficients = [ControlVariates<{ CONTROLLED.len() }, CONTROLS>; PARTS];
+
+/// The noise of the averages on the finest level.
+struct Noise {
+    /// Where it was measured. It vanishes on average wherever it is measured, and hardly changes over the last steps of an iteration, so that one
+    /// measurement serves all evaluations nearby.
+    point: VectorOverlaps,
+    /// The noise of the terms that have controls, for every scramble.
+    terms: Vec<[f64; CONTROLLED.len()]>,
+}
+
+impl Noise {
+    /// Largest logarithmic distance between points that are taken to have the same noise.
+    const NEARBY: f64 = 2e-3;
+
+    /// Whether the noise was measured near a point.
+    fn is_near(&self, point: &VectorOverlaps) -> bool {
+        let near = |(x, y): (f64, f64)| (x / y).ln().abs() <= Self::NEARBY;
+        let (measured, point) = (self.point.coordinates(), point.coordinates());
+        measured.len() == point.len() && measured.into_iter().zip(point).all(near)
+    }
+}
 
 /// The controls of the averages on the finest level.
 struct Controls {
     stein: SteinControls,
-    /// The coefficients for the scrambles of each part, which take turns.
-    coefficients: [ControlVariates<{ CONTROLLED.len() }, CONTROLS>; PARTS],
-    /// The noise of every scramble, and the point at which it was measured. It vanishes on average wherever it is measured, and hardly changes over
-    /// the short way that is left on the finest level, so that one evaluation of the controls serves all evaluations nearby.
-    noise: Option<(VectorOverlaps, Vec<Noise>)>,
+    /// These are fitted in the first evaluation.
+    coefficients: Option<Coefficients>,
+    noise: Option<Noise>,
 }
 
 impl Controls {
-    /// Largest logarithmic distance between two points that are taken to have the same noise. At this distance, with two tokens,
-    /// it differs by 0.2 of the standard errors that are left, which adds 4% to the variance.
-    const NEARBY: f64 = 2e-3;
-
-    /// Whether the noise was measured near a point.
-    fn know(&self, point: &VectorOverlaps) -> bool {
-        let near = |(x, y): (f64, f64)| (x / y).ln().abs() <= Self::NEARBY;
-        self.noise.as_ref().is_some_and(|(measured, _)| {
-            let (measured, point) = (measured.coordinates(), point.coordinates());
-            measured.len() == point.len() && measured.into_iter().zip(point).all(near)
-        })
-    }
-
-    /// Takes the noise of every scramble from the means of terms and controls.
-    fn measure(&mut self, point: &VectorOverlaps, means: &[[f64; TERMS]]) {
-        let noise = |(scramble, means): (usize, _)| {
+    /// The controls with the noise at a point, from the sums of terms and controls over groups of samples, for each scramble, and from the
+    /// means. There are none if the coefficients cannot be fitted.
+    fn measured(
+        self,
+        point: &VectorOverlaps,
+        groups: &[Vec<[f64; TERMS]>],
+        means: &[[f64; TERMS]],
+    ) -> Option<Self> {
+        let coefficients = self.coefficients.or_else(|| fitted(groups))?;
+        let of_scramble = |(scramble, means): (usize, _)| {
             let (_, controls) = observation(means);
-            self.coefficients[scramble % PARTS].noise(&controls)
+            coefficients[scramble % PARTS].noise(&controls)
         };
-        self.noise = Some((*point, means.iter().enumerate().map(noise).collect()));
+        let terms = means.iter().enumerate().map(of_scramble).collect();
+        let noise = Some(Noise { point: *point, terms });
+        Some(Self { coefficients: Some(coefficients), noise, ..self })
     }
+}
+
+/// The coefficients of the controls from the sums over groups of samples, for each scramble.
+fn fitted(groups: &[Vec<[f64; TERMS]>]) -> Option<Coefficients> {
+    let fit = |part: usize| {
+        let others = groups.iter().enumerate().filter(|(scramble, _)| scramble % PARTS != part);
+        let groups: Vec<_> = others.flat_map(|(_, groups)| groups).map(observation).collect();
+        ControlVariates::fitted(&groups)
+    };
+    Some([fit(0)?, fit(1)?])
 }
 
 /// Quasi-Monte-Carlo averages over several scrambles, in units with `q0 = 1`. The proximal points of a block
@@ -221,6 +247,12 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
 }
 
 impl<const T: usize> SoftmaxVectorNodes<T> {
+    /// Number of samples of an observation for a number of nodes of each scramble.
+    fn group(&self, nodes: usize) -> usize {
+        let most = nodes * self.samples.scrambles().len() / (OBSERVATIONS * CONTROLS);
+        most.checked_ilog2().map_or(LANES, |log2| 1 << log2).clamp(LANES, GROUP)
+    }
+
     /// The sums of terms and controls over every `samples` consecutive samples of the first `nodes` nodes, for each scramble.
     fn sums(
         &mut self,
@@ -240,21 +272,6 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
                 )
             },
         )
-    }
-
-    /// The controls, fitted at a point near those evaluated last.
-    fn fitted(&mut self, point: &VectorOverlaps) -> Option<Controls> {
-        let stein = SteinControls::new(&self.law, self.height);
-        let problems = Problems { coupling: self.coupling, close: self.close, point, controls: Some(stein) };
-        let finest = self.samples.nodes(self.levels() - 1);
-        let nodes = FITTED.div_ceil(self.samples.scrambles().len()).next_power_of_two().min(finest);
-        let groups = self.sums(nodes, GROUP, problems, false);
-        let fit = |part: usize| {
-            let others = groups.iter().enumerate().filter(|(scramble, _)| scramble % PARTS != part);
-            let groups: Vec<_> = others.flat_map(|(_, groups)| groups).map(observation).collect();
-            ControlVariates::fitted(&groups)
-        };
-        Some(Controls { stein, coefficients: [fit(0)?, fit(1)?], noise: None })
     }
 }
 
@@ -346,22 +363,25 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             if pass == Pass::Step && self.first_step { self.close.max(FIRST_STEP) } else { self.close };
         self.first_step = false;
         let finest = level + 1 == self.levels_to_climb();
-        let unknown = self.controls.as_ref().filter(|controls| finest && !controls.know(point));
+        let controls = self.controls.as_ref().filter(|_| finest);
+        let unknown =
+            controls.filter(|controls| !controls.noise.as_ref().is_some_and(|noise| noise.is_near(point)));
         let stein = unknown.map(|controls| controls.stein);
         let problems = Problems { coupling: self.coupling, close, point, controls: stein };
-        let sums = self.sums(self.samples.nodes(level), lanes::CHUNK, problems, everywhere);
+        let nodes = self.samples.nodes(level);
+        let samples = if stein.is_some() { self.group(nodes) } else { lanes::CHUNK };
+        let sums = self.sums(nodes, samples, problems, everywhere);
         let means: Vec<[f64; TERMS]> =
             self.samples.divided(level, sums.iter().map(|sums| lanes::total(sums)).collect());
         let mut terms: Vec<[f64; COUNT]> =
             means.iter().map(|means| std::array::from_fn(|k| means[k])).collect();
-        if let Some(controls) = self.controls.as_mut().filter(|_| finest) {
-            if stein.is_some() {
-                controls.measure(point, &means);
-            }
-            for (terms, noise) in terms.iter_mut().zip(controls.noise.iter().flat_map(|(_, noise)| noise)) {
-                for (k, noise) in CONTROLLED.into_iter().zip(noise) {
-                    terms[k] -= noise;
-                }
+        if stein.is_some() {
+            self.controls = self.controls.take().and_then(|controls| controls.measured(point, &sums, &means));
+        }
+        let noise = self.controls.as_ref().filter(|_| finest).and_then(|controls| controls.noise.as_ref());
+        for (terms, noise) in terms.iter_mut().zip(noise.iter().flat_map(|noise| &noise.terms)) {
+            for (k, noise) in CONTROLLED.into_iter().zip(noise) {
+                terms[k] -= noise;
             }
         }
         let moments: Vec<Moments> = terms.into_iter().map(Moments::from_sums).collect();
@@ -373,7 +393,7 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
 
     /// The next evaluation of a cheap level tries all starts of every proximal point. What is found there decides on
     /// the finest level, which has controls.
-    fn prepare(&mut self, level: usize, point: &VectorOverlaps) {
+    fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
         self.samples.remember(FollowedPoints::doubt);
         self.second_minima = SecondMinima::Rare;
         if let Some(below) = level.checked_sub(1) {
@@ -389,7 +409,11 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             }
         }
         self.first_step = level > 0 && level + 1 == self.levels_to_climb();
-        self.controls = if self.first_step { self.fitted(point) } else { None };
+        self.controls = self.first_step.then(|| Controls {
+            stein: SteinControls::new(&self.law, self.height),
+            coefficients: None,
+            noise: None,
+        });
     }
 }
 
@@ -548,8 +572,7 @@ mod tests {
             })
         };
         let without = variances(&mut nodes);
-        nodes.controls = nodes.fitted(&POINT);
-        assert!(nodes.controls.is_some());
+        nodes.prepare(finest, &POINT);
         let with = variances(&mut nodes);
         assert!(with[0] < 0.6 * without[0] && with[1] < 0.4 * without[1], "{without:?} and {with:?}");
     }
@@ -583,8 +606,10 @@ mod tests {
         let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
         for (scrambles, enough) in [(1, false), (5, false), (6, true)] {
             let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options(9, scrambles));
-            nodes.prepare(nodes.levels() - 1, &POINT);
-            assert_eq!(nodes.controls.is_some(), enough);
+            let finest = nodes.levels() - 1;
+            nodes.prepare(finest, &POINT);
+            nodes.averages(finest, Pass::Step, &POINT);
+            assert_eq!(nodes.controls.is_some_and(|controls| controls.noise.is_some()), enough);
         }
     }
 }
