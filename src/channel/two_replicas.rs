@@ -87,7 +87,7 @@ impl UnperturbedReplicas {
 impl TwoReplicas for UnperturbedReplicas {
     fn by_quadrature(&self, laws: &[LogitsLaw; 2]) -> Option<[f64; 2]> {
         let mut tables = RowTables::fine(self.tokens);
-        let mut error = |law: &LogitsLaw| law.draws(self.inverse_temperature).by_fine_quadrature(&mut tables);
+        let mut error = |law: &LogitsLaw| law.draws(self.inverse_temperature).by_quadrature(&mut tables);
         let [one, two] = laws;
         Some([0.5 * error(one)?, 0.5 * error(two)?])
     }

@@ -282,10 +282,20 @@ impl PerturbedPair {
     /// `E|sigma(h) - sigma(t)|_F^2` to 1e-7 for two and three tokens and to 5e-7 for four, with tables that were made for that number. The result is `None` for other
     /// numbers, and for a coupling or logits that are too large.
     pub(crate) fn by_quadrature(&self, tables: &mut RowTables) -> Option<f64> {
-        self.with_step(tables, OUTER_STEP)
+        self.by_rule(tables, &self.rule(tables.tokens, OUTER_STEP))
     }
 
+    /// The same by the rule for another pair nearby. The difference of the two means is then smooth, and most tables serve for both.
+    pub(crate) fn by_quadrature_beside(&self, other: &Self, tables: &mut RowTables) -> Option<f64> {
+        self.by_rule(tables, &other.rule(tables.tokens, OUTER_STEP))
+    }
+
+    #[cfg(test)]
     fn with_step(&self, tables: &mut RowTables, step: f64) -> Option<f64> {
+        self.by_rule(tables, &self.rule(tables.tokens, step))
+    }
+
+    fn by_rule(&self, tables: &mut RowTables, rule: &OuterRule) -> Option<f64> {
         let weak = |variance: &f64| self.coupling * variance <= MOST_COUPLING;
         let finite =
             |law: &NormalPair| law.variances.iter().all(|x| x.is_finite()) && law.covariance.is_finite();
@@ -295,7 +305,7 @@ impl PerturbedPair {
         {
             return None;
         }
-        let nodes = self.outer(tables.tokens, step);
+        let nodes = self.nodes(rule);
         // Whether all tables are small enough is known before the first is made.
         tables.make_room(nodes.iter().flat_map(|(at, _)| self.rows(*at)))?;
         let heaviest = nodes.iter().map(|(_, weight)| *weight).fold(0.0, f64::max);
@@ -330,14 +340,14 @@ impl PerturbedPair {
         tables.difference(rows, r, slack)
     }
 
-    /// The nodes of both `chi_0`, in units of their deviations, with their weights.
+    /// The rule over both `chi_0`.
     ///
-    /// The sign of `chi` does not matter, so that the first one is positive. The nodes are a product, so that there are few tables. If the correlation
-    /// is so large that this would need too many, the second nodes are relative to the first.
-    fn outer(&self, tokens: usize, step: f64) -> Vec<([f64; 2], f64)> {
-        let vanish = self.chi.variances.map(|variance| self.coupling * variance <= 0.0);
-        let r = self.chi.correlation();
-        let independent = (1.0 - r * r).max(0.0).sqrt();
+    /// The nodes are a product, so that there are few tables. If the correlation is so large that this would need too many, the second nodes are
+    /// relative to the first.
+    fn rule(&self, tokens: usize, step: f64) -> OuterRule {
+        let [first_vanishes, second_vanishes] =
+            self.chi.variances.map(|variance| self.coupling * variance <= 0.0);
+        let independent = self.independent();
         // The deviation of the logits vanishes at the end of the strip.
         let strips: [f64; 2] = std::array::from_fn(|k| {
             let [common, own] = variances(tokens, self.logits.variances[k], 0.0);
@@ -345,28 +355,46 @@ impl PerturbedPair {
             base.sqrt() / (self.coupling * self.chi.variances[k])
         });
         let [least, most] = OUTER_STEPS.map(|limit| limit / OUTER_STEP);
-        let steps = strips.map(|strip| step * strip.sqrt().clamp(least, most));
+        let [one, two] = strips.map(|strip| step * strip.sqrt().clamp(least, most));
+        let second = if second_vanishes {
+            OuterLine::Zero
+        } else if independent < NARROW * strips[1].clamp(0.1, 1.0) {
+            OuterLine::Narrow
+        } else {
+            // The step is a simple fraction, so that tables are found again when the correlation changes a little.
+            OuterLine::Step(two / (0.25 * (4.0 * two / independent).ceil()).max(1.0))
+        };
+        [if first_vanishes { OuterLine::Zero } else { OuterLine::Step(one) }, second]
+    }
+
+    /// The deviation of the second `chi_0` given the first, in units of its deviation.
+    fn independent(&self) -> f64 {
+        let r = self.chi.correlation();
+        (1.0 - r * r).max(0.0).sqrt()
+    }
+
+    /// The nodes of both `chi_0`, in units of their deviations, with their weights. The sign of `chi` does not matter, so that the first one
+    /// is positive.
+    fn nodes(&self, [first, second]: &OuterRule) -> Vec<([f64; 2], f64)> {
+        let (r, independent) = (self.chi.correlation(), self.independent());
         let line = |step: f64| {
             let count = (OUTER_REACH / step).ceil() as usize;
             (0..count).map(move |k| (k as f64 + 0.5) * step)
         };
         let density = |z: f64| (-0.5 * z * z).exp() / TAU.sqrt();
-        let firsts: Vec<[f64; 2]> = if vanish[0] {
-            vec![[0.0, 1.0]]
-        } else {
-            line(steps[0]).map(|x| [x, 2.0 * steps[0] * density(x)]).collect()
+        let firsts: Vec<[f64; 2]> = match *first {
+            OuterLine::Step(step) => line(step).map(|x| [x, 2.0 * step * density(x)]).collect(),
+            _ => vec![[0.0, 1.0]],
         };
         let seconds = |x: f64| -> Vec<[f64; 2]> {
-            if vanish[1] {
-                return vec![[0.0, 1.0]];
+            match *second {
+                OuterLine::Zero => vec![[0.0, 1.0]],
+                OuterLine::Narrow => FIVE_NODES.map(|[z, weight]| [r * x + independent * z, weight]).to_vec(),
+                OuterLine::Step(step) => {
+                    let weight = |y: f64| step * density((y - r * x) / independent) / independent;
+                    line(step).flat_map(|y| [y, -y]).map(|y| [y, weight(y)]).collect()
+                }
             }
-            if independent < NARROW * strips[1].clamp(0.1, 1.0) {
-                return FIVE_NODES.map(|[z, weight]| [r * x + independent * z, weight]).to_vec();
-            }
-            // The step is a simple fraction, so that tables are found again when the correlation changes a little.
-            let step = steps[1] / (0.25 * (4.0 * steps[1] / independent).ceil()).max(1.0);
-            let weight = |y: f64| step * density((y - r * x) / independent) / independent;
-            line(step).flat_map(|y| [y, -y]).map(|y| [y, weight(y)]).collect()
         };
         let mut nodes = Vec::new();
         for [x, first] in firsts {
@@ -380,6 +408,20 @@ impl PerturbedPair {
     }
 }
 
+/// The nodes of both `chi_0`.
+type OuterRule = [OuterLine; 2];
+
+/// The nodes of one `chi_0`.
+#[derive(Debug, Clone, Copy)]
+enum OuterLine {
+    /// It vanishes.
+    Zero,
+    /// Nodes with a spacing.
+    Step(f64),
+    /// A few nodes around the mean given the other one.
+    Narrow,
+}
+
 /// The rule of Gauss with five nodes for a standard normal, which is exact for polynomials of ninth degree.
 const FIVE_NODES: [[f64; 2]; 5] = [
     [-2.856_970_013_872_805_6, 0.011_257_411_327_720_69],
@@ -390,14 +432,10 @@ const FIVE_NODES: [[f64; 2]; 5] = [
 ];
 
 impl NormalPair {
-    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-11 for two and three tokens, and to 1e-8 for four. The result is `None` for other numbers, and for
+    /// `E|sigma(h) - sigma(t)|_F^2` to 1e-11 for two and three tokens, and to 1e-8 for four, with tables that [`RowTables::fine`] has made, in which
+    /// later pairs find the rules and rows of earlier ones. The result is `None` for other numbers, and for
     /// logits that are too large for the rule.
-    pub(crate) fn by_quadrature(&self, tokens: usize) -> Option<f64> {
-        self.by_fine_quadrature(&mut RowTables::fine(tokens))
-    }
-
-    /// The same with tables that [`RowTables::fine`] has made, in which later pairs find the rules of earlier ones.
-    pub(crate) fn by_fine_quadrature(&self, tables: &mut RowTables) -> Option<f64> {
+    pub(crate) fn by_quadrature(&self, tables: &mut RowTables) -> Option<f64> {
         if !(2..=4).contains(&tables.tokens) {
             return None;
         }
@@ -405,7 +443,7 @@ impl NormalPair {
             // The two matrices are equal, and rounding must not make them differ.
             return Some(0.0);
         }
-        PerturbedPair::unperturbed(*self).with_step(tables, OUTER_STEP)
+        PerturbedPair::unperturbed(*self).by_quadrature(tables)
     }
 }
 
@@ -467,6 +505,10 @@ mod tests {
         ]
     }
 
+    fn exact(pair: &NormalPair, tokens: usize) -> Option<f64> {
+        pair.by_quadrature(&mut RowTables::fine(tokens))
+    }
+
     fn mean(pair: &PerturbedPair, tokens: usize) -> Option<f64> {
         pair.by_quadrature(&mut RowTables::new(tokens))
     }
@@ -497,7 +539,7 @@ mod tests {
     #[test]
     fn quadrature_agrees_with_a_product_rule() {
         for pair in [[4.5, 0.4, 0.9], [1.5, 1.5, 1.2], [2.0, 0.0, 0.0]].map(normals) {
-            let [two, three] = [2, 3].map(|tokens| pair.by_quadrature(tokens).unwrap());
+            let [two, three] = [2, 3].map(|tokens| exact(&pair, tokens).unwrap());
             approx::assert_abs_diff_eq!(two, brute_force::<2>(&pair, 0.125), epsilon = 2e-10);
             approx::assert_abs_diff_eq!(three, brute_force::<3>(&pair, 0.4), epsilon = 2e-5);
         }
@@ -509,7 +551,7 @@ mod tests {
             let fine = Precision::fine(tokens);
             for law in [[4.5, 4.5, 2.7], [4.5, 4.5, 4.4], [9.0, 0.1, 0.5], [40.0, 30.0, 20.0]] {
                 let pair = normals(law);
-                let Some(mean) = pair.by_quadrature(tokens) else {
+                let Some(mean) = exact(&pair, tokens) else {
                     assert!(tokens == 4 && law[0] > 9.0, "{tokens}, {law:?}");
                     continue;
                 };
@@ -596,7 +638,7 @@ mod tests {
     fn rows_without_a_perturbation_have_the_other_rule() {
         for tokens in [2, 3, 4] {
             for law in [[2.4, 4.5, 2.2], [2.4, 2.6, 2.4], [3.0, 0.0, 0.0]] {
-                let exact = normals(law).by_quadrature(tokens).unwrap();
+                let exact = exact(&normals(law), tokens).unwrap();
                 for (chi, coupling) in [([0.0; 3], 1.0), ([0.7, 1.0, 0.6], 0.0)] {
                     let rule = mean(&perturbed(law, chi, coupling), tokens).unwrap();
                     approx::assert_abs_diff_eq!(rule, exact, epsilon = exactness(tokens));
@@ -626,12 +668,12 @@ mod tests {
     fn equal_logits_have_no_difference() {
         for tokens in [2, 3, 4] {
             let same = normals([2.0; 3]);
-            assert!(same.by_quadrature(tokens).unwrap() < 1e-12);
-            assert!(normals([0.0; 3]).by_quadrature(tokens).unwrap() < 1e-12);
-            assert!(normals([1e9, 1.0, 0.0]).by_quadrature(tokens).is_none());
+            assert!(exact(&same, tokens).unwrap() < 1e-12);
+            assert!(exact(&normals([0.0; 3]), tokens).unwrap() < 1e-12);
+            assert!(exact(&normals([1e9, 1.0, 0.0]), tokens).is_none());
             assert!(mean(&perturbed([2.0; 3], [1.0; 3], 0.5), tokens).unwrap() < exactness(tokens));
         }
-        assert!(normals([1.0, 1.0, 0.0]).by_quadrature(5).is_none());
+        assert!(exact(&normals([1.0, 1.0, 0.0]), 5).is_none());
     }
 
     #[test]

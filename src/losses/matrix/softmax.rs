@@ -1,15 +1,19 @@
 //! The kernel of softmax, on blocks of samples with a number of tokens known at compile time. Of the `K` coordinates
 //! of the logits, softmax sees `K - 1`.
 
+use std::sync::Mutex;
+
 use super::averages::{COUNT, Label, MatrixOverlaps, PretrainingLosses, term};
 use super::domain;
 use super::nodes::{MatrixKernel, MatrixNodes, MeanOverBlocks};
 use crate::channel::ProxSearch;
-use crate::channel::{self, MatrixProx, NormalPair, coordinates, probabilities, softmax_row, with_tokens};
+use crate::channel::{self, MatrixProx, NormalPair, RowTables};
+use crate::channel::{coordinates, probabilities, softmax_row, with_tokens};
 use crate::descent::{LaneMatrix, LaneVector};
 use crate::error::Error;
 use crate::lanes::{LANES, Lane};
 use crate::options::Options;
+use crate::parallel;
 use crate::quadrature::ScrambledSobol;
 use crate::state_evolution::Tuning;
 
@@ -22,7 +26,7 @@ pub(crate) fn losses(
 ) -> Result<Box<dyn PretrainingLosses>, Error> {
     with_tokens!(tokens, T => {
         const K: usize = channel::dimension(T);
-        Ok(Box::new(MatrixNodes::sampled(SoftmaxMatrices::<T, K> { label, options: *options }, label, options, tuning)?))
+        Ok(Box::new(MatrixNodes::sampled(SoftmaxMatrices::<T, K>::new(label, options), label, options, tuning)?))
     })
 }
 
@@ -46,6 +50,14 @@ struct Known<const K: usize> {
 struct SoftmaxMatrices<const T: usize, const K: usize> {
     label: Label,
     options: Options,
+    /// The tables of the rows whose differences were asked for. Those of the label are the same in all.
+    tables: Mutex<RowTables>,
+}
+
+impl<const T: usize, const K: usize> SoftmaxMatrices<T, K> {
+    fn new(label: Label, options: &Options) -> Self {
+        Self { label, options: *options, tables: Mutex::new(RowTables::fine(T)) }
+    }
 }
 
 /// `a x + b y`.
@@ -147,7 +159,7 @@ impl<const T: usize, const K: usize> MatrixKernel for SoftmaxMatrices<T, K> {
     ) -> f64 {
         let pair = NormalPair { variances: [a * a + b * b, c * c + d * d], covariance: a * c + b * d };
         let sampled = || pair.by_sampling(T, &self.options, index).unwrap_or(f64::NAN);
-        pair.by_quadrature(T).unwrap_or_else(sampled)
+        pair.by_quadrature(&mut parallel::lock(&self.tables)).unwrap_or_else(sampled)
     }
 
     fn add_at_zero(&self, block: &LabelBlock<T, K>, [gradient2, label, stiffness]: &mut [Lane; 3]) {
@@ -188,7 +200,7 @@ mod tests {
     /// its end, in a screened search and in a thorough one, and the number of those with different minima.
     fn missed<const T: usize, const K: usize>([q, m, v]: [f64; 3]) -> [usize; 3] {
         let label = Label { q0: 2.0, delta: 0.5 };
-        let kernel = SoftmaxMatrices::<T, K> { label, options: Options::default() };
+        let kernel = SoftmaxMatrices::<T, K>::new(label, &Options::default());
         let points = ScrambledSobol::new(2 * (K - 1), 15, 3, 0).unwrap();
         let mut columns = vec![Vec::new(); points.dimensions()];
         kernel.write_columns(&points, &mut columns).unwrap();

@@ -53,19 +53,21 @@ impl TestLaws {
     /// The errors by quadrature, where that is possible. Those of the replicates are to first order in their distance from
     /// the common fixed point, as the fixed points of the replicates themselves.
     fn by_quadrature(&self, common: &VectorOverlaps, own: &[VectorOverlaps]) -> Option<ReplicatedErrors> {
-        // Errors at one `q` share most of their tables.
+        // Errors share tables, those at one `q` most of them.
         let mut tables = RowTables::new(self.tokens);
-        let mut error = |pair: PerturbedPair| pair.by_quadrature(&mut tables);
-        let mut errors = |q: f64, m: f64| -> Option<[f64; 2]> {
-            Some([error(self.pair(self.noisy, q, m))?, error(self.pair(self.clean, q, m))?])
-        };
         let (q, m) = (common.q(), common.m);
-        let here = errors(q, m)?;
+        let pairs = |q: f64, m: f64| [self.noisy, self.clean].map(|logits| self.pair(logits, q, m));
+        let places = pairs(q, m);
+        let mut errors = |pairs: [PerturbedPair; 2]| -> Option<[f64; 2]> {
+            let mut error = |k: usize| pairs[k].by_quadrature_beside(&places[k], &mut tables);
+            Some([error(0)?, error(1)?])
+        };
+        let here = errors(places)?;
         let slope = |moved: f64, here: f64, step: f64| if step == 0.0 { 0.0 } else { (moved - here) / step };
         let slopes = |moved: [f64; 2], step: f64| [0, 1].map(|k| slope(moved[k], here[k], step));
         // The steps stay within m^2 <= q.
-        let along_q = slopes(errors(q * (1.0 + DIFFERENCE), m)?, q * DIFFERENCE);
-        let along_m = slopes(errors(q, m * (1.0 - DIFFERENCE))?, -m * DIFFERENCE);
+        let along_q = slopes(errors(pairs(q * (1.0 + DIFFERENCE), m))?, q * DIFFERENCE);
+        let along_m = slopes(errors(pairs(q, m * (1.0 - DIFFERENCE)))?, -m * DIFFERENCE);
         let mut forgetting = |q: f64| self.pair_of_pretraining(q).by_quadrature(&mut tables);
         let forgotten = forgetting(q)?;
         let forgetting_along_q = slope(forgetting(q * (1.0 + DIFFERENCE))?, forgotten, q * DIFFERENCE);
