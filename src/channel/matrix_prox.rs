@@ -245,7 +245,8 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
         warm: &LaneVector<K>,
     ) -> LowestPoint<K> {
         match search {
-            ProxSearch::Followed => self.from(if warm[0][0].is_nan() { &self.omega } else { warm }),
+            ProxSearch::Followed if warm[0][0].is_nan() => self.from(&self.expected(label)),
+            ProxSearch::Followed => self.from(warm),
             ProxSearch::Screened => self.global_screened(label, warm),
             ProxSearch::Thorough => self.global(label, warm),
         }
@@ -296,7 +297,7 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
             let mut h = match (number, starts.label, starts.warm) {
                 (0, ..) => *starts.first,
                 (1, Some(label), _) => *label,
-                (2, Some(label), _) => self.halfway_to(label),
+                (2, Some(label), _) => self.towards(label, 0.5),
                 (3, _, Some(warm)) => *warm,
                 (4, ..) if best.contested.iter().sum::<f64>() > 0.0 => [zero; K],
                 _ => continue,
@@ -314,13 +315,21 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
         best
     }
 
-    /// The point between `omega` and `label`.
+    /// Where the proximal point is expected if nothing is known of it. For small logits the loss is quadratic, with a curvature between 1
+    /// and 2 in units of `2/T^2`, and beyond them it is flatter.
     #[inline(always)]
-    fn halfway_to(&self, label: &LaneVector<K>) -> LaneVector<K> {
+    fn expected(&self, label: &LaneVector<K>) -> LaneVector<K> {
+        let pull = 2.0 * self.v / (T * T) as f64;
+        self.towards(label, pull / (1.0 + pull))
+    }
+
+    /// The point at a share of the way from `omega` to `label`.
+    #[inline(always)]
+    fn towards(&self, label: &LaneVector<K>, share: f64) -> LaneVector<K> {
         let mut between = self.omega;
         for k in 0..K {
             for l in 0..LANES {
-                between[k][l] = 0.5 * (between[k][l] + label[k][l]);
+                between[k][l] += share * (label[k][l] - between[k][l]);
             }
         }
         between

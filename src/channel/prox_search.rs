@@ -6,7 +6,7 @@ pub(crate) const MANY_SAMPLES: usize = 1 << 13;
 /// How to look for proximal points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProxSearch {
-    /// Downhill from those of the pass before, or from `omega` in the first pass.
+    /// Downhill from those of the pass before, or from where they are expected in the first pass.
     Followed,
     /// From all starts that do not seem to lead to the minimum downhill from `omega`. This is enough where samples with several
     /// minima are rare.
