@@ -36,8 +36,8 @@ pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// The same with a third version for AVX-512, whose registers are more and larger. This is for the proximal points of softmax, in which nearly all
-/// time is spent, and a tenth of it or more is saved. Elsewhere it would not be worth its time in every build.
+/// The same with a third version for AVX-512, whose registers are more and larger. This is for the proximal points of softmax and the tables of its
+/// test errors, in which nearly all time is spent, and a tenth of it or more is saved. Elsewhere it would not be worth its time in every build.
 #[inline(always)]
 pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)

@@ -315,8 +315,8 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
         best
     }
 
-    /// Where the proximal point is expected if nothing is known of it. For small logits the loss is quadratic, with a curvature between 1
-    /// and 2 in units of `2/T^2`, and beyond them it is flatter.
+    /// Where the proximal point is expected if nothing is known of it. For small logits the loss is quadratic, with a curvature from 1
+    /// to 2 in units of `1/T^2`, and beyond them it is flatter. Here it is 1.
     #[inline(always)]
     fn expected(&self, label: &LaneVector<K>) -> LaneVector<K> {
         let pull = 2.0 * self.v / (T * T) as f64;

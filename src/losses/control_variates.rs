@@ -2,7 +2,7 @@
 //!
 //! If the controls `x` vanish on average, `t - C x` has the mean of the term `t` for every matrix `C` that does not depend
 //! on the nodes. The matrix is that of a least-squares fit to other nodes, and stays fixed during an iteration, so
-//! that averages are as smooth in the order parameters as they were. The fit is to sums over groups
+//! that averages are as smooth in the order parameters as they were if the controls are measured in every evaluation. The fit is to sums over groups
 //! of consecutive nodes: what is left of a term in such a sum is the part that quasi-Monte-Carlo does not integrate by
 //! itself. (F. J. Hickernell, C. Lemieux and A. B. Owen, Statist. Sci. 20, 1 (2005).)
 

@@ -38,9 +38,9 @@ impl Wishart {
     /// # Errors
     /// [`Error::InvalidParameter`] if `kappa0` is not in [`Wishart::WIDTHS`].
     pub fn new(kappa0: f64) -> Result<Self, Error> {
-        let [narrowest, wide] = Self::WIDTHS;
-        if !(kappa0 >= narrowest && kappa0 <= wide) {
-            let allowed = format!("> 0, and between {narrowest:e} and {wide:e} to be resolved");
+        let [narrowest, widest] = Self::WIDTHS;
+        if !(kappa0 >= narrowest && kappa0 <= widest) {
+            let allowed = format!("> 0, and between {narrowest:e} and {widest:e} to be resolved");
             return Err(Error::invalid("model.teacher.wishart.kappa0", kappa0, allowed));
         }
         Ok(Self { kappa0, mean: kappa0.sqrt() })

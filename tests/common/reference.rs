@@ -21,13 +21,7 @@ pub fn compare(records: &str, log2_nodes: usize) {
     }
 }
 
-fn compare_fields(
-    outcome: &Value,
-    errors: &Value,
-    expected: &Value,
-    record: &Value,
-    compared: &mut usize,
-) {
+fn compare_fields(outcome: &Value, errors: &Value, expected: &Value, record: &Value, compared: &mut usize) {
     for (name, field) in expected.as_object().unwrap() {
         let Some(value) = field["value"].as_f64() else {
             if field.is_object() {

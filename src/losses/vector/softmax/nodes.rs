@@ -28,7 +28,8 @@ const EXACT: f64 = 1e-8;
 /// Relative size of a Newton step after which that error is 10^-6, far below the noise of an average, if the tolerance of the
 /// iteration is matched to that noise.
 const BELOW_NOISE: f64 = 1e-3;
-/// That size in the first step on the finest level, whose error is 10^-4. The steps that follow correct it.
+/// That size in the first step on the finest level, whose error is 10^-4. The steps that follow correct it. The noise that is measured there is
+/// right to a hundredth of a standard error.
 const FIRST_STEP: f64 = 1e-2;
 
 /// How many samples have several minima, judged on a cheap level, where all starts of all samples are tried.
@@ -73,7 +74,7 @@ impl SecondMinima {
 /// Number of samples whose sums are one observation in the fit of the controls, where there are enough. The sums of more samples tell better what
 /// quasi-Monte-Carlo leaves of the noise, and those of fewer are more observations: with 16 or 64, the variance of `q` is a fifth larger at two tokens.
 const GROUP: usize = 32;
-/// Number of observations per control that is aimed at, all scrambles together.
+/// Number of observations per control, all scrambles together, from which on an observation may be the sum of more than one block.
 const OBSERVATIONS: usize = 32;
 /// Number of parts of the scrambles. The coefficients for the scrambles of a part are fitted to those of the other, so that they hardly
 /// depend on the nodes that they correct.
@@ -99,7 +100,7 @@ type Coefficients = [ControlVariates<{ CONTROLLED.len() }, CONTROLS>; PARTS];
 /// The noise of the averages on the finest level.
 struct Noise {
     /// Where it was measured. It vanishes on average wherever it is measured, and hardly changes over the last steps of an iteration, so that one
-    /// measurement serves all evaluations nearby.
+    /// measurement serves all evaluations nearby, unless a tolerance is given: the averages are then as smooth as they are without controls.
     point: VectorOverlaps,
     /// The noise of the terms that have controls, for every scramble.
     terms: Vec<[f64; CONTROLLED.len()]>,
@@ -167,6 +168,8 @@ pub(super) struct SoftmaxVectorNodes<const T: usize> {
     zero_weights: ZeroWeightsByLevel,
     /// Relative size of a Newton step after which a descent ends.
     close: f64,
+    /// Whether the noise measured at one point serves nearby.
+    keeps_noise: bool,
     second_minima: SecondMinima,
     /// Whether the search may end on a cheap level where second minima are prevalent.
     frugal: bool,
@@ -239,6 +242,7 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             controls: None,
             zero_weights: ZeroWeightsByLevel::default(),
             close,
+            keeps_noise: options.follows_noise(),
             second_minima: SecondMinima::Rare,
             frugal: options.has_automatic_nodes() && options.follows_noise(),
             first_step: false,
@@ -364,8 +368,8 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         self.first_step = false;
         let finest = level + 1 == self.levels_to_climb();
         let controls = self.controls.as_ref().filter(|_| finest);
-        let unknown =
-            controls.filter(|controls| !controls.noise.as_ref().is_some_and(|noise| noise.is_near(point)));
+        let kept = |controls: &Controls| controls.noise.as_ref().is_some_and(|noise| noise.is_near(point));
+        let unknown = controls.filter(|controls| !(self.keeps_noise && kept(controls)));
         let stein = unknown.map(|controls| controls.stein);
         let problems = Problems { coupling: self.coupling, close, point, controls: stein };
         let nodes = self.samples.nodes(level);
@@ -599,6 +603,52 @@ mod tests {
             nodes.prepare(2, &prevalent);
             assert_eq!(nodes.levels_to_climb(), 3);
         }
+    }
+
+    #[test]
+    fn noise_is_kept_nearby_and_forgotten_elsewhere() {
+        let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
+        let measured = |nodes: &SoftmaxVectorNodes<2>| -> Option<VectorOverlaps> {
+            nodes.controls.as_ref().and_then(|controls| controls.noise.as_ref()).map(|noise| noise.point)
+        };
+        let near = VectorOverlaps { v: 1.001 * POINT.v, ..POINT };
+        let far = VectorOverlaps { m: 1.01 * POINT.m, ..POINT };
+        let without_overlap = VectorOverlaps { m: 0.0, ..far };
+        let automatic = options(10, 16);
+        for (options, keeps) in [(automatic, true), (automatic.with_tolerance(1e-6).unwrap(), false)] {
+            let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options);
+            let finest = nodes.levels() - 1;
+            nodes.prepare(finest, &POINT);
+            for (point, place) in [
+                (POINT, POINT),
+                (near, if keeps { POINT } else { near }),
+                (far, far),
+                (without_overlap, without_overlap),
+            ] {
+                nodes.averages(finest, Pass::Step, &point);
+                assert_eq!(measured(&nodes), Some(place), "{point:?}, kept: {keeps}");
+            }
+            nodes.prepare(finest, &POINT);
+            assert_eq!(measured(&nodes), None);
+        }
+    }
+
+    #[test]
+    fn coefficients_for_a_part_are_fitted_to_the_other() {
+        let loss = CONTROLLED.iter().position(|k| *k == term::LOSS).unwrap();
+        // The noise of the loss for both parts, after a change of the loss of one group of the first scramble.
+        let noise = |change: f64| -> [f64; PARTS] {
+            let number = |i: usize| (1.7 * i as f64 + 0.3).sin();
+            let scramble = |s: usize| -> Vec<[f64; TERMS]> {
+                (0..400).map(|g| std::array::from_fn(|k| number((400 * s + g) * 101 + k * k))).collect()
+            };
+            let mut groups: Vec<_> = (0..PARTS).map(scramble).collect();
+            groups[0][7][term::LOSS] += change;
+            fitted(&groups).unwrap().map(|fit| fit.noise(&std::array::from_fn(|j| 1.0 + j as f64))[loss])
+        };
+        let ([own, other], [own_before, other_before]) = (noise(1.0), noise(0.0));
+        assert!((own - own_before).abs() < 1e-12, "{own} and {own_before}");
+        assert!((other - other_before).abs() > 1e-6, "{other} and {other_before}");
     }
 
     #[test]
