@@ -338,8 +338,18 @@ impl<'a, const T: usize, const K: usize> MatrixProx<'a, T, K> {
     /// The pointwise divergences `div_omega g = -tr(A Hess l)/(2V)` and `div_t g = -tr(A X)/(2V)` at a
     /// proximal point, and `|dg/domega|_F^2 = |A/(2V) - 1|_F^2/(2V)^2`, with `A = (Hess l + 1/(2V))^{-1}` and
     /// `X` the derivative of `grad l` in the label's logits `t`.
-    #[inline(always)]
+    ///
+    /// The instruction set is chosen here, as in the search.
+    #[inline(never)]
     pub(crate) fn derivatives(&self, minimum: &LowestPoint<K>) -> [Lane; 3] {
+        widest(
+            #[inline(always)]
+            || self.derivatives_at(minimum),
+        )
+    }
+
+    #[inline(always)]
+    fn derivatives_at(&self, minimum: &LowestPoint<K>) -> [Lane; 3] {
         let (factor, _) = cholesky(&minimum.local.hessian, &[0.0; LANES]);
         let inverse = inverse(&factor);
         let stiffness = self.stiffness();
