@@ -102,6 +102,8 @@ struct Noise {
     /// Where it was measured. It vanishes on average wherever it is measured, and hardly changes over the last steps of an iteration, so that one
     /// measurement serves all evaluations nearby, unless a tolerance is given: the averages are then as smooth as they are without controls.
     point: VectorOverlaps,
+    /// These are fitted in the first measurement, and stay.
+    coefficients: Coefficients,
     /// The noise of the terms that have controls, for every scramble.
     terms: Vec<[f64; CONTROLLED.len()]>,
 }
@@ -121,8 +123,7 @@ impl Noise {
 /// The controls of the averages on the finest level.
 struct Controls {
     stein: SteinControls,
-    /// These are fitted in the first evaluation.
-    coefficients: Option<Coefficients>,
+    /// It is unknown before the first evaluation.
     noise: Option<Noise>,
 }
 
@@ -135,14 +136,16 @@ impl Controls {
         groups: &[Vec<[f64; TERMS]>],
         means: &[[f64; TERMS]],
     ) -> Option<Self> {
-        let coefficients = self.coefficients.or_else(|| fitted(groups))?;
+        let coefficients = match self.noise {
+            Some(noise) => noise.coefficients,
+            None => fitted(groups)?,
+        };
         let of_scramble = |(scramble, means): (usize, _)| {
             let (_, controls) = observation(means);
             coefficients[scramble % PARTS].noise(&controls)
         };
         let terms = means.iter().enumerate().map(of_scramble).collect();
-        let noise = Some(Noise { point: *point, terms });
-        Some(Self { coefficients: Some(coefficients), noise, ..self })
+        Some(Self { noise: Some(Noise { point: *point, coefficients, terms }), ..self })
     }
 }
 
@@ -413,11 +416,9 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
             }
         }
         self.first_step = level > 0 && level + 1 == self.levels_to_climb();
-        self.controls = self.first_step.then(|| Controls {
-            stein: SteinControls::new(&self.law, self.height),
-            coefficients: None,
-            noise: None,
-        });
+        self.controls = self
+            .first_step
+            .then(|| Controls { stein: SteinControls::new(&self.law, self.height), noise: None });
     }
 }
 
