@@ -70,6 +70,9 @@ pub(crate) struct OptionsFields {
     start: Start,
     #[serde(skip_serializing_if = "is_false")]
     finite_size: bool,
+    /// `log2_nodes` if it is not given, which depends on what is averaged.
+    #[serde(skip)]
+    automatic_log2_nodes: usize,
 }
 
 /// Whether an option that is left out in JSON has its default.
@@ -87,6 +90,7 @@ impl Default for OptionsFields {
             seed: 0,
             start: Start::Best,
             finite_size: false,
+            automatic_log2_nodes: 13,
         }
     }
 }
@@ -101,7 +105,7 @@ impl TryFrom<OptionsFields> for Options {
             return Err(Error::invalid("options.tolerance", tolerance, "between 1e-14 and 1e-1"));
         }
         check::integer("options.max_iterations", fields.max_iterations, 1, 1_000_000)?;
-        let log2_nodes = fields.log2_nodes.unwrap_or(Self::LOG2_NODES_OF_LINEAR);
+        let log2_nodes = fields.log2_nodes.unwrap_or(Self::MOST_AUTOMATIC_LOG2_NODES);
         check::integer("options.log2_nodes", log2_nodes, 6, 20)?;
         check::integer("options.scrambles", fields.scrambles, 1, 64)?;
         if fields.scrambles << log2_nodes > 1 << Self::MAX_LOG2_TOTAL {
@@ -124,11 +128,8 @@ impl From<Options> for OptionsFields {
 impl Options {
     /// `log2` of the largest number of nodes of all scrambles together.
     const MAX_LOG2_TOTAL: u32 = 23;
-    /// Default `log2_nodes`.
-    const LOG2_NODES: usize = 13;
-    /// Default `log2_nodes` in the fine-tuning of linear attention with one column. Several columns have no closed form of the
-    /// proximal point, which makes their nodes dear.
-    const LOG2_NODES_OF_LINEAR: usize = 14;
+    /// The largest `log2_nodes` that is used if none is given.
+    const MOST_AUTOMATIC_LOG2_NODES: usize = 14;
 
     /// Largest undamped residual, in the coordinates iterated on, of a converged solve.
     ///
@@ -150,13 +151,15 @@ impl Options {
         self.0.max_iterations
     }
 
-    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble. The default is 13, and 14 in
-    /// the fine-tuning of linear attention, whose averages are cheap. Where so many samples of softmax fine-tuning have several
-    /// minima that the solution is far from reliable, the default is `2^13` nodes of all scrambles together, unless a tolerance is given. The nodes of a stage,
+    /// `log2` of the number of quasi-Monte-Carlo nodes of one scramble. The default is 13, with three exceptions: 12 in the pre-training of
+    /// tied softmax attention, whose noise is a tenth of that of fine-tuning; 14 in the fine-tuning of linear attention with one column, whose
+    /// averages are cheap; and 14 in the fine-tuning of softmax attention with two tokens on reused sequences, which has all of the noise of
+    /// both stages together and less than half of the time. Where so many samples of softmax fine-tuning have several
+    /// minima that the solution is not reliable, the default is `2^13` nodes of all scrambles together, unless a tolerance is given. The nodes of a stage,
     /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {
-        self.0.log2_nodes.unwrap_or(Self::LOG2_NODES)
+        self.0.log2_nodes.unwrap_or(self.0.automatic_log2_nodes)
     }
 
     /// Whether the number of nodes is left to the library.
@@ -239,10 +242,10 @@ impl Options {
         Self(OptionsFields { finite_size, ..self.0 })
     }
 
-    /// These options in the fine-tuning of linear attention.
-    pub(crate) fn of_linear(self) -> Self {
-        let log2_nodes = self.0.log2_nodes.or(Some(Self::LOG2_NODES_OF_LINEAR));
-        Self(OptionsFields { log2_nodes, ..self.0 })
+    /// These options with another number of nodes if it is left to the library.
+    pub(crate) fn with_automatic_log2_nodes(self, automatic_log2_nodes: usize) -> Self {
+        debug_assert!(automatic_log2_nodes <= Self::MOST_AUTOMATIC_LOG2_NODES);
+        Self(OptionsFields { automatic_log2_nodes, ..self.0 })
     }
 
     /// Whether averages over nodes need no more accuracy than their noise allows. The noise of a single scramble is unknown.

@@ -271,7 +271,9 @@ impl Finetuning {
         let selected = matches!(self.sequences, Sequences::Active(_));
         let (learned, truth) = (self.rank, self.variances().len());
         match attention {
-            Attention::Tied if self.is_rank_one() => Workload::Finetuning { selected },
+            Attention::Tied if self.is_rank_one() => {
+                Workload::Finetuning { selected, reused: self.sequences == Sequences::Reused }
+            }
             Attention::Tied => Workload::FinetuningColumns { selected, learned, truth },
             // The columns of both factors.
             Attention::Cross => {

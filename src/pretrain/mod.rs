@@ -93,7 +93,7 @@ pub use validity::PretrainingValidity as Validity;
 /// collapse. Of the options only `max_iterations` and `tolerance` matter. An iteration is an evaluation of
 /// the spectral map: 10 to 20 are typical, and some extreme parameters need several hundred.
 ///
-/// Every other activation: `8 x 2^13` nodes by default. The divergences of `g` are pointwise where all starts of
+/// Every other activation: `8 x 2^13` nodes by default, and `8 x 2^12` for tied softmax. The divergences of `g` are pointwise where all starts of
 /// the proximal point agree at every node, and by Gaussian integration by parts where a node has several
 /// minima.
 ///
@@ -148,6 +148,7 @@ pub fn solve_with(
         return Err(Error::invalid("model.activation", model.activation().name(), allowed));
     }
     Workload::Pretraining.check(model, options)?;
+    let options = &Workload::Pretraining.options(model, options);
     let teacher = model.teacher_spectrum()?;
     let matrix = model.teacher_matrix(teacher.as_ref());
     if lambda <= 0.0 {
@@ -183,7 +184,8 @@ pub fn lambda_collapse(model: &Model, training: &Training, options: &Options) ->
     match model.specialisation() {
         Specialisation::Linear => Ok(linear::lambda_collapse(model, training, matrix)),
         Specialisation::Softmax | Specialisation::General => {
-            sampled::lambda_collapse(model, training, options, matrix)
+            let options = Workload::Pretraining.options(model, options);
+            sampled::lambda_collapse(model, training, &options, matrix)
         }
     }
 }

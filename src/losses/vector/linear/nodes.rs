@@ -202,7 +202,9 @@ mod tests {
     #[test]
     fn memory_is_foreseen() {
         let kept = size_of::<EigenbasisBlock<8>>() + size_of::<Lane>();
-        let foreseen = Workload::Finetuning { selected: false }.numbers(&Model::linear(8, 0.5).unwrap()).kept;
+        let foreseen = Workload::Finetuning { selected: false, reused: false }
+            .numbers(&Model::linear(8, 0.5).unwrap())
+            .kept;
         assert_eq!(kept / size_of::<Lane>(), foreseen);
     }
 }

@@ -437,7 +437,7 @@ mod tests {
         let curvatures = LANES * size_of::<[Curvature; 8]>();
         let kept = size_of::<LogitsBlock<8>>() + size_of::<FollowedPoints<8>>() + curvatures;
         let foreseen =
-            Workload::Finetuning { selected: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
+            Workload::Finetuning { selected: false, reused: false }.numbers(&Model::softmax(8, 0.5).unwrap()).kept;
         // One flag per block counts as one number per node.
         assert_eq!(kept.div_ceil(size_of::<Lane>()), foreseen);
     }
