@@ -81,7 +81,7 @@ impl Workload {
                 (3 * tokens + 2, 2 * tokens + noise)
             }
             // A node has two matrices of logits, the attention of the label, chi*, omega, the last proximal point and its
-            // flag, and the curvatures at zero weights.
+            // flag, and the curvatures at zero weights. Second minima are remembered where a block has one, and not counted.
             (Self::Finetuning { .. }, Specialisation::Softmax) => {
                 (3 * tokens * tokens + 5 * tokens + 1, 2 * tokens + 3 * seen + 1)
             }

@@ -31,4 +31,4 @@ pub(crate) use softmax::{SoftmaxRow, softmax_row};
 pub(crate) use tokens::with_tokens;
 pub(crate) use two_replicas::{LogitsLaw, SoftmaxReplicas, TwoReplicas, UnperturbedReplicas};
 pub(crate) use vector_prox::VectorProx;
-pub(crate) use vector_search::{FollowedPoints, Hints, VectorMinimum, minima};
+pub(crate) use vector_search::{FollowedPoints, Hints, TriedStarts, VectorMinimum, minima};

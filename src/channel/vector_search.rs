@@ -10,6 +10,8 @@
 //! line is twice the rise per length, whatever the start. A slope that is much smaller or larger tells of a barrier, or
 //! of low ground before a wall. All starts of such a sample are then tried. Those of a group of blocks are packed into
 //! blocks of their own, and polished by a damped Newton method.
+//!
+//! The two lowest minima that a search has found are followed from evaluation to evaluation, until all starts are tried again.
 
 use super::vector_prox::VectorProx;
 use crate::descent::{LaneMatrix, LaneVector, Local, descend};
@@ -29,16 +31,22 @@ const STARTS: usize = 14;
 pub(crate) struct FollowedPoints<const T: usize> {
     /// The last proximal points.
     chi: LaneVector<T>,
+    /// The next higher minima of contested samples, if there are any in the block.
+    second: Option<Box<LaneVector<T>>>,
     /// The samples whose starts have not been tried, or not since the point moved far.
     doubtful: [bool; LANES],
-    /// The samples whose starts led to different minima when they were tried. They are tried in every evaluation.
+    /// The samples in which the last evaluation knew different minima.
     contested: [bool; LANES],
 }
 
 impl<const T: usize> FollowedPoints<T> {
     /// The state before the first evaluation.
-    pub(crate) const NOTHING: Self =
-        Self { chi: [[f64::NAN; LANES]; T], doubtful: [true; LANES], contested: [false; LANES] };
+    pub(crate) const NOTHING: Self = Self {
+        chi: [[f64::NAN; LANES]; T],
+        second: None,
+        doubtful: [true; LANES],
+        contested: [false; LANES],
+    };
 
     /// Lets the next search everywhere try the starts of all samples.
     pub(crate) fn doubt(&mut self) {
@@ -49,6 +57,17 @@ impl<const T: usize> FollowedPoints<T> {
     pub(crate) fn contested(&self) -> usize {
         self.contested.iter().filter(|contested| **contested).count()
     }
+}
+
+/// Which starts are tried for samples in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TriedStarts {
+    /// None.
+    Known,
+    /// Those to which the objective bends on the way. They lead to most second minima, in half the time.
+    Bent,
+    /// All, if there is one to which the objective bends.
+    All,
 }
 
 /// Hints at the global minimum.
@@ -77,6 +96,9 @@ struct Searched<const T: usize> {
     block: usize,
     chi: LaneVector<T>,
     local: Local<T, 2>,
+    /// The next higher minima, and their heights, which are infinite where there are none.
+    second: LaneVector<T>,
+    second_height: Lane,
 }
 
 /// A start that may lead one sample to a lower minimum.
@@ -88,13 +110,13 @@ struct Candidate<const T: usize> {
 }
 
 /// Passes each block and its proximal points to `use_minimum`. The search begins at the points `known` of the last evaluation, which it
-/// replaces. All starts are tried for samples whose starts led to different minima before, and with `everywhere` for
-/// those that are in doubt. Blocks with a sample to search come after all others.
+/// replaces, and follows both minima of contested samples. `starts` are tried for the samples that are in doubt.
+/// Blocks with a sample to search come after all others.
 #[inline(always)]
 pub(crate) fn minima<'a, const T: usize, B>(
     blocks: &'a [B],
     known: &mut [FollowedPoints<T>],
-    everywhere: bool,
+    starts: TriedStarts,
     problem: impl Fn(&'a B) -> VectorProx<'a, T>,
     hints: impl Fn(&'a B) -> Hints<'a, T>,
     mut use_minimum: impl FnMut(&'a B, &VectorMinimum<'_, T>),
@@ -122,35 +144,43 @@ pub(crate) fn minima<'a, const T: usize, B>(
             local = descend(&prox, &mut chi, &near);
             if !first {
                 for (l, candidate) in candidates[packs..].iter().take(LANES).enumerate() {
-                    let searched = &mut searched[candidate.searched];
-                    known[searched.block].contested[candidate.lane] |=
-                        searched.challenge(candidate.lane, &chi, &local, l);
+                    searched[candidate.searched].challenge(candidate.lane, &chi, &local, l);
                 }
                 packs += LANES;
                 continue;
             }
             let minimum = VectorMinimum { prox: &prox, chi: &chi, local: &local };
-            let FollowedPoints { doubtful, contested, .. } = &mut known[number];
-            let mut tried = [false; LANES];
-            for l in 0..LANES {
-                tried[l] = contested[l] || everywhere && doubtful[l];
-            }
+            let FollowedPoints { second, doubtful, contested, .. } = &mut known[number];
             let before = candidates.len();
+            let tried = doubtful.map(|doubtful| doubtful && starts != TriedStarts::Known);
             if tried.contains(&true) {
-                screen(&minimum, &hints(&blocks[number]), searched.len(), &tried, &mut candidates);
+                let all = starts == TriedStarts::All;
+                screen(&minimum, &hints(&blocks[number]), searched.len(), &tried, all, &mut candidates);
+                for l in 0..LANES {
+                    doubtful[l] &= !tried[l];
+                }
             }
-            for l in 0..LANES {
-                doubtful[l] &= !tried[l];
-                contested[l] &= !tried[l];
+            if let Some(second) = second.take() {
+                for l in 0..LANES {
+                    if contested[l] && !tried[l] {
+                        let start = second.map(|x| x[l]);
+                        candidates.push(Candidate { searched: searched.len(), lane: l, start });
+                    }
+                }
+                *contested = [false; LANES];
             }
             number += 1;
             if candidates.len() > before {
-                searched.push(Searched { block: number - 1, chi, local });
+                let (second, second_height) = (nowhere, [f64::INFINITY; LANES]);
+                searched.push(Searched { block: number - 1, chi, local, second, second_height });
                 continue;
             }
             (number - 1, minimum)
-        } else if let Some(Searched { block, chi, local }) = searched.get(used) {
+        } else if let Some(Searched { block, chi, local, second, second_height }) = searched.get(used) {
             used += 1;
+            let contested = second_height.map(|height| height < f64::INFINITY);
+            known[*block].contested = contested;
+            known[*block].second = contested.contains(&true).then(|| Box::new(*second));
             prox = problem(&blocks[*block]);
             (*block, VectorMinimum { prox: &prox, chi, local })
         } else {
@@ -206,24 +236,37 @@ impl<const T: usize> Pack<T> {
 }
 
 impl<const T: usize> Searched<T> {
-    /// Replaces the minimum of sample `lane` by another one, that of sample `other` at `chi`, if the other one is lower. The result
-    /// tells whether the two minima differ. The bound is wider than the distance from a known minimum at which a descent stops.
+    /// Compares the minimum of sample `lane` with another one, that of sample `other` at `chi`. The lower one takes its place, and the
+    /// higher one, if they differ, that of the second one, unless that is lower still. The bound is wider than the distance from a known
+    /// minimum at which a descent stops.
     #[inline(always)]
-    fn challenge(&mut self, lane: usize, chi: &LaneVector<T>, found: &Local<T, 2>, other: usize) -> bool {
+    fn challenge(&mut self, lane: usize, chi: &LaneVector<T>, found: &Local<T, 2>, other: usize) {
         let (mut apart2, mut size2) = (0.0, 0.0);
         for i in 0..T {
             let d = self.chi[i][lane] - chi[i][other];
             apart2 += d * d;
             size2 += self.chi[i][lane] * self.chi[i][lane];
         }
+        let differ = apart2 > 1e-3 * (size2 + 1e-2);
+        let (known, new) = (self.local.value[lane], found.value[other]);
         // A minimum that is found twice counts once, although rounding makes the two values differ.
-        if found.value[other] < self.local.value[lane] - 1e-12 * (1.0 + self.local.value[lane]) {
-            self.local.copy_sample(lane, found, other);
-            for i in 0..T {
+        let lower = new < known - 1e-12 * (1.0 + known);
+        let height = if lower { known } else { new };
+        let second = differ && height < self.second_height[lane];
+        if second {
+            self.second_height[lane] = height;
+        }
+        for i in 0..T {
+            if second {
+                self.second[i][lane] = if lower { self.chi[i][lane] } else { chi[i][other] };
+            }
+            if lower {
                 self.chi[i][lane] = chi[i][other];
             }
         }
-        apart2 > 1e-3 * (size2 + 1e-2)
+        if lower {
+            self.local.copy_sample(lane, found, other);
+        }
     }
 }
 
@@ -304,8 +347,8 @@ impl<const T: usize> JudgedStart<T> {
     const NOWHERE: Self = Self { point: [[0.0; LANES]; T], near: [1.0; LANES], bent: [0.0; LANES] };
 }
 
-/// Enters the starts of each sample that is to be `tried` into the list of candidates, if the objective bends on the way to one of them. The
-/// starts are `omega`, `chi*`, a point close to zero, two points that a linear softmax suggests, and reflections of
+/// Enters the starts of each sample that is to be `tried` into the list of candidates, `all` if the objective bends on the way to one of them,
+/// or else those only to which it does. The starts are `omega`, `chi*`, a point close to zero, two points that a linear softmax suggests, and reflections of
 /// `omega`. Each kind of start is computed in one place, and all are judged in one place, since everything here is
 /// compiled for every number of tokens.
 #[inline(always)]
@@ -314,6 +357,7 @@ fn screen<const T: usize>(
     hints: &Hints<'_, T>,
     searched: usize,
     tried: &[bool; LANES],
+    all: bool,
     candidates: &mut Vec<Candidate<T>>,
 ) {
     // The number covers all starts up to the reflections through single tokens.
@@ -375,7 +419,7 @@ fn screen<const T: usize>(
     for l in 0..LANES {
         // The samples are gone through one by one only where there is one to search.
         if tried[l] && bent[l] > 0.0 {
-            let starts = starts.iter().filter(|start| start.near[l] == 0.0);
+            let starts = starts.iter().filter(|start| start.near[l] == 0.0 && (all || start.bent[l] > 0.0));
             candidates.extend(starts.map(|start| Candidate {
                 searched,
                 lane: l,
@@ -509,7 +553,7 @@ mod tests {
             minima(
                 blocks,
                 &mut known,
-                true,
+                TriedStarts::All,
                 |block| problem(block, point),
                 |block| Hints { frozen: &block.frozen, label: &block.label, star: &block.star, q: point.q() },
                 |block, minimum| found.push((problem(block, point), *minimum.local)),

@@ -81,7 +81,8 @@ pub trait OutputChannel {
     /// replicate, and the same number at every level.
     fn averages(&mut self, level: usize, pass: Pass, point: &Self::Point) -> Vec<Self::Averages>;
 
-    /// Called before an iteration begins at `point` on another level, or far from the last point. A channel
+    /// Called before an iteration begins at `point` on another level, or far from the last point, and for level 1 also
+    /// before [`OutputChannel::levels_to_climb`] is asked whether a failed approach is worth another one. A channel
     /// that follows proximal points from pass to pass may search for them anew.
     fn prepare(&mut self, _level: usize, _point: &Self::Point) {}
 

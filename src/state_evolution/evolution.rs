@@ -138,7 +138,7 @@ where
     }
 
     /// Iterates from a start into the neighbourhood of a fixed point, on the cheapest level. The iteration is
-    /// accelerated, and if that fails, a slow iteration follows.
+    /// accelerated, and if that fails, a slow iteration follows, unless the output channel will end the search early anyway.
     ///
     /// # Errors
     /// The errors of [`StateEvolution::solve`].
@@ -148,7 +148,8 @@ where
         let problem = Problem::new(start.coordinates(), Coordinate::Log);
         let aim = |error: f64| Aim::strict(first_tolerance.max(share * error));
         let mut report = self.iterate(0, approach, aim, start, &problem, None)?.report;
-        if report.residual > close && report.status != Status::Interrupted {
+        let failed = report.residual > close && report.status != Status::Interrupted;
+        if failed && !self.is_cut_short_at(&start.at(&report.point)) {
             self.output.prepare(0, start);
             let slow = self.iterate(0, detour, aim, start, &problem, None)?.report;
             if slow.residual < report.residual || slow.status == Status::Interrupted {
@@ -179,7 +180,7 @@ where
         if attempt.status == Status::Interrupted {
             return self.interrupted(&attempt);
         }
-        let averages = mean(&self.replicates(0, Pass::Step, &attempt.point)?);
+        let averages = mean(&self.replicates(0, Pass::Complete, &attempt.point)?);
         if self.input.reconsider(false, &attempt.point, &averages) {
             attempt = self.approach(&attempt.point)?;
         }
@@ -298,6 +299,20 @@ where
     /// The level on which the search ends.
     fn last_level(&self) -> usize {
         self.output.levels_to_climb().min(self.output.levels()).saturating_sub(1)
+    }
+
+    /// Whether the search ends before the finest level.
+    fn is_cut_short(&self) -> bool {
+        self.last_level() + 1 < self.output.levels()
+    }
+
+    /// Whether a search that went on from a point of the cheapest level would end before the finest level.
+    fn is_cut_short_at(&mut self, point: &O::Point) -> bool {
+        let has_a_choice = self.output.levels() > 2;
+        if has_a_choice {
+            self.output.prepare(1, point);
+        }
+        has_a_choice && self.is_cut_short()
     }
 
     /// Evaluates everything at a point that is to be returned, from scratch on the last level.

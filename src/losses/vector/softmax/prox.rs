@@ -2,7 +2,7 @@
 
 use super::controls::{SteinControls, TERMS};
 use super::fields::LogitsBlock;
-use crate::channel::{FollowedPoints, Hints, VectorMinimum, VectorProx, minima};
+use crate::channel::{FollowedPoints, Hints, TriedStarts, VectorMinimum, VectorProx, minima};
 use crate::descent::{cholesky, inverse};
 use crate::lanes::{LANES, Lane};
 use crate::losses::vector::moments::{VectorOverlaps, term};
@@ -46,13 +46,13 @@ pub(super) fn accumulate<const T: usize>(
     problems: Problems<'_>,
     blocks: &[LogitsBlock<T>],
     known: &mut [FollowedPoints<T>],
-    everywhere: bool,
+    starts: TriedStarts,
     sums: &mut [Lane; TERMS],
 ) {
     minima(
         blocks,
         known,
-        everywhere,
+        starts,
         #[inline(always)]
         |block| block.prox(problems),
         #[inline(always)]
