@@ -1,0 +1,44 @@
+"""CPU times of softmax LoRA where many samples have several minima, at default options.
+
+Solves a grid of small amounts of data and small ridges at two and three tokens, on the frozen law of `scenarios.py`, and prints per number of tokens
+the median, the 90% quantile and the worst CPU time, how many solves took more than a second, and the slowest ones with how they ended.
+
+    python3 unreliable_times.py "path/to/lora-asymptotics solve" [--slowest 4]
+
+Needs Linux, and nothing but the standard library. Solves that collapse are left out.
+"""
+import argparse
+
+from scenarios import finetuning
+from solving import ending, solve
+
+ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+RIDGES = (0.02, 0.05, 0.1, 0.17, 0.3, 0.5, 0.8)
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("program")
+    arguments.add_argument("--slowest", type=int, default=4)
+    arguments = arguments.parse_args()
+    print("| T | solves | median | 90% | worst | above 1 s |\n|---|---|---|---|---|---|", flush=True)
+    slowest = []
+    for tokens in (2, 3):
+        solved = []
+        for alpha in ALPHAS:
+            for ridge in RIDGES:
+                seconds, (outcome,) = solve(arguments.program, [finetuning("softmax", tokens, alpha, ridge)])
+                if outcome["lora"]["status"] != "collapsed":
+                    solved.append((seconds, tokens, alpha, ridge, ending(outcome["lora"])))
+        solved.sort()
+        times = [seconds for seconds, *_ in solved]
+        print(f"| {tokens} | {len(times)} | {times[len(times) // 2]:.2f} s | {times[int(0.9 * len(times))]:.2f} s | {times[-1]:.2f} s "
+              f"| {sum(seconds > 1.0 for seconds in times)} |", flush=True)
+        slowest += solved[-arguments.slowest:]
+    print()
+    for seconds, tokens, alpha, ridge, how in sorted(slowest, reverse=True):
+        print(f"{seconds:.2f} s: T = {tokens}, alpha' = {alpha}, lambda' = {ridge}: {how}")
+
+
+if __name__ == "__main__":
+    main()
