@@ -15,7 +15,7 @@ import math
 import random
 import sys
 
-from solving import ending, observable, solve
+from solving import ending, median_tail_worst, observable, solve
 
 TOKENS = (2, 3, 4, 5)
 
@@ -78,8 +78,7 @@ def main():
             own = [solved[index] for index in chosen if tokens in ("all", drawn[index]["model"]["tokens"])]
             if not own:
                 continue
-            times = sorted(seconds for seconds, _ in own)
-            quantiles = [times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.9, 1.0)]
+            quantiles = median_tail_worst(seconds for seconds, _ in own)
             converged = sum(ended(outcome).count("converged") == 2 for _, outcome in own)
             print(f"| {tokens} | {' | '.join(f'{1e3 * time:.4g} ms' for time in quantiles)} | {converged} of {len(own)} |")
         if number:

@@ -35,6 +35,12 @@ def spread(stages, name):
     return statistics.mean(values), statistics.stdev(values), statistics.mean(error * error for error in reported) ** 0.5
 
 
+def median_tail_worst(times):
+    """The median, the 90% quantile and the largest of some CPU times."""
+    ordered = sorted(times)
+    return [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.9, 1.0)]
+
+
 def ending(stage):
     """How a solve ended, with the verdict on its validity where there is one."""
     verdict = stage.get("validity", {}).get("verdict")

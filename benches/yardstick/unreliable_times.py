@@ -10,7 +10,7 @@ Needs Linux, and nothing but the standard library. Solves that collapse are left
 import argparse
 
 from scenarios import finetuning
-from solving import ending, solve
+from solving import ending, median_tail_worst, solve
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 RIDGES = (0.02, 0.05, 0.1, 0.17, 0.3, 0.5, 0.8)
@@ -32,8 +32,8 @@ def main():
                     solved.append((seconds, tokens, alpha, ridge, ending(outcome["lora"])))
         solved.sort()
         times = [seconds for seconds, *_ in solved]
-        print(f"| {tokens} | {len(times)} | {times[len(times) // 2]:.2f} s | {times[int(0.9 * len(times))]:.2f} s | {times[-1]:.2f} s "
-              f"| {sum(seconds > 1.0 for seconds in times)} |", flush=True)
+        quantiles = " | ".join(f"{seconds:.2f} s" for seconds in median_tail_worst(times))
+        print(f"| {tokens} | {len(times)} | {quantiles} | {sum(seconds > 1.0 for seconds in times)} |", flush=True)
         slowest += solved[-arguments.slowest:]
     print()
     for seconds, tokens, alpha, ridge, how in sorted(slowest, reverse=True):
