@@ -96,7 +96,7 @@ fn general_channel(criterion: &mut Criterion) -> Result<(), Error> {
     group.sample_size(10);
     let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return Ok(()) };
     let frozen = lora::Frozen::new(2.0, 1.2, 1.1)?;
-    let options = Options::default();
+    let options = Options::default().with_log2_nodes(13)?;
     for (tokens, lora_alpha) in [(2, 5.0), (2, 10.0), (3, 4.0), (4, 4.0)] {
         let training = lora::Training::fresh(lora_alpha, 0.5)?;
         for (name, model) in softmax_both_ways(tokens)? {
