@@ -155,7 +155,7 @@ impl Options {
     /// tied softmax attention, whose noise is a tenth of that of fine-tuning; 14 in the fine-tuning of linear attention with one column, whose
     /// averages are cheap; and 14 in the fine-tuning of softmax attention with two tokens on reused sequences, which has all of the noise of
     /// both stages together and less than half of the time. Where so many samples of softmax fine-tuning have several
-    /// minima that the solution is not reliable, the default is `2^13` nodes of all scrambles together, unless a tolerance is given. The nodes of a stage,
+    /// minima that the solution is not reliable, the default is `2^12` nodes of all scrambles together, unless a tolerance is given. The nodes of a stage,
     /// all scrambles together, may take at most 2 GiB of memory, which at 8 tokens is `2^20` nodes.
     #[must_use]
     pub fn log2_nodes(&self) -> usize {

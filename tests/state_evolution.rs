@@ -7,7 +7,9 @@ use std::ops::ControlFlow;
 use lora_asymptotics::fixed_point::{History, Iterate, Method, Observer, Status};
 use lora_asymptotics::lora::{self, Frozen};
 use lora_asymptotics::pretrain;
-use lora_asymptotics::state_evolution::{Effort, Run, Tuning};
+use lora_asymptotics::state_evolution::{
+    Averages, Effort, InputChannel, OutputChannel, Overlaps, Pass, Run, StateEvolution, Tuning,
+};
 use lora_asymptotics::{Model, Options, Teacher};
 
 /// Ends a solve after the given number of iterations.
@@ -162,6 +164,7 @@ fn variations() -> Vec<(String, Tuning)> {
         add("close", &|t| t.close *= factor);
         add("hopeless", &|t| t.hopeless *= factor);
         add("difference", &|t| t.difference *= factor);
+        add("rough_difference", &|t| t.rough_difference *= factor);
     }
     all
 }
@@ -196,4 +199,87 @@ fn constants_that_steer_the_speed_do_not_decide_answers() {
             }
         }
     }
+}
+
+/// A positive number, as a point and as an average.
+#[derive(Clone, PartialEq, Debug)]
+struct Number(f64);
+
+impl Overlaps for Number {
+    fn coordinates(&self) -> Vec<f64> {
+        vec![self.0]
+    }
+
+    fn at(&self, coordinates: &[f64]) -> Self {
+        Self(coordinates[0])
+    }
+}
+
+impl Averages for Number {
+    fn terms(&self) -> Vec<f64> {
+        vec![self.0]
+    }
+
+    fn from_terms(terms: &[f64]) -> Self {
+        Self(terms[0])
+    }
+}
+
+/// The logarithm `u` of the number goes to `u/2`, plus a ripple that `rough_difference` averages over, plus a different shift for every replicate.
+struct Ripple {
+    rough: bool,
+}
+
+impl Ripple {
+    const SHIFTS: [f64; 4] = [0.01, 0.02, -0.01, -0.02];
+    /// Standard error of the mean of the shifts.
+    const ERROR: f64 = 0.009_128_709_291_752_768;
+}
+
+impl OutputChannel for Ripple {
+    type Point = Number;
+    type Averages = Number;
+
+    fn levels(&self) -> usize {
+        2
+    }
+
+    fn averages(&mut self, _level: usize, _pass: Pass, point: &Number) -> Vec<Number> {
+        let u = point.0.ln();
+        let wave = std::f64::consts::TAU / Tuning::default().rough_difference;
+        let image = 0.5 * u + 0.4 / wave * (wave * u).sin();
+        Self::SHIFTS.map(|shift| Number(image + shift)).to_vec()
+    }
+
+    fn is_rough(&self) -> bool {
+        self.rough
+    }
+}
+
+struct Exponential;
+
+impl InputChannel for Exponential {
+    type Point = Number;
+    type Averages = Number;
+
+    fn image(&self, _at: &Number, averages: &Number) -> Number {
+        Number(averages.0.exp())
+    }
+}
+
+#[test]
+fn error_bars_of_a_rough_channel_are_from_slopes_over_a_longer_distance() {
+    let error = |rough| {
+        let mut output = Ripple { rough };
+        let mut evolution = StateEvolution::new(&mut output, Exponential, &Options::default());
+        let solved = evolution.solve(&Number(1.3)).unwrap();
+        assert_eq!(solved.status, Status::Converged);
+        // The residual is at most a twentieth of the standard error, and the slope of the map at u = 0 is 9/10.
+        assert!(solved.point.0.ln().abs() < 0.5 * Ripple::ERROR, "{solved:?}");
+        solved.standard_error(|point, _| point.0.ln()).unwrap()
+    };
+    // The slope is 1/2 over the longer distance, and close to 4/5 over the shorter one.
+    let (rough, smooth) = (error(true), error(false));
+    assert!((rough / (2.0 * Ripple::ERROR) - 1.0).abs() < 0.02, "{rough}");
+    assert!(smooth > 4.0 * Ripple::ERROR, "{smooth}");
 }

@@ -108,6 +108,10 @@ impl OutputChannel for LossChannel {
     fn resolution(&self) -> f64 {
         self.losses.resolution()
     }
+
+    fn is_rough(&self) -> bool {
+        self.losses.is_rough()
+    }
 }
 
 /// Order parameters of fine-tuning. They fix the law of the fields of a token,

@@ -91,6 +91,13 @@ pub trait OutputChannel {
     fn resolution(&self) -> f64 {
         0.0
     }
+
+    /// Whether the averages jump so often that the slopes from the beginning of the climb are too inaccurate for error bars. They are then
+    /// measured again where the climb has ended, before the last corrections, on the second level, with the step
+    /// [`Tuning::rough_difference`](crate::state_evolution::Tuning::rough_difference).
+    fn is_rough(&self) -> bool {
+        false
+    }
 }
 
 /// The input channel describes the weights, and leads from averages back to order parameters.

@@ -219,7 +219,8 @@ where
 
     /// Climbs from level to level, with the slopes of a cheap level.
     fn climb(&mut self, attempt: Attempt<O::Point>) -> Result<Solved<O::Point, O::Averages>, Error> {
-        let Tuning { polish, middle_tolerance, share, leap, hopeless, difference, .. } = self.tuning;
+        let Tuning { polish, middle_tolerance, share, leap, hopeless, difference, rough_difference, .. } =
+            self.tuning;
         let accuracy = self.options.accuracy();
         let final_leap = if accuracy.allows_a_leap() { leap } else { 1.0 };
         let template = attempt.point;
@@ -231,16 +232,8 @@ where
         let mut residual = attempt.residual;
         let mut sensitivity = None;
         if attempt.residual <= hopeless {
-            let steps =
-                template.largest_differences().into_iter().map(|largest| difference.min(largest)).collect();
             let own = self.replicates(cheap, Pass::Complete, &template)?;
-            let averages = mean(&own);
-            let base = (self.residual(&template, &averages)?, averages.terms());
-            let slopes = Sensitivity::measure(&problem.start, steps, base, |x| {
-                let point = template.at(x);
-                let averages = mean(&self.replicates(cheap, Pass::Complete, &point)?);
-                Ok((self.residual(&point, &averages)?, averages.terms()))
-            })?;
+            let slopes = self.slopes(cheap, &template, &mean(&own), difference)?;
             problem.secants = slopes.secants();
             sensitivity = Some(slopes);
             let mut known = Some(Evaluation::of(&self.input, &template, &own));
@@ -266,6 +259,14 @@ where
             }
         }
         let mut settled = self.settle(&template.at(&problem.start))?;
+        // The residual may be NaN. The last points of the differences are far from here, so that the first correction searches proximal points
+        // anew.
+        if sensitivity.is_some() && settled.residual <= hopeless && self.output.is_rough() {
+            let averages = mean(&self.replicates(cheap, Pass::Complete, &settled.point)?);
+            let slopes = self.slopes(cheap, &settled.point, &averages, rough_difference)?;
+            problem.secants = slopes.secants();
+            sensitivity = Some(slopes);
+        }
         for _ in 0..CORRECTIONS {
             if ended != Status::Converged || settled.residual <= accuracy.aim(settled.standard_error()) {
                 break;
@@ -294,6 +295,23 @@ where
             }
         }
         Ok(self.conclude(settled, ended, sensitivity.as_ref()))
+    }
+
+    /// The slopes at a point on a level, where the averages are known, from differences over a logarithmic step.
+    fn slopes(
+        &mut self,
+        level: usize,
+        point: &O::Point,
+        averages: &O::Averages,
+        difference: f64,
+    ) -> Result<Sensitivity, Error> {
+        let steps = point.largest_differences().into_iter().map(|largest| difference.min(largest)).collect();
+        let base = (self.residual(point, averages)?, averages.terms());
+        Sensitivity::measure(&point.coordinates(), steps, base, |x| {
+            let there = point.at(x);
+            let averages = mean(&self.replicates(level, Pass::Complete, &there)?);
+            Ok((self.residual(&there, &averages)?, averages.terms()))
+        })
     }
 
     /// The level on which the search ends.

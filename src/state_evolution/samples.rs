@@ -97,9 +97,9 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
         self.scrambles.iter().map(move |scramble| &scramble.blocks[..blocks])
     }
 
-    /// The memory of every block of a level.
-    pub(crate) fn memories(&self, level: usize) -> impl Iterator<Item = &M> {
-        let blocks = self.levels.nodes(level) / self.size;
+    /// The memory of every block of the first `nodes` nodes of each scramble.
+    pub(crate) fn memories(&self, nodes: usize) -> impl Iterator<Item = &M> {
+        let blocks = nodes / self.size;
         self.scrambles.iter().flat_map(move |scramble| &scramble.memory[..blocks])
     }
 
@@ -130,7 +130,7 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             #[inline(always)]
             |block, memory, sums| add(block, memory, sums),
         );
-        self.divided(level, sums)
+        self.divided(self.levels.nodes(level), sums)
     }
 
     /// The number of nodes of each scramble on a level.
@@ -166,13 +166,13 @@ impl<B: Send + Sync, M: Clone + Send + Sync> Samples<B, M> {
             .collect()
     }
 
-    /// The means over the samples of a level, from the sums over its blocks.
+    /// The means over the samples of the first `nodes` nodes, from the sums over their blocks.
     pub(crate) fn divided<const COUNT: usize>(
         &self,
-        level: usize,
+        nodes: usize,
         sums: Vec<[f64; COUNT]>,
     ) -> Vec<[f64; COUNT]> {
-        let samples = (self.levels.nodes(level) / self.size * self.size) as f64;
+        let samples = (nodes / self.size * self.size) as f64;
         sums.into_iter().map(|sums| sums.map(|sum| sum / samples)).collect()
     }
 

@@ -48,6 +48,10 @@ pub struct Tuning {
     /// Logarithmic step of the finite differences that measure the slopes. It is large compared with the
     /// jumps of sampled averages.
     pub difference: f64,
+    /// Logarithmic step of the finite differences that measure the slopes again where the averages jump so often that
+    /// [`Tuning::difference`] does not average over the jumps. Both are bounded by
+    /// [`Overlaps::largest_differences`](crate::state_evolution::Overlaps::largest_differences).
+    pub rough_difference: f64,
 }
 
 impl Default for Tuning {
@@ -72,6 +76,7 @@ impl Default for Tuning {
             close: 1e-2,
             hopeless: 0.1,
             difference: 4e-2,
+            rough_difference: 0.2,
         }
     }
 }

@@ -182,6 +182,10 @@ impl OutputChannel for Numbers {
         self.calls += 1;
         self.lists.iter().skip(self.calls % 2).cloned().map(List).collect()
     }
+
+    fn is_rough(&self) -> bool {
+        self.levels == 2
+    }
 }
 
 struct Sum;

@@ -182,7 +182,7 @@ impl<K: MatrixKernel> MatrixNodes<K> {
     /// The search that the samples seen so far ask for.
     fn search(&mut self) -> ProxSearch {
         let finest = self.samples.levels().saturating_sub(1);
-        self.contested |= self.samples.memories(finest).any(K::contested);
+        self.contested |= self.samples.memories(self.samples.nodes(finest)).any(K::contested);
         if self.contested { ProxSearch::Thorough } else { ProxSearch::Screened }
     }
 }

@@ -228,7 +228,8 @@ impl OutputChannel for VectorNodes {
     fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
         let finest = level + 1 == self.levels();
         self.unseen = level.checked_sub(1).is_some_and(|below| {
-            let seen = || self.samples.memories(below).flat_map(|memory| &memory.contested);
+            let seen =
+                || self.samples.memories(self.samples.nodes(below)).flat_map(|memory| &memory.contested);
             let contested = seen().any(|contested| *contested);
             finest && ProxSearch::after(contested, seen().count()) == ProxSearch::Followed
         });

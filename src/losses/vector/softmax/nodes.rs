@@ -33,7 +33,10 @@ const BELOW_NOISE: f64 = 1e-3;
 const FIRST_STEP: f64 = 1e-2;
 
 /// Distance from the last search from all starts beyond which a step makes another one, where second minima are looked for in steps.
-const FAR: f64 = 0.1;
+const FAR: f64 = 0.05;
+/// Largest number of steps on a level beyond the cheapest that try all starts because the point has moved far. It bounds the time where an
+/// iteration wanders.
+const SEARCHES: usize = 4;
 
 /// How many samples have several minima, judged on a cheap level, where all starts of all samples are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,27 +47,28 @@ enum SecondMinima {
     /// Some. The steps of the iteration take the minimum downhill from `omega`, and the fresh evaluation at the end
     /// tries all starts.
     Rare,
-    /// So many that the first step tries all starts, too, as does any step that has led far from the last one that did. The steps in between
-    /// follow both minima of contested samples. If the number of nodes or the tolerance is given, all steps try all starts.
+    /// So many that the first step tries all starts, too, as do the first few that have led far from the last one that did, and all
+    /// evaluations that are more than a step. The other steps follow both minima of contested samples. If the number of nodes or the
+    /// tolerance is given, all steps try all starts.
     Frequent,
     /// So many that the verdict is nearly always `unreliable`, and that a pass over all nodes takes up to a hundred times as long as
     /// where there are none. If the number of nodes and the tolerance were left to the library, the search then ends on the second
-    /// level. This is decided before that level is climbed.
+    /// level, of which half the nodes are used. This is decided before that level is climbed.
     Prevalent,
 }
 
 impl SecondMinima {
     /// Share of samples from which on second minima are frequent.
     const FREQUENT: f64 = 2e-3;
-    /// Share of samples from which on they are prevalent, for two or three tokens and for more. In surveys, the verdict was then
+    /// Share of samples from which on they are prevalent, for two tokens, for three, and for more. In surveys, the verdict was then
     /// `unreliable`, but for 4 of 480 solves at three tokens with little noise and nearly exact frozen weights, where it was `marginal`. With
     /// more tokens, samples with second minima are more common.
-    const PREVALENT: [f64; 2] = [0.025, 0.15];
+    const PREVALENT: [f64; 3] = [0.035, 0.025, 0.15];
 
     /// The judgement from the number of samples that had several minima in the last search, of all samples, and of those that still have them.
     fn judged([contested, samples]: [usize; 2], left: usize, tokens: usize) -> Self {
         let share = contested as f64 / samples as f64;
-        if share > Self::PREVALENT[usize::from(tokens > 3)] {
+        if share > Self::PREVALENT[tokens.clamp(2, 4) - 2] {
             Self::Prevalent
         } else if share > Self::FREQUENT {
             Self::Frequent
@@ -188,6 +192,8 @@ pub(super) struct SoftmaxVectorNodes<const T: usize> {
     searched: Option<VectorOverlaps>,
     /// The number of samples that had several minima there, and of all samples.
     contested: [usize; 2],
+    /// The number of steps on this level that have tried starts.
+    searches: usize,
 }
 
 /// `chi*` and the free part of `omega` of the block that begins with node `first`.
@@ -261,11 +267,23 @@ impl<const T: usize> SoftmaxVectorNodes<T> {
             first_step: false,
             searched: None,
             contested: [0, 1],
+            searches: 0,
         })
     }
 }
 
 impl<const T: usize> SoftmaxVectorNodes<T> {
+    /// Number of nodes of each scramble that an evaluation on a level uses.
+    fn evaluated_nodes(&self, level: usize) -> usize {
+        let nodes = self.samples.nodes(level);
+        let cut_short = level > 0 && level + 1 < self.samples.levels();
+        if cut_short && self.second_minima == SecondMinima::Prevalent {
+            (nodes / 2).next_multiple_of(LANES)
+        } else {
+            nodes
+        }
+    }
+
     /// Number of samples of an observation for a number of nodes of each scramble.
     fn group(&self, nodes: usize) -> usize {
         let most = nodes * self.samples.scrambles().len() / (OBSERVATIONS * CONTROLS);
@@ -367,16 +385,23 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         1e-3
     }
 
+    fn is_rough(&self) -> bool {
+        self.frugal && self.second_minima == SecondMinima::Frequent
+    }
+
     fn averages(&mut self, level: usize, pass: Pass, point: &VectorOverlaps) -> Vec<Moments> {
         let first = self.searched.is_none();
-        let far = !self.frugal || self.searched.is_none_or(|searched| !are_near(&searched, point, FAR));
+        let far = self.searched.is_none_or(|searched| !are_near(&searched, point, FAR));
+        let wanders = level > 0 && self.searches >= SEARCHES;
+        let due = !self.frugal || pass != Pass::Step || (far && !wanders);
         let expected = match self.second_minima {
             SecondMinima::Unseen => false,
             SecondMinima::Rare => pass == Pass::Fresh,
-            SecondMinima::Frequent | SecondMinima::Prevalent => pass == Pass::Fresh || far,
+            SecondMinima::Frequent | SecondMinima::Prevalent => due,
         };
-        let doubted = expected || level == 0 && (far || pass != Pass::Step);
+        let doubted = expected || level == 0 && due;
         if doubted {
+            self.searches += usize::from(pass == Pass::Step);
             self.samples.remember(FollowedPoints::doubt);
         }
         // The steps of an approach only have to lead to the neighbourhood of a fixed point.
@@ -398,16 +423,16 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
         let unknown = controls.filter(|controls| !(self.keeps_noise && kept(controls)));
         let stein = unknown.map(|controls| controls.stein);
         let problems = Problems { coupling: self.coupling, close, point, controls: stein };
-        let nodes = self.samples.nodes(level);
+        let nodes = self.evaluated_nodes(level);
         let samples = if stein.is_some() { self.group(nodes) } else { lanes::CHUNK };
         let sums = self.sums(nodes, samples, problems, starts);
         if first || doubted {
             self.searched = Some(*point);
-            let contested = self.samples.memories(level).map(FollowedPoints::contested).sum();
+            let contested = self.samples.memories(nodes).map(FollowedPoints::contested).sum();
             self.contested = [contested, nodes * self.samples.scrambles().len()];
         }
         let means: Vec<[f64; TERMS]> =
-            self.samples.divided(level, sums.iter().map(|sums| lanes::total(sums)).collect());
+            self.samples.divided(nodes, sums.iter().map(|sums| lanes::total(sums)).collect());
         let mut terms: Vec<[f64; COUNT]> =
             means.iter().map(|means| std::array::from_fn(|k| means[k])).collect();
         if stein.is_some() {
@@ -430,10 +455,11 @@ impl<const T: usize> OutputChannel for SoftmaxVectorNodes<T> {
     /// the finest level, which has controls.
     fn prepare(&mut self, level: usize, _point: &VectorOverlaps) {
         self.samples.remember(FollowedPoints::doubt);
-        self.searched = None;
+        (self.searched, self.searches) = (None, 0);
         self.second_minima = SecondMinima::Rare;
         if let Some(below) = level.checked_sub(1) {
-            let left = self.samples.memories(below).map(FollowedPoints::contested).sum();
+            let nodes = self.samples.nodes(below);
+            let left = self.samples.memories(nodes).map(FollowedPoints::contested).sum();
             self.second_minima = SecondMinima::judged(self.contested, left, T);
             // A search that has gone beyond the second level does not turn back.
             if self.second_minima == SecondMinima::Prevalent && (level > 1 || !self.frugal) {
@@ -636,7 +662,7 @@ mod tests {
     fn steps_follow_the_second_minima_of_contested_samples() {
         let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
         let moved =
-            VectorOverlaps { m: 1.1 * WITH_JUMPS.m, s2: 0.95 * WITH_JUMPS.s2, v: 0.95 * WITH_JUMPS.v };
+            VectorOverlaps { m: 1.1 * WITH_JUMPS.m, s2: 0.96 * WITH_JUMPS.s2, v: 0.96 * WITH_JUMPS.v };
         // The mean height of the objective at the moved point, after a step elsewhere.
         let height = |second_minima, pass| {
             let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options(10, 4));
@@ -653,6 +679,43 @@ mod tests {
         assert!((200..1000).contains(&contested), "{contested} of 4096 samples have several minima");
         assert!(downhill > lowest + 1e-4, "{downhill}, {lowest}");
         assert!((followed - lowest).abs() < 0.05 * (downhill - lowest), "{followed}, {lowest}, {downhill}");
+    }
+
+    #[test]
+    fn few_steps_that_lead_far_try_starts_and_every_complete_evaluation_does() {
+        let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
+        let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options(10, 4));
+        let finest = nodes.levels() - 1;
+        nodes.prepare(finest, &WITH_JUMPS);
+        (nodes.second_minima, nodes.frugal) = (SecondMinima::Frequent, true);
+        let point = |k: usize| VectorOverlaps { v: WITH_JUMPS.v * (1.0 - 0.1 * k as f64), ..WITH_JUMPS };
+        for k in 0..SEARCHES + 3 {
+            nodes.averages(finest, Pass::Step, &point(k));
+        }
+        assert_eq!(nodes.searched, Some(point(SEARCHES - 1)));
+        for pass in [Pass::Complete, Pass::Fresh] {
+            for place in [POINT, WITH_JUMPS] {
+                nodes.averages(finest, pass, &place);
+                assert_eq!(nodes.searched, Some(place));
+            }
+        }
+    }
+
+    #[test]
+    fn half_the_nodes_of_the_second_level_are_used_where_second_minima_are_prevalent() {
+        let parameters = FieldParameters { sequences: Sequences::Fresh, beta: 1.0, q0: 1.0 };
+        let mut nodes = nodes::<2, 3>(&parameters, 1.0, &options(11, 8));
+        let mut means = Vec::new();
+        for (second_minima, divisor) in [(SecondMinima::Frequent, 1), (SecondMinima::Prevalent, 2)] {
+            nodes.prepare(1, &WITH_JUMPS);
+            nodes.second_minima = second_minima;
+            let averages = nodes.averages(1, Pass::Complete, &WITH_JUMPS);
+            assert_eq!(nodes.contested[1], 8 * nodes.samples.nodes(1) / divisor);
+            means.push(averages.iter().map(|m| m[term::GRADIENT2]).sum::<f64>());
+        }
+        // Means over other nodes differ by their noise.
+        let change = (means[0] / means[1] - 1.0).abs();
+        assert!(change > 0.0 && change < 0.05, "{means:?}");
     }
 
     #[test]
