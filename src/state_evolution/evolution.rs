@@ -259,8 +259,8 @@ where
             }
         }
         let mut settled = self.settle(&template.at(&problem.start))?;
-        // The residual may be NaN. The last points of the differences are far from here, so that the first correction searches proximal points
-        // anew.
+        // Where the residual is NaN or hopelessly large, there is no fixed point nearby whose error bars the slopes could give. The corrections
+        // use these slopes, too.
         if sensitivity.is_some() && settled.residual <= hopeless && self.output.is_rough() {
             let averages = mean(&self.replicates(cheap, Pass::Complete, &settled.point)?);
             let slopes = self.slopes(cheap, &settled.point, &averages, rough_difference)?;
